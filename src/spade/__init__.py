@@ -1,0 +1,24 @@
+"""Join H&E images and spatial gene expression on SpatialData: ``import spade as sp``."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from spade import datasets, encoders, io, models, pl, pp, tl
+
+__all__ = ["__version__", "datasets", "encoders", "io", "models", "pl", "pp", "tl"]
+__version__ = version("spade-st")
+
+
+def __getattr__(name: str) -> Any:
+    """Load a submodule on first use, so that ``import spade`` stays fast."""
+    if name in __all__:
+        return import_module(f"spade.{name}")
+    raise AttributeError(f"module 'spade' has no attribute {name!r}; there are {', '.join(__all__)}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,223 @@
+"""Which image shows a section, how its pixels lie on the spots, and its resolutions as arrays."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+
+import dask.array as da
+import numpy as np
+import zarr
+from geopandas import GeoDataFrame
+from numpy.typing import NDArray
+from spatialdata import SpatialData
+from spatialdata.transformations import get_transformation
+from xarray import DataArray, DataTree
+
+from spade._samples import shorten
+from spade.core.tiles import Level
+
+logger = logging.getLogger("spade")
+SAME_SECTION = 0.8
+ISOTROPY = 0.05
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Placement:
+    """A section's image and its spots in that image's pixels (finest level)."""
+
+    image_key: str
+    coordinate_system: str
+    centres: Floats
+    radii: Floats
+    index: NDArray[np.generic]
+
+    def inside(self, shape: tuple[int, int]) -> NDArray[np.bool_]:
+        """Whether each centre (x, y) lies in an image of ``(height, width)``."""
+        x, y = self.centres.T
+        return (x >= 0) & (x < shape[1]) & (y >= 0) & (y < shape[0])
+
+
+def image_arrays(element: DataArray | DataTree) -> list[DataArray]:
+    """Return the resolutions of an image element, finest first."""
+    if isinstance(element, DataArray):
+        return [element]
+    arrays = [next(iter(element[name].data_vars.values())) for name in element]
+    return sorted(arrays, key=lambda array: -array.sizes["x"])
+
+
+def is_rgb(element: DataArray | DataTree) -> bool:
+    """Whether an image has three channels, or four whose last is alpha, of 8 bits."""
+    array = image_arrays(element)[0]
+    names = [str(name).lower() for name in array.coords["c"].values] if "c" in array.coords else []
+    n = array.sizes["c"]
+    return array.dtype == np.uint8 and (n == 3 or (n == 4 and (names in ([*"rgba"], [*"0123"]))))
+
+
+def image_levels(element: DataArray | DataTree) -> list[Level]:
+    """Return every resolution of an RGB image as a :class:`~spade.core.tiles.Level`, finest first."""
+    arrays = image_arrays(element)
+    height, width = arrays[0].sizes["y"], arrays[0].sizes["x"]
+    levels = []
+    for array in arrays:
+        data = array.transpose("c", "y", "x").data
+        source = _zarr_source(data)
+        if source is not None:
+            y_edges, x_edges = (
+                np.append(np.arange(0, n, chunk), n)
+                for n, chunk in zip(source.shape[1:], source.chunks[1:], strict=True)
+            )
+        else:
+            data = da.asarray(data)
+            y_edges, x_edges = (np.concatenate([[0], np.cumsum(sizes)]) for sizes in data.chunks[1:])
+        downsample = height / array.sizes["y"], width / array.sizes["x"]
+        levels.append(Level(_reader(data if source is None else source), y_edges, x_edges, downsample))
+    return levels
+
+
+def _zarr_source(data: da.Array) -> zarr.Array | None:
+    """Return the zarr array behind a dask array that is nothing but this array, which is much faster to read from."""
+    if not isinstance(data, da.Array) or set(data.dask.layers) != {data.name, f"original-{data.name}"}:
+        return None
+    source = data.dask.layers[f"original-{data.name}"].get(f"original-{data.name}")
+    return source if isinstance(source, zarr.Array) and source.shape == data.shape else None
+
+
+def _reader(data: da.Array | zarr.Array):  # type: ignore[no-untyped-def]
+    def read(y0: int, y1: int, x0: int, x1: int) -> NDArray[np.uint8]:
+        return np.asarray(data[:3, y0:y1, x0:x1])
+
+    return read
+
+
+def _affine(element: object, coordinate_system: str) -> Floats:
+    transformation = get_transformation(element, to_coordinate_system=coordinate_system)
+    return transformation.to_affine_matrix(input_axes=("x", "y"), output_axes=("x", "y"))
+
+
+def _systems(element: object) -> list[str]:
+    return list(get_transformation(element, get_all=True))
+
+
+def _extent(sdata: SpatialData, image_key: str, coordinate_system: str) -> Floats:
+    array = image_arrays(sdata.images[image_key])[0]
+    corners = np.array(
+        [[0, 0, 1], [array.sizes["x"], 0, 1], [0, array.sizes["y"], 1], [array.sizes["x"], array.sizes["y"], 1]]
+    )
+    mapped = corners @ _affine(sdata.images[image_key], coordinate_system).T
+    return np.concatenate([mapped[:, :2].min(0), mapped[:, :2].max(0)])
+
+
+def _overlap(a: Floats, b: Floats) -> float:
+    """Intersection over union of two boxes (x0, y0, x1, y1)."""
+    sides = np.maximum(0, np.minimum(a[2:], b[2:]) - np.maximum(a[:2], b[:2]))
+    shared = float(np.prod(sides))
+    return shared / (float(np.prod(a[2:] - a[:2]) + np.prod(b[2:] - b[:2])) - shared)
+
+
+def _pixel_size(sdata: SpatialData, image_key: str, coordinate_system: str) -> float:
+    return float(np.sqrt(abs(np.linalg.det(_affine(sdata.images[image_key], coordinate_system)[:2, :2]))))
+
+
+def place(sdata: SpatialData, sample: str, region: str, regions: list[str], image_key: str | None) -> Placement:
+    """Find the image of a section and put its spots into that image's pixels.
+
+    Parameters
+    ----------
+    sdata
+        The object.
+    sample
+        Name for messages.
+    region
+        Shapes element with the spots of the section.
+    regions
+        All regions of the table.
+    image_key
+        The image, or None to find it: the only RGB image that shares a coordinate system with the spots, or the finest of
+        several that cover the same area there.
+    """
+    if region not in sdata.shapes:
+        raise KeyError(
+            f"{sample}: the table annotates {region!r}, which is not among the shapes: {shorten(sdata.shapes) or 'none'}. "
+            "Patches need spots as circles or points with a radius."
+        )
+    shapes = sdata.shapes[region]
+    if not shapes.index.is_unique:
+        repeated = shapes.index[shapes.index.duplicated()].unique()
+        raise ValueError(
+            f"{sample}: shapes[{region!r}] has {len(repeated)} instance ids more than once, such as {shorten(repeated)}. "
+            "Make the index unique."
+        )
+    systems = _systems(shapes)
+    rgb = [key for key in sdata.images if is_rgb(sdata.images[key])]
+    if image_key is not None and image_key not in sdata.images:
+        raise KeyError(f"{sample}: image_key={image_key!r} is not there; images: {shorten(sdata.images) or 'none'}.")
+    if image_key is not None and image_key not in rgb:
+        raise ValueError(
+            f"{sample}: images[{image_key!r}] is not an 8-bit RGB image ({_describe(sdata, [image_key])}). "
+            f"RGB images: {shorten(rgb) or 'none'}."
+        )
+    if image_key is None and not rgb:
+        raise ValueError(
+            f"{sample}: there is no 8-bit RGB image; images: {_describe(sdata, list(sdata.images)) or 'none'}. Add the H&E image with "
+            "spatialdata.models.Image2DModel."
+        )
+    candidates = [image_key] if image_key is not None else rgb
+    shared = {key: [s for s in systems if s in _systems(sdata.images[key])] for key in candidates}
+    shared = {key: common for key, common in shared.items() if common}
+    if not shared:
+        there = {key: _systems(sdata.images[key]) for key in candidates}
+        raise ValueError(
+            f"{sample}: spots and image have no coordinate system in common: shapes[{region!r}] has {systems}, images have "
+            f"{there}. Relate them with spatialdata.transformations.set_transformation."
+        )
+    key, system = _finest(sdata, sample, region, regions, shared)
+    matrix = np.linalg.inv(_affine(sdata.images[key], system)) @ _affine(shapes, system)
+    singular = np.linalg.svd(matrix[:2, :2], compute_uv=False)
+    if singular[0] > (1 + ISOTROPY) * singular[1]:
+        raise ValueError(
+            f"{sample}: the transformation from shapes[{region!r}] to images[{key!r}] stretches one axis "
+            f"{singular[0] / singular[1]:.2f} times as much as the other. Check both elements' transformations to {system!r}."
+        )
+    centroids = shapes.geometry.centroid
+    points = np.column_stack([centroids.x, centroids.y, np.ones(len(shapes))]) @ matrix.T
+    radii = _radii(shapes) * float(np.sqrt(singular[0] * singular[1]))
+    return Placement(key, system, points[:, :2], radii, shapes.index.to_numpy())
+
+
+def _radii(shapes: GeoDataFrame) -> Floats:
+    if "radius" in shapes:
+        return shapes["radius"].to_numpy(dtype=np.float64)
+    return np.sqrt(shapes.geometry.area.to_numpy() / np.pi)
+
+
+def _finest(
+    sdata: SpatialData, sample: str, region: str, regions: list[str], shared: dict[str, list[str]]
+) -> tuple[str, str]:
+    """Return the finest of the images that depict the section, and the coordinate system used."""
+    systems = [set(common) for common in shared.values()]
+    in_all = [s for s in next(iter(shared.values())) if all(s in common for common in systems)]
+    if len(shared) == 1:
+        key, common = next(iter(shared.items()))
+        return key, "global" if "global" in common else common[0]
+    listed = shorten(shared)
+    advice = "Choose one with image_key= (a name, or a dict from region to name)."
+    if not in_all:
+        raise ValueError(f"{sample}: {region!r} shares coordinate systems with several images, {listed}. {advice}")
+    system = "global" if "global" in in_all else in_all[0]
+    others = [r for r in regions if r != region and r in sdata.shapes and system in _systems(sdata.shapes[r])]
+    boxes = [_extent(sdata, key, system) for key in shared]
+    if others or min(_overlap(boxes[0], box) for box in boxes) < SAME_SECTION:
+        reason = (
+            f"the coordinate system {system!r} also holds {shorten(others)}" if others else "they cover different areas"
+        )
+        raise ValueError(f"{sample}: several images may show {region!r}, {listed}, and {reason}. {advice}")
+    key = min(shared, key=lambda k: _pixel_size(sdata, k, system))
+    logger.info("%s: %s show the same section; the finest, images[%r], is used", sample, listed, key)
+    return key, system
+
+
+def _describe(sdata: SpatialData, keys: list[str]) -> str:
+    arrays = {key: image_arrays(sdata.images[key])[0] for key in keys}
+    return ", ".join(f"{key!r}: {array.sizes['c']} channels of {array.dtype}" for key, array in arrays.items())

@@ -1,0 +1,90 @@
+"""Every storage key of the package, in one place."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+#: ``uns`` and ``attrs`` entry that holds provenance, one flat dict per written key.
+UNS = "spade"
+PATCHES = "patches"
+TABLE = "table"
+VALID = "spade_valid"
+STEM = "spade"
+
+TRAIN, VAL, TEST, GUARD = "train", "val", "test", "guard"
+
+
+def gene(stem: str) -> str:
+    """``var`` key of the gene panel."""
+    return f"{stem}_gene"
+
+
+def split(stem: str) -> str:
+    """``obs`` key of the split."""
+    return f"{stem}_split"
+
+
+def prototype(stem: str) -> str:
+    """``obs`` key of the fine cluster."""
+    return f"{stem}_prototype"
+
+
+def cluster(stem: str) -> str:
+    """``obs`` key of the coarse cluster."""
+    return f"{stem}_cluster"
+
+
+def expert(stem: str) -> str:
+    """``obs`` key of the expert with the largest weight."""
+    return f"{stem}_expert"
+
+
+def weights(stem: str) -> str:
+    """``obsm`` key of the routing weights."""
+    return f"{stem}_expert_weights"
+
+
+def joint(stem: str) -> str:
+    """``obsm`` key of the joint embedding."""
+    return f"X_{stem}"
+
+
+def image(stem: str) -> str:
+    """``obsm`` key of the image side of the joint embedding."""
+    return f"X_{stem}_image"
+
+
+def expression(stem: str) -> str:
+    """``obsm`` key of the expression side of the joint embedding."""
+    return f"X_{stem}_expression"
+
+
+def features(encoder: str) -> str:
+    """``obsm`` key of the features of an encoder, made legal for a zarr store."""
+    name = re.sub(r"[^A-Za-z0-9_.-]+", "_", encoder.removeprefix("hf-hub:")).strip("_.-")
+    return f"X_{name}"
+
+
+def check_key(key: str, argument: str = "key_added") -> str:
+    """Return ``key`` if a zarr store takes it as a name, else raise."""
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", key):
+        raise ValueError(
+            f"{argument}={key!r} cannot be stored: a key has letters, digits and '_', '.', '-' and starts with a "
+            f"letter or digit. Try {re.sub(r'[^A-Za-z0-9_.-]+', '_', key).strip('_.-') or STEM!r}."
+        )
+    return key
+
+
+def write_provenance(uns: Any, key: str, **facts: Any) -> None:
+    """Write one flat record under ``uns["spade"][key]``; facts that are None are left out."""
+    from spade import __version__
+
+    record: dict[str, Any] = {"version": __version__}
+    record.update({name: value for name, value in facts.items() if value is not None})
+    uns[UNS] = {**uns.get(UNS, {}), key: record}
+
+
+def read_provenance(uns: Any, key: str) -> dict[str, Any]:
+    """Return the record of ``key``, empty if this package did not write it."""
+    return dict(uns.get(UNS, {}).get(key, {}))

@@ -1,0 +1,53 @@
+"""What ``pp.patches`` wrote, read back: squares, centres and the image they lie on."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from spade import _keys
+from spade._images import image_arrays
+from spade._samples import Sample, Section, shorten
+
+
+def patch_record(sample: Sample, patches_key: str) -> dict[str, Any]:
+    """Return size and regions of the patches, or raise with what there is."""
+    record = _keys.read_provenance(sample.table.uns, patches_key)
+    if "regions" not in record:
+        written = [key for key, facts in sample.table.uns.get(_keys.UNS, {}).items() if "regions" in facts]
+        raise KeyError(
+            f"{sample.name}: patches_key={patches_key!r} is not there; patches: {shorten(written) or 'none'}. Make them with "
+            "sp.pp.patches(samples)."
+        )
+    for region, facts in record["regions"].items():
+        for kind, there, key in (
+            ("shapes", sample.sdata.shapes, facts["element"]),
+            ("images", sample.sdata.images, facts["image"]),
+        ):
+            if key not in there:
+                raise KeyError(
+                    f"{sample.name}: {kind}[{key!r}], which the patches of {region!r} were made with, is gone; {kind}: "
+                    f"{shorten(there) or 'none'}. Run sp.pp.patches again."
+                )
+    return record
+
+
+def patch_centres(
+    sample: Sample, section: Section, facts: dict[str, Any]
+) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    """Return centres (x, y) of a section's patches in pixels of its image, row by row, and which lie in the image."""
+    squares = sample.sdata.shapes[facts["element"]]
+    positions = pd.Index(squares.index).get_indexer(section.ids)
+    if (positions < 0).any():
+        raise KeyError(
+            f"{section.name}: {int((positions < 0).sum())} rows have no patch in shapes[{facts['element']!r}], such as "
+            f"{shorten(section.ids[positions < 0])}. Run sp.pp.patches again."
+        )
+    bounds = squares.geometry.bounds.to_numpy()[positions]
+    centres = (bounds[:, :2] + bounds[:, 2:]) / 2
+    finest = image_arrays(sample.sdata.images[facts["image"]])[0]
+    inside = ((centres >= 0) & (centres < [finest.sizes["x"], finest.sizes["y"]])).all(1)
+    return centres, inside

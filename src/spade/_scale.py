@@ -1,0 +1,97 @@
+"""Microns per pixel: what readers record, how Visium is recognised, and the check against the spots."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+from scipy.spatial import KDTree
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from spatialdata import SpatialData
+
+from spade._keys import UNS
+
+TOLERANCE = 0.05
+VISIUM_PITCH_UM = 100.0
+#: Visium spots measure 55 µm; the diameter that Space Ranger writes spans 65 µm.
+VISIUM_RATIOS = (0.55, 0.65)
+
+
+def record_scale(
+    sdata: SpatialData,
+    *,
+    sample: str,
+    mpp: Mapping[str, float] | None = None,
+    pitch_um: Mapping[str, float] | None = None,
+) -> None:
+    """Record in ``sdata.attrs["spade"]`` what a reader knows.
+
+    Parameters
+    ----------
+    sdata
+        Object to write into.
+    sample
+        Name of the sample, used in messages, plots and retrieval results.
+    mpp
+        Microns per pixel of images at their finest level, by image element.
+    pitch_um
+        Centre-to-centre distance of neighbouring spots in µm, by shapes element.
+    """
+    old = sdata.attrs.get(UNS, {})
+    sdata.attrs[UNS] = {
+        "sample": sample,
+        "mpp": {**old.get("mpp", {}), **{key: float(value) for key, value in (mpp or {}).items()}},
+        "pitch_um": {**old.get("pitch_um", {}), **{key: float(value) for key, value in (pitch_um or {}).items()}},
+    }
+
+
+def spot_pitch(centres: np.ndarray) -> float:
+    """Median distance to the nearest other spot, NaN with fewer than two spots."""
+    if len(centres) < 2:
+        return float("nan")
+    distances, _ = KDTree(centres).query(centres, k=2)
+    return float(np.median(distances[:, 1]))
+
+
+def visium_mpp(centres: np.ndarray, radii: np.ndarray) -> float | None:
+    """Microns per pixel if spots (in pixels) are a Visium lattice, else None.
+
+    Recognised by the ratio of spot diameter to pitch (0.55, or 0.65 as Space Ranger writes it, within 5 %) and by
+    the hexagonal lattice: second neighbours at √3 of the pitch and none at √2.
+    """
+    pitch = spot_pitch(centres)
+    if not np.isfinite(pitch) or pitch <= 0:
+        return None
+    ratio = 2 * float(np.median(radii)) / pitch
+    if not any(abs(ratio / expected - 1) <= TOLERANCE for expected in VISIUM_RATIOS):
+        return None
+    pairs = KDTree(centres).query_pairs(1.9 * pitch, output_type="ndarray")
+    distance = np.linalg.norm(centres[pairs[:, 0]] - centres[pairs[:, 1]], axis=1) / pitch
+    square = np.sum(np.abs(distance - np.sqrt(2)) < TOLERANCE)
+    if square > 0.1 * len(distance):
+        return None
+    return VISIUM_PITCH_UM / pitch
+
+
+def check_pitch(pitch_px: float, mpp: float, pitch_um: float, what: str) -> None:
+    """Raise if the spots' measured pitch disagrees with the stated one by more than 5 %."""
+    measured = pitch_px * mpp
+    if np.isfinite(measured) and abs(measured / pitch_um - 1) > TOLERANCE:
+        raise ValueError(
+            f"{what}: at {mpp:.4g} µm/px neighbouring spots are {measured:.1f} µm apart, but the platform states "
+            f"{pitch_um:g} µm. Check mpp= (it is microns per pixel of the image at its finest level; "
+            f"{pitch_um / pitch_px:.4g} would fit) or the coordinates."
+        )
+
+
+def recorded_mpp(sdata: SpatialData, image_key: str) -> float | None:
+    """Return the µm/px that a reader recorded for an image."""
+    return sdata.attrs.get(UNS, {}).get("mpp", {}).get(image_key)
+
+
+def recorded_pitch(sdata: SpatialData, shapes_key: str) -> float | None:
+    """Return the pitch in µm that a reader recorded for the spots."""
+    return sdata.attrs.get(UNS, {}).get("pitch_um", {}).get(shapes_key)

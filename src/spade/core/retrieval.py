@@ -1,0 +1,42 @@
+"""Ranks of true pairs across modalities, and the chance levels they are held against."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from spade.core.routing import Floats
+
+CHUNK = 4_096
+
+
+def pair_ranks(query: Floats, gallery: Floats) -> NDArray[np.float64]:
+    """Rank (from 1) of gallery row i for query row i by cosine similarity; ties share their mean rank."""
+    unit_query, unit_gallery = (x / np.linalg.norm(x, axis=1, keepdims=True) for x in (query, gallery))
+    ranks = np.empty(len(query))
+    for start in range(0, len(query), CHUNK):
+        similarity = unit_query[start : start + CHUNK] @ unit_gallery.T
+        true = similarity[np.arange(len(similarity)), np.arange(start, start + len(similarity))][:, None]
+        ranks[start : start + CHUNK] = 1 + (similarity > true).sum(1) + ((similarity == true).sum(1) - 1) / 2
+    return ranks
+
+
+def recall_at(ranks: Floats, k: int) -> float:
+    """Share of queries whose true partner is among the first ``k``."""
+    return float(np.mean(ranks <= k))
+
+
+def chance_recall(groups: NDArray[np.integer], k: int) -> float:
+    """Expected recall@k of a ranking that puts the query's own group first and is random within it.
+
+    With every row in one group this is the plain chance level k/n. With the expert of each row as its group it is
+    what routing alone explains.
+    """
+    _, inverse, counts = np.unique(groups, return_inverse=True, return_counts=True)
+    return float(np.mean(np.minimum(1, k / counts[inverse])))
+
+
+def chance_rank(groups: NDArray[np.integer]) -> float:
+    """Median of the expected ranks of a ranking that puts the query's own group first and is random within it."""
+    _, inverse, counts = np.unique(groups, return_inverse=True, return_counts=True)
+    return float(np.median((counts[inverse] + 1) / 2))

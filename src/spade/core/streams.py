@@ -1,0 +1,32 @@
+"""Random streams: one per (seed, purpose, index), so that grouping and order never change a result."""
+
+from __future__ import annotations
+
+import zlib
+
+import numpy as np
+import torch
+
+
+def as_seed(rng: int | np.random.Generator) -> int:
+    """Return the integer seed behind ``rng``; a generator is advanced once."""
+    if isinstance(rng, np.random.Generator):
+        return int(rng.integers(2**63))
+    if isinstance(rng, (int, np.integer)) and not isinstance(rng, bool) and rng >= 0:
+        return int(rng)
+    raise TypeError(f"rng={rng!r}: expected a non-negative int or a numpy.random.Generator.")
+
+
+def _sequence(seed: int, purpose: str, index: int) -> np.random.SeedSequence:
+    return np.random.SeedSequence([seed, zlib.crc32(purpose.encode()), index])
+
+
+def numpy_stream(seed: int, purpose: str, index: int = 0) -> np.random.Generator:
+    """Return the numpy generator of one purpose."""
+    return np.random.default_rng(_sequence(seed, purpose, index))
+
+
+def torch_stream(seed: int, purpose: str, index: int = 0) -> torch.Generator:
+    """Return the torch generator (on the CPU) of one purpose."""
+    state = int(_sequence(seed, purpose, index).generate_state(1, np.uint64)[0] >> np.uint64(1))
+    return torch.Generator().manual_seed(state)

@@ -1,0 +1,84 @@
+"""Frozen image encoders: the built-in ``"texture"``, known pathology models, any timm model."""
+
+from __future__ import annotations
+
+from os import PathLike
+
+import numpy as np
+
+from spade.encoders._spec import SPECS, Encoder, EncoderSpec
+
+__all__ = ["Encoder", "EncoderSpec", "available", "get"]
+
+
+def available() -> dict[str, EncoderSpec]:
+    """Return the encoders that are known by name; any timm architecture or ``"hf-hub:…"`` id works as well.
+
+    Examples
+    --------
+    >>> import spade as sp
+    >>> sp.encoders.available()["uni2_h"].dim
+    1536
+    """
+    return dict(SPECS)
+
+
+def get(
+    encoder: str,
+    *,
+    weights: str | PathLike[str] | None = None,
+    device: str = "auto",
+    precision: str = "fp32",
+    rng: int | np.random.Generator = 0,
+) -> Encoder:
+    """Return an encoder that is ready to run.
+
+    Parameters
+    ----------
+    encoder
+        ``"texture"``, a name of :func:`available`, a timm architecture, or ``"hf-hub:owner/name"``.
+    weights
+        None: the published weights. A path to ``.safetensors`` or a torch state dict: these. ``"random"``: untrained.
+    device
+        ``"auto"``, ``"cpu"`` or ``"cuda"``.
+    precision
+        ``"fp32"`` or ``"bf16"``.
+    rng
+        Seed of random weights.
+
+    Returns
+    -------
+    Encoder
+        With ``encode(patches, mpp)``, ``name``, ``id`` (of the weights), ``dim``, ``input_px``.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import spade as sp
+    >>> texture = sp.encoders.get("texture")
+    >>> texture.encode(np.zeros((2, 64, 64, 3), dtype=np.uint8), mpp=0.5).shape == (2, texture.dim)
+    True
+    """
+    if encoder == "texture":
+        from spade.encoders._texture import TextureEncoder
+
+        if weights is not None:
+            raise ValueError(f'weights={weights!r}: encoder="texture" has no weights; leave weights= out.')
+        return TextureEncoder()
+    from spade.encoders._timm import TimmEncoder
+
+    return TimmEncoder(_spec(encoder), weights=weights, device=device, precision=precision, rng=rng)
+
+
+def _spec(encoder: str) -> EncoderSpec:
+    if encoder in SPECS:
+        return SPECS[encoder]
+    import timm
+
+    if not encoder.startswith("hf-hub:") and not timm.is_model(encoder):
+        near = timm.list_models(f"*{encoder.split('_')[0]}*")[:5] if encoder else []
+        raise ValueError(
+            f"encoder={encoder!r} is not known. There are {', '.join(map(repr, SPECS))}, any timm architecture"
+            f"{' such as ' + ', '.join(near) if near else ''}, and 'hf-hub:owner/name'."
+        )
+    return EncoderSpec(encoder, encoder, "" if encoder.startswith("hf-hub:") else encoder)

@@ -1,0 +1,199 @@
+"""Any timm model as a frozen patch encoder."""
+
+from __future__ import annotations
+
+import hashlib
+import warnings
+from os import PathLike
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from spade.core.device import resolve_device
+from spade.core.streams import as_seed, torch_stream
+from spade.encoders._spec import EncoderSpec
+
+if TYPE_CHECKING:
+    import torch
+
+TORCH_SUFFIXES = (".pth", ".pt", ".bin")
+
+
+class TimmEncoder:
+    """A timm model in evaluation mode with its own input size, mean and deviation.
+
+    Parameters
+    ----------
+    spec
+        What to build.
+    weights
+        None: the published weights; a path: a local file; ``"random"``: random ones.
+    device, precision
+        Where and in which precision it runs (``"fp32"`` or ``"bf16"``).
+    rng
+        Seed of random weights.
+    """
+
+    def __init__(
+        self,
+        spec: EncoderSpec,
+        *,
+        weights: str | PathLike[str] | None = None,
+        device: str = "auto",
+        precision: str = "fp32",
+        rng: int | np.random.Generator = 0,
+    ) -> None:
+        import torch
+        from timm.data import resolve_model_data_config
+
+        if precision not in ("fp32", "bf16"):
+            raise ValueError(f'precision={precision!r}: expected "fp32" or "bf16".')
+        self.name = spec.name
+        self.spec = spec
+        self.mpp = spec.mpp
+        self.device = resolve_device(device)
+        self.precision = precision
+        self.model = _build(spec, weights, rng)
+        self.id = _identity(self.model)
+        data = resolve_model_data_config(self.model)
+        self.input_px = int(data["input_size"][-1])
+        mean, std = spec.mean or data["mean"], spec.std or data["std"]
+        self._mean, self._std = (torch.tensor(v, device=self.device).view(1, 3, 1, 1) * 255 for v in (mean, std))
+        self.model.to(self.device)
+        self.dim = self.encode(np.zeros((1, self.input_px, self.input_px, 3), dtype=np.uint8), 0.5).shape[1]
+        if spec.dim and self.dim != spec.dim:
+            raise ValueError(f"encoder {spec.name!r} gives {self.dim} features, but {spec.dim} are known of it.")
+
+    def encode(self, patches: NDArray[np.uint8], mpp: float) -> NDArray[np.float32]:
+        """Encode ``(n, px, px, 3)`` patches; ``mpp`` does not change a network's input."""
+        import torch
+
+        x = torch.from_numpy(np.ascontiguousarray(patches.transpose(0, 3, 1, 2))).to(self.device)
+        with torch.inference_mode(), torch.autocast(x.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
+            x = (x.float() - self._mean) / self._std
+            if self.spec.pool == "cls+mean":
+                tokens = self.model.forward_features(x)
+                n_prefix = self.model.num_prefix_tokens
+                out = torch.cat([tokens[:, 0], tokens[:, n_prefix:].mean(1)], dim=-1)
+            else:
+                out = self.model(x)
+        return out.float().cpu().numpy()
+
+
+def _build(spec: EncoderSpec, weights: str | PathLike[str] | None, rng: int | np.random.Generator) -> torch.nn.Module:
+    import timm
+    import torch
+
+    kwargs = {"num_classes": 0, **spec.kwargs()}
+    if weights is None:
+        try:
+            return timm.create_model(spec.model, pretrained=True, **kwargs).eval()
+        except (OSError, RuntimeError) as error:  # every failure of the hub client is one of these
+            raise RuntimeError(
+                f"encoder={spec.name!r}: the published weights of {spec.model!r} could not be had ({_first_line(error)}). "
+                + (
+                    f"Request access on the model's page (licence: {spec.licence}) and log in, or "
+                    if spec.gated
+                    else ""
+                )
+                + "Download the file and pass weights='path/to/model.safetensors'. "
+                "weights='random' gives untrained weights."
+            ) from error
+    architecture = _architecture(spec)
+    if weights != "random":
+        model = timm.create_model(architecture, pretrained=False, **kwargs)
+        load_strict(model, Path(weights), spec.name)
+        return model.eval()
+    warnings.warn(
+        f"encoder={spec.name!r} has random weights: its features mean nothing beyond what a random network sees.",
+        stacklevel=2,
+    )
+    seed = torch_stream(as_seed(rng), "encoder weights").initial_seed()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return timm.create_model(architecture, pretrained=False, **kwargs).eval()
+
+
+def _architecture(spec: EncoderSpec) -> str:
+    if not spec.architecture:
+        raise ValueError(
+            f"encoder={spec.name!r}: a hub id names weights, not an architecture. With weights= give the timm "
+            "architecture as encoder=, such as 'vit_small_patch16_224'."
+        )
+    return spec.architecture
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+
+
+def load_strict(model: torch.nn.Module, path: Path, name: str) -> None:
+    """Load a ``.safetensors`` or torch file into ``model``: data only, and every key must fit.
+
+    A state dict may lie under ``"model"`` or ``"state_dict"``; the classifier of the architecture is left out.
+    """
+    state = read_state(path)
+    classifiers = model.pretrained_cfg.get("classifier") or ()
+    classifiers = (classifiers,) if isinstance(classifiers, str) else tuple(classifiers)
+    state = {k: v for k, v in state.items() if not any(k.startswith(f"{c}.") for c in classifiers)}
+    own = model.state_dict()
+    missing, extra = sorted(set(own) - set(state)), sorted(set(state) - set(own))
+    shapes = [
+        f"{k} {tuple(state[k].shape)} for {tuple(own[k].shape)}"
+        for k in own
+        if k in state and state[k].shape != own[k].shape
+    ]
+    if missing or extra or shapes:
+        raise ValueError(
+            f"weights={str(path)!r} does not fit encoder={name!r}: {len(missing)} keys missing {missing[:3]}, {len(extra)} keys too "
+            f"many {extra[:3]}, {len(shapes)} of other shape {shapes[:3]}. Is the file of another architecture?"
+        )
+    model.load_state_dict(state)
+
+
+def read_state(path: Path) -> dict[str, torch.Tensor]:
+    """Read a state dict as data; nothing in the file is ever executed."""
+    import torch
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    if not path.is_file():
+        raise FileNotFoundError(f"weights={str(path)!r}: there is no such file.")
+    if path.suffix == ".safetensors":
+        try:
+            return load_file(path)
+        except SafetensorError as error:
+            raise ValueError(f"weights={str(path)!r} cannot be read ({error}); was the file cut off?") from error
+    if path.suffix not in TORCH_SUFFIXES:
+        raise ValueError(f"weights={str(path)!r}: expected a file ending in .safetensors, {', '.join(TORCH_SUFFIXES)}.")
+    try:
+        state: Any = torch.load(path, map_location="cpu", weights_only=True)
+    except (UnpicklingError, RuntimeError, EOFError) as error:
+        raise ValueError(
+            f"weights={str(path)!r} is not a plain state dict ({_first_line(error)}). Only tensors are read, never code: save "
+            "model.state_dict() instead of the module."
+        ) from error
+    for key in ("model", "state_dict"):
+        if isinstance(state, dict) and isinstance(state.get(key), dict):
+            state = state[key]
+    if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
+        raise ValueError(f"weights={str(path)!r} holds {type(state).__name__}, not a state dict of tensors.")
+    return state
+
+
+def _identity(model: torch.nn.Module) -> str:
+    """First 12 hex digits of the SHA-256 of all weights: the same network whatever file it came from."""
+    digest = hashlib.sha256()
+    for key, value in sorted(model.state_dict().items()):
+        digest.update(f"{key}{tuple(value.shape)}".encode())
+        digest.update(value.detach().cpu().contiguous().flatten().view(_bytes()).numpy().tobytes())
+    return digest.hexdigest()[:12]
+
+
+def _bytes() -> torch.dtype:
+    import torch
+
+    return torch.uint8

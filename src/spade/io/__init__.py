@@ -1,0 +1,9 @@
+"""Read sections that the ecosystem has no reader for, and save them so that an interruption does no harm."""
+
+from __future__ import annotations
+
+from spade.io._hest import read_hest
+from spade.io._st import read_st
+from spade.io._write import write
+
+__all__ = ["read_hest", "read_st", "write"]

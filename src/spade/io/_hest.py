@@ -1,0 +1,230 @@
+"""HEST-1k: one sample from a folder as the dataset is published."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+from scipy.sparse import csr_matrix
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+    from geopandas import GeoDataFrame
+    from spatialdata import SpatialData
+
+from spade._scale import check_pitch, spot_pitch
+from spade.io._image import read_image, size
+from spade.io._section import check_inside, section
+
+#: Technologies whose spots form a lattice in HEST-1k; those of the others are pooled from finer data.
+LATTICES = ("Visium", "Spatial Transcriptomics")
+#: ``obs`` key of each fact of the metadata that is the same for all spots.
+OBS = {
+    "patient": "patient",
+    "organ": "organ",
+    "species": "species",
+    "technology": "st_technology",
+    "disease_state": "disease_state",
+    "oncotree_code": "oncotree_code",
+}
+#: Files of each optional shapes element, the first that exists is read.
+SHAPES = {
+    "tissue": ("tissue_seg/{id}_contours.geojson", "tissue_seg/{id}.geojson"),
+    "cells": ("cellvit_seg/{id}_cellvit_seg.parquet", "cellvit_seg/{id}_cellvit_seg.geojson"),
+}
+
+
+def read_hest(path: str | Path, sample_id: str, *, mpp: float | None = None) -> SpatialData:
+    """Read one sample of HEST-1k.
+
+    The slide is read lazily, tile by tile. Patches in the folder (``patches/{id}.h5``) are not read: those of
+    :func:`spade.pp.patches` come from the slide itself. Neither are transcripts, Xenium segmentations and previews.
+
+    Parameters
+    ----------
+    path
+        Folder with ``wsis/{id}.tif``, ``st/{id}.h5ad`` and ``metadata/{id}.json``; and, read when present,
+        ``tissue_seg/{id}_contours.geojson`` and ``cellvit_seg/{id}_cellvit_seg.parquet`` (or ``.geojson``).
+    sample_id
+        Sample, such as ``"TENX99"``.
+    mpp
+        Microns per pixel of the slide. By default the metadata's ``pixel_size_um_estimated``, else
+        ``pixel_size_um_embedded``.
+
+    Returns
+    -------
+    SpatialData
+        Image ``"image"`` (the slide's own pyramid), circles ``"spots"`` and table ``"table"``: counts (CSR) as they
+        are in the h5ad, ``obsm["spatial"]`` (pixel x, y), the metadata's ``patient``, ``organ``, ``species``,
+        ``technology``, ``disease_state`` and ``oncotree_code`` as categoricals in ``obs`` where they are stated, and
+        all its plain entries in ``uns["hest"]``. Polygons ``"tissue"`` and ``"cells"`` when their files are present.
+        Microns per pixel, and for Visium and ST the pitch of the spots, are recorded in ``attrs``. The h5ad's small
+        copies of the image (``uns["spatial"]``) are left out.
+
+    Raises
+    ------
+    FileNotFoundError
+        If the folder or one of the sample's three files is missing.
+    ValueError
+        If a file is damaged, the scale is unknown or contradicts the spots, or no spot is in the image.
+
+    Examples
+    --------
+    >>> import spade as sp
+    >>> sdata = sp.io.read_hest("hest_data", "TENX99")  # doctest: +SKIP
+    >>> sp.io.write(sdata, "TENX99.zarr")  # doctest: +SKIP
+    """
+    folder = Path(path)
+    slide, expression, metadata = _files(folder, sample_id)
+    facts = _read_metadata(metadata)
+    if mpp is None:
+        mpp = next((v for k in ("estimated", "embedded") if (v := _positive(facts, f"pixel_size_um_{k}"))), None)
+    if mpp is None or not (np.isfinite(mpp) and mpp > 0):
+        raise ValueError(
+            f"{sample_id}: {'mpp=' + repr(mpp) if mpp is not None else 'the metadata'} has no positive microns per pixel "
+            f"(pixel_size_um_estimated is {facts.get('pixel_size_um_estimated')!r}, pixel_size_um_embedded "
+            f"{facts.get('pixel_size_um_embedded')!r} in {str(metadata)!r}). Give mpp=."
+        )
+
+    adata, centres, diameter_px = _read_expression(expression)
+    picture = read_image(slide, f"slide of {sample_id}")
+    check_inside(centres, *size(picture), sample_id)
+    lattice = facts.get("st_technology") in LATTICES
+    pitch_um = _positive(facts, "inter_spot_dist") if lattice else None
+    pitch_px = spot_pitch(centres)
+    if pitch_um is not None:
+        check_pitch(pitch_px, mpp, pitch_um, sample_id)
+    diameter_um = _positive(facts, "spot_diameter") if lattice else None
+    if diameter_um is not None:
+        diameter_px = diameter_um / mpp
+    elif diameter_px is None:
+        diameter_px = pitch_px if np.isfinite(pitch_px) and pitch_px > 0 else 55 / mpp
+
+    for key, fact in OBS.items():
+        if facts.get(fact) not in (None, ""):
+            adata.obs[key] = pd.Categorical([str(facts[fact])] * adata.n_obs)
+    adata.uns["hest"] = {key: value for key, value in facts.items() if value is not None}
+    shapes = {}
+    for element, names in SHAPES.items():
+        file = next((f for name in names if (f := folder / name.format(id=sample_id)).is_file()), None)
+        polygons = _read_polygons(file) if file else None
+        if polygons is not None:
+            shapes[element] = polygons
+    return section(
+        picture, adata, centres, diameter_px / 2, sample=sample_id, mpp=mpp, pitch_um=pitch_um, shapes=shapes
+    )
+
+
+def _files(folder: Path, sample_id: str) -> tuple[Path, Path, Path]:
+    """Slide, expression and metadata of a sample, or an error that says what there is."""
+    kinds = (("wsis", ".tif"), ("st", ".h5ad"), ("metadata", ".json"))
+    if not folder.is_dir():
+        raise FileNotFoundError(f"path={str(folder)!r} is no folder. Needed is one with wsis/, st/ and metadata/.")
+    files = [folder / kind / f"{sample_id}{suffix}" for kind, suffix in kinds]
+    missing = [str(file.relative_to(folder)) for file in files if not file.is_file()]
+    if missing:
+        complete = set.intersection(*({f.stem for f in (folder / k).glob(f"*{s}")} for k, s in kinds))
+        there = ", ".join(sorted(complete)[:20]) + (", …" if len(complete) > 20 else "") if complete else "none"
+        raise FileNotFoundError(
+            f"sample_id={sample_id!r}: {', '.join(missing)} missing in {str(folder)!r}. Samples with slide, expression and "
+            f"metadata there: {there}. Download the missing files, or choose one of these."
+        )
+    return files[0], files[1], files[2]
+
+
+def _read_metadata(file: Path) -> dict[str, Any]:
+    """Entries that are plain values (text, numbers, truth values, None); NaN becomes None."""
+    try:
+        facts = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{str(file)!r} is damaged: {error}. Download it again.") from error
+    if not isinstance(facts, dict):
+        raise ValueError(f"{str(file)!r} holds {type(facts).__name__}, but a JSON object of metadata is needed.")
+    plain = {k: v for k, v in facts.items() if v is None or isinstance(v, str | int | float | bool)}
+    return {k.replace("/", "_"): None if isinstance(v, float) and not np.isfinite(v) else v for k, v in plain.items()}
+
+
+def _positive(facts: dict[str, Any], key: str) -> float | None:
+    """The number that the metadata states under ``key``, None if it states none or not a positive one."""
+    try:
+        value = float(facts[key])
+    except (KeyError, TypeError, ValueError):
+        return None
+    return value if np.isfinite(value) and value > 0 else None
+
+
+def _read_expression(file: Path) -> tuple[AnnData, np.ndarray, float | None]:
+    """Table, pixel centres, and the spots' diameter in pixels if the file states it."""
+    from anndata import read_h5ad
+
+    try:
+        adata = read_h5ad(file)
+    except (OSError, KeyError, ValueError) as error:
+        raise ValueError(
+            f"{str(file)!r} cannot be read as h5ad ({error}). Compare its size with the source and download it again."
+        ) from error
+    if "spatial" not in adata.obsm:
+        raise ValueError(
+            f"{str(file)!r} has no obsm['spatial'] with the spots' pixels; there are {sorted(adata.obsm) or 'none'}."
+        )
+    centres = np.asarray(adata.obsm["spatial"], dtype=np.float64)
+    if centres.ndim != 2 or centres.shape[1] != 2 or not np.isfinite(centres).all():
+        raise ValueError(f"{str(file)!r}: obsm['spatial'] of shape {centres.shape} is not two finite numbers per spot.")
+    if not adata.obs_names.is_unique:
+        twice = adata.obs_names[adata.obs_names.duplicated()].unique()
+        raise ValueError(f"{str(file)!r}: {len(twice)} spot ids occur more than once ({', '.join(twice[:5])}).")
+    if not adata.var_names.is_unique:
+        twice = adata.var_names[adata.var_names.duplicated()].unique()
+        warnings.warn(
+            f"{str(file)!r}: {len(twice)} gene names occur more than once ({', '.join(twice[:5])}); all but the first "
+            "of each are made unique with a suffix.",
+            UserWarning,
+            stacklevel=3,
+        )
+        adata.var_names_make_unique()
+    adata.X = csr_matrix((adata.n_obs, adata.n_vars), dtype=np.float32) if adata.X is None else csr_matrix(adata.X)
+    diameter = None
+    for library in adata.uns.pop("spatial", {}).values():
+        stated = _positive(
+            library.get("scalefactors", {}) if isinstance(library, dict) else {}, "spot_diameter_fullres"
+        )
+        diameter = diameter or stated
+    return adata, centres, diameter
+
+
+def _read_polygons(file: Path) -> GeoDataFrame | None:
+    """Polygons of a GeoParquet or GeoJSON file in pixels, None if it holds none.
+
+    GeoJSON is a feature collection or a plain list of features, in which one feature may gather all cells of a class.
+    """
+    import geopandas as gpd
+    from shapely.errors import GEOSException
+    from shapely.geometry import shape
+    from spatialdata.models import ShapesModel
+
+    try:
+        if file.suffix == ".parquet":
+            frame = gpd.read_parquet(file)
+        else:
+            content = json.loads(file.read_text(encoding="utf-8"))
+            features = content["features"] if isinstance(content, dict) else content
+            rows = [_properties(feature) for feature in features]
+            frame = gpd.GeoDataFrame(pd.DataFrame(rows), geometry=[shape(feature["geometry"]) for feature in features])
+    except (OSError, ValueError, KeyError, TypeError, GEOSException) as error:
+        raise ValueError(f"{str(file)!r} cannot be read as polygons ({error}). Download it again.") from error
+    frame = frame.rename_geometry("geometry").set_crs(None, allow_override=True)
+    frame = frame.explode(ignore_index=True)
+    frame = frame[frame.geom_type == "Polygon"].reset_index(drop=True)
+    return ShapesModel.parse(frame) if len(frame) else None
+
+
+def _properties(feature: dict[str, Any]) -> dict[str, str | int | float | bool]:
+    """Plain properties of a GeoJSON feature, with the class under ``class``."""
+    properties = feature.get("properties") or {}
+    plain = {k: v for k, v in properties.items() if isinstance(v, str | int | float | bool)}
+    kind = properties.get("classification")
+    return {**plain, "class": str(kind["name"])} if isinstance(kind, dict) and "name" in kind else plain

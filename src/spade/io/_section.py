@@ -1,0 +1,92 @@
+"""One section as SpatialData: the conventions that readers share."""
+
+from __future__ import annotations
+
+import warnings
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    import xarray as xr
+    from anndata import AnnData
+    from geopandas import GeoDataFrame
+    from spatialdata import SpatialData
+
+from spade._keys import TABLE
+from spade._scale import record_scale
+
+IMAGE, SPOTS = "image", "spots"
+
+
+def section(
+    image: xr.DataTree,
+    adata: AnnData,
+    centres: np.ndarray,
+    radius: float,
+    *,
+    sample: str,
+    mpp: float,
+    pitch_um: float | None = None,
+    shapes: Mapping[str, GeoDataFrame] | None = None,
+) -> SpatialData:
+    """Join image, spots and table of one section.
+
+    Parameters
+    ----------
+    image
+        Multiscale image element.
+    adata
+        Expression, one row per spot; written into.
+    centres
+        Pixel (x, y) of each spot at the image's finest level, ``(n, 2)``.
+    radius
+        Radius of the spots in pixels.
+    sample, mpp, pitch_um
+        Recorded with :func:`spade._scale.record_scale`; ``pitch_um`` only where the spots form a lattice.
+    shapes
+        More shapes elements.
+    """
+    import geopandas as gpd
+    import pandas as pd
+    from spatialdata import SpatialData
+    from spatialdata.models import ShapesModel, TableModel
+
+    ids = pd.Index(adata.obs_names.astype(str), name=None, dtype=object)
+    adata.obs_names = ids
+    adata.obs["region"] = pd.Categorical([SPOTS] * len(ids))
+    adata.obs["spot_id"] = ids.to_numpy()
+    adata.obsm["spatial"] = np.asarray(centres, dtype=np.float64)
+    circles = gpd.GeoDataFrame(
+        {"radius": np.full(len(ids), float(radius))}, geometry=gpd.points_from_xy(*adata.obsm["spatial"].T), index=ids
+    )
+    sdata = SpatialData(
+        images={IMAGE: image},
+        shapes={SPOTS: ShapesModel.parse(circles), **(shapes or {})},
+        tables={TABLE: TableModel.parse(adata, region=SPOTS, region_key="region", instance_key="spot_id")},
+    )
+    record_scale(
+        sdata, sample=sample, mpp={IMAGE: mpp}, pitch_um=None if pitch_um is None else {SPOTS: float(pitch_um)}
+    )
+    return sdata
+
+
+def check_inside(centres: np.ndarray, width: int, height: int, sample: str) -> None:
+    """Raise if every spot lies outside the image, warn if some do."""
+    outside = ~((centres >= 0) & (centres < (width, height))).all(axis=1)
+    if not outside.any():
+        return
+    low, high = centres.min(axis=0), centres.max(axis=0)
+    extent = f"spots span x {low[0]:.0f} to {high[0]:.0f} and y {low[1]:.0f} to {high[1]:.0f}"
+    if outside.all():
+        raise ValueError(
+            f"{sample}: all {len(centres)} spots lie outside the image of {width} × {height} pixels ({extent}). Is it the "
+            "image, at the resolution, that the coordinates were made for, and are x and y in this order?"
+        )
+    warnings.warn(
+        f"{sample}: {outside.sum()} of {len(centres)} spots lie outside the image of {width} × {height} pixels ({extent}).",
+        UserWarning,
+        stacklevel=3,
+    )

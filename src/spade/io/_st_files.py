@@ -1,0 +1,221 @@
+"""The files of classic ST: count matrices, spot selections, alignments and labels."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import logging
+import re
+import zlib
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+from scipy.sparse import csr_matrix
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+logger = logging.getLogger("spade")
+SPOT_ID = re.compile(r"\s*(-?\d+(?:\.\d+)?)\s*[xX_]\s*(-?\d+(?:\.\d+)?)\s*")
+
+
+def read_counts(path: Path, duplicated_genes: str) -> tuple[list[str], list[str], csr_matrix]:
+    """Spot ids, gene names (both in the file's order) and counts (spots × genes, float32 CSR)."""
+    header, body, sep = _split(path, "counts")
+    try:
+        frame = pd.read_csv(io.BytesIO(body), sep=sep, header=None, dtype={0: str}, low_memory=False)
+    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
+        raise ValueError(f"counts={str(path)!r} is not a table of spots × genes: {error}") from error
+    genes = header[1:] if len(header) == frame.shape[1] else header
+    if len(genes) != frame.shape[1] - 1:
+        raise ValueError(
+            f"counts={str(path)!r}: the first line names {len(header)} columns, the next holds {frame.shape[1]}. "
+            "Expected are genes in the first line, and then one line per spot: its id and the counts."
+        )
+    duplicated = sorted(pd.Index(genes)[pd.Index(genes).duplicated()].unique())
+    if duplicated and duplicated_genes == "error":
+        raise ValueError(
+            f"counts={str(path)!r}: {len(duplicated)} gene names occur more than once ({some(duplicated)}). "
+            "Rename them, or read with duplicated_genes='sum' to add up the counts of each name."
+        )
+    ids = frame[0].fillna("").tolist()
+    if not any(SPOT_ID.fullmatch(i) for i in ids) and all(SPOT_ID.fullmatch(g) for g in genes):
+        raise ValueError(f"counts={str(path)!r} has genes in rows and spots in columns. Transpose it.")
+    counts = csr_matrix(_raw(frame.iloc[:, 1:], ids, genes, path))
+    if duplicated:
+        codes, unique = pd.factorize(np.array(genes, dtype=object))
+        add = csr_matrix((np.ones(len(codes), np.float32), (np.arange(len(codes)), codes)), (len(codes), len(unique)))
+        logger.info("%s: counts of %d gene names that occur more than once are summed.", path.name, len(duplicated))
+        return ids, list(unique), csr_matrix(counts @ add)
+    return ids, genes, counts
+
+
+def _raw(values: pd.DataFrame, ids: list[str], genes: list[str], path: Path) -> np.ndarray:
+    """Counts as float32, or an error that names the first that is no count."""
+    for i, dtype in enumerate(values.dtypes):
+        if dtype.kind not in "iuf":
+            raise ValueError(
+                f"counts={str(path)!r}: gene {genes[i]!r} has entries that are not numbers, "
+                f"such as {some(values.iloc[:, i][pd.to_numeric(values.iloc[:, i], errors='coerce').isna()])}."
+            )
+    dense = values.to_numpy(dtype=np.float64)
+    for wrong, what in (
+        (~np.isfinite(dense), "missing or infinite"),
+        (dense < 0, "negative"),
+        (dense != np.rint(dense), "not whole"),
+    ):
+        if wrong.any():
+            row, column = np.argwhere(wrong)[0]
+            raise ValueError(
+                f"counts={str(path)!r}: {wrong.sum():,} values are {what}, the first {dense[row, column]:g} at spot "
+                f"{ids[row]!r}, gene {genes[column]!r}. Raw counts are needed: whole numbers from 0, and a complete file."
+            )
+    return dense.astype(np.float32)
+
+
+def parse_ids(ids: list[str], argument: str) -> np.ndarray:
+    """Array coordinates (column, row) of ids such as ``10x14``, ``16.92x9.015`` or ``17_9``, ``(n, 2)``."""
+    matches = [SPOT_ID.fullmatch(i) for i in ids]
+    bad = [i for i, match in zip(ids, matches, strict=True) if match is None]
+    if bad:
+        raise ValueError(
+            f"{argument}: {len(bad)} of {len(ids)} spot ids are not array coordinates ({some(bad)}). "
+            "Expected are ids such as '10x14', '16.92x9.015' or '17_9': column, then row."
+        )
+    return np.array([[float(m[1]), float(m[2])] for m in matches if m], dtype=np.float64).reshape(-1, 2)
+
+
+def array_keys(array: np.ndarray, ids: list[str], argument: str) -> pd.MultiIndex:
+    """Rounded array coordinates, by which files are joined; an error if two spots share one."""
+    keys = pd.MultiIndex.from_arrays(list(np.floor(array + 0.5).astype(np.int64).T), names=["x", "y"])
+    if keys.has_duplicates:
+        twice = [ids[i] for i in np.flatnonzero(keys.duplicated(keep=False))]
+        raise ValueError(
+            f"{argument}: {len(twice)} spots share their array position with another ({some(twice)}). "
+            "Spots must be distinct after rounding; a file with several sections is to be split first."
+        )
+    return keys
+
+
+def read_table(path: Path, argument: str) -> pd.DataFrame:
+    """Table of a TSV or CSV file, with what is wrong said in the terms of the caller."""
+    header, body, sep = _split(path, argument)
+    try:
+        return pd.read_csv(io.BytesIO(body), sep=sep, header=None, names=header, index_col=False)
+    except (pd.errors.ParserError, pd.errors.EmptyDataError, ValueError) as error:
+        raise ValueError(f"{argument}={str(path)!r} is not a table: {error}") from error
+
+
+def read_positions(path: Path, argument: str, table: pd.DataFrame | None = None) -> pd.DataFrame | np.ndarray:
+    """Where spots are: a selection table (index: rounded x, y), or a 3 × 3 matrix from array to pixel coordinates."""
+    if table is None:
+        numbers = _numbers(path, argument)
+        if numbers is not None:
+            return _affine(numbers, path, argument)
+        table = read_table(path, argument)
+    missing = [c for c in ("x", "y", "pixel_x", "pixel_y") if c not in table]
+    if missing:
+        raise ValueError(
+            f"{argument}={str(path)!r} has no column {', '.join(missing)}; there are {', '.join(map(str, table.columns))}. "
+            "Needed is a selection with x, y (array) and pixel_x, pixel_y (image), or the 9 numbers of an alignment."
+        )
+    wanted = [c for c in ("x", "y", "new_x", "new_y", "pixel_x", "pixel_y") if c in table]
+    numeric = table[wanted].apply(pd.to_numeric, errors="coerce")
+    if not np.isfinite(numeric.to_numpy()).all():
+        line = int(np.flatnonzero(~np.isfinite(numeric.to_numpy()).all(axis=1))[0])
+        raise ValueError(f"{argument}={str(path)!r}: entry {line + 1} has coordinates that are missing or no numbers.")
+    names = [f"{x:g}x{y:g}" for x, y in numeric[["x", "y"]].to_numpy()]
+    numeric.index = array_keys(numeric[["x", "y"]].to_numpy(dtype=float), names, argument)
+    if "selected" in table:
+        numeric["selected"] = table["selected"].to_numpy() != 0
+    return numeric
+
+
+def read_labels(path: Path) -> tuple[pd.Series, pd.DataFrame]:
+    """Label of each spot (NaN: unlabelled; index x, y; name of each the id in the file) and the table as read.
+
+    One-hot files have layers in rows and spots in columns; others are long, with columns x, y and label.
+    """
+    table = read_table(path, "labels")
+    if {"x", "y", "label"} <= set(table.columns):
+        array = table[["x", "y"]].apply(pd.to_numeric, errors="coerce").to_numpy(dtype=float)
+        if not np.isfinite(array).all():
+            raise ValueError(f"labels={str(path)!r} has array coordinates that are missing or no numbers.")
+        ids = [f"{x:g}x{y:g}" for x, y in array]
+        values = table["label"].astype(object).where(table["label"].notna(), np.nan).to_numpy()
+    else:
+        ids = [str(c) for c in table.columns[1:]]
+        if not ids or not all(SPOT_ID.fullmatch(i) for i in ids):
+            raise ValueError(
+                f"labels={str(path)!r} has columns {some(table.columns)}. Needed is a table with x, y and label, or one "
+                "with a line per layer and a column per spot (named such as 17_9), holding 1 where the spot belongs."
+            )
+        array = parse_ids(ids, "labels")
+        hot = table.iloc[:, 1:].to_numpy()
+        if not np.isin(hot, (0, 1)).all():
+            raise ValueError(f"labels={str(path)!r}: entries of a one-hot table must be 0 or 1.")
+        several = [ids[i] for i in np.flatnonzero(hot.sum(axis=0) > 1)]
+        if several:
+            raise ValueError(f"labels={str(path)!r}: {len(several)} spots have several labels ({some(several)}).")
+        names = table.iloc[:, 0].astype(str).to_numpy(dtype=object)
+        values = np.where(hot.any(axis=0), names[hot.argmax(axis=0)], np.nan)
+    labels = pd.Series(values, index=array_keys(array, ids, "labels"), dtype=object)
+    table.attrs["ids"] = ids
+    return labels, table
+
+
+def _split(path: Path, argument: str) -> tuple[list[str], bytes, str]:
+    """First line as fields, the rest, and the separator, of a plain or gzipped text file."""
+    raw = _read(path, argument)
+    first, _, body = raw.partition(b"\n")
+    try:
+        line = first.decode().rstrip("\r")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{argument}={str(path)!r} is not a text file.") from error
+    sep = "\t" if "\t" in line else ","
+    if not body.strip():
+        raise ValueError(f"{argument}={str(path)!r} holds no more than one line.")
+    return [field.strip().strip('"') for field in line.split(sep)], body, sep
+
+
+def _read(path: Path, argument: str) -> bytes:
+    if not path.is_file():
+        raise FileNotFoundError(f"{argument}: there is no file {str(path)!r}.")
+    raw = path.read_bytes()
+    if raw[:2] != b"\x1f\x8b":
+        return raw
+    try:
+        return gzip.decompress(raw)
+    except (EOFError, OSError, zlib.error) as error:
+        raise ValueError(
+            f"{argument}={str(path)!r} is truncated or damaged ({error}). Compare its size with the source and get it again."
+        ) from error
+
+
+def _numbers(path: Path, argument: str) -> list[float] | None:
+    """The nine numbers of an alignment file, None if the file is something else."""
+    words = _read(path, argument)[:4096].split()
+    try:
+        return [float(word) for word in words] if len(words) == 9 else None
+    except ValueError:
+        return None
+
+
+def _affine(numbers: list[float], path: Path, argument: str) -> np.ndarray:
+    """Matrix for column vectors; ST tools write it column by column, others row by row, told by where 0 0 1 is."""
+    matrix = np.array(numbers).reshape(3, 3)
+    last = np.array([0.0, 0.0, 1.0])
+    if np.allclose(matrix[:, 2], last):
+        matrix = matrix.T
+    if not np.allclose(matrix[2], last) or abs(np.linalg.det(matrix)) < 1e-9:
+        raise ValueError(
+            f"{argument}={str(path)!r}: {numbers} is not an invertible affine transformation. "
+            "Its last row (or column) must be 0 0 1."
+        )
+    return matrix
+
+
+def some(items: object, n: int = 5) -> str:
+    values = [repr(str(i)) for i in items]  # type: ignore[attr-defined]
+    return ", ".join(values[:n]) + (", …" if len(values) > n else "")

@@ -1,0 +1,7 @@
+"""Trained models: weights, gene panel and routing."""
+
+from spade.models._config import SpadeConfig
+from spade.models._genes import GenePanel
+from spade.models._spade import SpadeModel
+
+__all__ = ["GenePanel", "SpadeConfig", "SpadeModel"]

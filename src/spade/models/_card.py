@@ -1,0 +1,45 @@
+"""The model card, written as README.md into a model's directory."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from spade.models._spade import SpadeModel
+
+
+def write_card(path: Path, model: SpadeModel) -> None:
+    """Write what the model is, what it was trained on and how it may be used."""
+    from spade import __version__
+
+    config = model.config
+    lines = [
+        "# SPADE model",
+        "",
+        f"A mixture of {model.n_experts} data experts that puts H&E patches and spot expression into one space of "
+        f"{model.dim} dimensions (SPADE, arXiv 2506.21857), written by spade {__version__}.",
+        "",
+        "| | |",
+        "| --- | --- |",
+        f"| id | `{model.id}` |",
+        f"| image features | `{config.use_rep}`: {model.n_features} features of encoder "
+        f"{config.encoder or 'not recorded'} (id {config.encoder_id or 'not recorded'}) |",
+        f"| gene panel | {model.n_genes} genes{'' if model.genes else ' (names not known)'} |",
+        f"| prototypes | {model.routing.n_prototypes}, feature scaling `{config.feature_scaling}` |",
+        f"| loss | `{config.loss}`, temperature {config.temperature:g} |",
+        f"| optimiser | AdamW, lr {config.lr:g}, weight decay {config.weight_decay:g}, batch {config.batch_size}, "
+        f"{config.n_epochs} epochs, seed {config.seed} |",
+        *(f"| {name.replace('_', ' ')} | {value} |" for name, value in model.facts.items()),
+        "",
+        "The weights inherit the terms of the training data and of the image encoder; check both before sharing them.",
+        "",
+        "```python",
+        "import spade as sp",
+        "",
+        'model = sp.models.SpadeModel.load("this directory")',
+        "sp.tl.embed(samples, model)",
+        "```",
+        "",
+    ]
+    path.write_text("\n".join(lines))

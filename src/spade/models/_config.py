@@ -1,0 +1,34 @@
+"""Settings of the methods: the one place of their defaults, and what is saved with a model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from spade.core.training import TrainingConfig
+
+
+@dataclass(frozen=True)
+class SpadeConfig(TrainingConfig):
+    """Settings of :func:`spade.tl.train_spade`; those of the optimiser are inherited."""
+
+    use_rep: str = "X_texture"
+    encoder: str | None = None
+    encoder_id: str | None = None
+    layer: str | None = None
+    normalized: bool = False
+    groupby: str | None = None
+    n_prototypes: int = 16
+    n_experts: int = 16
+    feature_scaling: str = "standard"
+    routing_temperature: float = 0.1
+    split_key: str | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Check every value."""
+        super().__post_init__()
+        for name in ("n_prototypes", "n_experts"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)!r}: expected a whole number of at least 1.")
+        if self.feature_scaling not in ("standard", "none"):
+            raise ValueError(f'feature_scaling={self.feature_scaling!r}: expected "standard" or "none".')

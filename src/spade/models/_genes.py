@@ -1,0 +1,89 @@
+"""The gene panel: the ordered names that a model reads."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.sparse import csr_matrix
+
+from spade.core.expression import TARGET_SUM
+
+
+@dataclass(frozen=True)
+class GenePanel:
+    """Ordered gene names that a model reads, and how they were chosen.
+
+    Parameters
+    ----------
+    names
+        Gene names, matched exactly (case matters), each once.
+    n_common
+        Genes that the samples had in common, 0 if not known.
+    target_sum
+        Counts per spot are scaled to this sum over all genes of the sample before ``log1p``.
+    dropped
+        Samples that shared too few genes and left selection; training leaves them out as well.
+
+    Examples
+    --------
+    >>> from spade.models import GenePanel
+    >>> len(GenePanel(("Sox2", "Mbp")))
+    2
+    """
+
+    names: tuple[str, ...]
+    n_common: int = 0
+    target_sum: float = TARGET_SUM
+    dropped: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Check the names."""
+        object.__setattr__(self, "names", tuple(map(str, self.names)))
+        object.__setattr__(self, "dropped", tuple(map(str, self.dropped)))
+        if not self.names:
+            raise ValueError("genes: the gene panel is empty; choose genes with sp.pp.select_genes or name some.")
+        if len(set(self.names)) < len(self.names):
+            repeated = sorted({name for name in self.names if self.names.count(name) > 1})
+            raise ValueError(f"genes: {len(repeated)} names occur more than once in the panel, such as {repeated[:5]}.")
+
+    def __len__(self) -> int:
+        """Return the number of genes."""
+        return len(self.names)
+
+    @classmethod
+    def of(cls, genes: GenePanel | Iterable[str]) -> GenePanel:
+        """Return a panel from a panel or from a list of names."""
+        if isinstance(genes, GenePanel):
+            return genes
+        if isinstance(genes, str):
+            raise TypeError(f"genes={genes!r}: expected a GenePanel or a list of gene names, got one string.")
+        return cls(tuple(genes))
+
+    def columns(self, var_names: Iterable[str]) -> NDArray[np.int64]:
+        """Return the column of every panel gene among ``var_names``, −1 where it is missing."""
+        position = {name: i for i, name in enumerate(var_names)}
+        return np.array([position.get(name, -1) for name in self.names], dtype=np.int64)
+
+    def take(self, matrix: csr_matrix, var_names: Iterable[str]) -> tuple[csr_matrix, NDArray[np.bool_]]:
+        """Return ``matrix`` in panel order ``(n, G)``, missing genes as zeros, and which genes are present ``(G,)``."""
+        columns = self.columns(var_names)
+        present = columns >= 0
+        selector = csr_matrix(
+            (np.ones(int(present.sum()), dtype=np.float32), (columns[present], np.flatnonzero(present))),
+            shape=(matrix.shape[1], len(self)),
+        )
+        return (matrix @ selector).tocsr(), present
+
+    def save(self, path: Path) -> None:
+        """Write the panel as JSON."""
+        path.write_text(json.dumps(asdict(self), indent=1) + "\n")
+
+    @classmethod
+    def load(cls, path: Path) -> GenePanel:
+        """Read a panel written by :meth:`save`."""
+        return cls(**json.loads(path.read_text()))

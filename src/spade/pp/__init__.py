@@ -1,0 +1,8 @@
+"""Preprocessing: patches, image features, gene panels, splits."""
+
+from spade.pp._encode import encode_patches
+from spade.pp._genes import select_genes
+from spade.pp._patches import patches
+from spade.pp._split import split
+
+__all__ = ["encode_patches", "patches", "select_genes", "split"]

@@ -1,0 +1,7 @@
+"""Tools: experts, training, embeddings."""
+
+from spade.tl._cluster_experts import cluster_experts
+from spade.tl._embed import embed
+from spade.tl._train_spade import train_spade
+
+__all__ = ["cluster_experts", "embed", "train_spade"]

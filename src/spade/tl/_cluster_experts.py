@@ -1,0 +1,133 @@
+"""Two-stage clustering of image features into prototypes and experts."""
+
+from __future__ import annotations
+
+import logging
+
+import numpy as np
+from tqdm.auto import tqdm
+
+from spade import _keys
+from spade._samples import Samples, as_list, categorical, group_labels, iter_samples, read_features
+from spade.core.clustering import two_stage
+from spade.core.routing import Routing
+from spade.core.streams import as_seed
+from spade.models import SpadeConfig
+from spade.tl._inputs import check_encoder
+
+logger = logging.getLogger("spade")
+
+
+def cluster_experts(
+    samples: Samples,
+    *,
+    use_rep: str,
+    groupby: str | None = None,
+    n_prototypes: int = SpadeConfig.n_prototypes,
+    n_experts: int = SpadeConfig.n_experts,
+    feature_scaling: str = SpadeConfig.feature_scaling,
+    routing_temperature: float = SpadeConfig.routing_temperature,
+    table_key: str | None = None,
+    rng: int | np.random.Generator = 0,
+    key_added: str = _keys.STEM,
+) -> Routing:
+    """Cluster image features into prototypes, and prototypes into experts.
+
+    Stage 1: k-means (best of 5 k-means++ starts, 50 iterations) within each group. Stage 2: k-means over all groups'
+    centroids. A spot belongs to the expert of its nearest prototype. (SPADE, arXiv 2506.21857.)
+
+    Parameters
+    ----------
+    samples
+        A ``SpatialData``, a path to a zarr store, or an iterable of these.
+    use_rep
+        ``obsm`` key of the image features.
+    groupby
+        ``obs`` column of the groups of stage 1, such as ``"organ"``; None: one group.
+    n_prototypes
+        Fine centroids per group; a smaller group gets one per spot, with a warning.
+    n_experts
+        Experts: coarse clusters of all prototypes.
+    feature_scaling
+        ``"standard"``: distances after subtracting the mean and dividing by deviation · √D; ``"none"``: as they are
+        (the authors), where routing comes close to a hard choice.
+    routing_temperature
+        τ_r of the softmax over distances, kept in the routing.
+    table_key
+        Table; may be left out when there is one.
+    rng
+        Seed.
+    key_added
+        Stem of the keys written.
+
+    Returns
+    -------
+    Routing
+        Prototypes and their experts, for ``train_spade(routing=…)``. Also writes ``obs["spade_prototype"]`` and
+        ``obs["spade_cluster"]``, categoricals of strings, missing where a spot has no valid patch.
+
+    Raises
+    ------
+    KeyError
+        ``use_rep`` or ``groupby`` that is not there.
+    ValueError
+        More experts than prototypes, features of different widths or encoders, or no valid row.
+
+    Examples
+    --------
+    >>> import spade as sp
+    >>> samples = sp.datasets.toy(2, 60)
+    >>> sp.pp.patches(samples)
+    >>> sp.pp.encode_patches(samples)
+    >>> routing = sp.tl.cluster_experts(samples, use_rep="X_texture", groupby="organ", n_prototypes=4, n_experts=4)
+    >>> routing.centroids.shape[0]
+    8
+    """
+    samples = as_list(samples)
+    _keys.check_key(key_added)
+    features, groups = [], []
+    encoder: tuple[str | None, str | None] = (None, None)
+    for sample in iter_samples(samples, table_key=table_key):
+        found = check_encoder(sample, use_rep, *encoder, "the samples before it are")
+        encoder = encoder[0] or found[0], encoder[1] or found[1]
+        x = read_features(sample, use_rep)
+        valid = ~np.isnan(x).any(1)
+        features.append(x[valid])
+        groups.append(group_labels(sample, groupby)[valid] if groupby else np.zeros(int(valid.sum()), dtype="U1"))
+    widths = sorted({x.shape[1] for x in features})
+    if len(widths) > 1:
+        raise ValueError(f"obsm[{use_rep!r}] differs in width between samples: {widths}. Encode all of them alike.")
+    if not sum(map(len, features)):
+        raise ValueError(f"obsm[{use_rep!r}] has no valid row in any sample: all patches are off their images.")
+    labels = np.concatenate(groups)
+    with tqdm(total=len(np.unique(labels)), desc="clustering", unit="group") as bar:
+        routing = two_stage(
+            np.concatenate(features),
+            labels,
+            n_prototypes=n_prototypes,
+            n_experts=n_experts,
+            feature_scaling=feature_scaling,
+            temperature=routing_temperature,
+            seed=as_seed(rng),
+            progress=lambda _: bar.update(),
+        )
+    prototypes, experts = ([str(i) for i in range(n)] for n in (routing.n_prototypes, routing.n_experts))
+    for sample in iter_samples(samples, table_key=table_key):
+        nearest = routing.assign(read_features(sample, use_rep))
+        sample.table.obs[_keys.prototype(key_added)] = categorical(np.array([*prototypes, ""])[nearest], prototypes)
+        sample.table.obs[_keys.cluster(key_added)] = categorical(
+            np.where(nearest < 0, "", np.array(experts)[routing.assignment[nearest]]), experts
+        )
+        _keys.write_provenance(
+            sample.table.uns,
+            _keys.cluster(key_added),
+            function="tl.cluster_experts",
+            use_rep=use_rep,
+            groupby=groupby,
+            n_prototypes=routing.n_prototypes,
+            n_experts=n_experts,
+            feature_scaling=feature_scaling,
+        )
+        sample.save()
+        logger.info("%s: wrote obs[%r], obs[%r]", sample.name, _keys.prototype(key_added), _keys.cluster(key_added))
+    return routing

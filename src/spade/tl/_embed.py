@@ -1,0 +1,202 @@
+"""Joint embeddings of image and expression."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.sparse import csr_matrix
+
+from spade import _keys
+from spade._palette import palette
+from spade._samples import Sample, Samples, categorical, iter_samples, read_features, shorten
+from spade.models import GenePanel, SpadeModel
+from spade.tl._inputs import check_encoder, read_expression
+
+logger = logging.getLogger("spade")
+
+
+def embed(
+    samples: Samples,
+    model: SpadeModel,
+    *,
+    key_added: str | None = None,
+    mix: str = "mean",
+    use_rep: str | None = None,
+    layer: str | None = None,
+    normalized: bool = False,
+    genes: GenePanel | Sequence[str] | None = None,
+    min_overlap: float = 0.5,
+    table_key: str | None = None,
+) -> None:
+    r"""Write the joint embeddings of a trained model.
+
+    The image side of a spot is :math:`\sum_e w_e f_e(x)` with routing weights w from its distances to the prototypes; the
+    expression side uses the same weights; the joint embedding is the mean of both sides, each L2-normalised.
+
+    Parameters
+    ----------
+    samples
+        A ``SpatialData``, a path to a zarr store, or an iterable of these; expression is not needed.
+    model
+        From :func:`train_spade` or :meth:`spade.models.SpadeModel.load`.
+    key_added
+        Stem of the keys written, ``"spade"`` by default.
+    mix
+        ``"mean"``, or ``"concat"``: the experts' outputs side by side, each scaled by its weight.
+    use_rep
+        ``obsm`` key of the image features; None: the one the model was trained on.
+    layer, normalized
+        As in :func:`train_spade`.
+    genes
+        Gene names behind the model's input, for a model that does not know them.
+    min_overlap
+        Least share of the model's genes that a sample must have. Genes that it lacks are set to their mean in training.
+    table_key
+        Table; may be left out when there is one.
+
+    Returns
+    -------
+    None
+        Writes, with stem ``spade``: ``obsm["X_spade"]``, ``["X_spade_image"]``, ``["X_spade_expression"]``
+        (float32 ``(n_obs, d)``), ``["spade_expert_weights"]`` ``(n_obs, E)``, ``obs["spade_expert"]`` (largest weight) and
+        its colours in ``uns``. Without expression ``X_spade`` is the L2-normalised image side and
+        ``X_spade_expression`` is not written. Rows without a valid patch are NaN; a spot without counts has NaN in
+        ``X_spade_expression`` and its image side in ``X_spade``.
+
+    Raises
+    ------
+    KeyError
+        Features or table that are not there.
+    ValueError
+        Features of another width or encoder, too few of the model's genes.
+
+    Notes
+    -----
+    The expression side uses weights that come from the image, so it reveals its image. To measure retrieval across
+    modalities use ``model.encode_expression(x)``, which routes by the expression itself.
+
+    Examples
+    --------
+    >>> import spade as sp
+    >>> samples = sp.datasets.toy(2, 60)
+    >>> sp.pp.patches(samples)
+    >>> sp.pp.encode_patches(samples)
+    >>> panel = sp.pp.select_genes(samples)
+    >>> model = sp.tl.train_spade(samples, use_rep="X_texture", genes=panel, n_prototypes=2, n_experts=2, n_epochs=2)
+    >>> sp.tl.embed(samples, model)
+    >>> samples[0]["table"].obsm["X_spade"].shape
+    (60, 256)
+    """
+    stem = _keys.check_key(_keys.STEM if key_added is None else key_added)
+    if mix not in ("mean", "concat"):
+        raise ValueError(f'mix={mix!r}: expected "mean" or "concat".')
+    if not 0 < min_overlap <= 1:
+        raise ValueError(f"min_overlap={min_overlap!r}: expected a share above 0 and up to 1.")
+    for sample in iter_samples(samples, table_key=table_key):
+        _embed_sample(sample, model, stem, mix, use_rep or model.config.use_rep, layer, normalized, genes, min_overlap)
+
+
+def _embed_sample(
+    sample: Sample,
+    model: SpadeModel,
+    stem: str,
+    mix: str,
+    use_rep: str,
+    layer: str | None,
+    normalized: bool,
+    genes: GenePanel | Sequence[str] | None,
+    min_overlap: float,
+) -> None:
+    features = read_features(sample, use_rep)
+    if features.shape[1] != model.n_features:
+        raise ValueError(
+            f"{sample.name}: obsm[{use_rep!r}] has {features.shape[1]} features, but the model reads {model.n_features} of "
+            f"encoder {model.config.encoder!r}. Encode the patches with that encoder, or name its features with use_rep=."
+        )
+    check_encoder(sample, use_rep, model.config.encoder, model.config.encoder_id, "the model's features are")
+    weights = model.route(features)
+    image = model.encode_image(features, weights, mix=mix)
+    joint = _unit(image)
+    obsm = sample.table.obsm
+    written = {_keys.weights(stem): weights, _keys.image(stem): image}
+    if sample.has_expression:
+        x, filled = _panel_expression(sample, _panel_of(model, genes), model, layer, normalized, min_overlap)
+        expression = model.encode_expression(x, weights, mix=mix)
+        expression[~filled] = np.nan
+        joint[filled] = (joint[filled] + _unit(expression[filled])) / 2
+        written[_keys.expression(stem)] = expression
+    elif _keys.expression(stem) in obsm:
+        del obsm[_keys.expression(stem)]
+    written[_keys.joint(stem)] = joint
+    for key, values in written.items():
+        obsm[key] = values.astype(np.float32)
+    experts = [str(e) for e in range(model.n_experts)]
+    routed = ~np.isnan(weights).any(1)
+    largest = np.argmax(np.nan_to_num(weights, nan=-1), axis=1)
+    sample.table.obs[_keys.expert(stem)] = categorical(np.where(routed, np.array(experts)[largest], ""), experts)
+    sample.table.uns[f"{_keys.expert(stem)}_colors"] = palette(model.n_experts)
+    _keys.write_provenance(
+        sample.table.uns,
+        stem,
+        function="tl.embed",
+        model="SpadeModel",
+        model_id=model.id,
+        encoder=model.config.encoder,
+        use_rep=use_rep,
+        mix=mix,
+        seed=model.config.seed,
+    )
+    sample.save()
+    logger.info("%s: wrote obsm %s and obs[%r]", sample.name, ", ".join(map(repr, written)), _keys.expert(stem))
+
+
+def _unit(x: NDArray[np.float32]) -> NDArray[np.float32]:
+    return x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-12)
+
+
+def _panel_of(model: SpadeModel, genes: GenePanel | Sequence[str] | None) -> GenePanel:
+    if model.genes is None and genes is None:
+        raise ValueError(
+            "genes=None, and the model does not know its gene panel: pass the names in the order of its input."
+        )
+    panel = model.genes if genes is None else GenePanel.of(genes)
+    if len(panel) != model.n_genes:  # type: ignore[arg-type]
+        raise ValueError(f"genes: got {len(panel)} names, but the model reads {model.n_genes}.")  # type: ignore[arg-type]
+    if model.genes is not None and panel.names != model.genes.names:  # type: ignore[union-attr]
+        raise ValueError("genes differs from the model's own panel (model.genes); leave genes= out.")
+    return panel  # type: ignore[return-value]
+
+
+def _panel_expression(
+    sample: Sample, panel: GenePanel, model: SpadeModel, layer: str | None, normalized: bool, min_overlap: float
+) -> tuple[csr_matrix | NDArray[np.float32], NDArray[np.bool_]]:
+    """Return expression in panel order with missing genes at their training mean, and which spots have counts."""
+    x, present, filled = read_expression(sample, panel, layer, normalized)
+    share = float(present.mean())
+    missing = [name for name, there in zip(panel.names, present, strict=True) if not there]
+    if share < min_overlap:
+        raise ValueError(
+            f"{sample.name}: only {int(present.sum())} of the model's {len(panel)} genes are there ({share:.0%}, fewer than "
+            f"min_overlap={min_overlap:.0%}); missing: {shorten(missing)}. Names are matched exactly. Is the sample of another species, "
+            "or named by other ids? Lower min_overlap= to embed it all the same."
+        )
+    if not filled.all():
+        warnings.warn(
+            f"{sample.name}: {int((~filled).sum())} of {len(filled)} spots have no counts: NaN on the expression side, image side "
+            "alone in the joint embedding.",
+            stacklevel=4,
+        )
+    if missing:
+        warnings.warn(
+            f"{sample.name}: {len(missing)} of the model's {len(panel)} genes are missing and set to their mean in training: "
+            f"{shorten(missing)}.",
+            stacklevel=4,
+        )
+        dense = x.toarray()
+        dense[:, ~present] = model.expression_mean[~present]
+        return dense, filled
+    return x, filled

@@ -1,0 +1,156 @@
+"""Features and expression of many samples as the arrays that core works on."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.sparse import csr_matrix, vstack
+from spatialdata import SpatialData
+
+from spade import _keys
+from spade._samples import Sample, group_labels, iter_samples, obs_column, read_counts, read_features, shorten
+from spade.core.expression import log_normalise
+from spade.core.training import NOT_USED, TRAIN, VAL
+from spade.models import GenePanel, SpadeConfig
+
+ROLES = {_keys.TRAIN: TRAIN, _keys.VAL: VAL}
+
+
+@dataclass
+class TrainingData:
+    """Rows of all samples together; rows that cannot be used are not among them."""
+
+    features: NDArray[np.float32]
+    expression: csr_matrix
+    role: NDArray[np.int64]
+    groups: NDArray[np.str_]
+    samples: list[str]
+
+
+def read_expression(
+    sample: Sample, panel: GenePanel, layer: str | None, normalized: bool
+) -> tuple[csr_matrix, NDArray[np.bool_], NDArray[np.bool_]]:
+    """Return log-normalised expression in panel order, which genes are present, and which spots have any counts."""
+    values = read_counts(sample, layer, normalized)
+    filled = np.diff(values.indptr) > 0
+    matrix, present = panel.take(
+        values if normalized else log_normalise(values, panel.target_sum), sample.table.var_names
+    )
+    return matrix, present, filled
+
+
+def check_encoder(
+    sample: Sample, use_rep: str, encoder: str | None, encoder_id: str | None, what: str
+) -> tuple[str | None, str | None]:
+    """Return encoder and id behind ``obsm[use_rep]``, or raise if they are known not to be the expected ones."""
+    facts = _keys.read_provenance(sample.table.uns, use_rep)
+    found = facts.get("encoder"), facts.get("encoder_id")
+    if None not in (encoder_id, found[1]) and found[1] != encoder_id:
+        raise ValueError(
+            f"{sample.name}: obsm[{use_rep!r}] comes from encoder {found[0]!r} (id {found[1]}), but {what} from {encoder!r} (id "
+            f"{encoder_id}). Encode the patches with the same encoder and weights."
+        )
+    return found
+
+
+def resolve_panel(
+    samples: Sequence[SpatialData | Path], genes: GenePanel | Sequence[str] | None, table_key: str | None
+) -> GenePanel:
+    """Return the panel given, or the one that ``pp.select_genes`` marked in the samples."""
+    if genes is not None:
+        return GenePanel.of(genes)
+    key = _keys.gene(_keys.STEM)
+    marked: dict[str, tuple[str, ...]] = {}
+    for sample in iter_samples(samples, table_key=table_key):
+        if sample.has_expression and key in sample.table.var:
+            marked[sample.name] = tuple(sorted(sample.table.var_names[sample.table.var[key].to_numpy(dtype=bool)]))
+    if not marked:
+        raise ValueError(
+            f"genes=None, and no sample has var[{key!r}]: choose genes with sp.pp.select_genes(samples), or pass a list of names."
+        )
+    if len(set(marked.values())) > 1:
+        sizes = ", ".join(f"{name}: {len(names)}" for name, names in marked.items())
+        raise ValueError(
+            f"genes=None, but var[{key!r}] differs between samples ({sizes}). Run sp.pp.select_genes on all of them."
+        )
+    return GenePanel(next(iter(marked.values())))
+
+
+def load_training(
+    samples: Sequence[SpatialData | Path], config: SpadeConfig, panel: GenePanel, table_key: str | None
+) -> tuple[TrainingData, SpadeConfig]:
+    """Read every usable row of every sample, and note the encoder in the settings."""
+    from dataclasses import replace
+
+    features, expression, role, groups, names = [], [], [], [], []
+    excluded = {"without a valid patch": 0, "without counts": 0}
+    absent: dict[str, int] = {}
+    widths: dict[str, int] = {}
+    for sample in iter_samples(samples, table_key=table_key):
+        if sample.name in panel.dropped:
+            continue
+        if not sample.has_expression:
+            raise ValueError(
+                f"{sample.name}: has no expression (table of width 0) and cannot be trained on; leave it out."
+            )
+        x = read_features(sample, config.use_rep)
+        encoder, identity = check_encoder(
+            sample, config.use_rep, config.encoder, config.encoder_id, "the samples before it are"
+        )
+        config = replace(config, encoder=config.encoder or encoder, encoder_id=config.encoder_id or identity)
+        widths[sample.name] = x.shape[1]
+        if len(set(widths.values())) > 1:
+            raise ValueError(
+                f"obsm[{config.use_rep!r}] differs in width between samples: {widths}. Encode all of them alike."
+            )
+        g, present, filled = read_expression(sample, panel, config.layer, config.normalized)
+        absent[sample.name] = int((~present).sum())
+        valid = ~np.isnan(x).any(1)
+        excluded["without a valid patch"] += int((~valid).sum())
+        excluded["without counts"] += int((valid & ~filled).sum())
+        rows = np.flatnonzero(valid & filled)
+        roles = _roles(sample, config.split_key)
+        features.append(x[rows])
+        expression.append(g[rows])
+        role.append(roles[rows])
+        groups.append(group_labels(sample, config.groupby)[rows] if config.groupby else np.zeros(len(rows), dtype="U1"))
+        names.append(sample.name)
+    if not names:
+        raise ValueError("samples: none is left to train on; all were dropped when the genes were selected.")
+    if any(absent.values()):
+        listed = ", ".join(f"{name} lacks {count} of {len(panel)}" for name, count in absent.items() if count)
+        raise ValueError(
+            f"genes: training needs every gene of the panel in every sample, but {listed}. Are the samples of different species, or "
+            "named by other ids? Choose a common panel with sp.pp.select_genes(samples)."
+        )
+    for reason, count in excluded.items():
+        if count:
+            warnings.warn(f"{count} spots {reason} are left out of training.", stacklevel=3)
+    data = TrainingData(
+        np.concatenate(features), vstack(expression, "csr"), np.concatenate(role), np.concatenate(groups), names
+    )
+    if not (data.role == TRAIN).any():
+        raise ValueError(
+            f"no spot is left to train on among {len(data.role)} usable ones (split_key={config.split_key!r})."
+        )
+    return data, config
+
+
+def _roles(sample: Sample, split_key: str | None) -> NDArray[np.int64]:
+    """Role of every row; without a split every row trains."""
+    if split_key is None:
+        return np.full(sample.table.n_obs, TRAIN)
+    column = obs_column(sample, split_key, "split_key").astype(object)
+    known = {*ROLES, _keys.TEST, _keys.GUARD}
+    odd = sorted({str(value) for value in column.dropna()} - known)
+    if odd:
+        raise ValueError(
+            f"{sample.name}: obs[{split_key!r}] has the values {shorten(odd)}; expected 'train', 'val' and 'test' ('guard' or missing: "
+            "not used), as sp.pp.split writes them."
+        )
+    return column.map(lambda value: ROLES.get(value, NOT_USED)).to_numpy(dtype=np.int64)

@@ -1,0 +1,256 @@
+"""Train the mixture of data experts."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from tqdm.auto import tqdm
+
+from spade._samples import Samples, as_list
+from spade.core.clustering import two_stage
+from spade.core.device import resolve_device
+from spade.core.routing import Floats, Routing, feature_scale
+from spade.core.streams import as_seed
+from spade.core.training import TRAIN, VAL, TrainedExpert, fold_scaling, train_experts
+from spade.models import GenePanel, SpadeConfig, SpadeModel
+from spade.tl._inputs import TrainingData, load_training, resolve_panel
+
+logger = logging.getLogger("spade")
+
+
+def train_spade(
+    samples: Samples,
+    *,
+    use_rep: str,
+    layer: str | None = SpadeConfig.layer,
+    normalized: bool = SpadeConfig.normalized,
+    genes: GenePanel | Sequence[str] | None = None,
+    routing: Routing | None = None,
+    groupby: str | None = SpadeConfig.groupby,
+    n_prototypes: int = SpadeConfig.n_prototypes,
+    n_experts: int = SpadeConfig.n_experts,
+    feature_scaling: str = SpadeConfig.feature_scaling,
+    loss: str = SpadeConfig.loss,
+    temperature: float = SpadeConfig.temperature,
+    learn_temperature: bool = SpadeConfig.learn_temperature,
+    routing_temperature: float = SpadeConfig.routing_temperature,
+    n_epochs: int = SpadeConfig.n_epochs,
+    batch_size: int = SpadeConfig.batch_size,
+    lr: float = SpadeConfig.lr,
+    weight_decay: float = SpadeConfig.weight_decay,
+    dim: int = SpadeConfig.dim,
+    dropout: float = SpadeConfig.dropout,
+    split_key: str | None = SpadeConfig.split_key,
+    device: str = "auto",
+    precision: str | None = None,
+    table_key: str | None = None,
+    rng: int | np.random.Generator = 0,
+) -> SpadeModel:
+    r"""Train one contrastive expert per cluster of image features (SPADE, arXiv 2506.21857).
+
+    Every expert has two heads, for image features x and log-normalised expression g of its own spots:
+    :math:`h = W_1 x + b_1`, :math:`y = \mathrm{LayerNorm}(\mathrm{Dropout}(W_2\,\mathrm{GELU}(h) + b_2) + h)`, trained with
+    AdamW and a cosine schedule. The samples are only read, never written.
+
+    Parameters
+    ----------
+    samples
+        A ``SpatialData``, a path to a zarr store, or an iterable of these, with expression and image features.
+    use_rep
+        ``obsm`` key of the image features.
+    layer
+        Layer with raw counts; None: ``X``. They are scaled to 10,000 per spot over all genes, then ``log1p``.
+    normalized
+        Take the values as they are.
+    genes
+        Gene panel or list of names; None: what :func:`spade.pp.select_genes` marked.
+    routing
+        Prototypes and experts from :func:`cluster_experts`; None: cluster the training spots here, with the settings below
+        (``groupby`` to ``feature_scaling``, ``routing_temperature``), which a given routing overrides.
+    groupby, n_prototypes, n_experts, feature_scaling, routing_temperature
+        As in :func:`cluster_experts`. With ``"standard"`` the image heads also train on standardised features; this is
+        folded into their first layer, so that a trained model reads features as they are.
+    loss
+        ``"soft_clip"``, the paper's loss with soft targets, or ``"clip"``, InfoNCE on L2-normalised embeddings.
+    temperature
+        τ of the loss.
+    learn_temperature
+        Train τ (only ``"clip"``).
+    n_epochs, batch_size, lr, weight_decay, dim, dropout
+        Training of each expert; ``dim`` is the width of the joint space.
+    split_key
+        ``obs`` column with ``"train"``, ``"val"``, ``"test"``: ``train`` trains, ``val`` selects the epoch,
+        anything else is never read. None: every spot trains and the last epoch is kept.
+    device
+        ``"auto"``, ``"cpu"`` or ``"cuda"``.
+    precision
+        ``"fp32"`` (None) or ``"bf16"``.
+    table_key
+        Table; may be left out when there is one.
+    rng
+        Seed of clustering, initialisation, shuffling and dropout; each expert has its own streams.
+
+    Returns
+    -------
+    SpadeModel
+        The model; ``model.history`` holds the losses per expert and epoch.
+
+    Raises
+    ------
+    ValueError
+        Panel genes that a sample lacks, features of other width or encoder, counts that are not raw, unknown
+        settings, nothing to train on.
+    FloatingPointError
+        The loss became NaN or infinite.
+
+    Examples
+    --------
+    >>> import spade as sp
+    >>> samples = sp.datasets.toy(2, 60)
+    >>> sp.pp.patches(samples)
+    >>> sp.pp.encode_patches(samples)
+    >>> panel = sp.pp.select_genes(samples)
+    >>> model = sp.tl.train_spade(
+    ...     samples, use_rep="X_texture", genes=panel, n_prototypes=4, n_experts=2, n_epochs=3
+    ... )
+    >>> model.history.columns.tolist()
+    ['expert', 'epoch', 'n_spots', 'train_loss', 'val_loss']
+    """
+    config = SpadeConfig(
+        loss=loss,
+        temperature=temperature,
+        learn_temperature=learn_temperature,
+        n_epochs=n_epochs,
+        batch_size=batch_size,
+        lr=lr,
+        weight_decay=weight_decay,
+        dim=dim,
+        dropout=dropout,
+        precision=precision or SpadeConfig.precision,
+        use_rep=use_rep,
+        layer=layer,
+        normalized=normalized,
+        groupby=groupby,
+        n_prototypes=n_prototypes,
+        n_experts=n_experts,
+        feature_scaling=feature_scaling,
+        routing_temperature=routing_temperature,
+        split_key=split_key,
+        seed=as_seed(rng),
+    )
+    where = resolve_device(device)
+    listed = as_list(samples)
+    panel = resolve_panel(listed, genes, table_key)
+    data, config = load_training(listed, config, panel, table_key)
+    train = data.role == TRAIN
+    if routing is None:
+        routing = two_stage(
+            data.features[train],
+            data.groups[train],
+            n_prototypes=config.n_prototypes,
+            n_experts=config.n_experts,
+            feature_scaling=config.feature_scaling,
+            temperature=config.routing_temperature,
+            seed=config.seed,
+        )
+    elif routing.n_features != data.features.shape[1]:
+        raise ValueError(
+            f"routing was made on features of width {routing.n_features}, but obsm[{use_rep!r}] has width "
+            f"{data.features.shape[1]}. Cluster these features with sp.tl.cluster_experts."
+        )
+    config = replace(config, n_experts=routing.n_experts, routing_temperature=routing.temperature)
+    expert_of = routing.assignment[routing.assign(data.features)]
+    sizes = np.bincount(expert_of[train], minlength=routing.n_experts)
+    _warn_of_gaps(sizes, np.bincount(expert_of[data.role == VAL], minlength=routing.n_experts), split_key)
+    routing = replace(routing, active=sizes > 0)
+
+    mean, deviation = feature_scale(data.features[train], config.feature_scaling)
+    if config.feature_scaling == "standard":
+        deviation = deviation / np.sqrt(len(deviation))
+    scaled = ((data.features - mean) / deviation).astype(np.float32)
+    with tqdm(total=config.n_epochs * int((sizes > 0).sum()), desc="training experts", unit="epoch") as bar:
+
+        def progress(expert: int, epoch: int, train_loss: float, val_loss: float) -> None:
+            bar.set_postfix_str(f"expert {expert}, loss {train_loss:.3f}", refresh=False)
+            bar.update()
+
+        experts, trained = train_experts(
+            scaled,
+            data.expression,
+            expert_of,
+            data.role,
+            routing.n_experts,
+            config,
+            seed=config.seed,
+            device=where,
+            progress=progress,
+        )
+    fold_scaling(experts, mean, deviation)
+    expression_mean, expression_routing = _expression_routing(data, expert_of, sizes, config)
+    model = SpadeModel(
+        experts,
+        routing,
+        config=config,
+        genes=panel,
+        expression_routing=expression_routing,
+        expression_mean=expression_mean,
+        history=_history(trained, sizes),
+        facts={
+            "samples": ", ".join(data.samples),
+            "training_spots": int(train.sum()),
+            "validation_spots": int((data.role == VAL).sum()),
+            "spots_per_expert": ", ".join(map(str, sizes)),
+            "best_epochs": ", ".join(str(one.best_epoch) for one in trained),
+        },
+    )
+    logger.info("trained %r on %d spots of %d samples", model, int(train.sum()), len(data.samples))
+    return model
+
+
+def _warn_of_gaps(sizes: NDArray[np.int64], validation: NDArray[np.int64], split_key: str | None) -> None:
+    empty = np.flatnonzero(sizes == 0)
+    if len(empty):
+        warnings.warn(
+            f"experts {empty.tolist()} have no training spots: they stay untrained and routing passes them over.",
+            stacklevel=3,
+        )
+    blind = np.flatnonzero((validation == 0) & (sizes > 0))
+    if split_key is not None and validation.any() and len(blind):
+        warnings.warn(f"experts {blind.tolist()} have no validation spots: their last epoch is kept.", stacklevel=3)
+
+
+def _expression_routing(
+    data: TrainingData, expert_of: NDArray[np.integer], sizes: NDArray[np.int64], config: SpadeConfig
+) -> tuple[Floats, Routing]:
+    """Mean training expression, and a routing with each expert's mean as its prototype."""
+    train = data.role == TRAIN
+    g = data.expression[train]
+    mean = np.asarray(g.mean(0), dtype=np.float64).ravel()
+    if config.feature_scaling == "standard":
+        variance = np.asarray(g.multiply(g).mean(0), dtype=np.float64).ravel() - mean**2
+        deviation = np.sqrt(np.maximum(variance, 0))
+        deviation[deviation <= 1e-7] = 1
+        centre, scale = mean, deviation * np.sqrt(len(mean))
+    else:
+        centre, scale = np.zeros_like(mean), np.ones_like(mean)
+    centroids = np.tile((mean - centre) / scale, (len(sizes), 1))
+    for e in np.flatnonzero(sizes):
+        own = np.asarray(data.expression[train & (expert_of == e)].mean(0), dtype=np.float64).ravel()
+        centroids[e] = (own - centre) / scale
+    routing = Routing(centroids, np.arange(len(sizes)), centre, scale, config.routing_temperature, active=sizes > 0)
+    return mean, routing
+
+
+def _history(trained: list[TrainedExpert], sizes: NDArray[np.int64]) -> pd.DataFrame:
+    rows = [
+        (str(e), epoch, int(sizes[e]), *losses)
+        for e, one in enumerate(trained)
+        for epoch, losses in enumerate(zip(one.train_loss, one.val_loss, strict=True))
+    ]
+    return pd.DataFrame(rows, columns=["expert", "epoch", "n_spots", "train_loss", "val_loss"])

@@ -1,0 +1,75 @@
+"""Fixtures: where the real samples lie, and small cohorts that several tests share."""
+
+from __future__ import annotations
+
+import copy
+import os
+import warnings
+from pathlib import Path
+
+import pytest
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("MPLBACKEND", "Agg")
+# the suite runs one process per core: threads of several processes would only wait for each other
+for variable in ("OMP_NUM_THREADS", "NUMBA_NUM_THREADS"):
+    os.environ.setdefault(variable, "1")
+
+REPOSITORY = Path(__file__).parents[1]
+DATA = Path(os.environ.get("SPADE_TEST_DATA", REPOSITORY.parent / "shared" / "data"))
+
+
+@pytest.fixture(scope="session")
+def data_dir() -> Path:
+    """Folder with the real samples; tests that ask for it are skipped where it is absent."""
+    if not (DATA / "mob").is_dir():
+        pytest.skip(f"real samples are not at {DATA}; set SPADE_TEST_DATA")
+    return DATA
+
+
+@pytest.fixture(scope="session")
+def _cohort():
+    import spade as sp
+
+    samples = sp.datasets.toy(2, 80, n_genes=200)
+    sp.pp.patches(samples)
+    sp.pp.encode_patches(samples)
+    return samples
+
+
+@pytest.fixture
+def cohort(_cohort):
+    """Two encoded toy samples of 80 spots; a copy, free to be changed."""
+    return [fresh(sample) for sample in _cohort]
+
+
+@pytest.fixture
+def sample(cohort):
+    """One encoded toy sample."""
+    return cohort[0]
+
+
+@pytest.fixture(scope="session")
+def model(_cohort):
+    """A model trained briefly on the cohort."""
+    import spade as sp
+
+    samples = [fresh(sample) for sample in _cohort]
+    panel = sp.pp.select_genes(samples, n_top_genes=30)
+    return sp.tl.train_spade(
+        samples, use_rep="X_texture", genes=panel, n_prototypes=6, n_experts=3, n_epochs=10, lr=1e-3, batch_size=32
+    )
+
+
+def fresh(sample):
+    """Copy a sample: tables and shapes are its own, images are shared."""
+    from spatialdata import SpatialData
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return SpatialData(
+            images=dict(sample.images),
+            shapes={key: shapes.copy() for key, shapes in sample.shapes.items()},
+            tables={key: table.copy() for key, table in sample.tables.items()},
+            attrs=copy.deepcopy(dict(sample.attrs)),
+        )
