@@ -304,3 +304,10 @@ def test_too_few_spots_need_mpp(files):
     with pytest.raises(ValueError, match=r"too few spots to measure their pitch.*Give mpp="):
         read(files, spots="selection.tsv")
     assert mpp(read(files, spots="selection.tsv", mpp=10.0)) == 10.0
+
+
+def test_labels_are_text_and_blanks_are_unlabelled(files):
+    (files / "long.csv").write_text("x,y,label\n2,3,1\n3,3,\n2,4,None\n5,9,NA\n")
+    label = read(files, labels="long.csv")["table"].obs["label"]
+    assert list(label.cat.categories) == ["1", "None"]
+    assert list(label.isna()) == [False, True, False, True]

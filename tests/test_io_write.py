@@ -22,11 +22,12 @@ from spatialdata import SpatialData, read_zarr
 from spatialdata.models import Image2DModel, ShapesModel, TableModel
 
 import spade as sp
-from spade.io import _write
-from spade.io._write import recover, replace_elements
+from spade import _replace, _store
+from spade._replace import recover
+from spade._store import replace_elements
 
 
-def make(value: int = 1, n: int = 40, side: int = 300, chunk: int = 128) -> SpatialData:
+def make(value: int = 1, n: int = 40, side: int = 200, chunk: int = 128) -> SpatialData:
     rng = np.random.default_rng(value)
     pixels = da.from_array(rng.integers(0, 255, (3, side, side), dtype=np.uint8), chunks=(3, chunk, chunk))
     image = Image2DModel.parse(pixels, dims=("c", "y", "x"), c_coords=["r", "g", "b"], scale_factors=[2])
@@ -197,7 +198,7 @@ def test_replacing_elements_without_hard_links(tmp_path, monkeypatch):
 
     path = tmp_path / "sample.zarr"
     sp.io.write(make(1), path)
-    monkeypatch.setattr(_write, "os", SimpleNamespace(**{**vars(os), "link": no_links}))
+    monkeypatch.setattr(_store, "os", SimpleNamespace(**{**vars(os), "link": no_links}))
     new = make(2)
     replace_elements(new, path, ["tables/table"])
     assert asked
@@ -216,7 +217,7 @@ def test_replacing_says_what_there_is(tmp_path):
 
 
 def test_without_atomic_exchange(tmp_path, monkeypatch):
-    monkeypatch.setattr(_write, "_rename_exchange", lambda one, other: False)
+    monkeypatch.setattr(_replace, "_rename_exchange", lambda one, other: False)
     path = tmp_path / "sample.zarr"
     sp.io.write(make(1), path)
     sp.io.write(make(2), path)
@@ -232,7 +233,7 @@ def test_without_atomic_exchange(tmp_path, monkeypatch):
 def test_leftovers_of_dead_processes_go_and_those_of_living_ones_stay(tmp_path):
     process = subprocess.Popen([sys.executable, "-c", "pass"])
     process.wait()
-    host = _write.socket.gethostname()
+    host = _replace.socket.gethostname()
     dead, alive, elsewhere, other = (
         f".sample.zarr.spade-{process.pid}@{host}-00",
         f".sample.zarr.spade-{os.getpid()}@{host}-00",
@@ -250,8 +251,9 @@ WRITERS = """
 import os, sys
 sys.path.insert(0, sys.argv[1])
 from test_io_write import make
-from spade.io._write import replace_elements, write
+from spade._store import replace_elements, write
 path, how = sys.argv[2:4]
+first, second = make(1), make(2)
 print("ready", flush=True)
 for _ in sys.stdin:
     pid = os.fork()
@@ -259,7 +261,6 @@ for _ in sys.stdin:
         os.waitpid(pid, 0)
         print("over", flush=True)
         continue
-    first, second = make(1), make(2)
     print(os.getpid(), flush=True)
     for i in range(1000):
         new = (second, first)[i % 2]
@@ -282,10 +283,10 @@ def test_kill_at_any_moment_leaves_the_old_store_or_the_new(tmp_path, how):
     command = [sys.executable, "-W", "ignore", "-c", WRITERS, os.path.dirname(__file__), str(path), how]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1) as server:
         assert server.stdout.readline() == "ready\n"
-        for _ in range(8):
+        for _ in range(6):
             server.stdin.write("go\n")
             writer = int(server.stdout.readline())
-            time.sleep(rng.uniform(0.02, 2.0))
+            time.sleep(rng.uniform(0.02, 1.2))
             os.kill(writer, signal.SIGKILL)
             while server.stdout.readline() != "over\n":
                 pass

@@ -443,6 +443,7 @@ def test_breast_tissue_gives_finite_features_that_vary(data_dir, monkeypatch: py
 
 
 @pytest.mark.realdata
+@pytest.mark.slow
 def test_layers_of_the_olfactory_bulb_separate_on_unseen_sections(data_dir) -> None:
     from skimage.io import imread
     from sklearn.linear_model import LogisticRegression

@@ -1,2 +1,217 @@
-"""shim"""
-from spade.io._write import _publish as publish, recover, replace_elements
+"""Save a SpatialData object so that an interruption at any moment leaves the old store or the new one."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import warnings
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from spade._replace import UNSUPPORTED, publish, recover
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from spatialdata import SpatialData
+
+#: Files that hold zarr metadata: copied, never linked, because writers may change them in place.
+METADATA = {"zarr.json", ".zgroup", ".zarray", ".zattrs", ".zmetadata"}
+
+
+def write(sdata: SpatialData, path: str | Path, *, overwrite: bool = True) -> None:
+    """Save ``sdata`` as a zarr store at ``path``; a kill at any moment leaves the old store or the new one.
+
+    ``path`` may be the store that ``sdata`` is read lazily from. Afterwards ``sdata.path`` is ``path``, and elements that
+    were read from there are read from the new store. Other objects that are open on the old store are to be read again.
+
+    Parameters
+    ----------
+    sdata
+        Object to save, with all its elements.
+    path
+        Directory of the store, such as ``"sample.zarr"``. Directories above it are made.
+    overwrite
+        Replace the store that is there. What is there and is no zarr store is never replaced.
+
+    Raises
+    ------
+    FileExistsError
+        If there is something at ``path`` that may not be replaced.
+    ValueError
+        If the name of an element or key cannot be stored, or ``path`` lies within another store.
+
+    Notes
+    -----
+    On Linux the exchange is atomic. Elsewhere, and on file systems without it, a kill between two renames leaves
+    the old store under ``.{name}.spade-old``; the next call for ``path`` puts it back.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> import spade as sp
+    >>> from spatialdata import SpatialData, read_zarr
+    >>> path = tempfile.mkdtemp() + "/sample.zarr"
+    >>> sp.io.write(SpatialData(attrs={"note": "kept"}), path)
+    >>> read_zarr(path).attrs
+    {'note': 'kept'}
+    """
+    path = Path(path)
+    real = path.resolve()
+    recover(real)
+    if real.exists():
+        if not _is_store(real):
+            raise FileExistsError(
+                f"path={str(path)!r} exists and is no zarr store, so it is not overwritten. Choose another path, or "
+                "remove it."
+            )
+        if not overwrite:
+            raise FileExistsError(
+                f"path={str(path)!r} exists. Pass overwrite=True to replace it, or choose another path."
+            )
+    inside = next((parent for parent in reversed(real.parents) if _is_store(parent)), None)
+    if inside is not None:
+        raise ValueError(f"path={str(path)!r} lies within the zarr store {str(inside)!r}. Choose a path outside of it.")
+    real.parent.mkdir(parents=True, exist_ok=True)
+
+    def build(new: Path) -> None:
+        with _quiet():
+            sdata.write(new, update_sdata_path=False, consolidate_metadata=False)
+        _consolidate(new)
+
+    backed = _read_from(sdata, real)
+    publish(build, real)
+    sdata.path = path
+    _reopen(sdata, real, backed)
+
+
+def replace_elements(sdata: SpatialData, path: str | Path, names: Iterable[str]) -> None:
+    """Put elements of ``sdata`` into the store at ``path``, as safely as :func:`write`, and keep all others as they are.
+
+    Files of the other elements are hard-linked, not copied. The ``attrs`` of ``sdata`` are written too.
+
+    Parameters
+    ----------
+    sdata
+        Object that holds the elements.
+    path
+        Store to change.
+    names
+        Elements by kind and name, such as ``"tables/table"`` or ``"shapes/patches"``; those that the store does not
+        have yet are added.
+    """
+    names = list(names)
+    path = Path(path)
+    real = path.resolve()
+    recover(real)
+    if not _is_store(real):
+        raise FileNotFoundError(
+            f"path={str(path)!r} is no zarr store. Save the whole object first, with spade.io.write."
+        )
+    if not (real / "zarr.json").is_file():
+        raise ValueError(
+            f"path={str(path)!r} is a store of zarr format 2. Save the whole object anew, with spade.io.write."
+        )
+    there = sdata.elements_paths_in_memory()
+    missing = [name for name in names if name not in there]
+    if missing:
+        raise KeyError(f"names: {missing} are not in the object; there are {there}.")
+
+    def build(new: Path) -> None:
+        _link_tree(real, new, leave_out=set(names))
+        part = _part(sdata, names)
+        part.path = new
+        with _quiet():
+            for name in names:
+                part.write_element(name.split("/", 1)[1])
+            part.write_attrs()
+        _consolidate(new)
+
+    backed = [(kind, name) for kind, name in _read_from(sdata, real) if f"{kind}/{name}" in names]
+    publish(build, real)
+    _reopen(sdata, real, backed)
+
+
+def _link_tree(source: Path, target: Path, leave_out: set[str]) -> None:
+    """Copy of a store without the elements ``leave_out``, with data linked and metadata copied."""
+    for folder, folders, files in os.walk(source):
+        here = Path(folder)
+        inside = here.relative_to(source)
+        folders[:] = [f for f in folders if (inside / f).as_posix() not in leave_out]
+        (target / inside).mkdir()
+        for file in files:
+            _link(here / file, target / inside / file)
+
+
+def _link(source: Path, target: Path) -> None:
+    if source.name not in METADATA:
+        try:
+            os.link(source, target, follow_symlinks=False)
+        except OSError as error:
+            if error.errno not in UNSUPPORTED:
+                raise
+        else:
+            return
+    shutil.copy2(source, target, follow_symlinks=False)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Hide zarr's announcement of a future default, which it repeats for every array that anndata writes."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="zarr v3 autosharding")
+        yield
+
+
+def _part(sdata: SpatialData, names: list[str]) -> SpatialData:
+    """Object with some of the elements, which are shared, and all of the attrs."""
+    from spatialdata import SpatialData
+
+    elements: dict[str, dict] = {}
+    for name in names:
+        kind, key = name.split("/", 1)
+        elements.setdefault(kind, {})[key] = getattr(sdata, kind)[key]
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="The table is annotating")  # its shapes are in the store
+        return SpatialData(**elements, attrs=sdata.attrs)
+
+
+def _consolidate(path: Path) -> None:
+    """Gather the metadata of a store at its root."""
+    import zarr
+
+    store = zarr.storage.LocalStore(path)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", zarr.errors.ZarrUserWarning)  # parquet files are no part of the hierarchy
+        zarr.consolidate_metadata(store)
+    store.close()
+
+
+def _read_from(sdata: SpatialData, path: Path) -> list[tuple[str, str]]:
+    """Kind and name of the elements that are read lazily from the store at ``path``."""
+    from spatialdata import get_dask_backing_files
+
+    return [
+        (kind, name)
+        for kind, name, element in sdata.gen_elements()
+        if kind != "tables" and any(Path(file).is_relative_to(path) for file in get_dask_backing_files(element))
+    ]
+
+
+def _reopen(sdata: SpatialData, path: Path, names: list[tuple[str, str]]) -> None:
+    """Read elements anew, because the chunks of the new store may differ from the old."""
+    from spatialdata import read_zarr
+
+    if not names:
+        return
+    new = read_zarr(path, selection=tuple({kind for kind, _ in names}))
+    for kind, name in names:
+        elements = getattr(sdata, kind)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=".*overwrit", category=UserWarning)
+            elements[name] = getattr(new, kind)[name]
+
+
+def _is_store(path: Path) -> bool:
+    return (path / "zarr.json").is_file() or (path / ".zgroup").is_file()

@@ -26,17 +26,22 @@ def recall_at(ranks: Floats, k: int) -> float:
     return float(np.mean(ranks <= k))
 
 
-def chance_recall(groups: NDArray[np.integer], k: int) -> float:
-    """Expected recall@k of a ranking that puts the query's own group first and is random within it.
+def ranks_within(query: Floats, gallery: Floats, groups: NDArray[np.integer]) -> NDArray[np.float64]:
+    """As :func:`pair_ranks`, with the gallery of each query restricted to its own group."""
+    ranks = np.empty(len(query))
+    for group in np.unique(groups):
+        rows = np.flatnonzero(groups == group)
+        ranks[rows] = pair_ranks(query[rows], gallery[rows])
+    return ranks
 
-    With every row in one group this is the plain chance level k/n. With the expert of each row as its group it is
-    what routing alone explains.
-    """
+
+def chance_recall(groups: NDArray[np.integer], k: int) -> float:
+    """Expected recall@k of random ranks within groups; one group for all rows gives the plain level k/n."""
     _, inverse, counts = np.unique(groups, return_inverse=True, return_counts=True)
     return float(np.mean(np.minimum(1, k / counts[inverse])))
 
 
 def chance_rank(groups: NDArray[np.integer]) -> float:
-    """Median of the expected ranks of a ranking that puts the query's own group first and is random within it."""
+    """Median, over rows, of the expected rank within the group."""
     _, inverse, counts = np.unique(groups, return_inverse=True, return_counts=True)
     return float(np.median((counts[inverse] + 1) / 2))

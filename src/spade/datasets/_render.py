@@ -6,6 +6,7 @@ import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import product
+from typing import Any
 
 import numpy as np
 from numba import njit
@@ -20,6 +21,8 @@ RADIUS, OVAL, LOBED, HEIGHT, LUMEN = 2, 3, 6, 7, 8
 #: Intensity by optical density, in steps of 1/512.
 _INTENSITY = (255 * np.exp(-np.arange(8 * 512) / 512)).astype(np.float32)
 
+#: Place of a missing adipocyte; below 0 in the third column means absent, too.
+_NOWHERE = -1e6
 #: Without reordering of sums: the value of a pixel must not depend on how a loop is vectorised.
 _kernel = njit(cache=True, nogil=True, error_model="numpy", fastmath={"nnan", "ninf", "nsz"})
 
@@ -118,7 +121,7 @@ def _fat_depth(x: float, y: float, fat: np.ndarray, near: np.ndarray, step: floa
             first = min(first, d)
     p, q = np.sqrt(second) - np.sqrt(first), np.sqrt(third) - np.sqrt(first)
     # the harmonic sum of the distances to both walls rounds the corners
-    return present * p * q / max(2 * (p + q), 1e-6)
+    return max(present, 0.0) * p * q / max(2 * (p + q), 1e-6)
 
 
 @_kernel
@@ -213,9 +216,11 @@ def _draw(
 def render(scene: Scene, shape: tuple[int, int], mpp: float, chunk: int = 512) -> np.ndarray:
     """Draw ``scene`` as a ``(3, height, width)`` uint8 image; ``chunk`` changes the speed, never the result."""
     image = np.empty((3, *shape), np.uint8)
-    fat = np.pad(scene.fat, ((1, 1), (1, 1), (0, 0)), constant_values=-1e6)
-    fat[..., 2] = np.maximum(fat[..., 2], 0)
-    near = maximum_filter(scene.fat[..., 2], 3) > 0
+    # the image may be a few pixels larger than the section
+    maps = _grow(scene.maps, [int(side * mpp / scene.step) + 2 for side in shape], mode="edge")
+    fat = _grow(scene.fat, [int(side * mpp / scene.fat_step) + 1 for side in shape], constant_values=_NOWHERE)
+    near = maximum_filter(fat[..., 2], 3) > 0
+    fat = np.pad(fat, ((1, 1), (1, 1), (0, 0)), constant_values=_NOWHERE)
     tables = np.random.default_rng(scene.seed).uniform(-1, 1, (7, 256, 256))
     direction = np.array([np.cos(scene.angle), np.sin(scene.angle)])
     reach = scene.nuclei[:, A].max(initial=0.0) + 2 * mpp
@@ -238,7 +243,7 @@ def render(scene: Scene, shape: tuple[int, int], mpp: float, chunk: int = 512) -
         _draw_glands(depth, owner, y0, x0, mpp, glands)
         _draw_nuclei(dark, y0, x0, mpp, nuclei)
         _draw(
-            out, y0, x0, mpp, scene.maps, scene.step, depth, owner, glands, dark, fat, near,
+            out, y0, x0, mpp, maps, scene.step, depth, owner, glands, dark, fat, near,
             scene.fat_step, scene.stains, direction, tables, _INTENSITY,
         )  # fmt: skip
 
@@ -247,6 +252,12 @@ def render(scene: Scene, shape: tuple[int, int], mpp: float, chunk: int = 512) -
         for _ in pool.map(draw, corners):
             pass
     return image
+
+
+def _grow(grid: np.ndarray, sides: list[int], **how: Any) -> np.ndarray:
+    """Pad a grid at its end to at least ``sides`` rows and columns."""
+    short = [max(side - have, 0) for side, have in zip(sides, grid.shape[:2], strict=True)]
+    return np.pad(grid, ((0, short[0]), (0, short[1]), (0, 0)), **how)
 
 
 def _n_threads() -> int:

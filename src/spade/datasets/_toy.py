@@ -168,8 +168,7 @@ def _section(
 
     organ = ORGANS[i % len(ORGANS)]
     tissue = Tissue.draw(np.random.default_rng([seed, 1, i]), organ, n_domains, lattice.size)
-    size = (shape[1] * mpp, shape[0] * mpp)
-    scene = build_scene(tissue, np.random.default_rng([seed, 2, i]), size, MARGIN_UM)
+    scene = build_scene(tissue, np.random.default_rng([seed, 2, i]), lattice.size, MARGIN_UM)
     image = render(scene, shape, mpp)
 
     ids = pd.Index([f"toy_{i}_{k:04d}" for k in range(len(lattice.xy))])
@@ -177,7 +176,7 @@ def _section(
     obs = pd.DataFrame(
         {
             "domain": pd.Categorical.from_codes(
-                np.argmax(tissue.domains_at(lattice.xy), axis=1), domain_names(n_domains)
+                np.argmax(tissue.domains_at(lattice.xy), axis=1), pd.Index(domain_names(n_domains))
             ),
             "patient": pd.Categorical([f"patient_{i}"] * len(ids)),
             "organ": pd.Categorical([organ] * len(ids), categories=list(ORGANS)),
@@ -235,7 +234,7 @@ def _table(counts: sparse.csr_matrix, obs: pd.DataFrame, xy: np.ndarray, program
     from spatialdata.models import TableModel
 
     names = [f"GENE{g:0{max(4, len(str(counts.shape[1])))}d}" for g in range(1, counts.shape[1] + 1)]
-    var = pd.DataFrame({"program": pd.Categorical.from_codes(programs.of_gene, programs.names)}, index=names)
+    var = pd.DataFrame({"program": pd.Categorical.from_codes(programs.of_gene, pd.Index(programs.names))}, index=names)
     obs = obs.assign(region=pd.Categorical(["spots"] * len(obs)), spot_id=obs.index.to_numpy())
     table = AnnData(counts, obs=obs, var=var, obsm={"spatial": xy})
     return TableModel.parse(table, region="spots", region_key="region", instance_key="spot_id")

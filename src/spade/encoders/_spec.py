@@ -123,7 +123,7 @@ def _hub(name: str, hub: str, architecture: str, dim: int, licence: str, **facts
 
 
 _KNOWN = (
-    EncoderSpec("texture", "", "", licence="BSD-3-Clause"),
+    EncoderSpec("texture", "", "", 184, licence="BSD-3-Clause"),
     _hub("uni", "MahmoodLab/UNI", "vit_large_patch16_224", 1024, _NC, gated=True, kwargs=_uni, **_IMAGENET),
     _hub("uni2_h", "MahmoodLab/UNI2-h", "vit_giant_patch14_224", 1536, _NC, gated=True, kwargs=_uni2_h, **_IMAGENET),
     _hub(

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from spade._store import write
 from spade.io._hest import read_hest
 from spade.io._st import read_st
-from spade.io._write import write
 
 __all__ = ["read_hest", "read_st", "write"]

@@ -74,9 +74,25 @@ def read_hest(path: str | Path, sample_id: str, *, mpp: float | None = None) -> 
 
     Examples
     --------
+    A folder with one sample of four spots:
+
+    >>> import json, pathlib, tempfile
+    >>> import anndata, numpy, tifffile
+    >>> folder = pathlib.Path(tempfile.mkdtemp())
+    >>> for name in ("wsis", "st", "metadata"):
+    ...     (folder / name).mkdir()
+    >>> slide = numpy.full((600, 800, 3), 240, dtype="uint8")
+    >>> tifffile.imwrite(folder / "wsis" / "TENX99.tif", slide, tile=(256, 256), photometric="rgb")
+    >>> centres = numpy.array([[100.0, 100.0], [300.0, 100.0], [200.0, 273.0], [400.0, 273.0]])
+    >>> spots = anndata.AnnData(numpy.ones((4, 3), dtype="float32"), obsm={"spatial": centres})
+    >>> spots.write_h5ad(folder / "st" / "TENX99.h5ad")
+    >>> facts = {"organ": "Breast", "st_technology": "Visium", "inter_spot_dist": 100, "pixel_size_um_estimated": 0.5}
+    >>> _ = (folder / "metadata" / "TENX99.json").write_text(json.dumps(facts))
+
     >>> import spade as sp
-    >>> sdata = sp.io.read_hest("hest_data", "TENX99")  # doctest: +SKIP
-    >>> sp.io.write(sdata, "TENX99.zarr")  # doctest: +SKIP
+    >>> sdata = sp.io.read_hest(folder, "TENX99")
+    >>> sdata["table"].shape, sdata["table"].obs["organ"].iloc[0], sdata.attrs["spade"]["mpp"]
+    ((4, 3), 'Breast', {'image': 0.5})
     """
     folder = Path(path)
     slide, expression, metadata = _files(folder, sample_id)
@@ -102,7 +118,7 @@ def read_hest(path: str | Path, sample_id: str, *, mpp: float | None = None) -> 
     if diameter_um is not None:
         diameter_px = diameter_um / mpp
     elif diameter_px is None:
-        diameter_px = pitch_px if np.isfinite(pitch_px) and pitch_px > 0 else 55 / mpp
+        diameter_px = pitch_px if pitch_px > 0 else 55 / mpp
 
     for key, fact in OBS.items():
         if facts.get(fact) not in (None, ""):
@@ -216,7 +232,9 @@ def _read_polygons(file: Path) -> GeoDataFrame | None:
             frame = gpd.GeoDataFrame(pd.DataFrame(rows), geometry=[shape(feature["geometry"]) for feature in features])
     except (OSError, ValueError, KeyError, TypeError, GEOSException) as error:
         raise ValueError(f"{str(file)!r} cannot be read as polygons ({error}). Download it again.") from error
-    frame = frame.rename_geometry("geometry").set_crs(None, allow_override=True)
+    if frame.geometry.name != "geometry":
+        frame = frame.rename_geometry("geometry")
+    frame = frame.set_crs(None, allow_override=True)  # pixels, although GeoJSON means degrees
     frame = frame.explode(ignore_index=True)
     frame = frame[frame.geom_type == "Polygon"].reset_index(drop=True)
     return ShapesModel.parse(frame) if len(frame) else None

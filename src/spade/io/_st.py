@@ -112,7 +112,7 @@ def read_st(
     if len(array) != 2 or min(array) < 2:
         raise ValueError(f"array={array!r} must be the numbers of columns and rows, at least 2 each.")
 
-    found, table = read_labels(Path(labels)) if labels is not None else (None, None)
+    found, labelled, table = read_labels(Path(labels)) if labels is not None else (None, [], None)
     where = None
     if spots is not None:
         where = read_positions(Path(spots), "spots")
@@ -125,7 +125,7 @@ def read_st(
         xy = parse_ids(ids, f"counts={str(counts)!r}")
         keys: pd.Index = array_keys(xy, ids, f"counts={str(counts)!r}")
     else:
-        ids, xy, keys = _without_counts(where, found, table, sample)
+        ids, xy, keys = _without_counts(where, found, labelled, sample)
         matrix = csr_matrix((len(ids), 0), dtype=np.float32)
 
     picture = read_image(image, "image")
@@ -154,7 +154,7 @@ def read_st(
 
 
 def _without_counts(
-    where: pd.DataFrame | np.ndarray | None, found: pd.Series | None, table: pd.DataFrame | None, sample: str
+    where: pd.DataFrame | np.ndarray | None, found: pd.Series | None, labelled: list[str], sample: str
 ) -> tuple[list[str], np.ndarray, pd.Index]:
     """Spots of a section without expression: those selected, else those labelled."""
     if isinstance(where, pd.DataFrame):
@@ -163,13 +163,12 @@ def _without_counts(
             where = where[where["selected"]]
         keys = where.index
         return [f"{x}x{y}" for x, y in keys], where[["x", "y"]].to_numpy(dtype=float), keys
-    if found is None or table is None:
+    if found is None:
         raise ValueError(
             "counts=None: then the spots come from spots= (a selection table) or labels=, and neither is given. "
             f"Give one of the three for sample {sample!r}."
         )
-    ids = table.attrs["ids"]
-    return ids, parse_ids(ids, "labels"), found.index
+    return labelled, parse_ids(labelled, "labels"), found.index
 
 
 def _look_up(where: pd.DataFrame, keys: pd.Index, ids: list[str], sample: str) -> tuple[np.ndarray, np.ndarray]:

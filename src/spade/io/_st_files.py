@@ -102,7 +102,16 @@ def read_table(path: Path, argument: str) -> pd.DataFrame:
     """Table of a TSV or CSV file, with what is wrong said in the terms of the caller."""
     header, body, sep = _split(path, argument)
     try:
-        return pd.read_csv(io.BytesIO(body), sep=sep, header=None, names=header, index_col=False)
+        return pd.read_csv(
+            io.BytesIO(body),
+            sep=sep,
+            header=None,
+            names=header,
+            index_col=False,
+            dtype={"label": str},
+            keep_default_na=False,
+            na_values=["", "NA", "NaN", "nan"],
+        )
     except (pd.errors.ParserError, pd.errors.EmptyDataError, ValueError) as error:
         raise ValueError(f"{argument}={str(path)!r} is not a table: {error}") from error
 
@@ -132,8 +141,8 @@ def read_positions(path: Path, argument: str, table: pd.DataFrame | None = None)
     return numeric
 
 
-def read_labels(path: Path) -> tuple[pd.Series, pd.DataFrame]:
-    """Label of each spot (NaN: unlabelled; index x, y; name of each the id in the file) and the table as read.
+def read_labels(path: Path) -> tuple[pd.Series, list[str], pd.DataFrame]:
+    """Label of each spot (index: rounded x, y; NaN: unlabelled), the spots' ids, and the table as read.
 
     One-hot files have layers in rows and spots in columns; others are long, with columns x, y and label.
     """
@@ -160,9 +169,7 @@ def read_labels(path: Path) -> tuple[pd.Series, pd.DataFrame]:
             raise ValueError(f"labels={str(path)!r}: {len(several)} spots have several labels ({some(several)}).")
         names = table.iloc[:, 0].astype(str).to_numpy(dtype=object)
         values = np.where(hot.any(axis=0), names[hot.argmax(axis=0)], np.nan)
-    labels = pd.Series(values, index=array_keys(array, ids, "labels"), dtype=object)
-    table.attrs["ids"] = ids
-    return labels, table
+    return pd.Series(values, index=array_keys(array, ids, "labels"), dtype=object), ids, table
 
 
 def _split(path: Path, argument: str) -> tuple[list[str], bytes, str]:

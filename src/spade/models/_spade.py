@@ -19,7 +19,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 from scipy.sparse import csr_matrix, issparse
 
-from spade._store import publish, recover
+from spade._replace import publish, recover
 from spade.core.heads import Experts, Head, mix_experts
 from spade.core.routing import Floats, Routing
 from spade.models._card import write_card

@@ -1,0 +1,98 @@
+"""What all plots share: panels, legends, colour bars and type sizes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.colorbar import Colorbar
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from numpy.typing import NDArray
+
+#: Type sizes in points.
+TITLE, TEXT, SMALL = 9, 8, 7
+GREY = "#767676"
+#: Longest column of a legend.
+LEGEND_ROWS = 14
+
+
+def new_figure(width: float, height: float) -> Figure:
+    """Return a figure of ``width`` × ``height`` inches whose panels make room for their labels."""
+    return plt.figure(figsize=(width, height), layout="constrained")
+
+
+def given_axes(ax: Any, shape: tuple[int, ...], panels: str) -> NDArray[Any]:
+    """Return ``ax`` as an array of ``shape``, or raise if there are not as many as ``panels`` says are drawn."""
+    axes = np.atleast_1d(np.asarray(ax, dtype=object)).ravel()
+    strange = [item for item in axes if not isinstance(item, Axes)]
+    if strange:
+        raise TypeError(f"ax: got {type(strange[0]).__name__}; expected matplotlib Axes, one per panel: {panels}.")
+    if len(axes) != np.prod(shape):
+        raise ValueError(
+            f"ax: got {len(axes)} Axes for {np.prod(shape)} panels: {panels}. Pass as many, as from "
+            "plt.subplots, or leave ax= out."
+        )
+    return axes.reshape(shape)
+
+
+def check_count(name: str, value: int, least: int = 1) -> int:
+    """Return ``value`` if it is a whole number of at least ``least``, else raise."""
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < least:
+        raise ValueError(f"{name}={value!r}: expected a whole number of at least {least}.")
+    return int(value)
+
+
+def title(ax: Axes, text: str) -> None:
+    """Head a panel, flush left."""
+    ax.set_title(text, fontsize=TITLE, loc="left")
+
+
+def bare(ax: Axes) -> None:
+    """Take ticks away and make the frame thin."""
+    ax.set(xticks=[], yticks=[])
+    ax.spines[:].set(visible=True, linewidth=0.6, color=GREY)
+
+
+def dots_legend(ax: Axes, entries: Iterable[tuple[str, str]], heading: str) -> None:
+    """Put a legend of (label, colour) to the right of a panel; the colour ``"none"`` is drawn as an open circle."""
+    handles = [
+        Line2D(
+            [], [], linestyle="none", marker="o", markersize=5, label=label,
+            markerfacecolor=colour, markeredgecolor=GREY if colour == "none" else colour,
+        )
+        for label, colour in entries
+    ]  # fmt: skip
+    ax.legend(
+        handles=handles,
+        title=heading,
+        alignment="left",
+        loc="upper left",
+        bbox_to_anchor=(1.0, 1.0),
+        ncols=-(-len(handles) // LEGEND_ROWS),
+        fontsize=TEXT,
+        title_fontsize=TEXT,
+        frameon=False,
+        borderaxespad=0.2,
+        handletextpad=0.1,
+        columnspacing=1.0,
+    )
+
+
+def colour_bar(ax: Axes, mappable: ScalarMappable, label: str) -> Colorbar:
+    """Put a colour bar to the right of a panel."""
+    bar = ax.figure.colorbar(mappable, ax=ax, fraction=0.045, pad=0.02, aspect=22, shrink=0.8)
+    bar.set_label(label, fontsize=TEXT)
+    bar.ax.tick_params(labelsize=SMALL, width=0.6, length=2.5)
+    bar.outline.set_linewidth(0.6)
+    return bar
+
+
+def finish(show: bool) -> None:
+    """Show all figures if asked to."""
+    if show:
+        plt.show()

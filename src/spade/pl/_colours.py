@@ -1,0 +1,107 @@
+"""Columns to draw: experts, other categories, numbers, and their colours."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from spade import _keys
+from spade._palette import palette
+from spade._samples import Sample, obs_column, shorten
+
+#: Colours of Okabe and Ito, told apart with any kind of colour vision; grey means missing here.
+SAFE = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#f0e442", "#000000")
+
+#: A column of one sample, and the colours that its ``uns`` has for the categories.
+Found = tuple[pd.Series, dict[str, str]]
+
+
+@dataclass(frozen=True)
+class Column:
+    """Values of one column, over the rows of one or several samples.
+
+    Attributes
+    ----------
+    name
+        What a legend calls it.
+    values
+        Strings (``""``: missing) or, where ``colours`` is None, numbers (NaN: missing).
+    colours
+        Colour of every category, in order.
+    """
+
+    name: str
+    values: NDArray[Any]
+    colours: dict[str, str] | None
+
+    def legend(self, rows: NDArray[Any] | slice = slice(None), missing: str = "missing") -> list[tuple[str, str]]:
+        """Return label with count, and colour, of the categories that occur in ``rows``."""
+        values = self.values[rows]
+        counts = {name: int((values == name).sum()) for name in [*(self.colours or ()), ""]}
+        styles = {**(self.colours or {}), "": "none"}
+        return [(f"{name or missing} ({n:,})", styles[name]) for name, n in counts.items() if n]
+
+    def faces(self, rows: NDArray[Any] | slice = slice(None)) -> list[str]:
+        """Return the colour of every row of a categorical column."""
+        styles = {**(self.colours or {}), "": "none"}
+        return [styles[value] for value in self.values[rows]]
+
+
+def expert_series(sample: Sample, key: str) -> pd.Series:
+    """Return the experts of all spots: those of ``embed``, else the clusters of ``cluster_experts``."""
+    obs = sample.table.obs
+    for name in (_keys.expert(key), _keys.cluster(key)):
+        if name in obs:
+            return obs[name]
+    there = [name for name in obs if str(name).endswith((_keys.expert(""), _keys.cluster("")))]
+    raise KeyError(
+        f"{sample.name}: key={key!r}: obs has neither {_keys.expert(key)!r} nor {_keys.cluster(key)!r}; experts there: "
+        f"{shorten(there) or 'none'}. Run sp.tl.cluster_experts(samples, use_rep=...) or sp.tl.embed(samples, model)."
+    )
+
+
+def expert_weights(sample: Sample, key: str) -> NDArray[np.float32]:
+    """Return the routing weights ``(n_obs, E)``, or raise with what there is."""
+    name = _keys.weights(key)
+    if name not in sample.table.obsm:
+        there = [other for other in sample.table.obsm if str(other).endswith(_keys.weights(""))]
+        raise KeyError(
+            f"{sample.name}: key={key!r}: the routing weights obsm[{name!r}] are not there; weights there: "
+            f"{shorten(there) or 'none'}. Run sp.tl.embed(samples, model)."
+        )
+    return np.asarray(sample.table.obsm[name], dtype=np.float32)
+
+
+def read_column(sample: Sample, color: str | None, key: str) -> Found:
+    """Return the experts (``color=None``) or a column of ``obs``, and the colours that ``uns`` has for it."""
+    series = expert_series(sample, key) if color is None else obs_column(sample, color, "color")
+    stored = sample.table.uns.get(f"{series.name}_colors")
+    if stored is None or not isinstance(series.dtype, pd.CategoricalDtype) or len(stored) < len(series.cat.categories):
+        return series, {}
+    return series, dict(zip(map(str, series.cat.categories), map(str, stored), strict=False))
+
+
+def join_columns(name: str, found: Iterable[Found], experts: bool = False) -> Column:
+    """Put one column of several samples together, with one colour per category throughout.
+
+    Colours in ``uns`` are kept; the first sample decides where two differ. Other experts get their usual colours, and
+    other categories a set that all can tell apart, as far as it goes.
+    """
+    series, stored = zip(*found, strict=True)
+    if all(pd.api.types.is_numeric_dtype(one.dtype) and not pd.api.types.is_bool_dtype(one.dtype) for one in series):
+        return Column(name, np.concatenate([one.to_numpy(dtype=np.float64, na_value=np.nan) for one in series]), None)
+    categories: dict[str, None] = {}
+    for one in series:
+        known = one.cat.categories if isinstance(one.dtype, pd.CategoricalDtype) else sorted(set(one.dropna().map(str)))
+        categories.update(dict.fromkeys(map(str, known)))
+    usual = list(SAFE) if not experts and len(categories) <= len(SAFE) else palette(len(categories)).tolist()
+    colours = dict(zip(categories, usual, strict=False))
+    for known in reversed(stored):
+        colours.update(known)
+    values = np.concatenate([np.where(one.isna(), "", one.astype(str)).astype(object) for one in series])
+    return Column(name, values, {category: colours[category] for category in categories})

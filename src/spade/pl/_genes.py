@@ -1,0 +1,81 @@
+"""Genes that stand out in each expert."""
+
+from __future__ import annotations
+
+import anndata as ad
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from scipy.sparse import csr_matrix
+
+from spade._samples import Sample, read_counts
+
+#: Spots that a group and its rest need for a t-test.
+LEAST = 2
+
+
+def log_expression(sample: Sample, layer: str | None, normalized: bool) -> ad.AnnData:
+    """Return log-normalised expression of the spots that have counts, named by their rows."""
+    import scanpy as sc
+
+    counts = read_counts(sample, layer, normalized)
+    rows = np.flatnonzero(np.asarray(abs(counts).sum(1)).ravel() > 0)
+    scratch = ad.AnnData(
+        csr_matrix(counts[rows]),
+        obs=pd.DataFrame(index=rows.astype(str)),
+        var=pd.DataFrame(index=sample.table.var_names.astype(str)),
+    )
+    if not normalized:
+        sc.pp.normalize_total(scratch, target_sum=1e4)
+        sc.pp.log1p(scratch)
+    return scratch
+
+
+def top_genes(
+    tables: list[ad.AnnData], labels: list[NDArray[np.object_]], experts: list[str], n_genes: int
+) -> dict[str, pd.Series | str]:
+    """Rank the genes that all tables have by a t-test of each expert against the rest.
+
+    Parameters
+    ----------
+    tables
+        Log-normalised expression, one per sample.
+    labels
+        Expert of each row, ``""`` if it has none.
+    experts
+        Experts to rank genes for.
+    n_genes
+        Genes per expert.
+
+    Returns
+    -------
+    Per expert the genes with the highest t, with their difference in mean log expression (expert − rest), largest
+    difference first; or why there are none.
+    """
+    import scanpy as sc
+
+    if not tables:
+        return dict.fromkeys(experts, "no expression")
+    for table, found in zip(tables, labels, strict=True):
+        table.obs["expert"] = found
+    joined = ad.concat(tables, join="inner", index_unique="-", keys=[str(i) for i in range(len(tables))])
+    joined = joined[joined.obs["expert"] != ""].copy()
+    if not joined.n_vars:
+        return dict.fromkeys(experts, "no gene common\nto all samples")
+    sizes = joined.obs["expert"].value_counts()
+    able = [e for e in experts if LEAST <= sizes.get(e, 0) <= joined.n_obs - LEAST]
+    result: dict[str, pd.Series | str] = {e: "too few spots\nto compare" for e in experts}
+    if not able:
+        return result
+    joined.obs["expert"] = joined.obs["expert"].astype("category")
+    with np.errstate(all="ignore"):
+        sc.tl.rank_genes_groups(joined, "expert", groups=able, reference="rest", method="t-test", n_genes=joined.n_vars)
+    ranked = joined.uns["rank_genes_groups"]
+    for e in able:
+        scores = pd.Series(ranked["scores"][e], index=ranked["names"][e])
+        best = scores[np.isfinite(scores) & (scores > 0)].index[:n_genes]
+        own = (joined.obs["expert"] == e).to_numpy()
+        chosen = joined[:, best].X
+        difference = np.asarray(chosen[own].mean(0) - chosen[~own].mean(0)).ravel()
+        result[e] = pd.Series(difference, index=best).sort_values(ascending=False, kind="stable")
+    return result

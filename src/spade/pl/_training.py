@@ -1,0 +1,131 @@
+"""Loss of every expert over the epochs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
+
+from spade._palette import palette
+from spade.pl._axes import GREY, LEGEND_ROWS, TEXT, finish, given_axes, new_figure
+
+COLUMNS = ("expert", "epoch", "train_loss", "val_loss")
+
+
+def training(
+    model_or_history: Any,
+    *,
+    ax: Axes | None = None,
+    show: bool = False,
+) -> Axes:
+    """Draw how each expert's loss went down.
+
+    Parameters
+    ----------
+    model_or_history
+        A trained model, or its ``history``: columns ``expert``, ``epoch``, ``train_loss`` and ``val_loss`` (NaN without
+        validation).
+    ax
+        Axes to draw into; None: a new figure.
+    show
+        Call ``plt.show()``.
+
+    Returns
+    -------
+    The Axes: training loss solid, validation loss dashed, and a dot at each expert's epoch of least validation loss,
+    which is the one kept.
+
+    Raises
+    ------
+    TypeError
+        Neither a model nor a DataFrame.
+    ValueError
+        A history that is empty or lacks columns.
+
+    Examples
+    --------
+    >>> import spade as sp
+    >>> samples = sp.datasets.toy(2, 60)
+    >>> sp.pp.patches(samples)
+    >>> sp.pp.encode_patches(samples)
+    >>> panel = sp.pp.select_genes(samples)
+    >>> model = sp.tl.train_spade(samples, use_rep="X_texture", genes=panel, n_prototypes=2, n_experts=2, n_epochs=3)
+    >>> sp.pl.training(model).get_xlabel()
+    'epoch'
+    """
+    history = _history(model_or_history)
+    panel = new_figure(5.2, 3.0).subplots() if ax is None else given_axes(ax, (1,), "the losses")[0]
+    names = list(dict.fromkeys(history["expert"].astype(str)))
+    numbered = all(name.isdecimal() for name in names)
+    colours = palette(max(map(int, names)) + 1 if numbered else len(names))
+    validated = False
+    handles = []
+    for position, name in enumerate(names):
+        own = history[history["expert"].astype(str) == name].sort_values("epoch")
+        colour = colours[int(name) if numbered else position]
+        epochs, train, val = (own[column].to_numpy(dtype=float) for column in COLUMNS[1:])
+        alone = {"marker": "o", "markersize": 3} if len(own) == 1 else {}
+        panel.plot(epochs, train, color=colour, linewidth=1.2, label=f"expert {name}, train", **alone)
+        size = f" ({int(own['n_spots'].iloc[0]):,})" if "n_spots" in own else ""
+        handles.append(Line2D([], [], color=colour, linewidth=2, label=f"{name}{size}"))
+        if np.isfinite(val).any():
+            validated = True
+            best = int(np.nanargmin(val))
+            panel.plot(epochs, val, color=colour, linewidth=1.2, linestyle=(0, (4, 2)), label=f"expert {name}, val")
+            panel.plot(
+                epochs[best], val[best], "o", markersize=5, markerfacecolor=colour, markeredgecolor="white",
+                markeredgewidth=0.8, zorder=3, label=f"expert {name}, best epoch",
+            )  # fmt: skip
+    _dress(panel, handles, validated, "expert (training spots)" if "n_spots" in history else "expert")
+    finish(show)
+    return panel
+
+
+def _history(model_or_history: Any) -> pd.DataFrame:
+    history = getattr(model_or_history, "history", model_or_history)
+    if not isinstance(history, pd.DataFrame):
+        raise TypeError(
+            f"model_or_history: got {type(model_or_history).__name__}; expected a trained model or its history, a DataFrame."
+        )
+    if history.empty:
+        raise ValueError(
+            "model_or_history: the history is empty, as in a model whose weights were published without one. A model that "
+            "sp.tl.train_spade returns has one."
+        )
+    missing = [column for column in COLUMNS if column not in history]
+    if missing:
+        raise ValueError(
+            f"model_or_history: the history lacks {missing}; columns: {list(history.columns)}. Pass model.history as it is."
+        )
+    return history
+
+
+def _dress(ax: Axes, handles: list[Line2D], validated: bool, heading: str) -> None:
+    if validated:
+        handles = [
+            *handles,
+            Line2D([], [], color=GREY, linewidth=1.2, label="train"),
+            Line2D([], [], color=GREY, linewidth=1.2, linestyle=(0, (4, 2)), label="validation"),
+            Line2D([], [], color=GREY, marker="o", markersize=5, linestyle="none", label="best epoch"),
+        ]
+    ax.legend(
+        handles=handles,
+        title=heading,
+        alignment="left",
+        loc="upper left",
+        bbox_to_anchor=(1.0, 1.0),
+        ncols=-(-len(handles) // (LEGEND_ROWS - 2)),
+        fontsize=TEXT,
+        title_fontsize=TEXT,
+        frameon=False,
+    )
+    ax.set_xlabel("epoch", fontsize=TEXT)
+    ax.set_ylabel("loss" if validated else "training loss", fontsize=TEXT)
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+    ax.tick_params(labelsize=TEXT)
+    ax.spines[["top", "right"]].set_visible(False)
+    ax.margins(x=0.02)

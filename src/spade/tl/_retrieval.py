@@ -1,0 +1,116 @@
+"""How well image and expression of the same spot find each other."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+
+from spade import _keys
+from spade._samples import Samples, iter_samples, obs_column, read_features
+from spade.core.retrieval import chance_rank, chance_recall, ranks_within, recall_at
+from spade.models import SpadeModel
+from spade.tl._inputs import check_encoder, read_expression
+
+
+def retrieval_metrics(
+    samples: Samples,
+    model: SpadeModel,
+    *,
+    k: int = 10,
+    split_key: str | None = None,
+    part: str = _keys.TEST,
+    use_rep: str | None = None,
+    layer: str | None = None,
+    normalized: bool = False,
+    table_key: str | None = None,
+) -> pd.DataFrame:
+    """Rank, for every spot, its own expression among all spots' given its image, and the reverse.
+
+    Each modality is routed by itself, so that weights carry nothing across. Experts do not share axes, so they are laid
+    side by side (``mix="concat"``) and compared by cosine similarity. The gallery holds the spots asked for, of all samples.
+
+    Parameters
+    ----------
+    samples
+        A ``SpatialData``, a path to a zarr store, or an iterable of these, with image features and expression.
+    model
+        A trained model.
+    k
+        Recall@k is the share of spots whose partner is among the first ``k``.
+    split_key, part
+        Use only spots whose ``obs[split_key]`` is ``part``; all spots if ``split_key`` is None.
+    use_rep
+        ``obsm`` key of the image features; None: the one the model was trained on.
+    layer, normalized
+        As in :func:`train_spade`.
+    table_key
+        Table; may be left out when there is one.
+
+    Returns
+    -------
+    DataFrame
+        One row per ``direction`` (``"image → expression"``, ``"expression → image"``) and ``gallery``: ``"all spots"``, or
+        ``"same expert"``, where only spots that the image routes to the query's expert compete, so that what routing alone
+        explains does not count. Columns: number of queries ``n``, ``k``, ``recall`` beside ``chance_recall``,
+        ``median_rank`` beside ``chance_rank``.
+
+    Raises
+    ------
+    ValueError
+        No spot has both modalities, genes of the panel missing, or features of another encoder.
+
+    Examples
+    --------
+    >>> import spade as sp
+    >>> samples = sp.datasets.toy(2, 60)
+    >>> sp.pp.patches(samples)
+    >>> sp.pp.encode_patches(samples)
+    >>> panel = sp.pp.select_genes(samples)
+    >>> model = sp.tl.train_spade(samples, use_rep="X_texture", genes=panel, n_prototypes=2, n_experts=2, n_epochs=2)
+    >>> sp.tl.retrieval_metrics(samples, model).shape
+    (4, 8)
+    """
+    if k < 1:
+        raise ValueError(f"k={k!r}: expected a whole number of at least 1.")
+    if model.genes is None:
+        raise ValueError("the model does not know its gene panel, so expression cannot be put in its order.")
+    images, expressions, experts = [], [], []
+    for sample in iter_samples(samples, table_key=table_key):
+        features = read_features(sample, use_rep or model.config.use_rep)
+        check_encoder(
+            sample, use_rep or model.config.use_rep, model.config.encoder, model.config.encoder_id, "the model's features are"
+        )
+        x, present, filled = read_expression(sample, model.genes, layer, normalized)
+        if not present.all():
+            raise ValueError(f"{sample.name}: lacks {int((~present).sum())} of the model's {len(model.genes)} genes.")
+        usable = filled & ~np.isnan(features).any(1)
+        if split_key is not None:
+            usable &= (obs_column(sample, split_key, "split_key") == part).to_numpy(dtype=bool)
+        rows = np.flatnonzero(usable)
+        images.append(model.encode_image(features[rows], mix="concat"))
+        expressions.append(model.encode_expression(x[rows], mix="concat"))
+        experts.append(np.argmax(model.route(features[rows]), axis=1))
+    image, expression, expert = map(np.concatenate, (images, expressions, experts))
+    if not len(image):
+        where = "" if split_key is None else f" with obs[{split_key!r}] == {part!r}"
+        raise ValueError(f"no spot{where} has a valid patch and counts.")
+    rows_out = []
+    for direction, query, gallery in (
+        ("image → expression", image, expression),
+        ("expression → image", expression, image),
+    ):
+        for name, groups in (("all spots", np.zeros_like(expert)), ("same expert", expert)):
+            ranks = ranks_within(query, gallery, groups)
+            rows_out.append(
+                {
+                    "direction": direction,
+                    "gallery": name,
+                    "n": len(ranks),
+                    "k": k,
+                    "recall": recall_at(ranks, k),
+                    "chance_recall": chance_recall(groups, k),
+                    "median_rank": float(np.median(ranks)),
+                    "chance_rank": chance_rank(groups),
+                }
+            )
+    return pd.DataFrame(rows_out)
