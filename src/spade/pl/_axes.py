@@ -23,7 +23,9 @@ LEGEND_ROWS = 14
 
 def new_figure(width: float, height: float) -> Figure:
     """Return a figure of ``width`` × ``height`` inches whose panels make room for their labels."""
-    return plt.figure(figsize=(width, height), layout="constrained")
+    figure = plt.figure(figsize=(width, height), layout="constrained")
+    figure.get_layout_engine().set(w_pad=0.06, h_pad=0.08, wspace=0.02, hspace=0.02)
+    return figure
 
 
 def given_axes(ax: Any, shape: tuple[int, ...], panels: str) -> NDArray[Any]:

@@ -184,12 +184,14 @@ def _draw(ax: Axes, xy: NDArray[np.float32], column: Column, rows: NDArray[np.in
     many = len(rows) > 3_000
     if column.colours is None:
         values = np.ma.masked_invalid(column.values[rows])
-        points = ax.scatter(*xy.T, c=values, s=size, cmap="viridis", linewidths=0, rasterized=many, plotnonfinite=False)
+        points = ax.scatter(
+            xy[:, 0], xy[:, 1], c=values, s=size, cmap="viridis", linewidths=0, rasterized=many, plotnonfinite=False
+        )
         colour_bar(ax, points, column.name)
     else:
         faces = np.array(column.faces(rows), dtype=object)
         faces[faces == "none"] = "#d0d0d0"
-        ax.scatter(*xy.T, c=faces.tolist(), s=size, linewidths=0, rasterized=many)
+        ax.scatter(xy[:, 0], xy[:, 1], c=faces.tolist(), s=size, linewidths=0, rasterized=many)
         entries = [(label, "#d0d0d0" if c == "none" else c) for label, c in column.legend(rows)]
         dots_legend(ax, entries, f"{column.name} (spots)")
     ax.set_box_aspect(1)

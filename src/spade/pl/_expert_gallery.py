@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
@@ -19,7 +18,7 @@ from spade.pl._genes import log_expression, top_genes
 from spade.pl._tissue import View, scale_bar, views
 
 UNIT = 1.25
-NAME_LENGTH = 18
+NAME_LENGTH = 20
 
 
 def expert_gallery(
@@ -102,8 +101,8 @@ def expert_gallery(
             weights.append(of_sample[view.rows])
         if sample.has_expression:
             tables.append(log_expression(sample, layer, normalized))
-            names = np.where(series.isna(), "", series.astype(str)).astype(object)
-            labels.append(names[tables[-1].obs_names.astype(int)])
+            of_row = np.where(series.isna(), "", series.astype(str)).astype(object)
+            labels.append(of_row[tables[-1].obs_names.astype(int)])
     column = join_columns("expert", found, experts=True)
     sizes = {name: int((column.values == name).sum()) for name in column.colours or ()}
     names = _choose(experts, sizes)
@@ -151,7 +150,7 @@ def _panels(ax: Any, n_rows: int, n_patches: int) -> NDArray[Any]:
     shape = (n_rows, n_patches + 1)
     if ax is not None:
         return given_axes(ax, shape, f"{n_rows} experts × ({n_patches} patches + 1 for genes)")
-    figure = new_figure(UNIT * (n_patches + 1.5) + 1.6, (UNIT + 0.3) * n_rows + 0.4)
+    figure = new_figure(UNIT * (n_patches + 1.5) + 1.6, (UNIT + 0.42) * n_rows + 0.4)
     return figure.subplots(*shape, squeeze=False, width_ratios=[*[1] * n_patches, 1.5])
 
 
@@ -178,7 +177,7 @@ def _draw_patches(
             bare(panel)
             panel.spines[:].set(color=colours[names[i]], linewidth=2)
             weight = weights[section][position, order.index(names[i])]
-            panel.set_xlabel(f"{_clip(view.name)}, w = {weight:.2f}", fontsize=SMALL, labelpad=2)
+            panel.set_xlabel(f"{_clip(view.name)}\nw = {weight:.2f}", fontsize=SMALL, labelpad=2)
     first = axes[0, 0]
     if first.get_visible():
         first.set_xlim(0, drawn[0].side)

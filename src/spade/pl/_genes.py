@@ -64,7 +64,7 @@ def top_genes(
         return dict.fromkeys(experts, "no gene common\nto all samples")
     sizes = joined.obs["expert"].value_counts()
     able = [e for e in experts if LEAST <= sizes.get(e, 0) <= joined.n_obs - LEAST]
-    result: dict[str, pd.Series | str] = {e: "too few spots\nto compare" for e in experts}
+    result: dict[str, pd.Series | str] = dict.fromkeys(experts, "too few spots\nto compare")
     if not able:
         return result
     joined.obs["expert"] = joined.obs["expert"].astype("category")

@@ -150,9 +150,7 @@ def _draw_overview(ax: Axes, view: View, positions: NDArray[np.int64], box: Floa
     ):
         squares = [_square(centre, view.side) for centre in view.centres[mask]]
         ax.add_collection(
-            PolyCollection(
-                squares, facecolors="none", edgecolors=colour, linewidths=0.5, linestyles=style, label=label
-            ),
+            PolyCollection(squares, facecolors="none", edgecolors=colour, linewidths=0.5, label=label),
             autolim=False,
         )
     for number, position in enumerate(positions, start=1):
@@ -162,9 +160,9 @@ def _draw_overview(ax: Axes, view: View, positions: NDArray[np.int64], box: Floa
             ),
             autolim=False,
         )
+        x, y = view.centres[position] + view.side / 2 * np.array([1, -1])
         ax.text(
-            *(view.centres[position] + view.side / 2 * np.array([1, -1])), str(number), fontsize=TEXT,
-            fontweight="bold", ha="left", va="bottom", path_effects=[withStroke(linewidth=2, foreground="white")],
+            x, y, str(number), fontsize=TEXT, fontweight="bold", ha="left", va="bottom", path_effects=[withStroke(linewidth=2, foreground="white")],
         )  # fmt: skip
     resolution = view.side / view.size_px
     title(
@@ -186,10 +184,13 @@ def _draw_patch(ax: Axes, view: View, position: int, pixels: NDArray[np.uint8], 
     left, right, top, bottom = x - view.side / 2, x + view.side / 2, y - view.side / 2, y + view.side / 2
     ax.imshow(pixels, extent=(left, right, bottom, top), interpolation="antialiased")
     ax.set_anchor("NW")
-    ax.add_patch(Circle((x, y), view.diameter / 2, fill=False, edgecolor=CHOSEN, linewidth=1.0))
+    spot = Circle((x, y), view.diameter / 2, fill=False, edgecolor=CHOSEN, linewidth=1.0)
+    spot.set_path_effects([withStroke(linewidth=2.2, foreground="white", alpha=0.7)])
+    ax.add_patch(spot)
     draw_border(ax, view)
     ax.set(xlim=(left, right), ylim=(bottom, top), aspect="equal")
     bare(ax)
-    ax.set_title(f"{number}  {view.ids[position]}", fontsize=SMALL, loc="left", pad=2)
+    note = "" if view.inside[position] else " (not valid)"
+    ax.set_title(f"{number}  {view.ids[position]}{note}", fontsize=SMALL, loc="left", pad=2)
     if number == 1:
         scale_bar(ax, small=True)

@@ -11,7 +11,6 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.collections import EllipseCollection
-from matplotlib.image import AxesImage
 from matplotlib.patches import Rectangle
 from matplotlib.transforms import blended_transform_factory
 from numpy.typing import NDArray
@@ -169,16 +168,16 @@ def read_region(levels: list[Level], box: Floats, max_px: int = MAX_PX) -> tuple
     return out, np.array(covered)
 
 
-def draw_tissue(ax: Axes, view: View, box: Floats, alpha: float = 1.0) -> AxesImage:
+def draw_tissue(ax: Axes, view: View, box: Floats, alpha: float = 1.0) -> None:
     """Draw the image within ``box`` (µm) at a low resolution, its border where it is in view, and a scale bar."""
     pixels, covered = read_region(view.levels, box / view.mpp)
     x0, y0, x1, y1 = covered * view.mpp
-    image = ax.imshow(pixels, extent=(x0, x1, y1, y0), alpha=alpha, interpolation="antialiased")
+    if pixels.size:
+        ax.imshow(pixels, extent=(x0, x1, y1, y0), alpha=alpha, interpolation="antialiased")
     draw_border(ax, view)
     ax.set(xlim=box[[0, 2]], ylim=box[[3, 1]], aspect="equal")
     bare(ax)
     scale_bar(ax)
-    return image
 
 
 def draw_border(ax: Axes, view: View) -> None:

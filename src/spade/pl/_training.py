@@ -68,8 +68,8 @@ def training(
         own = history[history["expert"].astype(str) == name].sort_values("epoch")
         colour = colours[int(name) if numbered else position]
         epochs, train, val = (own[column].to_numpy(dtype=float) for column in COLUMNS[1:])
-        alone = {"marker": "o", "markersize": 3} if len(own) == 1 else {}
-        panel.plot(epochs, train, color=colour, linewidth=1.2, label=f"expert {name}, train", **alone)
+        marker = "o" if len(own) == 1 else "none"
+        panel.plot(epochs, train, color=colour, linewidth=1.2, label=f"expert {name}, train", marker=marker)
         size = f" ({int(own['n_spots'].iloc[0]):,})" if "n_spots" in own else ""
         handles.append(Line2D([], [], color=colour, linewidth=2, label=f"{name}{size}"))
         if np.isfinite(val).any():
@@ -80,7 +80,7 @@ def training(
                 epochs[best], val[best], "o", markersize=5, markerfacecolor=colour, markeredgecolor="white",
                 markeredgewidth=0.8, zorder=3, label=f"expert {name}, best epoch",
             )  # fmt: skip
-    _dress(panel, handles, validated, "expert (training spots)" if "n_spots" in history else "expert")
+    _dress(panel, handles, validated, "expert\n(training spots)" if "n_spots" in history else "expert")
     finish(show)
     return panel
 

@@ -1,0 +1,197 @@
+"""The main job from end to end, on the synthetic cohort or on a folder of real samples."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from os import PathLike
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from spatialdata import SpatialData
+
+import spade as sp
+from spade import _keys
+from spade._demo._find import find_samples
+from spade._demo._report import Report
+from spade._samples import Sample, iter_samples
+
+USE_REP = "X_texture"
+SPOTS_PER_EXPERT = 200
+LABELS = ("domain", "label")
+
+
+def run(out: str | PathLike[str], data: str | PathLike[str] | None = None, seed: int = 0) -> Path:
+    """Train, embed and draw a cohort.
+
+    Parameters
+    ----------
+    out
+        Folder for ``report.html``, ``figures/``, ``model/`` and one embedded ``.zarr`` per sample.
+    data
+        Folder with real samples; None: the synthetic cohort.
+    seed
+        Seed of everything random.
+
+    Returns
+    -------
+    Path
+        The report.
+    """
+    import matplotlib.pyplot as plt
+
+    out = Path(out)
+    (out / "figures").mkdir(parents=True, exist_ok=True)
+    clock = Clock()
+    with clock("samples"):
+        samples = sp.datasets.toy(rng=seed) if data is None else find_samples(Path(data))
+    names = [sample.name for sample in iter_samples(samples)]
+    with clock("patches and image features"):
+        sp.pp.patches(samples)
+        sp.pp.encode_patches(samples)
+    expressed = [s for s, info in zip(samples, iter_samples(samples), strict=True) if info.has_expression]
+    if not expressed:
+        raise ValueError(f"none of {', '.join(names)} has expression, which training needs.")
+    n_spots = sum(sample.table.n_obs for sample in iter_samples(expressed))
+    n_experts = int(np.clip(n_spots // SPOTS_PER_EXPERT, 2, 16))
+    with clock("genes, split, experts, training"):
+        # one section has few spots: more genes of each make up for it
+        panel = sp.pp.select_genes(expressed, n_top_genes=500 if len(expressed) < 4 else 50)
+        sp.pp.split(expressed, block_um=_block_side(expressed), fractions=(0.75, 0.0, 0.25), rng=seed)
+        model = sp.tl.train_spade(
+            expressed,
+            use_rep=USE_REP,
+            genes=panel,
+            n_prototypes=min(16, 4 * n_experts),
+            n_experts=n_experts,
+            lr=1e-3,
+            n_epochs=60,
+            batch_size=64,
+            split_key="spade_split",
+            rng=seed,
+        )
+    with clock("embedding and retrieval"):
+        sp.tl.embed(samples, model)
+        retrieval = sp.tl.retrieval_metrics(expressed, model, split_key="spade_split")
+
+    report = Report(
+        "spade: image and expression of one tissue in one space",
+        f"{'Synthetic cohort' if data is None else f'Samples of {data}'}: {', '.join(names)}. Made by python -m spade demo, "
+        f"spade {sp.__version__}, seed {seed}.",
+    )
+    with clock("figures and files"):
+        drawn = _figures(samples, model)
+        _numbers(report, samples, n_spots, model, retrieval)
+        for name, (heading, sentence, draw) in drawn.items():
+            draw()
+            path = out / "figures" / f"{name}.png"
+            plt.gcf().savefig(path, dpi=120, bbox_inches="tight")
+            plt.close("all")
+            report.figure(heading, sentence, path)
+        model.save(out / "model")
+        for sample, name in zip(samples, names, strict=True):
+            sp.io.write(sample, out / f"{name}.zarr")
+    report.text(
+        "Files",
+        f"model/ holds the weights and their card; {', '.join(n + '.zarr' for n in names)} the embedded samples.",
+    )
+    report.table(pd.DataFrame({"step": list(clock.seconds), "seconds": list(clock.seconds.values())}))
+    report.write(out / "report.html")
+    return out / "report.html"
+
+
+class Clock:
+    """Prints each step and keeps how long it took."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def __call__(self, step: str) -> Iterator[None]:
+        """Time one step."""
+        print(f"[{len(self.seconds) + 1}/5] {step}", flush=True)
+        start = time.perf_counter()
+        yield
+        self.seconds[step] = time.perf_counter() - start
+
+
+def _block_side(samples: list[SpatialData]) -> float:
+    """Side of the spatial blocks in µm: a fifth of the usual section."""
+    sides = []
+    for sample in iter_samples(samples):
+        for facts in _keys.read_provenance(sample.table.uns, _keys.PATCHES)["regions"].values():
+            x0, y0, x1, y1 = sample.sdata.shapes[facts["element"]].total_bounds * facts["mpp"]
+            sides.append(np.sqrt((x1 - x0) * (y1 - y0)))
+    return float(np.median(sides)) / 5
+
+
+def _label_key(sample: Sample) -> str | None:
+    return next((key for key in LABELS if key in sample.table.obs), None)
+
+
+def _numbers(
+    report: Report, samples: list[SpatialData], n_spots: int, model: sp.models.SpadeModel, retrieval: pd.DataFrame
+) -> None:
+    from sklearn.metrics import adjusted_rand_score
+
+    report.text(
+        "What was trained",
+        f"{model.n_experts} experts on {model.facts['training_spots']} of {n_spots} spots with expression: {model.n_features} "
+        f"image features and {model.n_genes} genes per spot, put into one space of {model.dim} dimensions.",
+    )
+    everywhere = retrieval[retrieval.gallery == "all spots"]
+    report.text(
+        "Do image and expression find each other?",
+        f"On {int(everywhere.n.iloc[0])} spots of spatial blocks that training never saw, the true partner is among the first "
+        f"{int(everywhere.k.iloc[0])} for {everywhere.recall.mean():.0%} of queries, where chance gives "
+        f"{everywhere.chance_recall.mean():.0%}; rows 'same expert' count only what goes beyond the choice of expert.",
+    )
+    report.table(retrieval)
+    found, truth = [], []
+    for sample in iter_samples(samples):
+        key = _label_key(sample)
+        if key is not None:
+            known = (sample.table.obs[key].notna() & sample.table.obs["spade_expert"].notna()).to_numpy()
+            found.append(sample.table.obs["spade_expert"][known].astype(str))
+            truth.append(sample.table.obs[key][known].astype(str))
+    if truth:
+        score = adjusted_rand_score(np.concatenate(truth), np.concatenate(found))
+        report.text(
+            "Do experts follow the labels?",
+            f"The adjusted Rand index between experts and the region labels is {score:.2f} (0 is chance, 1 is the same partition); "
+            "experts are made without labels and need not follow them.",
+        )
+
+
+def _figures(
+    samples: list[SpatialData], model: sp.models.SpadeModel
+) -> dict[str, tuple[str, str, Callable[[], object]]]:
+    return {
+        "patches": (
+            "Patches",
+            "Each square is the tissue that is read around one spot (circle); check here that size and place are right.",
+            lambda: sp.pl.patches(samples[0]),
+        ),
+        "expert_clusters": (
+            "Experts in tissue",
+            "Left, every spot in the colour of the expert with the largest weight; right, how undecided the routing is.",
+            lambda: sp.pl.expert_clusters(samples),
+        ),
+        "expert_gallery": (
+            "What the experts look at",
+            "For each expert its most typical patches and the genes that mark its spots.",
+            lambda: sp.pl.expert_gallery(samples),
+        ),
+        "training": (
+            "Training",
+            "The loss of each expert on its own spots falls and levels off.",
+            lambda: sp.pl.training(model),
+        ),
+        "embedding": (
+            "The joint space",
+            "UMAP of the joint embedding: spots that look alike and express alike lie together.",
+            lambda: sp.pl.embedding(samples),
+        ),
+    }

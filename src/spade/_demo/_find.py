@@ -1,0 +1,76 @@
+"""Find the samples in a folder and read them, whichever of the known layouts they have."""
+
+from __future__ import annotations
+
+import logging
+import re
+from pathlib import Path
+
+import pandas as pd
+from spatialdata import SpatialData, read_zarr
+
+from spade.io import read_hest, read_st
+
+logger = logging.getLogger("spade")
+IMAGES = {".jpg", ".jpeg", ".png", ".tif", ".tiff"}
+TABLES = (".tsv", ".tsv.gz", ".txt", ".txt.gz", ".csv", ".csv.gz")
+SPOT_ID = re.compile(r"\d+(\.\d+)?[x_]\d+(\.\d+)?")
+
+
+def find_samples(folder: Path) -> list[SpatialData]:
+    """Read every SpatialData store, HEST-1k sample and classic ST section at or below ``folder``."""
+    if not folder.is_dir():
+        raise FileNotFoundError(f"data={str(folder)!r} is not a folder.")
+    samples = [read_zarr(path) for path in _stores(folder)]
+    for wsis in sorted(folder.rglob("wsis")):
+        if (wsis.parent / "st").is_dir():
+            samples += [read_hest(wsis.parent, path.stem) for path in sorted((wsis.parent / "st").glob("*.h5ad"))]
+    for place in [folder, *sorted(path for path in folder.rglob("*") if path.is_dir())]:
+        if not any(part.endswith(".zarr") or part in ("wsis", "spatial") for part in place.parts):
+            samples += _classic(place)
+    if not samples:
+        raise FileNotFoundError(
+            f"data={str(folder)!r} holds no samples that are recognised: looked for .zarr stores of SpatialData, a HEST-1k "
+            "folder (wsis/ and st/), and folders with one image and a table of spots × genes (classic ST). Other "
+            "platforms: read them with spatialdata-io, save them with sp.io.write, and point --data to the stores."
+        )
+    return samples
+
+
+def _stores(folder: Path) -> list[Path]:
+    if folder.suffix == ".zarr":
+        return [folder]
+    return sorted(p for p in folder.rglob("*.zarr") if p.is_dir() and not any(q.suffix == ".zarr" for q in p.parents))
+
+
+def _classic(place: Path) -> list[SpatialData]:
+    """Sections of one folder: one image, with one or more tables of counts, or with labels alone."""
+    images = [path for path in sorted(place.iterdir()) if path.suffix.lower() in IMAGES]
+    if len(images) != 1:
+        return []
+    kinds: dict[str, list[Path]] = {"counts": [], "spots": [], "labels": []}
+    for path in sorted(place.iterdir()):
+        if path.name.lower().endswith(TABLES) and (kind := _kind(path)):
+            kinds[kind].append(path)
+    counts: list[Path | None] = list(kinds["counts"])
+    if not counts and not kinds["labels"]:
+        return []
+    spots, labels = (next(iter(kinds[kind]), None) for kind in ("spots", "labels"))
+    names = [place.name] if len(counts) < 2 else [f"{place.name}_{i + 1}" for i in range(len(counts))]
+    logger.info("%s: classic ST, %d section(s)", place, len(names))
+    return [
+        read_st(one, images[0], spots, labels=labels, sample_id=name, duplicated_genes="sum")
+        for one, name in zip(counts or [None], names, strict=True)
+    ]
+
+
+def _kind(path: Path) -> str | None:
+    """Tell what a table holds from its header and first row."""
+    separator = "," if ".csv" in path.name.lower() else "\t"
+    head = pd.read_csv(path, sep=separator, nrows=1, index_col=0, dtype=str)
+    columns = [str(column) for column in head.columns]
+    if "pixel_x" in columns and "label" not in columns:
+        return "spots"
+    if "label" in columns or (columns and SPOT_ID.fullmatch(columns[0])):
+        return "labels"
+    return "counts" if len(head) and SPOT_ID.fullmatch(str(head.index[0])) else None

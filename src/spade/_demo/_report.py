@@ -1,0 +1,52 @@
+"""The report page: pictures and numbers with a sentence each."""
+
+from __future__ import annotations
+
+import base64
+from dataclasses import dataclass, field
+from html import escape
+from pathlib import Path
+
+import pandas as pd
+
+STYLE = """
+body { font: 16px/1.5 system-ui, sans-serif; color: #1c2430; max-width: 1080px; margin: 2rem auto; padding: 0 1rem; }
+h1 { font-size: 1.7rem; margin-bottom: .2rem; } h2 { font-size: 1.15rem; margin-top: 2.2rem; }
+img { max-width: 100%; border: 1px solid #d9dee5; border-radius: 6px; }
+table { border-collapse: collapse; margin: .6rem 0; font-size: .92rem; }
+th, td { padding: .25rem .8rem; border-bottom: 1px solid #d9dee5; text-align: right; }
+th:first-child, td:first-child { text-align: left; } p.lead { color: #56606e; margin-top: 0; }
+"""
+
+
+@dataclass
+class Report:
+    """Sections of the page, in order."""
+
+    title: str
+    lead: str
+    parts: list[str] = field(default_factory=list)
+
+    def text(self, heading: str, sentence: str) -> None:
+        """Add a heading and a sentence."""
+        self.parts.append(f"<h2>{escape(heading)}</h2>\n<p>{escape(sentence)}</p>")
+
+    def table(self, frame: pd.DataFrame) -> None:
+        """Add a table."""
+        self.parts.append(frame.to_html(index=False, border=0, float_format=lambda value: f"{value:.3g}"))
+
+    def figure(self, heading: str, sentence: str, path: Path) -> None:
+        """Add a picture with its sentence; the picture becomes part of the page."""
+        self.text(heading, sentence)
+        data = base64.b64encode(path.read_bytes()).decode()
+        self.parts.append(f'<img alt="{escape(heading)}" src="data:image/png;base64,{data}">')
+
+    def write(self, path: Path) -> None:
+        """Write the page."""
+        body = "\n".join(self.parts)
+        path.write_text(
+            f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{escape(self.title)}</title>'
+            f"<style>{STYLE}</style></head>\n<body><h1>{escape(self.title)}</h1>\n"
+            f'<p class="lead">{escape(self.lead)}</p>\n{body}\n</body></html>\n',
+            encoding="utf-8",
+        )
