@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from os import PathLike
@@ -19,7 +19,7 @@ from spatialdata import SpatialData, read_zarr
 from spatialdata.models import TableModel, get_table_keys
 
 from spade import _keys
-from spade._store import replace_elements
+from spade._store import is_store, replace_elements
 
 logger = logging.getLogger("spade")
 Samples = SpatialData | str | PathLike[str] | Iterable[SpatialData | str | PathLike[str]]
@@ -127,7 +127,9 @@ def as_list(samples: Samples) -> list[SpatialData | Path]:
 _EXPECTED = "a SpatialData, a path to a .zarr store, or an iterable of these"
 
 
-def iter_samples(samples: Samples, *, table_key: str | None = None) -> Iterator[Sample]:
+def iter_samples(
+    samples: Samples, *, table_key: str | None = None, add_table: Callable[[SpatialData], None] | None = None
+) -> Iterator[Sample]:
     """Open samples one at a time.
 
     Parameters
@@ -136,16 +138,22 @@ def iter_samples(samples: Samples, *, table_key: str | None = None) -> Iterator[
         A ``SpatialData``, a path to a zarr store, or an iterable of these.
     table_key
         Table to use; may be left out when there is one.
+    add_table
+        Called with an object that has no table; None: such an object is an error.
     """
     items = as_list(samples)
     for index, item in enumerate(items):
         if isinstance(item, Path):
             if not item.exists():
                 raise FileNotFoundError(f"samples: there is no store at {str(item)!r}.")
+            if not is_store(item):
+                raise ValueError(f"samples: {str(item)!r} is no zarr store. Expected {_EXPECTED}.")
             sdata, path = read_zarr(item), item
         else:
             sdata, path = item, None
         name = sample_name(sdata, path, index, len(items))
+        if not sdata.tables and add_table is not None:
+            add_table(sdata)
         yield Sample(name, sdata, path, _table_key(sdata, name, table_key))
 
 

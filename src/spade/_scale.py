@@ -62,24 +62,53 @@ def spot_pitch(centres: np.ndarray) -> float:
     return float(np.median(np.linalg.norm(centres[pairs[:, 0]] - centres[pairs[:, 1]], axis=1)))
 
 
-def visium_mpp(centres: np.ndarray, radii: np.ndarray) -> float | None:
+def visium_mpp(centres: np.ndarray, radii: np.ndarray, array: np.ndarray | None = None) -> float | None:
     """Microns per pixel if spots (in pixels) are a Visium lattice, else None.
 
-    Recognised by the ratio of spot diameter to pitch (0.55, or 0.65 as Space Ranger writes it, within 5 %) and by
-    the hexagonal lattice: second neighbours at √3 of the pitch and none at √2.
+    Recognised by the ratio of spot diameter to pitch (0.55, or 0.65 as Space Ranger writes it, within 5 %) and by the
+    hexagonal lattice: the spots lie where their array positions put them, or, where these are not known, neighbours are
+    at 1 and √3 of the pitch and at no other distance below 1.9.
+
+    Parameters
+    ----------
+    centres
+        Spots ``(n, 2)`` as (x, y).
+    radii
+        Their radii ``(n,)``.
+    array
+        Row and column of each spot ``(n, 2)`` as Space Ranger counts them, if known.
     """
-    pitch = spot_pitch(centres)
-    if not np.isfinite(pitch) or pitch <= 0:
+    pitch = float("nan") if array is None else _array_pitch(centres, array)
+    if not np.isfinite(pitch):
+        pitch = _hexagonal_pitch(centres)
+    if not pitch > 0:
         return None
     ratio = 2 * float(np.median(radii)) / pitch
     if not any(abs(ratio / expected - 1) <= TOLERANCE for expected in VISIUM_RATIOS):
         return None
+    return VISIUM_PITCH_UM / pitch
+
+
+def _array_pitch(centres: np.ndarray, array: np.ndarray) -> float:
+    """Pitch from array positions (columns are half a pitch apart, rows √3/2), NaN if the spots do not lie there."""
+    grid = np.column_stack([array * [np.sqrt(3) / 2, 0.5], np.ones(len(array))])
+    if not np.isfinite(grid).all() or len(grid) < 6 or np.linalg.matrix_rank(grid) < 3:
+        return float("nan")
+    fit = np.linalg.lstsq(grid, centres, rcond=None)[0]
+    long, short = np.linalg.svd(fit[:2], compute_uv=False)
+    off = np.linalg.norm(grid @ fit - centres, axis=1).max()
+    return float(long) if long <= (1 + TOLERANCE) * short and off <= TOLERANCE * long else float("nan")
+
+
+def _hexagonal_pitch(centres: np.ndarray) -> float:
+    """Pitch of a hexagonal lattice, NaN if the spots are not one."""
+    pitch = spot_pitch(centres)
+    if not pitch > 0:
+        return float("nan")
     pairs = KDTree(centres).query_pairs(1.9 * pitch, output_type="ndarray")
     distance = np.linalg.norm(centres[pairs[:, 0]] - centres[pairs[:, 1]], axis=1) / pitch
-    square = np.sum(np.abs(distance - np.sqrt(2)) < TOLERANCE)
-    if square > 0.1 * len(distance):
-        return None
-    return VISIUM_PITCH_UM / pitch
+    first, second = (np.abs(distance - expected) < TOLERANCE * expected for expected in (1, np.sqrt(3)))
+    return pitch if second.any() and np.mean(first | second) > 0.9 else float("nan")
 
 
 def check_pitch(pitch_px: float, mpp: float, pitch_um: float, what: str) -> None:

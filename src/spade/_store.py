@@ -61,7 +61,7 @@ def write(sdata: SpatialData, path: str | Path, *, overwrite: bool = True) -> No
     real = path.resolve()
     recover(real)
     if real.exists():
-        if not _is_store(real):
+        if not is_store(real):
             raise FileExistsError(
                 f"path={str(path)!r} exists and is no zarr store, so it is not overwritten. Choose another path, or "
                 "remove it."
@@ -70,7 +70,7 @@ def write(sdata: SpatialData, path: str | Path, *, overwrite: bool = True) -> No
             raise FileExistsError(
                 f"path={str(path)!r} exists. Pass overwrite=True to replace it, or choose another path."
             )
-    inside = next((parent for parent in reversed(real.parents) if _is_store(parent)), None)
+    inside = next((parent for parent in reversed(real.parents) if is_store(parent)), None)
     if inside is not None:
         raise ValueError(f"path={str(path)!r} lies within the zarr store {str(inside)!r}. Choose a path outside of it.")
     real.parent.mkdir(parents=True, exist_ok=True)
@@ -105,7 +105,7 @@ def replace_elements(sdata: SpatialData, path: str | Path, names: Iterable[str])
     path = Path(path)
     real = path.resolve()
     recover(real)
-    if not _is_store(real):
+    if not is_store(real):
         raise FileNotFoundError(
             f"path={str(path)!r} is no zarr store. Save the whole object first, with spade.io.write."
         )
@@ -213,5 +213,6 @@ def _reopen(sdata: SpatialData, path: Path, names: list[tuple[str, str]]) -> Non
             elements[name] = getattr(new, kind)[name]
 
 
-def _is_store(path: Path) -> bool:
+def is_store(path: Path) -> bool:
+    """Whether there is a zarr store at ``path``."""
     return (path / "zarr.json").is_file() or (path / ".zgroup").is_file()

@@ -139,7 +139,7 @@ def two_stage(
         if len(rows) < k:
             warnings.warn(
                 f"group {name!r} has {len(rows)} spots, fewer than n_prototypes={k}: it gets {len(rows)} prototypes.",
-                stacklevel=2,
+                stacklevel=3,
             )
             k = len(rows)
         centroids.append(kmeans(rows, k, rng=numpy_stream(seed, "prototypes", index))[0])

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,6 +20,8 @@ from spade.core.streams import torch_stream
 
 NOT_USED, TRAIN, VAL = -1, 0, 1
 PRECISIONS = {"fp32": None, "bf16": torch.bfloat16}
+#: Multiplications per layer and step from which several CPU threads pay.
+THREADS_FROM = 100_000_000
 #: (expert, epoch, training loss, validation loss or NaN)
 Progress = Callable[[int, int, float, float], None]
 
@@ -77,6 +79,17 @@ class NonFiniteLossError(FloatingPointError):
 def cosine(step: int, n_steps: int) -> float:
     """Factor of the learning rate at ``step``: from 1 at the first step towards 0 after the last."""
     return 0.5 * (1 + math.cos(math.pi * step / n_steps))
+
+
+@contextmanager
+def _enough_threads(multiplications: int) -> Iterator[None]:
+    """Use one thread where a step is small: threads that wait for each other cost more than they bring."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(threads if multiplications >= THREADS_FROM else 1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _dense(rows: csr_matrix, device: torch.device) -> Tensor:
@@ -219,13 +232,14 @@ def train_experts(
     The experts stacked into one module on the CPU, and the record of each.
     """
     trained = []
-    for e in range(n_experts):
-        train, val = (np.flatnonzero((expert_of == e) & (role == kind)) for kind in (TRAIN, VAL))
-        trained.append(
-            train_expert(
-                features, expression, train, val, config, expert=e, seed=seed, device=device, progress=progress
+    with _enough_threads(config.batch_size * (features.shape[1] + expression.shape[1]) * config.dim):
+        for e in range(n_experts):
+            train, val = (np.flatnonzero((expert_of == e) & (role == kind)) for kind in (TRAIN, VAL))
+            trained.append(
+                train_expert(
+                    features, expression, train, val, config, expert=e, seed=seed, device=device, progress=progress
+                )
             )
-        )
     stacked = Experts(n_experts, features.shape[1], expression.shape[1], config.dim)
     stacked.load_state_dict({key: torch.cat([one.state[key] for one in trained]) for key in trained[0].state})
     return stacked.eval(), trained

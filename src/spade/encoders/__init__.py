@@ -71,8 +71,9 @@ def get(
 
 
 def _spec(encoder: str) -> EncoderSpec:
-    if encoder in SPECS:
-        return SPECS[encoder]
+    for spec in SPECS.values():
+        if encoder and encoder in (spec.name, spec.model):
+            return spec
     import timm
 
     if not encoder.startswith("hf-hub:") and not timm.is_model(encoder):

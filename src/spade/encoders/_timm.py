@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import sys
 import warnings
 from os import PathLike
 from pathlib import Path
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
     import torch
 
 TORCH_SUFFIXES = (".pth", ".pt", ".bin")
+#: What ``torch.load`` raises on files that are cut off or no torch files, beside ``UnpicklingError``.
+DAMAGED = (AttributeError, EOFError, LookupError, OSError, RuntimeError, TypeError, ValueError)
 
 
 class TimmEncoder:
@@ -47,7 +50,6 @@ class TimmEncoder:
         rng: int | np.random.Generator = 0,
     ) -> None:
         import torch
-        from timm.data import resolve_model_data_config
 
         if precision not in ("fp32", "bf16"):
             raise ValueError(f'precision={precision!r}: expected "fp32" or "bf16".')
@@ -58,19 +60,22 @@ class TimmEncoder:
         self.precision = precision
         self.model = _build(spec, weights, rng)
         self.id = _identity(self.model)
-        data = resolve_model_data_config(self.model)
-        self.input_px = int(data["input_size"][-1])
-        mean, std = spec.mean or data["mean"], spec.std or data["std"]
-        self._mean, self._std = (torch.tensor(v, device=self.device).view(1, 3, 1, 1) * 255 for v in (mean, std))
+        self.input_px, *moments = input_of(spec, self.model)
+        self._mean, self._std = (torch.tensor(v, device=self.device).view(1, 3, 1, 1) * 255 for v in moments)
         self.model.to(self.device)
         self.dim = self.encode(np.zeros((1, self.input_px, self.input_px, 3), dtype=np.uint8), 0.5).shape[1]
         if spec.dim and self.dim != spec.dim:
             raise ValueError(f"encoder {spec.name!r} gives {self.dim} features, but {spec.dim} are known of it.")
 
     def encode(self, patches: NDArray[np.uint8], mpp: float) -> NDArray[np.float32]:
-        """Encode ``(n, px, px, 3)`` patches; ``mpp`` does not change a network's input."""
+        """Encode uint8 ``(n, input_px, input_px, 3)`` patches; ``mpp`` does not change a network's input."""
         import torch
 
+        if patches.dtype != np.uint8 or patches.shape[1:] != (self.input_px, self.input_px, 3):
+            raise ValueError(
+                f"patches are {patches.dtype} of shape {patches.shape}; encoder {self.name!r} reads uint8 RGB values from 0 to 255, "
+                f"(n, {self.input_px}, {self.input_px}, 3)."
+            )
         x = torch.from_numpy(np.ascontiguousarray(patches.transpose(0, 3, 1, 2))).to(self.device)
         with torch.inference_mode(), torch.autocast(x.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
             x = (x.float() - self._mean) / self._std
@@ -83,6 +88,14 @@ class TimmEncoder:
         return out.float().cpu().numpy()
 
 
+def input_of(spec: EncoderSpec, model: torch.nn.Module) -> tuple[int, tuple[float, ...], tuple[float, ...]]:
+    """Return side, mean and deviation of the input: what is known of the encoder, else the architecture's own."""
+    from timm.data import resolve_model_data_config
+
+    data = resolve_model_data_config(model)
+    return spec.input_px or int(data["input_size"][-1]), spec.mean or data["mean"], spec.std or data["std"]
+
+
 def _build(spec: EncoderSpec, weights: str | PathLike[str] | None, rng: int | np.random.Generator) -> torch.nn.Module:
     import timm
     import torch
@@ -91,15 +104,11 @@ def _build(spec: EncoderSpec, weights: str | PathLike[str] | None, rng: int | np
     if weights is None:
         try:
             return timm.create_model(spec.model, pretrained=True, **kwargs).eval()
-        except (OSError, RuntimeError) as error:  # every failure of the hub client is one of these
+        except (OSError, RuntimeError, ValueError) as error:  # every failure of the hub client is one of these
+            access = f"Request access on the model's page (licence: {spec.licence}) and log in, or download"
             raise RuntimeError(
-                f"encoder={spec.name!r}: the published weights of {spec.model!r} could not be had ({_first_line(error)}). "
-                + (
-                    f"Request access on the model's page (licence: {spec.licence}) and log in, or "
-                    if spec.gated
-                    else ""
-                )
-                + "Download the file and pass weights='path/to/model.safetensors'. "
+                f"encoder={spec.name!r}: the published weights of {spec.model!r} could not be had ({_reason(error)}). "
+                f"{access if spec.gated else 'Download'} the file elsewhere and pass weights='path/to/model.safetensors'. "
                 "weights='random' gives untrained weights."
             ) from error
     architecture = _architecture(spec)
@@ -109,7 +118,7 @@ def _build(spec: EncoderSpec, weights: str | PathLike[str] | None, rng: int | np
         return model.eval()
     warnings.warn(
         f"encoder={spec.name!r} has random weights: its features mean nothing beyond what a random network sees.",
-        stacklevel=2,
+        stacklevel=_level_of_caller(),
     )
     seed = torch_stream(as_seed(rng), "encoder weights").initial_seed()
     with torch.random.fork_rng(devices=[]):
@@ -126,8 +135,17 @@ def _architecture(spec: EncoderSpec) -> str:
     return spec.architecture
 
 
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+def _reason(error: BaseException) -> str:
+    """First sentence of an error."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0].split(". ")[0][:200]
+
+
+def _level_of_caller() -> int:
+    """Stack level, seen from the function that asks, of the first frame outside this package."""
+    frame, level = sys._getframe(1), 1
+    while frame.f_back is not None and frame.f_globals["__name__"].startswith("spade."):
+        frame, level = frame.f_back, level + 1
+    return level
 
 
 def load_strict(model: torch.nn.Module, path: Path, name: str) -> None:
@@ -171,16 +189,24 @@ def read_state(path: Path) -> dict[str, torch.Tensor]:
         raise ValueError(f"weights={str(path)!r}: expected a file ending in .safetensors, {', '.join(TORCH_SUFFIXES)}.")
     try:
         state: Any = torch.load(path, map_location="cpu", weights_only=True)
-    except (UnpicklingError, RuntimeError, EOFError) as error:
+    except UnpicklingError as error:
         raise ValueError(
-            f"weights={str(path)!r} is not a plain state dict ({_first_line(error)}). Only tensors are read, never code: save "
+            f"weights={str(path)!r} is not a plain state dict of tensors, or is damaged. Only tensors are read, never code: save "
             "model.state_dict() instead of the module."
         ) from error
+    except DAMAGED as error:
+        raise ValueError(f"weights={str(path)!r} cannot be read ({_reason(error)}); was the file cut off?") from error
     for key in ("model", "state_dict"):
         if isinstance(state, dict) and isinstance(state.get(key), dict):
             state = state[key]
-    if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
-        raise ValueError(f"weights={str(path)!r} holds {type(state).__name__}, not a state dict of tensors.")
+    plain = isinstance(state, dict) and all(
+        isinstance(k, str) and isinstance(v, torch.Tensor) for k, v in state.items()
+    )
+    if not plain:
+        raise ValueError(
+            f"weights={str(path)!r} holds {type(state).__name__}, not a state dict of tensors by name, neither bare nor under 'model' "
+            "or 'state_dict'."
+        )
     return state
 
 

@@ -25,6 +25,7 @@ def write_card(path: Path, model: SpadeModel) -> None:
         f"| id | `{model.id}` |",
         f"| image features | `{config.use_rep}`: {model.n_features} features of encoder "
         f"{config.encoder or 'not recorded'} (id {config.encoder_id or 'not recorded'}) |",
+        f"| patches | {f'{config.patch_um:g} µm at {config.patch_px} px' if config.patch_um else 'not recorded'} |",
         f"| gene panel | {model.n_genes} genes{'' if model.genes else ' (names not known)'} |",
         f"| prototypes | {model.routing.n_prototypes}, feature scaling `{config.feature_scaling}` |",
         f"| loss | `{config.loss}`, temperature {config.temperature:g} |",

@@ -14,6 +14,8 @@ class SpadeConfig(TrainingConfig):
     use_rep: str = "X_texture"
     encoder: str | None = None
     encoder_id: str | None = None
+    patch_um: float | None = None
+    patch_px: int | None = None
     layer: str | None = None
     normalized: bool = False
     groupby: str | None = None

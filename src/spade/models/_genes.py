@@ -86,4 +86,7 @@ class GenePanel:
     @classmethod
     def load(cls, path: Path) -> GenePanel:
         """Read a panel written by :meth:`save`."""
-        return cls(**json.loads(path.read_text()))
+        try:
+            return cls(**json.loads(path.read_text()))
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"{path} is not a gene panel ({error}); was it cut off or edited?") from error

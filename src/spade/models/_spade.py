@@ -28,6 +28,7 @@ from spade.models._genes import GenePanel
 
 FORMAT = 1
 BATCH = 4_096
+DESCRIPTION = {"config", "dim", "expression_routing", "facts", "history", "id", "n_experts", "routing"}
 ROUTING_ARRAYS = ("centroids", "assignment", "mean", "scale", "active")
 
 
@@ -117,13 +118,24 @@ class SpadeModel:
 
     @cached_property
     def id(self) -> str:
-        """First 12 hex digits of the SHA-256 of all arrays and gene names."""
+        """First 12 hex digits of the SHA-256 of all arrays, the gene panel and the settings."""
         digest = hashlib.sha256()
         for name, array in sorted(self._arrays().items()):
             digest.update(f"{name}{array.shape}{array.dtype}".encode())
             digest.update(np.ascontiguousarray(array).tobytes())
-        digest.update("\n".join(self.genes.names if self.genes else ()).encode())
+        digest.update(json.dumps([self._settings(), self.genes and asdict(self.genes)]).encode())
         return digest.hexdigest()[:12]
+
+    def _settings(self) -> dict[str, Any]:
+        """What shapes the output beside arrays and genes, JSON-able."""
+        return {
+            "config": asdict(self.config),
+            "n_experts": self.n_experts,
+            "dim": self.dim,
+            "routing": {"temperature": self.routing.temperature, "groups": list(self.routing.groups)},
+            "expression_routing": self.expression_routing
+            and {"temperature": self.expression_routing.temperature, "groups": []},
+        }
 
     def route(self, features: Floats) -> Floats:
         """Return routing weights ``(n, E)`` of image features ``(n, D)``; rows sum to 1, rows with NaN stay NaN."""
@@ -171,7 +183,7 @@ class SpadeModel:
         x
             ``(n, G)`` log-normalised expression in panel order, dense or CSR.
         weights
-            Routing weights ``(n, E)``; ``"uniform"``: every expert alike; None: by the expression itself, see
+            Routing weights ``(n, E)``; ``"uniform"``: every trained expert alike; None: by the expression itself, see
             :meth:`route_expression`. Weights from the image reveal the image: never use them to score retrieval.
         mix
             As in :meth:`encode_image`.
@@ -186,7 +198,8 @@ class SpadeModel:
         elif isinstance(weights, str):
             if weights != "uniform":
                 raise ValueError(f'weights={weights!r}: expected None, "uniform" or an array (n, E).')
-            weights = np.full((x.shape[0], self.n_experts), 1 / self.n_experts)
+            active = self.routing.active
+            weights = np.tile(active / active.sum(), (x.shape[0], 1))
         else:
             weights = self._check_weights(weights, x.shape[0])
         return self._encode(self.experts.spot_projection, x, weights, mix)
@@ -201,7 +214,7 @@ class SpadeModel:
         return np.concatenate(blocks)
 
     def _check(self, values: Any, width: int, name: str) -> Any:
-        values = values if issparse(values) else np.asarray(values)
+        values = csr_matrix(values) if issparse(values) else np.asarray(values)
         if values.ndim != 2 or values.shape[1] != width:
             raise ValueError(f"{name} has shape {values.shape}; this model was trained on width {width}. {self!r}")
         return values
@@ -233,19 +246,19 @@ class SpadeModel:
             "format": FORMAT,
             "model": "SpadeModel",
             "id": self.id,
-            "config": asdict(self.config),
-            "n_experts": self.n_experts,
-            "dim": self.dim,
-            "routing": {"temperature": self.routing.temperature, "groups": list(self.routing.groups)},
-            "expression_routing": self.expression_routing
-            and {"temperature": self.expression_routing.temperature, "groups": []},
+            **self._settings(),
             "facts": self.facts,
-            "history": json.loads(self.history.to_json(orient="split", double_precision=15)),
+            "history": self.history.astype(object).where(self.history.notna(), None).to_dict(orient="split"),
         }
         target = Path(path).resolve()
         recover(target)
-        if target.exists() and not (target / "config.json").is_file():
-            raise FileExistsError(f"path={str(path)!r} exists and is no model, so it is not replaced. Choose another path.")
+        if target.exists():
+            try:
+                _read_description(target)
+            except (FileNotFoundError, ValueError) as error:
+                raise FileExistsError(
+                    f"path={str(path)!r} exists and is no model ({error}), so it is not replaced. Choose another path."
+                ) from error
 
         def build(folder: Path) -> None:
             folder.mkdir(parents=True)
@@ -287,10 +300,11 @@ class SpadeModel:
         routing = routings["routing"]
         if routing is None:
             raise ValueError(f"{folder}/config.json has no routing; the model cannot be used.")
-        experts = Experts(description["n_experts"], routing.n_features, len(mean), description["dim"])
+        with torch.device("meta"):  # nothing is allocated before the shapes are checked
+            experts = Experts(description["n_experts"], routing.n_features, len(mean), description["dim"])
         state = {name.removeprefix("experts."): torch.from_numpy(array) for name, array in arrays.items()}
         try:
-            experts.load_state_dict(state, strict=True)
+            experts.load_state_dict(state, strict=True, assign=True)
         except RuntimeError as error:
             raise ValueError(f"{folder}/model.safetensors does not fit its config.json: {error}") from error
         if genes is not None and len(genes) != len(mean):
@@ -329,11 +343,15 @@ def _read_description(folder: Path) -> dict[str, Any]:
         description = json.loads((folder / "config.json").read_text())
     except ValueError as error:
         raise ValueError(f"{folder}/config.json is not valid JSON ({error}); was the file cut off?") from error
-    if description.get("model") != "SpadeModel" or description.get("format") != FORMAT:
+    found = (description.get("model"), description.get("format")) if isinstance(description, dict) else (None, None)
+    if found != ("SpadeModel", FORMAT):
         raise ValueError(
-            f"{folder}/config.json describes model {description.get('model')!r} in format {description.get('format')!r}; "
-            f"this version reads 'SpadeModel' in format {FORMAT}."
+            f"{folder}/config.json describes model {found[0]!r} in format {found[1]!r}; this version reads 'SpadeModel' in "
+            f"format {FORMAT}."
         )
+    missing = sorted(DESCRIPTION - set(description))
+    if missing:
+        raise ValueError(f"{folder}/config.json lacks {missing}; was it edited?")
     return description
 
 

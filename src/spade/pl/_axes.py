@@ -23,8 +23,8 @@ LEGEND_ROWS = 14
 
 def new_figure(width: float, height: float) -> Figure:
     """Return a figure of ``width`` × ``height`` inches whose panels make room for their labels."""
-    figure = plt.figure(figsize=(width, height), layout="constrained")
-    figure.get_layout_engine().set(w_pad=0.06, h_pad=0.08, wspace=0.02, hspace=0.02)
+    figure = plt.figure(figsize=(width, height))
+    figure.set_layout_engine("constrained", w_pad=0.06, h_pad=0.08, wspace=0.02, hspace=0.02)
     return figure
 
 

@@ -38,7 +38,7 @@ PANEL = 2.8
 def embedding(
     samples: Samples,
     *,
-    basis: str = "X_spade",
+    basis: str = _keys.joint(_keys.STEM),
     color: str | Iterable[str] | None = None,
     key: str = _keys.STEM,
     n_neighbors: int = 15,

@@ -130,7 +130,6 @@ def _draw_column(ax: Axes, view: View, box: Floats, column: Column, rows: slice)
         finite = column.values[np.isfinite(column.values)]
         spots.set_norm(Normalize(finite.min(), finite.max()) if len(finite) else Normalize(0, 1))
         spots.set_array(np.ma.masked_invalid(column.values[rows]))
-        spots.cmap.set_bad("none")
         colour_bar(ax, spots, column.name)
         return
     faces = column.faces(rows)
@@ -139,12 +138,12 @@ def _draw_column(ax: Axes, view: View, box: Floats, column: Column, rows: slice)
     dots_legend(ax, column.legend(rows, "no patch" if column.name == "expert" else "missing"), f"{column.name} (spots)")
 
 
-def _draw_entropy(ax: Axes, view: View, box: Floats, entropy: Floats, n_experts: int) -> None:
+def _draw_entropy(ax: Axes, view: View, box: Floats, entropy: NDArray[np.floating], n_experts: int) -> None:
     draw_tissue(ax, view, box, FADE)
     top = float(np.log(max(n_experts, 2)))
     spots = draw_spots(ax, view, cmap="viridis", norm=Normalize(0, top), linewidth=0)
     spots.set_array(np.ma.masked_invalid(entropy))
     known = entropy[np.isfinite(entropy)]
     title(ax, f"routing entropy, mean {known.mean():.2f} nats" if len(known) else "routing entropy: none known")
-    bar = colour_bar(ax, spots, f"entropy (nats), up to log {n_experts}")
+    bar = colour_bar(ax, spots, f"entropy (nats), up to log {max(n_experts, 2)}")
     bar.set_ticks([0, top / 2, top], labels=["0", f"{top / 2:.2f}", f"{top:.2f}"])

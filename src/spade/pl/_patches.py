@@ -144,10 +144,7 @@ def _square(centre: Floats, side: float) -> Floats:
 def _draw_overview(ax: Axes, view: View, positions: NDArray[np.int64], box: Floats) -> None:
     draw_tissue(ax, view, box, FADE)
     ax.set_anchor("NW")
-    for mask, colour, style, label in (
-        (view.inside, SQUARE, "solid", "valid"),
-        (~view.inside, BORDER, "solid", "not valid"),
-    ):
+    for mask, colour, label in ((view.inside, SQUARE, "valid"), (~view.inside, BORDER, "not valid")):
         squares = [_square(centre, view.side) for centre in view.centres[mask]]
         ax.add_collection(
             PolyCollection(squares, facecolors="none", edgecolors=colour, linewidths=0.5, label=label),
@@ -162,7 +159,8 @@ def _draw_overview(ax: Axes, view: View, positions: NDArray[np.int64], box: Floa
         )
         x, y = view.centres[position] + view.side / 2 * np.array([1, -1])
         ax.text(
-            x, y, str(number), fontsize=TEXT, fontweight="bold", ha="left", va="bottom", path_effects=[withStroke(linewidth=2, foreground="white")],
+            x, y, str(number), fontsize=TEXT, fontweight="bold", ha="left", va="bottom",
+            path_effects=[withStroke(linewidth=2, foreground="white")],
         )  # fmt: skip
     resolution = view.side / view.size_px
     title(

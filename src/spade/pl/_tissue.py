@@ -220,6 +220,6 @@ def scale_bar(ax: Axes, share: float = 0.3, small: bool = False, above: bool = F
     )  # fmt: skip
     label = f"{length / 1000:g} mm" if length >= 1000 else f"{length:g} µm"
     ax.text(
-        x0 + length + 0.02 * (x1 - x0), offset, label, fontsize=SMALL if small else TEXT,
+        x0 + length + (0.04 if small else 0.02) * (x1 - x0), offset, label, fontsize=SMALL if small else TEXT,
         ha="left", va="center", transform=below, gid="scale bar",
     )  # fmt: skip

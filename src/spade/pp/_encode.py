@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import warnings
 from os import PathLike
 
 import numpy as np
@@ -109,6 +110,11 @@ def _encode_sample(sample: Sample, encoder: Encoder, patches_key: str, batch_siz
     with tqdm(total=sample.table.n_obs, desc=f"{encoder.name}: {sample.name}", unit="patch") as bar:
         for section in sample.sections:
             if section.region not in record["regions"]:
+                warnings.warn(
+                    f"{section.name}: has no patches, so its {len(section.rows)} spots get NaN features. Make them with "
+                    "sp.pp.patches(samples).",
+                    stacklevel=3,
+                )
                 bar.update(len(section.rows))
                 continue
             facts = record["regions"][section.region]

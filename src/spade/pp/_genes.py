@@ -153,7 +153,7 @@ def _highly_variable(sample: Sample, common: set[str], n_top_genes: int, layer: 
     if not filled.all():
         warnings.warn(
             f"{sample.name}: {int((~filled).sum())} of {len(filled)} spots have no counts and do not take part in gene selection.",
-            stacklevel=4,
+            stacklevel=3,
         )
     if filled.sum() < 2:
         raise ValueError(f"{sample.name}: {int(filled.sum())} spots have counts; gene selection needs at least 2.")

@@ -10,16 +10,19 @@ import numpy as np
 import pandas as pd
 import shapely
 from geopandas import GeoDataFrame
+from numpy.typing import NDArray
 from spatialdata import SpatialData
 from spatialdata.models import ShapesModel
 from spatialdata.transformations import get_transformation
 
 from spade import _keys
 from spade._images import Placement, image_arrays, place
-from spade._samples import Sample, Samples, Section, add_empty_table, as_list, iter_samples, shorten
-from spade._scale import check_pitch, recorded_mpp, recorded_pitch, spot_pitch, visium_mpp
+from spade._samples import Sample, Samples, Section, add_empty_table, iter_samples, shorten
+from spade._scale import VISIUM_PITCH_UM, check_pitch, recorded_mpp, recorded_pitch, spot_pitch, visium_mpp
 
 logger = logging.getLogger("spade")
+#: ``obs`` columns with the position of a spot as Space Ranger counts it.
+ARRAY = ["array_row", "array_col"]
 
 
 def patches(
@@ -85,14 +88,15 @@ def patches(
     30
     """
     _keys.check_key(key_added)
-    for name, value in (("size_um", size_um), ("size_px", size_px)):
-        if not (np.isfinite(value) and value > 0):
-            raise ValueError(f"{name}={value!r}: expected a positive number.")
-    samples = as_list(samples)
-    for item in samples:
-        if isinstance(item, SpatialData) and not item.tables:
-            add_empty_table(item, _only_shapes(item, shapes_key))
-    for sample in iter_samples(samples, table_key=table_key):
+    if not (np.isfinite(size_um) and size_um > 0):
+        raise ValueError(f"size_um={size_um!r}: expected a positive number of µm.")
+    if size_px < 1 or size_px != int(size_px):
+        raise ValueError(f"size_px={size_px!r}: expected a whole number of at least 1.")
+
+    def add_table(sdata: SpatialData) -> None:
+        add_empty_table(sdata, _only_shapes(sdata, shapes_key))
+
+    for sample in iter_samples(samples, table_key=table_key, add_table=add_table):
         _lay_patches(sample, image_key, shapes_key, size_um, size_px, mpp, key_added)
 
 
@@ -126,14 +130,16 @@ def _lay_patches(
         else np.zeros(table.n_obs, dtype=bool)
     )
     records = dict(_keys.read_provenance(table.uns, key_added).get("regions", {}))
-    written, off = [], 0
+    squares: dict[str, GeoDataFrame] = {}
+    off = 0
     for section in sample.sections:
         if shapes_key is not None and section.region != shapes_key:
             continue
         chosen = image_key.get(section.region) if isinstance(image_key, Mapping) else image_key
         placement = place(sample.sdata, section.name, section.region, regions, chosen)
+        rows = _join(section, placement)
         stated = mpp.get(section.region) if isinstance(mpp, Mapping) else mpp
-        scale = _microns_per_pixel(sample, section, placement, stated)
+        scale = _microns_per_pixel(sample, section, placement, rows, stated)
         if scale > 2 * size_um / size_px * (1 + 1e-6):
             warnings.warn(
                 f"{section.name}: images[{placement.image_key!r}] has {scale:.3g} µm/px, coarser than twice the wanted "
@@ -142,11 +148,13 @@ def _lay_patches(
                 stacklevel=3,
             )
         element = key_added if len(regions) == 1 else f"{key_added}_{section.region}"
-        inside = _write_squares(sample, section, placement, size_um / scale, element)
-        rows = pd.Index(placement.index).get_indexer(section.ids)
-        valid[section.rows] = inside[rows]
-        off += int((~inside[rows]).sum())
-        written.append(element)
+        if element in regions:
+            raise ValueError(f"key_added={key_added!r}: the patches would replace the spots shapes[{element!r}].")
+        finest = image_arrays(sample.sdata.images[placement.image_key])[0]
+        inside = placement.inside((finest.sizes["y"], finest.sizes["x"]))[rows]
+        valid[section.rows] = inside
+        off += int((~inside).sum())
+        squares[element] = _squares(sample, placement, size_um / scale)
         records[section.region] = {
             "element": element,
             "image": placement.image_key,
@@ -165,21 +173,41 @@ def _lay_patches(
             f"obs[{_keys.VALID!r}]=False, get NaN features and are left out of training.",
             stacklevel=3,
         )
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*overwrit", category=UserWarning)
+        for element, polygons in squares.items():
+            sample.sdata.shapes[element] = polygons
     table.obs[_keys.VALID] = valid
     _keys.write_provenance(
         table.uns, key_added, function="pp.patches", size_um=float(size_um), size_px=int(size_px), regions=records
     )
-    sample.save(*(f"shapes/{element}" for element in written))
-    logger.info("%s: wrote shapes %s and obs[%r]", sample.name, shorten(written), _keys.VALID)
+    sample.save(*(f"shapes/{element}" for element in squares))
+    logger.info("%s: wrote shapes %s and obs[%r]", sample.name, shorten(squares), _keys.VALID)
 
 
-def _microns_per_pixel(sample: Sample, section: Section, placement: Placement, mpp: float | None) -> float:
+def _join(section: Section, placement: Placement) -> NDArray[np.int64]:
+    """Return the position of every row's spot."""
+    rows = pd.Index(placement.index).get_indexer(section.ids)
+    missing = section.ids[rows < 0]
+    if len(missing):
+        raise KeyError(
+            f"{section.name}: {len(missing)} of {len(section.ids)} rows of the table have no spot in shapes[{section.region!r}], such "
+            f"as {shorten(missing)}. Rows are joined by instance id; spots there are: {shorten(placement.index, 3)}."
+        )
+    return rows
+
+
+def _microns_per_pixel(
+    sample: Sample, section: Section, placement: Placement, rows: NDArray[np.int64], mpp: float | None
+) -> float:
     """Stated, recorded or recognised µm/px, checked against the spots' pitch where that is known."""
     pitch_px = spot_pitch(placement.centres)
     if mpp is not None and not (np.isfinite(mpp) and mpp > 0):
         raise ValueError(f"mpp={mpp!r}: expected a positive number of microns per pixel.")
     scale = mpp or recorded_mpp(sample.sdata, placement.image_key)
-    visium = visium_mpp(placement.centres, placement.radii)
+    obs = sample.table.obs.iloc[section.rows]
+    array = obs[ARRAY].apply(pd.to_numeric, errors="coerce").to_numpy(float) if set(ARRAY) <= set(obs) else None
+    visium = visium_mpp(placement.centres[rows], placement.radii[rows], array)
     pitch_um = recorded_pitch(sample.sdata, section.region)
     if scale is None and visium is None:
         raise ValueError(
@@ -193,23 +221,13 @@ def _microns_per_pixel(sample: Sample, section: Section, placement: Placement, m
     if pitch_um is not None:
         check_pitch(pitch_px, scale, pitch_um, section.name)
     elif visium is not None:
-        check_pitch(pitch_px, scale, visium * pitch_px, f"{section.name} (spots recognised as Visium)")
+        check_pitch(VISIUM_PITCH_UM / visium, scale, VISIUM_PITCH_UM, f"{section.name} (spots recognised as Visium)")
     return float(scale)
 
 
-def _write_squares(
-    sample: Sample, section: Section, placement: Placement, side: float, element: str
-) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
-    """Store the squares and return which centres lie in the image."""
-    missing = section.ids.difference(pd.Index(placement.index))
-    if len(missing):
-        raise KeyError(
-            f"{section.name}: {len(missing)} of {len(section.ids)} rows of the table have no spot in shapes[{section.region!r}], such "
-            f"as {shorten(missing)}. Rows are joined by instance id; spots there are: {shorten(placement.index, 3)}."
-        )
-    image = sample.sdata.images[placement.image_key]
+def _squares(sample: Sample, placement: Placement, side: float) -> GeoDataFrame:
+    """Return the square of every spot, in the pixel frame of the image and with its transformations."""
     (x, y), half = placement.centres.T, side / 2
     squares = GeoDataFrame(geometry=shapely.box(x - half, y - half, x + half, y + half), index=placement.index)
-    sample.sdata.shapes[element] = ShapesModel.parse(squares, transformations=get_transformation(image, get_all=True))
-    finest = image_arrays(image)[0]
-    return placement.inside((finest.sizes["y"], finest.sizes["x"]))
+    image = sample.sdata.images[placement.image_key]
+    return ShapesModel.parse(squares, transformations=get_transformation(image, get_all=True))

@@ -12,7 +12,7 @@ from scipy.spatial import KDTree
 
 from spade import _keys
 from spade._patches import patch_centres, patch_record
-from spade._samples import Sample, Samples, as_list, group_labels, iter_samples
+from spade._samples import Sample, Samples, as_list, group_labels, iter_samples, shorten
 from spade.core.streams import as_seed, numpy_stream
 
 logger = logging.getLogger("spade")
@@ -48,8 +48,8 @@ def split(
     block_um
         Side of the spatial blocks in µm; the sections need patches (:func:`patches`), which know the µm/px.
     guard_um
-        A training spot closer than this to a validation or test spot, or a validation spot this close to a test spot,
-        goes to the guard band. None: the side of a patch, so that no two parts see the same tissue.
+        A training spot closer than this, along x as well as along y, to a validation or test spot, or a validation spot this
+        close to a test spot, goes to the guard band. None: the side of a patch, so that no two parts see the same tissue.
     patches_key
         What :func:`patches` wrote; read only with ``block_um``.
     table_key
@@ -83,7 +83,10 @@ def split(
     key = _keys.split(key_added)
     _keys.check_key(key)
     samples = as_list(samples)
-    generator = numpy_stream(as_seed(rng), "split")
+    seed = as_seed(rng)
+    generator = numpy_stream(seed, "split")
+    if guard_um is not None and (block_um is None or not guard_um >= 0):
+        raise ValueError(f"guard_um={guard_um!r}: expected a number of µm of at least 0, together with block_um=.")
     if block_um is None:
         dealt = _by_group(samples, groupby, shares, table_key, generator)
     else:
@@ -92,6 +95,16 @@ def split(
         dealt = _by_block(samples, block_um, guard_um, shares, patches_key, table_key, generator)
     for sample, parts in zip(iter_samples(samples, table_key=table_key), dealt, strict=True):
         sample.table.obs[key] = pd.Categorical(parts, categories=[*PARTS, _keys.GUARD])
+        _keys.write_provenance(
+            sample.table.uns,
+            key,
+            function="pp.split",
+            groupby=groupby if block_um is None else None,
+            block_um=block_um,
+            guard_um=guard_um,
+            **dict(zip(PARTS, shares.tolist(), strict=True)),
+            seed=seed,
+        )
         sample.save()
         logger.info("%s: wrote obs[%r]: %s", sample.name, key, pd.Series(parts).value_counts().to_dict())
 
@@ -122,7 +135,14 @@ def _deal(sizes: dict[str, int], shares: NDArray[np.float64], rng: np.random.Gen
 def _by_group(
     samples: Samples, groupby: str | None, shares: NDArray[np.float64], table_key: str | None, rng: np.random.Generator
 ) -> list[NDArray[np.str_]]:
-    labels = [group_labels(sample, groupby) for sample in iter_samples(samples, table_key=table_key)]
+    labels = []
+    sections: set[str] = set()
+    for sample in iter_samples(samples, table_key=table_key):
+        labels.append(group_labels(sample, groupby))
+        twice = sections & {section.name for section in sample.sections}
+        if groupby is None and twice:
+            raise ValueError(f"samples: two sections are named {shorten(twice)}; give each its own name (sample_id=).")
+        sections |= {section.name for section in sample.sections}
     names, counts = np.unique(np.concatenate(labels), return_counts=True)
     what = "sections" if groupby is None else f"groups of obs[{groupby!r}]"
     dealt = _deal(dict(zip(names.tolist(), counts.tolist(), strict=True)), shares, rng, what)
@@ -183,6 +203,6 @@ def _with_guard(points: NDArray[np.float64], parts: NDArray[np.str_], guard: flo
     for position, part in enumerate(PARTS[:2]):
         here, later = parts == part, np.isin(parts, PARTS[position + 1 :])
         if here.any() and later.any():
-            distance, _ = KDTree(points[later]).query(points[here])
+            distance, _ = KDTree(points[later]).query(points[here], p=np.inf)  # squares overlap where both axes do
             out[np.flatnonzero(here)[distance < guard]] = _keys.GUARD
     return out

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from typing import Any
 
 import numpy as np
 from tqdm.auto import tqdm
@@ -13,7 +14,7 @@ from spade.core.clustering import two_stage
 from spade.core.routing import Routing
 from spade.core.streams import as_seed
 from spade.models import SpadeConfig
-from spade.tl._inputs import check_encoder
+from spade.tl._inputs import check_source
 
 logger = logging.getLogger("spade")
 
@@ -83,13 +84,16 @@ def cluster_experts(
     >>> routing.centroids.shape[0]
     8
     """
+    for name, value in (("n_prototypes", n_prototypes), ("n_experts", n_experts)):
+        if value < 1:
+            raise ValueError(f"{name}={value!r}: expected a whole number of at least 1.")
     samples = as_list(samples)
+    seed = as_seed(rng)
     _keys.check_key(key_added)
     features, groups = [], []
-    encoder: tuple[str | None, str | None] = (None, None)
+    source: dict[str, Any] = {}
     for sample in iter_samples(samples, table_key=table_key):
-        found = check_encoder(sample, use_rep, *encoder, "the samples before it are")
-        encoder = encoder[0] or found[0], encoder[1] or found[1]
+        source = check_source(sample, use_rep, source, "those of the samples before it are")
         x = read_features(sample, use_rep)
         valid = ~np.isnan(x).any(1)
         features.append(x[valid])
@@ -108,7 +112,7 @@ def cluster_experts(
             n_experts=n_experts,
             feature_scaling=feature_scaling,
             temperature=routing_temperature,
-            seed=as_seed(rng),
+            seed=seed,
             progress=lambda _: bar.update(),
         )
     prototypes, experts = ([str(i) for i in range(n)] for n in (routing.n_prototypes, routing.n_experts))
@@ -127,6 +131,7 @@ def cluster_experts(
             n_prototypes=routing.n_prototypes,
             n_experts=n_experts,
             feature_scaling=feature_scaling,
+            seed=seed,
         )
         sample.save()
         logger.info("%s: wrote obs[%r], obs[%r]", sample.name, _keys.prototype(key_added), _keys.cluster(key_added))

@@ -14,7 +14,7 @@ from spade import _keys
 from spade._palette import palette
 from spade._samples import Sample, Samples, categorical, iter_samples, read_features, shorten
 from spade.models import GenePanel, SpadeModel
-from spade.tl._inputs import check_encoder, read_expression
+from spade.tl._inputs import check_source, read_expression, source_of
 
 logger = logging.getLogger("spade")
 
@@ -27,7 +27,7 @@ def embed(
     mix: str = "mean",
     use_rep: str | None = None,
     layer: str | None = None,
-    normalized: bool = False,
+    normalized: bool | None = None,
     genes: GenePanel | Sequence[str] | None = None,
     min_overlap: float = 0.5,
     table_key: str | None = None,
@@ -50,7 +50,7 @@ def embed(
     use_rep
         ``obsm`` key of the image features; None: the one the model was trained on.
     layer, normalized
-        As in :func:`train_spade`.
+        Where the expression is, as in :func:`train_spade`; None: as the model was trained.
     genes
         Gene names behind the model's input, for a model that does not know them.
     min_overlap
@@ -96,8 +96,16 @@ def embed(
         raise ValueError(f'mix={mix!r}: expected "mean" or "concat".')
     if not 0 < min_overlap <= 1:
         raise ValueError(f"min_overlap={min_overlap!r}: expected a share above 0 and up to 1.")
+    use_rep = use_rep or model.config.use_rep
+    written = {_keys.joint(stem), _keys.image(stem), _keys.expression(stem), _keys.weights(stem)}
+    if use_rep in written:
+        raise ValueError(
+            f"key_added={stem!r}: the embeddings would replace the image features obsm[{use_rep!r}] they are made from."
+        )
+    layer = layer or model.config.layer
+    normalized = model.config.normalized if normalized is None else normalized
     for sample in iter_samples(samples, table_key=table_key):
-        _embed_sample(sample, model, stem, mix, use_rep or model.config.use_rep, layer, normalized, genes, min_overlap)
+        _embed_sample(sample, model, stem, mix, use_rep, layer, normalized, genes, min_overlap)
 
 
 def _embed_sample(
@@ -117,7 +125,7 @@ def _embed_sample(
             f"{sample.name}: obsm[{use_rep!r}] has {features.shape[1]} features, but the model reads {model.n_features} of "
             f"encoder {model.config.encoder!r}. Encode the patches with that encoder, or name its features with use_rep=."
         )
-    check_encoder(sample, use_rep, model.config.encoder, model.config.encoder_id, "the model's features are")
+    check_source(sample, use_rep, source_of(model.config), "the model's features are")
     weights = model.route(features)
     image = model.encode_image(features, weights, mix=mix)
     joint = _unit(image)
@@ -141,7 +149,7 @@ def _embed_sample(
     sample.table.uns[f"{_keys.expert(stem)}_colors"] = palette(model.n_experts)
     _keys.write_provenance(
         sample.table.uns,
-        stem,
+        _keys.joint(stem),
         function="tl.embed",
         model="SpadeModel",
         model_id=model.id,

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +20,8 @@ from spade.core.training import NOT_USED, TRAIN, VAL
 from spade.models import GenePanel, SpadeConfig
 
 ROLES = {_keys.TRAIN: TRAIN, _keys.VAL: VAL}
+#: Origin of features: names in the settings, and in the record that ``pp.encode_patches`` writes.
+SOURCE = {"encoder": "encoder", "encoder_id": "encoder_id", "patch_um": "size_um", "patch_px": "input_px"}
 
 
 @dataclass
@@ -37,25 +40,40 @@ def read_expression(
 ) -> tuple[csr_matrix, NDArray[np.bool_], NDArray[np.bool_]]:
     """Return log-normalised expression in panel order, which genes are present, and which spots have any counts."""
     values = read_counts(sample, layer, normalized)
-    filled = np.diff(values.indptr) > 0
+    filled = np.asarray(abs(values).sum(1)).ravel() > 0  # zeros may be stored
     matrix, present = panel.take(
         values if normalized else log_normalise(values, panel.target_sum), sample.table.var_names
     )
     return matrix, present, filled
 
 
-def check_encoder(
-    sample: Sample, use_rep: str, encoder: str | None, encoder_id: str | None, what: str
-) -> tuple[str | None, str | None]:
-    """Return encoder and id behind ``obsm[use_rep]``, or raise if they are known not to be the expected ones."""
+def check_source(sample: Sample, use_rep: str, expected: Mapping[str, Any], what: str) -> dict[str, Any]:
+    """Return what is known of the origin of ``obsm[use_rep]``, or raise if it is known not to be the expected one.
+
+    Names are those of :class:`SpadeConfig`; what is not known of either side is not compared.
+    """
     facts = _keys.read_provenance(sample.table.uns, use_rep)
-    found = facts.get("encoder"), facts.get("encoder_id")
-    if None not in (encoder_id, found[1]) and found[1] != encoder_id:
+    found = {name: facts[key] for name, key in SOURCE.items() if key in facts}
+    found = {name: value.item() if isinstance(value, np.generic) else value for name, value in found.items()}
+    known = {name: value for name, value in expected.items() if value is not None}
+    if any(found.get(name, value) != value for name, value in known.items() if name != "encoder"):
         raise ValueError(
-            f"{sample.name}: obsm[{use_rep!r}] comes from encoder {found[0]!r} (id {found[1]}), but {what} from {encoder!r} (id "
-            f"{encoder_id}). Encode the patches with the same encoder and weights."
+            f"{sample.name}: obsm[{use_rep!r}] comes from {_describe(found)}, but {what} from {_describe(known)}. Encode patches of "
+            "the same size with the same encoder and weights."
         )
-    return found
+    return found | known
+
+
+def _describe(source: Mapping[str, Any]) -> str:
+    parts = [f"encoder {source.get('encoder')!r} (id {source.get('encoder_id')})"]
+    if "patch_um" in source:
+        parts.append(f"patches of {source['patch_um']:g} µm at {source.get('patch_px')} px")
+    return ", ".join(parts)
+
+
+def source_of(config: SpadeConfig) -> dict[str, Any]:
+    """Return the origin of the features that a model was trained on."""
+    return {name: getattr(config, name) for name in SOURCE}
 
 
 def resolve_panel(
@@ -87,22 +105,23 @@ def load_training(
     """Read every usable row of every sample, and note the encoder in the settings."""
     from dataclasses import replace
 
-    features, expression, role, groups, names = [], [], [], [], []
+    features, expression, role, groups, names, left_out = [], [], [], [], [], []
     excluded = {"without a valid patch": 0, "without counts": 0}
     absent: dict[str, int] = {}
     widths: dict[str, int] = {}
     for sample in iter_samples(samples, table_key=table_key):
         if sample.name in panel.dropped:
+            left_out.append(sample.name)
             continue
+        if sample.name in widths:
+            raise ValueError(f"samples: two samples are named {sample.name!r}; give each its own name (sample_id=).")
         if not sample.has_expression:
             raise ValueError(
                 f"{sample.name}: has no expression (table of width 0) and cannot be trained on; leave it out."
             )
         x = read_features(sample, config.use_rep)
-        encoder, identity = check_encoder(
-            sample, config.use_rep, config.encoder, config.encoder_id, "the samples before it are"
-        )
-        config = replace(config, encoder=config.encoder or encoder, encoder_id=config.encoder_id or identity)
+        source = check_source(sample, config.use_rep, source_of(config), "those of the samples before it are")
+        config = replace(config, **source)
         widths[sample.name] = x.shape[1]
         if len(set(widths.values())) > 1:
             raise ValueError(
@@ -127,6 +146,11 @@ def load_training(
         raise ValueError(
             f"genes: training needs every gene of the panel in every sample, but {listed}. Are the samples of different species, or "
             "named by other ids? Choose a common panel with sp.pp.select_genes(samples)."
+        )
+    if left_out:
+        warnings.warn(
+            f"{', '.join(left_out)}: left out of training, as when its genes were selected (genes.dropped).",
+            stacklevel=3,
         )
     for reason, count in excluded.items():
         if count:

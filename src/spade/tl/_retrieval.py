@@ -9,7 +9,7 @@ from spade import _keys
 from spade._samples import Samples, iter_samples, obs_column, read_features
 from spade.core.retrieval import chance_rank, chance_recall, ranks_within, recall_at
 from spade.models import SpadeModel
-from spade.tl._inputs import check_encoder, read_expression
+from spade.tl._inputs import check_source, read_expression, source_of
 
 
 def retrieval_metrics(
@@ -21,7 +21,7 @@ def retrieval_metrics(
     part: str = _keys.TEST,
     use_rep: str | None = None,
     layer: str | None = None,
-    normalized: bool = False,
+    normalized: bool | None = None,
     table_key: str | None = None,
 ) -> pd.DataFrame:
     """Rank, for every spot, its own expression among all spots' given its image, and the reverse.
@@ -42,7 +42,7 @@ def retrieval_metrics(
     use_rep
         ``obsm`` key of the image features; None: the one the model was trained on.
     layer, normalized
-        As in :func:`train_spade`.
+        Where the expression is, as in :func:`train_spade`; None: as the model was trained.
     table_key
         Table; may be left out when there is one.
 
@@ -74,12 +74,13 @@ def retrieval_metrics(
         raise ValueError(f"k={k!r}: expected a whole number of at least 1.")
     if model.genes is None:
         raise ValueError("the model does not know its gene panel, so expression cannot be put in its order.")
+    use_rep = use_rep or model.config.use_rep
+    layer = layer or model.config.layer
+    normalized = model.config.normalized if normalized is None else normalized
     images, expressions, experts = [], [], []
     for sample in iter_samples(samples, table_key=table_key):
-        features = read_features(sample, use_rep or model.config.use_rep)
-        check_encoder(
-            sample, use_rep or model.config.use_rep, model.config.encoder, model.config.encoder_id, "the model's features are"
-        )
+        features = read_features(sample, use_rep)
+        check_source(sample, use_rep, source_of(model.config), "the model's features are")
         x, present, filled = read_expression(sample, model.genes, layer, normalized)
         if not present.all():
             raise ValueError(f"{sample.name}: lacks {int((~present).sum())} of the model's {len(model.genes)} genes.")

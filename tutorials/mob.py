@@ -1,0 +1,24 @@
+"""Mouse olfactory bulb (classic ST, 2.75 µm/px): from the files of one section to joint embeddings and pictures."""
+
+import os
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+
+import spade as sp
+
+data = Path(os.environ["SPADE_TEST_DATA"]) / "mob" / "MOB_11"
+counts, image, labels = (data / name for name in ("Rep11_MOB_count_matrix-1.tsv.gz", "11.jpg", "11_01.tsv"))
+sdata = sp.io.read_st(counts, image, labels=labels, sample_id="MOB_11")
+sp.pp.patches(sdata)
+sp.pp.encode_patches(sdata, "texture")
+genes = sp.pp.select_genes(sdata, n_top_genes=1000)
+sp.pp.split(sdata, block_um=1000, fractions=(0.7, 0, 0.3))
+routing = sp.tl.cluster_experts(sdata, use_rep="X_texture", n_prototypes=8, n_experts=2)
+settings = {"use_rep": "X_texture", "genes": genes, "split_key": "spade_split", "lr": 1e-3, "batch_size": 64}
+model = sp.tl.train_spade(sdata, routing=routing, **settings)
+sp.tl.embed(sdata, model)
+print(sp.tl.retrieval_metrics(sdata, model, split_key="spade_split"))
+for plot in (sp.pl.patches, sp.pl.expert_clusters, sp.pl.expert_gallery, sp.pl.embedding, sp.pl.training):
+    plot(model if plot is sp.pl.training else sdata)
+    plt.savefig(f"mob_{plot.__name__}.png", dpi=150)
