@@ -17,7 +17,7 @@ sp.pp.encode_patches(samples, "texture")
 genes = sp.pp.select_genes(samples, n_top_genes=1000)
 sp.pp.split(samples, block_um=1000, fractions=(0.7, 0, 0.3))
 settings = {"use_rep": "X_texture", "genes": genes, "split_key": "spade_split", "lr": 1e-3, "batch_size": 64}
-model = sp.tl.train_spade(samples, n_prototypes=8, n_experts=2, **settings)
+model = sp.tl.train_spade(samples, n_prototypes=8, n_experts=4, **settings)
 sp.tl.embed(samples, model)
 print(sp.tl.retrieval_metrics(samples, model, split_key="spade_split"))
 for plot in (sp.pl.patches, sp.pl.expert_clusters, sp.pl.expert_gallery, sp.pl.embedding, sp.pl.training):

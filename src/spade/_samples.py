@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import anndata as ad
 import numpy as np
@@ -22,7 +22,7 @@ from spade import _keys
 from spade._store import is_store, replace_elements
 
 logger = logging.getLogger("spade")
-Samples = SpatialData | str | PathLike[str] | Iterable[SpatialData | str | PathLike[str]]
+Samples: TypeAlias = SpatialData | str | PathLike[str] | Iterable[SpatialData | str | PathLike[str]]
 
 
 @dataclass(frozen=True)
@@ -282,6 +282,7 @@ def group_labels(sample: Sample, groupby: str | None) -> NDArray[np.str_]:
 
 def categorical(values: Sequence[str] | NDArray[Any], categories: Sequence[str] | None = None) -> pd.Categorical:
     """Return a categorical of strings; empty strings become missing."""
-    array = np.asarray(values, dtype=object)
-    present = list(sorted(set(array.tolist()) - {""}) if categories is None else categories)
-    return pd.Categorical(np.where(array == "", None, array), categories=present)
+    array: Any = np.array(values, dtype=object)
+    present: Any = sorted(set(array.tolist()) - {""}) if categories is None else categories
+    array[array == ""] = None
+    return pd.Categorical(array, categories=present)

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 TORCH_SUFFIXES = (".pth", ".pt", ".bin")
 #: What ``torch.load`` raises on files that are cut off or no torch files, beside ``UnpicklingError``.
-DAMAGED = (AttributeError, EOFError, LookupError, OSError, RuntimeError, TypeError, ValueError)
+DAMAGED = (AssertionError, AttributeError, EOFError, LookupError, OSError, RuntimeError, TypeError, ValueError)
 
 
 class TimmEncoder:
@@ -58,7 +58,7 @@ class TimmEncoder:
         self.mpp = spec.mpp
         self.device = resolve_device(device)
         self.precision = precision
-        self.model = _build(spec, weights, rng)
+        self.model: Any = _build(spec, weights, rng)
         self.id = _identity(self.model)
         self.input_px, *moments = input_of(spec, self.model)
         self._mean, self._std = (torch.tensor(v, device=self.device).view(1, 3, 1, 1) * 255 for v in moments)
@@ -154,7 +154,8 @@ def load_strict(model: torch.nn.Module, path: Path, name: str) -> None:
     A state dict may lie under ``"model"`` or ``"state_dict"``; the classifier of the architecture is left out.
     """
     state = read_state(path)
-    classifiers = model.pretrained_cfg.get("classifier") or ()
+    facts: Any = model.pretrained_cfg
+    classifiers = facts.get("classifier") or ()
     classifiers = (classifiers,) if isinstance(classifiers, str) else tuple(classifiers)
     state = {k: v for k, v in state.items() if not any(k.startswith(f"{c}.") for c in classifiers)}
     own = model.state_dict()
@@ -195,7 +196,9 @@ def read_state(path: Path) -> dict[str, torch.Tensor]:
             "model.state_dict() instead of the module."
         ) from error
     except DAMAGED as error:
-        raise ValueError(f"weights={str(path)!r} cannot be read ({_reason(error)}); was the file cut off?") from error
+        raise ValueError(
+            f"weights={str(path)!r} cannot be read ({type(error).__name__}: {_reason(error)}); was the file cut off?"
+        ) from error
     for key in ("model", "state_dict"):
         if isinstance(state, dict) and isinstance(state.get(key), dict):
             state = state[key]

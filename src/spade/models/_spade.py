@@ -330,7 +330,7 @@ class SpadeModel:
 def _blocks(x: Floats | csr_matrix) -> Iterator[NDArray[np.float32]]:
     """Dense float32 blocks of rows, one at a time."""
     for start in range(0, x.shape[0], BATCH):
-        block = x[start : start + BATCH]
+        block: Any = x[start : start + BATCH]
         yield np.asarray(block.toarray() if issparse(block) else block, dtype=np.float32)
 
 
