@@ -1,4 +1,4 @@
-"""Colours of experts: distinct, the same in every plot."""
+"""Colours of experts: the same in every plot, distinct under the common colour vision deficiencies as well."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 COLOURS = (
-    "#1f77b4", "#ff7f0e", "#2ca02c", "#d62728", "#9467bd", "#8c564b", "#e377c2", "#bcbd22", "#17becf", "#7f7f7f",
-    "#003f8a", "#b35900", "#0b5d1e", "#7a0f1a", "#4b2a73", "#f2b701", "#66c2a5", "#a6cee3", "#fb9a99", "#cab2d6",
+    "#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#8c1ff9", "#6c1313", "#cece7e", "#5c2353",
+    "#301b98", "#a3dcb6", "#9783fc", "#e0064e", "#40136c", "#ae0404", "#67e4e4", "#a63f73", "#235c36", "#84a63f",
 )  # fmt: skip
 
 
