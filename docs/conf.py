@@ -1,0 +1,128 @@
+"""Build the documentation: ``sphinx-build -W --keep-going -b html docs docs/_build/html``. No network is needed."""
+
+from __future__ import annotations
+
+import base64
+import os
+from importlib.metadata import metadata
+from pathlib import Path
+
+import nbformat
+from nbclient import NotebookClient
+
+from spade import encoders
+from spade.encoders import _texture
+
+DOCS = Path(__file__).parent
+ROOT = DOCS.parent
+#: Tutorials are executed into this folder, which git ignores; their sources are committed without outputs.
+EXECUTED = DOCS / "tutorials"
+#: The cell with this tag draws the figure of the landing page.
+LANDING = "landing"
+
+info = metadata("spade-st")
+project = "spade"
+author = info["Author"] or "The spade developers"
+copyright = author
+version = release = info["Version"]
+
+extensions = [
+    "myst_nb",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.autosummary",
+    "sphinx.ext.napoleon",
+    "sphinx_copybutton",
+]
+exclude_patterns = ["_build", "**.ipynb_checkpoints"]
+templates_path = ["_templates"]
+nitpicky = True
+# of what the package does not document itself, only links within the package must resolve
+nitpick_ignore_regex = [(r"py:.*", r"(?!spade\.).*"), (r"py:.*", r"spade\.(_|core\.).*")]
+
+# links to other projects need the network, so they are made only when asked for
+if os.environ.get("SPADE_DOCS_INTERSPHINX"):
+    extensions.append("sphinx.ext.intersphinx")
+    intersphinx_mapping = {
+        "anndata": ("https://anndata.readthedocs.io/en/stable/", None),
+        "matplotlib": ("https://matplotlib.org/stable/", None),
+        "numpy": ("https://numpy.org/doc/stable/", None),
+        "pandas": ("https://pandas.pydata.org/docs/", None),
+        "python": ("https://docs.python.org/3", None),
+        "scanpy": ("https://scanpy.readthedocs.io/en/stable/", None),
+        "scipy": ("https://docs.scipy.org/doc/scipy/", None),
+        "spatialdata": ("https://spatialdata.scverse.org/en/stable/", None),
+    }
+
+autosummary_generate = True
+autodoc_member_order = "bysource"
+autodoc_typehints = "description"
+autodoc_typehints_description_target = "documented"
+autodoc_type_aliases = {name: name for name in ("Floats", "Samples")}
+napoleon_google_docstring = False
+napoleon_use_ivar = True
+# "Returns" is prose here: what is written where, or what the value holds; its type stands in the signature
+napoleon_custom_sections = ["Returns"]
+
+myst_enable_extensions = ["colon_fence", "deflist", "dollarmath", "substitution"]
+myst_heading_anchors = 3
+nb_execution_mode = "off"  # tutorials are executed below, once
+
+html_theme = "furo"
+html_title = f"spade {version}"
+html_static_path: list[str] = []
+copybutton_prompt_text = r">>> |\.\.\. |\$ "
+copybutton_prompt_is_regexp = True
+
+
+def encoder_table() -> str:
+    """Markdown table of the encoders that are known by name."""
+    rows = ["| name | weights | features | input px | µm/px | licence of the weights | access |", "| --- " * 7 + "|"]
+    for name, spec in encoders.available().items():
+        hub = spec.model.removeprefix("hf-hub:")
+        weights = f"[{hub}](https://huggingface.co/{hub})" if hub else "none needed"
+        access = "built in" if not hub else "on request" if spec.gated else "open"
+        rows.append(
+            f"| `{name}` | {weights} | {spec.dim} | {spec.input_px or 'any'} | {spec.mpp or 'any'} | {spec.licence} "
+            f"| {access} |"
+        )
+    return "\n".join(rows)
+
+
+def texture_table() -> str:
+    """Markdown table of the groups of texture features."""
+    rows = ["| features | what they are |", "| --- | --- |"]
+    rows += [f"| `{pattern}` | {text} |" for pattern, text in _texture.FEATURE_GROUPS.items()]
+    return "\n".join(rows)
+
+
+myst_substitutions = {
+    "encoder_table": encoder_table(),
+    "texture_table": texture_table(),
+    "n_texture": str(len(_texture.FEATURE_NAMES)),
+    "texture_names": "```text\n" + "\n".join(_texture.FEATURE_NAMES) + "\n```",
+    "version": version,
+}
+
+
+def execute_tutorials(_app: object) -> None:
+    """Execute the tutorials that are newer than their last execution, and keep the figure of the landing page."""
+    os.environ.setdefault("TQDM_DISABLE", "1")
+    os.environ.setdefault("PYTHONWARNINGS", "ignore:IProgress not found")
+    EXECUTED.mkdir(exist_ok=True)
+    code = max(file.stat().st_mtime for file in (ROOT / "src").rglob("*.py"))
+    for source in sorted((ROOT / "tutorials").glob("*.ipynb")):
+        target = EXECUTED / source.name
+        if target.is_file() and target.stat().st_mtime > max(code, source.stat().st_mtime):
+            continue
+        notebook = nbformat.read(source, as_version=4)
+        NotebookClient(notebook, timeout=600, resources={"metadata": {"path": str(EXECUTED)}}).execute()
+        for cell in notebook.cells:
+            if LANDING in cell.metadata.get("tags", []):
+                figure = next(o.data["image/png"] for o in cell.outputs if "image/png" in o.get("data", {}))
+                (EXECUTED / f"{LANDING}.png").write_bytes(base64.b64decode(figure))
+        nbformat.write(notebook, target)
+
+
+def setup(app: object) -> None:
+    """Execute the tutorials before anything is read."""
+    app.connect("builder-inited", execute_tutorials, priority=100)
