@@ -48,17 +48,18 @@ def run(out: str | PathLike[str], data: str | PathLike[str] | None = None, seed:
     with clock("samples"):
         samples = sp.datasets.toy(rng=seed) if data is None else find_samples(Path(data))
     names = [sample.name for sample in iter_samples(samples)]
+    expressed = [sample.sdata for sample in iter_samples(samples) if sample.has_expression]
+    if not expressed:
+        raise ValueError(f"none of {', '.join(names)} has expression, which training needs.")
+    with clock("gene panel"):
+        # a few sections have few spots: more genes of each make up for it
+        panel = sp.pp.select_genes(expressed, n_top_genes=500 if len(expressed) < 4 else 50)
     with clock("patches and image features"):
         sp.pp.patches(samples)
         sp.pp.encode_patches(samples)
-    expressed = [s for s, info in zip(samples, iter_samples(samples), strict=True) if info.has_expression]
-    if not expressed:
-        raise ValueError(f"none of {', '.join(names)} has expression, which training needs.")
     n_spots = sum(sample.table.n_obs for sample in iter_samples(expressed))
     n_experts = int(np.clip(n_spots // SPOTS_PER_EXPERT, 2, 16))
-    with clock("genes, split, experts, training"):
-        # one section has few spots: more genes of each make up for it
-        panel = sp.pp.select_genes(expressed, n_top_genes=500 if len(expressed) < 4 else 50)
+    with clock("split, experts, training"):
         sp.pp.split(expressed, block_um=_block_side(expressed), fractions=(0.75, 0.0, 0.25), rng=seed)
         model = sp.tl.train_spade(
             expressed,
@@ -111,7 +112,7 @@ class Clock:
     @contextmanager
     def __call__(self, step: str) -> Iterator[None]:
         """Time one step."""
-        print(f"[{len(self.seconds) + 1}/5] {step}", flush=True)
+        print(f"[{len(self.seconds) + 1}/6] {step}", flush=True)
         start = time.perf_counter()
         yield
         self.seconds[step] = time.perf_counter() - start

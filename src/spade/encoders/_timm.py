@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import struct
 import sys
 import warnings
 from os import PathLike
@@ -22,7 +23,17 @@ if TYPE_CHECKING:
 
 TORCH_SUFFIXES = (".pth", ".pt", ".bin")
 #: What ``torch.load`` raises on files that are cut off or no torch files, beside ``UnpicklingError``.
-DAMAGED = (AssertionError, AttributeError, EOFError, LookupError, OSError, RuntimeError, TypeError, ValueError)
+DAMAGED = (
+    AssertionError,
+    AttributeError,
+    EOFError,
+    LookupError,
+    OSError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+    struct.error,
+)
 
 
 class TimmEncoder:
