@@ -9,6 +9,7 @@ from pathlib import Path
 
 import nbformat
 from nbclient import NotebookClient
+from sphinx.util.inspect import TypeAliasForwardRef
 
 from spade import encoders
 from spade.encoders import _texture
@@ -58,6 +59,7 @@ autodoc_member_order = "bysource"
 autodoc_typehints = "description"
 autodoc_typehints_description_target = "documented"
 autodoc_type_aliases = {name: name for name in ("Floats", "Samples")}
+TypeAliasForwardRef.__repr__ = lambda self: self.name  # which Sphinx prints in "Floats | None"
 napoleon_google_docstring = False
 napoleon_use_ivar = True
 # "Returns" is prose here: what is written where, or what the value holds; its type stands in the signature

@@ -106,7 +106,9 @@ def test_any_similarity_between_spots_and_image_gives_the_right_pixels(spots_to_
 def test_a_stretched_transformation_is_refused():
     sdata = tiny()
     place_by(sdata["spots"], np.diag([1.0, 1.2, 1.0]))
-    with pytest.raises(ValueError, match=r"tiny: .*shapes\['spots'\] to images\['image'\] stretches one axis 1\.20 times.*'global'"):
+    with pytest.raises(
+        ValueError, match=r"tiny: .*shapes\['spots'\] to images\['image'\] stretches one axis 1\.20 times.*'global'"
+    ):
         sp.pp.patches(sdata)
 
 
@@ -114,7 +116,9 @@ def test_a_coordinate_system_must_be_shared():
     sdata = tiny()
     set_transformation(sdata["image"], Identity(), "slide")
     remove_transformation(sdata["image"], "global")
-    with pytest.raises(ValueError, match=r"no coordinate system in common.*\['global'\].*'image': \['slide'\].*set_transformation"):
+    with pytest.raises(
+        ValueError, match=r"no coordinate system in common.*\['global'\].*'image': \['slide'\].*set_transformation"
+    ):
         sp.pp.patches(sdata)
     set_transformation(sdata["spots"], Identity(), "slide")
     sp.pp.patches(sdata, **SMALL)
@@ -168,7 +172,9 @@ def relabel(sdata, ids):
             r"36 of 36 rows.*such as 0, 1.*joined by instance id; spots there are: 's00'",
         ),
         (
-            lambda s: s["spots"].set_index(pd.Index(["s00", "s00", *(f"s{i:02d}" for i in range(2, 36))]), inplace=True),
+            lambda s: s["spots"].set_index(
+                pd.Index(["s00", "s00", *(f"s{i:02d}" for i in range(2, 36))]), inplace=True
+            ),
             ValueError,
             r"shapes\['spots'\] has 1 instance ids more than once, such as 's00'. Make the index unique",
         ),
@@ -190,7 +196,9 @@ def test_some_off_the_image_are_marked_and_counted():
     spots = square_lattice(36)
     spots[:5, 0] = [0, -0.1, SIDE - 0.1, SIDE, 2 * SIDE]
     sdata = tiny(spots=circles(spots))
-    with warns_here(r"tiny: the centres of 3 of 36 patches are off the image.*obs\['spade_valid'\]=False.*left out of tr"):
+    with warns_here(
+        r"tiny: the centres of 3 of 36 patches are off the image.*obs\['spade_valid'\]=False.*left out of tr"
+    ):
         sp.pp.patches(sdata, **SMALL)
     assert list(sdata["table"].obs["spade_valid"][:6]) == [True, False, True, False, False, True]
     assert len(sdata["patches"]) == 36
@@ -201,7 +209,9 @@ def test_all_off_the_image_is_an_error_and_changes_nothing():
     sp.pp.patches(sdata, **SMALL)
     before, facts = centres(sdata), record(sdata)
     place_by(sdata["spots"], affine(shift=(SIDE, 0)))
-    with pytest.raises(ValueError, match=r"all 36 patches are off the image. Check the transformations.*order of x and y"):
+    with pytest.raises(
+        ValueError, match=r"all 36 patches are off the image. Check the transformations.*order of x and y"
+    ):
         sp.pp.patches(sdata, **SMALL)
     np.testing.assert_array_equal(centres(sdata), before)
     assert record(sdata) == facts
@@ -212,7 +222,9 @@ def test_all_off_the_image_is_an_error_and_changes_nothing():
 
 
 def test_the_finest_of_several_images_of_one_section_is_used_and_logged(caplog):
-    sdata = tiny(images={"coarse": picture(pixels()[:, ::4, ::4]), "fine": picture(), "dapi": picture(pixels(1, (1, 99, 99)))})
+    sdata = tiny(
+        images={"coarse": picture(pixels()[:, ::4, ::4]), "fine": picture(), "dapi": picture(pixels(1, (1, 99, 99)))}
+    )
     place_by(sdata["coarse"], affine(scale=4))
     with caplog.at_level(logging.INFO, logger="spade"):
         sp.pp.patches(sdata, mpp=1, **SMALL)
@@ -223,7 +235,9 @@ def test_the_finest_of_several_images_of_one_section_is_used_and_logged(caplog):
 def test_images_of_different_areas_are_ambiguous_until_one_is_named():
     sdata = tiny(images={"left": picture(), "right": picture(pixels(1))})
     place_by(sdata["right"], affine(shift=(SIDE, 0)))
-    with pytest.raises(ValueError, match=r"several images may show 'spots', 'left', 'right', and they cover different areas.*image_k"):
+    with pytest.raises(
+        ValueError, match=r"several images may show 'spots', 'left', 'right', and they cover different areas.*image_k"
+    ):
         sp.pp.patches(sdata, mpp=1)
     sp.pp.patches(sdata, mpp=1, image_key="left", **SMALL)
     assert record(sdata)["regions"]["spots"]["image"] == "left"
@@ -235,7 +249,9 @@ def test_images_in_different_systems_are_ambiguous():
         set_transformation(sdata[key], Identity(), system)
         set_transformation(sdata["spots"], Identity(), system)
         remove_transformation(sdata[key], "global")
-    with pytest.raises(ValueError, match=r"'spots' shares coordinate systems with several images, 'one', 'two'.*image_key="):
+    with pytest.raises(
+        ValueError, match=r"'spots' shares coordinate systems with several images, 'one', 'two'.*image_key="
+    ):
         sp.pp.patches(sdata, mpp=1)
 
 
@@ -257,7 +273,9 @@ def two_sections(systems=("global", "global")):
 
 def test_sections_that_share_a_system_need_named_images():
     sdata = two_sections()
-    with pytest.raises(ValueError, match=r"block/one: several images may show 'one', 'he_1', 'he_2'.*'global' also holds 'two'"):
+    with pytest.raises(
+        ValueError, match=r"block/one: several images may show 'one', 'he_1', 'he_2'.*'global' also holds 'two'"
+    ):
         sp.pp.patches(sdata)
     sp.pp.patches(sdata, image_key={"one": "he_1", "two": "he_2"}, **SMALL)
     regions = record(sdata)["regions"]
@@ -295,7 +313,12 @@ def test_shapes_key_restricts_to_one_region():
     ("images", "image_key", "error", "said"),
     [
         ({"he": picture()}, "HE", KeyError, r"image_key='HE' is not there; images: 'he'"),
-        ({"if": picture(pixels(0, (5, 9, 9)))}, None, ValueError, r"no 8-bit RGB image; images: 'if': 5 channels of uint8"),
+        (
+            {"if": picture(pixels(0, (5, 9, 9)))},
+            None,
+            ValueError,
+            r"no 8-bit RGB image; images: 'if': 5 channels of uint8",
+        ),
         ({"he": picture(pixels(dtype=np.uint16))}, None, ValueError, r"'he': 3 channels of uint16. Add the H&E image"),
         (
             {"he": picture(), "if": picture(pixels(0, (2, 9, 9)))},
@@ -375,7 +398,9 @@ def test_visium_is_recognised_and_a_conflicting_mpp_refused(ratio):
     sdata = tiny(mpp=None, spots=circles(hexagonal(), radius=30 * ratio))
     sp.pp.patches(sdata, **SMALL)
     assert record(sdata)["regions"]["spots"]["mpp"] == pytest.approx(100 / 60)
-    with pytest.raises(ValueError, match=r"recognised as Visium\): at 1 µm/px neighbouring spots are 60\.0 µm .* 100 µm.*1\.667 would"):
+    with pytest.raises(
+        ValueError, match=r"recognised as Visium\): at 1 µm/px neighbouring spots are 60\.0 µm .* 100 µm.*1\.667 would"
+    ):
         sp.pp.patches(sdata, mpp=1.0)
 
 
@@ -460,7 +485,9 @@ def test_without_table_the_spots_must_be_clear():
     shapes = {"spots": circles(square_lattice(36)), "tissue": circles(square_lattice(4))}
     sdata = SpatialData(images={"image": picture()}, shapes=shapes)
     for wrong in (None, "spot"):
-        with pytest.raises(ValueError, match=rf"shapes_key={wrong!r}: the object has no table.*shapes: 'spots', 'tissue'"):
+        with pytest.raises(
+            ValueError, match=rf"shapes_key={wrong!r}: the object has no table.*shapes: 'spots', 'tissue'"
+        ):
             sp.pp.patches(sdata, mpp=1, shapes_key=wrong)
     assert not sdata.tables
     sp.pp.patches(sdata, mpp=1, shapes_key="spots", **SMALL)

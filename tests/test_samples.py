@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from _tiny import GENES, circles, featured, picture, square_lattice, table, tiny
 from anndata import AnnData
-from scipy.sparse import coo_matrix, csc_matrix, csr_array, csr_matrix
+from scipy.sparse import csc_matrix, csr_array, csr_matrix
 from spatialdata import SpatialData
 
 import spade as sp
@@ -51,7 +51,7 @@ def test_objects_in_any_form_stay_the_same_objects(form):
 def test_paths_are_opened_and_named_by_their_store(stores, kind):
     left, right = (kind(path) for path in stores)
     assert [sample.name for sample in opened(left)] == ["left"]
-    found = opened((path for path in (left, right)))
+    found = opened(path for path in (left, right))
     assert [sample.name for sample in found] == ["left", "right"]
     assert [sample.path for sample in found] == list(stores)
 
@@ -73,7 +73,11 @@ def test_names_are_recorded_ones_or_stores_or_numbers(stores):
 @pytest.mark.parametrize(
     ("samples", "error", "said"),
     [
-        (lambda: tiny(6)["table"], TypeError, r"got AnnData; expected a SpatialData, a path to a \.zarr store, or an it"),
+        (
+            lambda: tiny(6)["table"],
+            TypeError,
+            r"got AnnData; expected a SpatialData, a path to a \.zarr store, or an it",
+        ),
         (lambda: [tiny(6), tiny(6)["table"]], TypeError, r"item 1 is AnnData; expected a SpatialData"),
         (lambda: None, TypeError, r"got NoneType; expected a SpatialData"),
         (lambda: 3, TypeError, r"got int; expected"),
@@ -99,7 +103,9 @@ def test_the_table_is_found_or_named():
     sdata = tiny(6)
     assert one(sdata).table_key == "table"
     sdata.tables["other"] = table(list(sdata["spots"].index), GENES[:3])
-    with pytest.raises(ValueError, match=r"tiny: there are several tables, 'other', 'table'|'table', 'other'; choose one w"):
+    with pytest.raises(
+        ValueError, match=r"tiny: there are several tables, 'other', 'table'|'table', 'other'; choose one w"
+    ):
         opened(sdata)
     assert opened(sdata, table_key="other")[0].table.n_vars == 3
     with pytest.raises(KeyError, match=r"table_key='counts' is not there; tables: 'table', 'other'"):
@@ -118,7 +124,9 @@ def test_the_table_is_found_or_named():
 )
 def test_an_object_without_table_says_how_to_get_one(verb):
     sdata = SpatialData(images={"image": picture()}, shapes={"spots": circles(square_lattice(6))})
-    with pytest.raises(ValueError, match=r"there is no table.*pp\.patches\(samples, shapes_key=\.\.\.\), which makes it"):
+    with pytest.raises(
+        ValueError, match=r"there is no table.*pp\.patches\(samples, shapes_key=\.\.\.\), which makes it"
+    ):
         verb(sdata)
 
 
@@ -138,7 +146,9 @@ def test_several_regions_are_several_sections():
 def test_duplicated_instance_ids_are_refused():
     sdata = tiny(6)
     sdata["table"].obs["spot_id"] = ["s00", "s01", "s00", "s03", "s04", "s01"]
-    with pytest.raises(ValueError, match=r"tiny: .*'spot_id'\] has 2 instance ids more than once .*'s00', 's01'.*make them unique"):
+    with pytest.raises(
+        ValueError, match=r"tiny: .*'spot_id'\] has 2 instance ids more than once .*'s00', 's01'.*make them unique"
+    ):
         sp.pp.patches(sdata)
 
 
@@ -162,7 +172,14 @@ def counted(matrix, **layers):
 
 @pytest.mark.parametrize(
     "kind",
-    [np.asarray, csr_matrix, csc_matrix, csr_array, lambda x: x.astype(np.int64), lambda x: csr_matrix(x.astype(float))],
+    [
+        np.asarray,
+        csr_matrix,
+        csc_matrix,
+        csr_array,
+        lambda x: x.astype(np.int64),
+        lambda x: csr_matrix(x.astype(float)),
+    ],
 )
 def test_counts_come_from_any_kind_of_matrix(kind):
     got = read_counts(counted(kind(COUNTS)))
@@ -224,7 +241,11 @@ def test_features_come_from_any_kind_of_matrix(kind):
     ("change", "error", "said"),
     [
         (lambda x: x[:, :0], ValueError, r"obsm\['X_f'\] has shape \(6, 0\); expected \(n_obs, d\)"),
-        (lambda x: np.where(np.arange(8) == 3, np.inf, x), ValueError, r"has infinite values. Encode the patches again"),
+        (
+            lambda x: np.where(np.arange(8) == 3, np.inf, x),
+            ValueError,
+            r"has infinite values. Encode the patches again",
+        ),
         (
             lambda x: np.where(np.eye(6, 8) > 0, np.nan, x),
             ValueError,
@@ -243,7 +264,9 @@ def test_missing_keys_name_what_there_is():
     sample = one(featured(6))
     with pytest.raises(KeyError, match=r"use_rep='X_uni' is not in obsm; there is 'X_f'.*sp\.pp\.encode_patches"):
         read_features(sample, "X_uni")
-    with pytest.raises(KeyError, match=r"groupby='donor' is not in obs; columns: 'region', 'spot_id', 'patient', 'organ'"):
+    with pytest.raises(
+        KeyError, match=r"groupby='donor' is not in obs; columns: 'region', 'spot_id', 'patient', 'organ'"
+    ):
         obs_column(sample, "donor", "groupby")
 
 

@@ -44,7 +44,7 @@ class Routing:
     temperature
         τ_r of the softmax over distances.
     active
-        ``(E,)`` experts that may be used; an expert without training spots is not.
+        ``(E,)`` experts that may be used, all by default; an expert without training spots is not.
     groups
         Group (organ, say) in which each prototype was found.
     """
@@ -54,7 +54,7 @@ class Routing:
     mean: Floats
     scale: Floats
     temperature: float = 0.1
-    active: NDArray[np.bool_] = field(default=None)  # type: ignore[assignment]
+    active: NDArray[np.bool_] = field(default_factory=lambda: np.zeros(0, dtype=bool))
     groups: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
@@ -68,7 +68,7 @@ class Routing:
             raise ValueError(f"mean {np.shape(self.mean)} and scale {np.shape(self.scale)} must both be ({d},).")
         if not (np.isfinite(self.temperature) and self.temperature > 0):
             raise ValueError(f"routing_temperature={self.temperature!r}: expected a positive number.")
-        if self.active is None:
+        if not len(self.active):
             object.__setattr__(self, "active", np.ones(int(np.max(self.assignment)) + 1, dtype=bool))
 
     @property

@@ -160,7 +160,7 @@ def _without_counts(
     if isinstance(where, pd.DataFrame):
         if "selected" in where and not where["selected"].all():
             logger.warning("%s: %d of %d spots are not selected and left out.", sample, *_share(~where["selected"]))
-            where = where[where["selected"]]
+            where = where.loc[where["selected"]]
         keys = where.index
         return [f"{x}x{y}" for x, y in keys], where[["x", "y"]].to_numpy(dtype=float), keys
     if found is None:
