@@ -70,9 +70,9 @@ def test_losses_fall_where_image_and_expression_go_together():
         table = sample["table"]
         table.obsm["X_f"] = np.log1p(table.X[:, 40:48].toarray())
     for loss in ("soft_clip", "clip"):
-        history = train(samples, n_epochs=15, loss=loss, learn_temperature=loss == "clip").history
-        first, last = (history[history["epoch"] == epoch]["train_loss"].mean() for epoch in (0, 14))
-        assert last < 0.9 * first
+        history = train(samples, n_epochs=40, loss=loss, learn_temperature=loss == "clip").history
+        first, last = (history[history["epoch"] == epoch]["train_loss"].mean() for epoch in (0, 39))
+        assert last < 0.85 * first
 
 
 def test_samples_are_not_modified():
@@ -190,10 +190,7 @@ def test_a_dropped_sample_is_left_out_of_training_too(trained):
         model = train(samples, genes=panel)
     assert model.facts["samples"] == "a, b"
     assert arrays(model) == arrays(train(samples[:2], genes=panel))
-    with (
-        pytest.warns(UserWarning, match="left out"),
-        pytest.raises(ValueError, match="none is left to train on; all were dropped"),
-    ):
+    with pytest.raises(ValueError, match="none is left to train on; all were dropped"):
         train(mouse, genes=panel)
 
 

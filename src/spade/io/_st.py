@@ -160,9 +160,9 @@ def _without_counts(
     if isinstance(where, pd.DataFrame):
         if "selected" in where and not where["selected"].all():
             logger.warning("%s: %d of %d spots are not selected and left out.", sample, *_share(~where["selected"]))
-            where = where.loc[where["selected"]]
-        keys = where.index
-        return [f"{x}x{y}" for x, y in keys], where[["x", "y"]].to_numpy(dtype=float), keys
+            where = where[where["selected"]]
+        table: pd.DataFrame = where
+        return [f"{x}x{y}" for x, y in table.index], table[["x", "y"]].to_numpy(dtype=float), table.index
     if found is None:
         raise ValueError(
             "counts=None: then the spots come from spots= (a selection table) or labels=, and neither is given. "

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from spade.models._spade import SpadeModel
 
 
-def write_card(path: Path, model: SpadeModel) -> None:
-    """Write what the model is, what it was trained on and how it may be used."""
+def card(model: SpadeModel) -> str:
+    """Say what the model is, what it was trained on and how it may be used."""
     from spade import __version__
 
     config = model.config
@@ -43,4 +42,4 @@ def write_card(path: Path, model: SpadeModel) -> None:
         "```",
         "",
     ]
-    path.write_text("\n".join(lines))
+    return "\n".join(lines)

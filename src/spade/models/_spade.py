@@ -15,20 +15,16 @@ import numpy as np
 import pandas as pd
 import torch
 from numpy.typing import NDArray
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
 from scipy.sparse import csr_matrix, issparse
 
-from spade._replace import publish, recover
 from spade.core.heads import Experts, Head, mix_experts
 from spade.core.routing import Floats, Routing
-from spade.models._card import write_card
+from spade.models._card import card
 from spade.models._config import SpadeConfig
+from spade.models._files import CONFIG, GENES, read_folder, write_folder
 from spade.models._genes import GenePanel
 
-FORMAT = 1
 BATCH = 4_096
-DESCRIPTION = {"config", "dim", "expression_routing", "facts", "history", "id", "n_experts", "routing"}
 ROUTING_ARRAYS = ("centroids", "assignment", "mean", "scale", "active")
 
 
@@ -243,33 +239,12 @@ class SpadeModel:
         >>> model.save("mob_model")  # doctest: +SKIP
         """
         description = {
-            "format": FORMAT,
-            "model": "SpadeModel",
             "id": self.id,
             **self._settings(),
             "facts": self.facts,
             "history": self.history.astype(object).where(self.history.notna(), None).to_dict(orient="split"),
         }
-        target = Path(path).resolve()
-        recover(target)
-        if target.exists():
-            try:
-                _read_description(target)
-            except (FileNotFoundError, ValueError) as error:
-                raise FileExistsError(
-                    f"path={str(path)!r} exists and is no model ({error}), so it is not replaced. Choose another path."
-                ) from error
-
-        def build(folder: Path) -> None:
-            folder.mkdir(parents=True)
-            (folder / "config.json").write_text(json.dumps(description, indent=1) + "\n")
-            arrays = {name: np.ascontiguousarray(array) for name, array in self._arrays().items()}
-            save_file(arrays, folder / "model.safetensors")
-            if self.genes is not None:
-                self.genes.save(folder / "genes.json")
-            write_card(folder / "README.md", self)
-
-        publish(build, target)
+        write_folder(Path(path), description, self._arrays(), self.genes, card(self))
 
     @classmethod
     def load(cls, path: str | PathLike[str]) -> SpadeModel:
@@ -279,40 +254,44 @@ class SpadeModel:
         --------
         >>> model = sp.models.SpadeModel.load("mob_model")  # doctest: +SKIP
         """
-        folder = Path(path)
-        description = _read_description(folder)
+        description, arrays, genes = read_folder(Path(path))
+        try:
+            return cls._restore(description, arrays, genes)
+        except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
+            what = " ".join(str(error).split())
+            raise ValueError(
+                f"{path} cannot be read as a model ({type(error).__name__}: {what}). Its files were changed, or are not of one model."
+            ) from error
+
+    @classmethod
+    def _restore(
+        cls, description: dict[str, Any], arrays: dict[str, NDArray[Any]], genes: GenePanel | None
+    ) -> SpadeModel:
         known = {field.name for field in fields(SpadeConfig)}
         if set(description["config"]) != known:
             odd = sorted(set(description["config"]) ^ known)
-            raise ValueError(f"{folder}/config.json: the settings {odd} are unknown or missing; was it edited?")
-        config = SpadeConfig(**description["config"])
-        genes = GenePanel.load(folder / "genes.json") if (folder / "genes.json").exists() else None
-        arrays = _read_arrays(folder / "model.safetensors")
+            raise ValueError(f"the settings {odd} in {CONFIG} are unknown or missing")
         routings: dict[str, Routing | None] = {}
         for stem in ("routing", "expression_routing"):
             facts = description[stem]
             routings[stem] = facts and Routing(
-                **{name: _pop(arrays, f"{stem}.{name}", folder) for name in ROUTING_ARRAYS},
+                **{name: arrays.pop(f"{stem}.{name}") for name in ROUTING_ARRAYS},
                 temperature=facts["temperature"],
                 groups=tuple(facts["groups"]),
             )
-        mean = _pop(arrays, "expression_mean", folder)
-        routing = routings["routing"]
+        mean, routing = arrays.pop("expression_mean"), routings["routing"]
         if routing is None:
-            raise ValueError(f"{folder}/config.json has no routing; the model cannot be used.")
+            raise ValueError(f"{CONFIG} has no routing")
+        if genes is not None and len(genes) != len(mean):
+            raise ValueError(f"{GENES} lists {len(genes)} genes, but the weights are for {len(mean)}")
         with torch.device("meta"):  # nothing is allocated before the shapes are checked
             experts = Experts(description["n_experts"], routing.n_features, len(mean), description["dim"])
         state = {name.removeprefix("experts."): torch.from_numpy(array) for name, array in arrays.items()}
-        try:
-            experts.load_state_dict(state, strict=True, assign=True)
-        except RuntimeError as error:
-            raise ValueError(f"{folder}/model.safetensors does not fit its config.json: {error}") from error
-        if genes is not None and len(genes) != len(mean):
-            raise ValueError(f"{folder}/genes.json lists {len(genes)} genes, but the weights are for {len(mean)}.")
+        experts.load_state_dict(state, strict=True, assign=True)
         model = cls(
             experts,
             routing,
-            config=config,
+            config=SpadeConfig(**description["config"]),
             genes=genes,
             expression_routing=routings["expression_routing"],
             expression_mean=mean,
@@ -320,10 +299,7 @@ class SpadeModel:
             facts=description["facts"],
         )
         if model.id != description["id"]:
-            raise ValueError(
-                f"{folder}: the arrays and genes have id {model.id}, but config.json says {description['id']}: the files are not of "
-                "one model, or were changed."
-            )
+            raise ValueError(f"arrays, genes and settings have id {model.id}, but {CONFIG} says {description['id']}")
         return model
 
 
@@ -332,43 +308,6 @@ def _blocks(x: Floats | csr_matrix) -> Iterator[NDArray[np.float32]]:
     for start in range(0, x.shape[0], BATCH):
         block: Any = x[start : start + BATCH]
         yield np.asarray(block.toarray() if issparse(block) else block, dtype=np.float32)
-
-
-def _read_description(folder: Path) -> dict[str, Any]:
-    if not (folder / "config.json").is_file():
-        raise FileNotFoundError(
-            f"{folder} is not a model: it has no config.json. A model is a directory written by save()."
-        )
-    try:
-        description = json.loads((folder / "config.json").read_text())
-    except ValueError as error:
-        raise ValueError(f"{folder}/config.json is not valid JSON ({error}); was the file cut off?") from error
-    found = (description.get("model"), description.get("format")) if isinstance(description, dict) else (None, None)
-    if found != ("SpadeModel", FORMAT):
-        raise ValueError(
-            f"{folder}/config.json describes model {found[0]!r} in format {found[1]!r}; this version reads 'SpadeModel' in "
-            f"format {FORMAT}."
-        )
-    missing = sorted(DESCRIPTION - set(description))
-    if missing:
-        raise ValueError(f"{folder}/config.json lacks {missing}; was it edited?")
-    return description
-
-
-def _read_arrays(path: Path) -> dict[str, NDArray[Any]]:
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} is missing; the model directory is incomplete.")
-    try:
-        with safe_open(path, framework="numpy") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}
-    except SafetensorError as error:
-        raise ValueError(f"{path} cannot be read ({error}); was the file cut off?") from error
-
-
-def _pop(arrays: dict[str, NDArray[Any]], name: str, folder: Path) -> NDArray[Any]:
-    if name not in arrays:
-        raise ValueError(f"{folder}/model.safetensors has no array {name!r}; it has {sorted(arrays)}.")
-    return arrays.pop(name)
 
 
 def _read_history(stored: dict[str, Any]) -> pd.DataFrame:

@@ -12,9 +12,9 @@ from scipy.sparse import csr_matrix
 
 from spade import _keys
 from spade._palette import palette
-from spade._samples import Sample, Samples, categorical, iter_samples, read_features, shorten
+from spade._samples import Sample, Samples, categorical, iter_samples, shorten
 from spade.models import GenePanel, SpadeModel
-from spade.tl._inputs import check_source, read_expression, source_of
+from spade.tl._inputs import read_expression, read_model_features
 
 logger = logging.getLogger("spade")
 
@@ -119,13 +119,7 @@ def _embed_sample(
     genes: GenePanel | Sequence[str] | None,
     min_overlap: float,
 ) -> None:
-    features = read_features(sample, use_rep)
-    if features.shape[1] != model.n_features:
-        raise ValueError(
-            f"{sample.name}: obsm[{use_rep!r}] has {features.shape[1]} features, but the model reads {model.n_features} of "
-            f"encoder {model.config.encoder!r}. Encode the patches with that encoder, or name its features with use_rep=."
-        )
-    check_source(sample, use_rep, source_of(model.config), "the model's features are")
+    features = read_model_features(sample, use_rep, model)
     weights = model.route(features)
     image = model.encode_image(features, weights, mix=mix)
     joint = _unit(image)

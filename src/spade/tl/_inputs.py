@@ -17,7 +17,7 @@ from spade import _keys
 from spade._samples import Sample, group_labels, iter_samples, obs_column, read_counts, read_features, shorten
 from spade.core.expression import log_normalise
 from spade.core.training import NOT_USED, TRAIN, VAL
-from spade.models import GenePanel, SpadeConfig
+from spade.models import GenePanel, SpadeConfig, SpadeModel
 
 ROLES = {_keys.TRAIN: TRAIN, _keys.VAL: VAL}
 #: Origin of features: names in the settings, and in the record that ``pp.encode_patches`` writes.
@@ -69,6 +69,18 @@ def _describe(source: Mapping[str, Any]) -> str:
     if "patch_um" in source:
         parts.append(f"patches of {source['patch_um']:g} µm at {source.get('patch_px')} px")
     return ", ".join(parts)
+
+
+def read_model_features(sample: Sample, use_rep: str, model: SpadeModel) -> NDArray[np.floating]:
+    """Return ``obsm[use_rep]``, or raise if it is not what the model was trained on."""
+    features = read_features(sample, use_rep)
+    if features.shape[1] != model.n_features:
+        raise ValueError(
+            f"{sample.name}: obsm[{use_rep!r}] has {features.shape[1]} features, but the model reads {model.n_features} of "
+            f"encoder {model.config.encoder!r}. Encode the patches with that encoder, or name its features with use_rep=."
+        )
+    check_source(sample, use_rep, source_of(model.config), "the model's features are")
+    return features
 
 
 def source_of(config: SpadeConfig) -> dict[str, Any]:

@@ -6,10 +6,10 @@ import numpy as np
 import pandas as pd
 
 from spade import _keys
-from spade._samples import Samples, iter_samples, obs_column, read_features
+from spade._samples import Samples, iter_samples, obs_column
 from spade.core.retrieval import chance_rank, chance_recall, ranks_within, recall_at
 from spade.models import SpadeModel
-from spade.tl._inputs import check_source, read_expression, source_of
+from spade.tl._inputs import read_expression, read_model_features
 
 
 def retrieval_metrics(
@@ -79,8 +79,11 @@ def retrieval_metrics(
     normalized = model.config.normalized if normalized is None else normalized
     images, expressions, experts = [], [], []
     for sample in iter_samples(samples, table_key=table_key):
-        features = read_features(sample, use_rep)
-        check_source(sample, use_rep, source_of(model.config), "the model's features are")
+        features = read_model_features(sample, use_rep, model)
+        if not sample.has_expression:
+            raise ValueError(
+                f"{sample.name}: has no expression (table of width 0), so nothing can be found; leave it out."
+            )
         x, present, filled = read_expression(sample, model.genes, layer, normalized)
         if not present.all():
             raise ValueError(f"{sample.name}: lacks {int((~present).sum())} of the model's {len(model.genes)} genes.")
