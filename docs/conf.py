@@ -8,6 +8,8 @@ from importlib.metadata import metadata
 from pathlib import Path
 
 import nbformat
+from docutils import nodes
+from docutils.utils.math.latex2mathml import tex2mathml
 from nbclient import NotebookClient
 from sphinx.util.inspect import TypeAliasForwardRef
 
@@ -67,6 +69,8 @@ napoleon_custom_sections = ["Returns"]
 
 myst_enable_extensions = ["colon_fence", "deflist", "dollarmath", "substitution"]
 myst_heading_anchors = 3
+myst_update_mathjax = False
+html_math_renderer = "mathml"  # drawn by the browser itself, without a script from the network
 nb_execution_mode = "off"  # tutorials are executed below, once
 
 html_theme = "furo"
@@ -125,6 +129,15 @@ def execute_tutorials(_app: object) -> None:
         nbformat.write(notebook, target)
 
 
+def visit_math(translator: object, node: nodes.math | nodes.math_block) -> None:
+    """Write a formula as MathML."""
+    block = isinstance(node, nodes.math_block)
+    formula = tex2mathml(node.astext(), as_block=block)
+    translator.body.append(f'<div class="math">{formula}</div>' if block else formula)
+    raise nodes.SkipNode
+
+
 def setup(app: object) -> None:
-    """Execute the tutorials before anything is read."""
+    """Execute the tutorials before anything is read, and render formulas."""
     app.connect("builder-inited", execute_tutorials, priority=100)
+    app.add_html_math_renderer("mathml", inline_renderers=(visit_math, None), block_renderers=(visit_math, None))

@@ -71,9 +71,11 @@ def train_spade(
     genes
         Gene panel or list of names; None: what :func:`spade.pp.select_genes` marked.
     routing
-        Prototypes and experts from :func:`cluster_experts`; None: cluster the training spots here, with the settings below
-        (``groupby`` to ``feature_scaling``, ``routing_temperature``), which a given routing overrides.
-    groupby, n_prototypes, n_experts, feature_scaling, routing_temperature
+        Prototypes and experts from :func:`cluster_experts`; None: cluster the training spots here, with the settings
+        ``groupby`` to ``feature_scaling`` below, which a given routing overrides.
+    groupby, n_prototypes, n_experts, routing_temperature
+        As in :func:`cluster_experts`.
+    feature_scaling
         As in :func:`cluster_experts`. With ``"standard"`` the image heads also train on standardised features; this is
         folded into their first layer, so that a trained model reads features as they are.
     loss
@@ -82,8 +84,14 @@ def train_spade(
         τ of the loss.
     learn_temperature
         Train τ (only ``"clip"``).
-    n_epochs, batch_size, lr, weight_decay, dim, dropout
-        Training of each expert; ``dim`` is the width of the joint space.
+    n_epochs, batch_size
+        Passes of each expert over its spots, and spots per step; every spot of a batch is compared with every other.
+    lr, weight_decay
+        Of AdamW; the learning rate falls to 0 along a cosine.
+    dim
+        Width of the joint space.
+    dropout
+        Share of the correction W₂ that is dropped at random in training.
     split_key
         ``obs`` column with ``"train"``, ``"val"``, ``"test"``: ``train`` trains, ``val`` selects the epoch,
         anything else is never read. None: every spot trains and the last epoch is kept.
