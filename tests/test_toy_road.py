@@ -47,7 +47,7 @@ def test_experts_match_the_planted_domains_and_organs(road, record_property):
     shuffled = adjusted_rand_score(domain, np.random.default_rng(0).permutation(expert))
     print(f"\nadjusted Rand index: { ({k: round(v, 3) for k, v in scores.items()}) }, shuffled {shuffled:.3f}")
     for name, score in scores.items():
-        record_property(name, score)
+        record_property(name, float(score))
     assert scores["expert, domain"] > 0.35
     assert scores["expert, organ and domain"] > 0.2
     assert abs(shuffled) < 0.05
@@ -66,7 +66,7 @@ def test_a_few_labels_carry_over_to_unseen_patients(road, representation, record
         found = probe.predict(np.concatenate([s["table"].obsm[representation] for s in query]))
         scores.append(balanced_accuracy_score(column(query, "domain"), found))
     print(f"\n{representation}: balanced accuracy {np.mean(scores):.3f} with {SHOTS} labels per domain")
-    record_property(representation, np.mean(scores))
+    record_property(representation, float(np.mean(scores)))
     assert np.mean(scores) > 0.6  # chance is 0.25
 
 
