@@ -231,3 +231,7 @@ def test_ranks_and_chance_levels():
     assert recall_at(ranks, 10) == pytest.approx(chance_recall(np.zeros(100), 10), abs=0.02)
     assert np.median(ranks) == pytest.approx(chance_rank(np.zeros(100)), abs=3)
     assert chance_recall(np.array([0, 0, 1, 1]), 1) == 0.5
+    assert [chance_rank(np.zeros(n)) for n in (1, 4, 5)] == [1, 2.5, 3]
+    uneven = np.repeat([0, 1], [30, 90])
+    drawn = np.concatenate([np.concatenate([rng.permutation(30), rng.permutation(90)]) + 1 for _ in range(200)])
+    assert chance_rank(uneven) == pytest.approx(np.median(drawn), abs=1)

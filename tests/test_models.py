@@ -177,7 +177,7 @@ W1 = "experts.image_projection.projection.weight"
         (
             lambda f: edit(f, lambda d: d["config"].update(lr="high")),
             ValueError,
-            r"cannot be read as a model \(TypeError.*real number",
+            r"cannot be read as a model \(ValueError: lr='high': expected a number",
         ),
         (
             lambda f: edit(f, lambda d: d["config"].update(lr=0.5)),

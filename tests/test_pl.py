@@ -613,3 +613,29 @@ def test_type_sizes_do_not_follow_the_defaults(embedded):
     texts = [*ax.get_legend().get_texts(), spots_of(entropy).colorbar.ax.yaxis.label, *ax.texts]
     assert {text.get_fontsize() for text in texts} == {8}
     assert {t.get_fontsize() for t in ax.findobj(mpl.text.Text) if "expert" in t.get_text()} == {8, 9}
+
+
+def test_experts_are_known_by_number_where_a_subset_lacks_some(embedded, model):
+    """A subset drops unused categories; patches, weights and colours must still be those of the same expert."""
+    table = embedded[0]["table"]
+    experts = table.obs["spade_expert"].astype(str).to_numpy()
+    kept = np.flatnonzero(experts != "1")
+    assert set(experts[kept]) == {"0", "2"}
+    embedded[0].tables["table"] = table[kept].copy()
+    assert list(embedded[0]["table"].obs["spade_expert"].cat.categories) == ["0", "2"]
+    axes = sp.pl.expert_gallery(embedded[0], n_patches=1)
+    for row, expert in zip(axes, (0, 2), strict=True):
+        weight = table.obsm["spade_expert_weights"][kept][experts[kept] == str(expert), expert].max()
+        assert row[0].get_xlabel().endswith(f"w = {weight:.2f}")
+        assert to_hex(row[0].spines["left"].get_edgecolor()) == palette(model.n_experts)[expert]
+    del embedded[0]["table"].uns["spade_expert_colors"]
+    ((panel, _),) = sp.pl.expert_clusters(embedded[0])
+    faces = {to_hex(face) for face in panel.collections[0].get_facecolors()}
+    assert faces == {to_hex(palette(3)[expert]) for expert in (0, 2)}
+
+
+def test_dates_are_categories(cohort):
+    cohort[0]["table"].obs["day"] = pd.to_datetime(["2020-01-01", "2020-02-01"] * 40)
+    for plot in (sp.pl.expert_clusters, sp.pl.embedding):
+        options = {"basis": "X_texture"} if plot is sp.pl.embedding else {"entropy": False}
+        plot(cohort[0], color="day", **options)

@@ -21,6 +21,7 @@ from _tiny import (
     warns_here,
 )
 from spatialdata import SpatialData, read_zarr
+from spatialdata.models import Labels2DModel
 from spatialdata.transformations import Identity, remove_transformation, set_transformation
 
 import spade as sp
@@ -503,3 +504,40 @@ def test_a_store_without_table_gets_table_and_patches(tmp_path):
     assert again["table"].shape == (36, 0)
     np.testing.assert_array_equal(again["image"].to_numpy(), pixels())
     np.testing.assert_allclose(centres(again), square_lattice(36))
+
+
+def test_sparse_spots_pass_the_check_of_the_pitch_and_wrong_scales_do_not():
+    """A selection of spots has few neighbours left; those that are there stand at the pitch."""
+    rng = np.random.default_rng(0)
+    (full,) = sp.datasets.toy(1, 400)
+    for share in (0.1, 0.2, 0.5):
+        sample = SpatialData(images=dict(full.images), shapes=dict(full.shapes), attrs=dict(full.attrs))
+        rows = np.sort(rng.choice(400, int(400 * share), replace=False))
+        adata = full["table"][rows].copy()
+        sample.shapes["spots"] = full["spots"].loc[adata.obs["spot_id"]]
+        sample.tables["table"] = adata
+        sp.pp.patches(sample)
+        with pytest.raises(ValueError, match=r"neighbouring spots are .* µm apart, but the platform states 100 µm"):
+            sp.pp.patches(sample, mpp=0.6)
+
+
+def test_regions_that_no_table_has_are_named():
+    sample = tiny()
+    for argument, value in (("mpp", {"spotz": 1.0}), ("image_key", {"spots": "image", "spotz": "image"})):
+        with pytest.raises(
+            KeyError, match=rf"{argument}= names 'spotz', which no table has as a region; regions: 'spots'"
+        ):
+            sp.pp.patches(sample, **{argument: value})
+    other = tiny(name="other", spots=circles(square_lattice(36)))
+    sp.pp.patches([sample, other], mpp={"spots": 1.0})
+
+
+def test_cells_as_labels_are_told_what_to_do():
+    labels = Labels2DModel.parse(np.zeros((40, 40), dtype=np.int64), dims=("y", "x"))
+    sample = SpatialData(
+        images={"image": picture()}, labels={"cells": labels}, tables={"table": table(list(range(4)), region="cells")}
+    )
+    with pytest.raises(
+        KeyError, match=r"annotates 'cells', which is not among the shapes.*among the labels.*to_circles.*cells_as_circ"
+    ):
+        sp.pp.patches(sample, mpp=1.0)

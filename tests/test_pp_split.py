@@ -177,7 +177,7 @@ def test_provenance_and_stem_and_stores(tmp_path):
         ),
         ({"block_um": 150, "guard_um": -1}, ValueError, r"guard_um=-1: expected a number of µm of at least 0"),
         ({"guard_um": 50}, ValueError, r"guard_um=50: expected .* together with block_um="),
-        ({"rng": -1}, TypeError, r"rng=-1: expected a non-negative int or a numpy\.random\.Generator"),
+        ({"rng": -1}, TypeError, r"rng=-1: expected a non-negative int below 2\*\*63 or a numpy\.random\.Generator"),
         ({"rng": True}, TypeError, r"rng=True"),
         ({"key_added": "a b"}, ValueError, r"key_added='a b_split' cannot be stored"),
     ],

@@ -282,3 +282,28 @@ def test_categoricals_have_missing_values_where_there_is_no_text():
     got = categorical(np.array(["b", "", "a"]), ["a", "b", "c"])
     assert list(got.categories) == ["a", "b", "c"]
     assert list(got.codes) == [1, -1, 0]
+
+
+def test_stores_that_are_named_alike_are_told_apart_by_their_folder(tmp_path):
+    for folder in "ab":
+        sample = tiny(name="")
+        sp.io.write(sample, tmp_path / folder / "data.zarr")
+    both = [tmp_path / folder / "data.zarr" for folder in "ab"]
+    assert [sample.name for sample in opened(both)] == ["a/data", "b/data"]
+    assert [sample.name for sample in opened(both[0])] == ["data"]
+    sp.pp.select_genes(both, min_genes=1)
+
+
+def test_any_object_can_be_given_a_name():
+    sample = tiny(name="")
+    sample.attrs["spade"] = {"sample": "mine"}
+    assert [one.name for one in opened(sample)] == ["mine"]
+    sp.pp.patches(sample, mpp=1.0)
+
+
+def test_x_can_be_named_like_a_layer():
+    sample = tiny()
+    (one,) = opened(sample)
+    np.testing.assert_array_equal(read_counts(one, "X").toarray(), sample["table"].X.toarray())
+    sample["table"].layers["X"] = sample["table"].X * 2
+    np.testing.assert_array_equal(read_counts(one, "X").toarray(), 2 * sample["table"].X.toarray())

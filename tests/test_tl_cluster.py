@@ -156,7 +156,7 @@ def test_unknown_origin_and_another_name_of_the_same_weights_are_fine():
         ),
         ({"feature_scaling": "minmax"}, ValueError, r"feature_scaling='minmax': expected \"standard\" or \"none\""),
         ({"routing_temperature": 0}, ValueError, r"routing_temperature=0: expected a positive number"),
-        ({"rng": "0"}, TypeError, r"rng='0': expected a non-negative int or a numpy"),
+        ({"rng": "0"}, TypeError, r"rng='0': expected a non-negative int below 2\*\*63 or a numpy"),
         ({"key_added": "my spade"}, ValueError, r"key_added='my spade' cannot be stored"),
         ({"table_key": "counts"}, KeyError, r"table_key='counts' is not there; tables: 'table'"),
     ],
@@ -190,3 +190,21 @@ def test_features_must_be_made_first():
         KeyError, match=r"use_rep='X_f' is not in obsm; there is nothing. Image features are made by sp\.pp\.enc"
     ):
         sp.tl.cluster_experts(tiny(), **SMALL)
+
+
+def test_held_out_rows_do_not_shape_the_clusters_and_are_assigned():
+    samples, other = cohort(), cohort()
+    for sample in (*samples, *other):
+        sample["table"].obs["fold"] = ["train", "train", "val", "test"] * 9
+    held_out = [i for i in range(36) if i % 4 > 1]
+    for sample in other:
+        spoil(sample, "X_f", held_out, sample["table"].obsm["X_f"][held_out] * 1.5 + 1)
+    one, two = (sp.tl.cluster_experts(each, split_key="fold", **SMALL) for each in (samples, other))
+    np.testing.assert_array_equal(one.centroids, two.centroids)
+    np.testing.assert_array_equal(one.mean, two.mean)
+    assert not np.array_equal(one.centroids, sp.tl.cluster_experts(samples, **SMALL).centroids)
+    assert samples[0]["table"].obs["spade_cluster"].notna().all()
+    for sample in samples:
+        sample["table"].obs["fold"] = "test"
+    with pytest.raises(ValueError, match=r"no spot is left to cluster among 72 with features \(split_key='fold'\)"):
+        sp.tl.cluster_experts(samples, split_key="fold", **SMALL)

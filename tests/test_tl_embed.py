@@ -332,12 +332,15 @@ def test_retrieval_counts_the_rows_asked_for_and_says_chance(model):
     for sample in samples:
         sample["table"].obs["fold"] = ["train", "test", "test"] * 12
     everything = sp.tl.retrieval_metrics(samples, model, k=5)
-    assert everything["n"].tolist() == [71] * 4
+    assert everything["n"].tolist() == [71] * 6
     held_out = sp.tl.retrieval_metrics(samples, model, k=5, split_key="fold")
-    assert held_out["n"].tolist() == [48] * 4
+    assert held_out["n"].tolist() == [48] * 6
     overall = held_out[held_out["gallery"] == "all spots"]
     np.testing.assert_allclose(overall["chance_recall"], 5 / 48)
     np.testing.assert_allclose(overall["chance_rank"], 24.5)
+    within = held_out[held_out["gallery"] == "same section"]
+    np.testing.assert_allclose(within["chance_recall"], 5 / 24)
+    np.testing.assert_allclose(within["chance_rank"], 12.5)
     assert (held_out["recall"].between(0, 1) & held_out["median_rank"].between(1, 48)).all()
     assert "X_spade" not in samples[0]["table"].obsm
 
@@ -377,3 +380,25 @@ def test_a_panel_may_be_given_in_place_of_names(model):
     sample = featured()
     sp.tl.embed(sample, model, genes=GenePanel(GENES[:20]))
     assert "X_spade" in sample["table"].obsm
+
+
+def test_a_model_of_a_layer_embeds_counts_in_x():
+    samples = cohort()
+    for sample in samples:
+        sample["table"].layers["counts"] = sample["table"].X.copy()
+    of_layer = train(samples, layer="counts")
+    sample, plain = featured(), featured()
+    sample["table"].layers["counts"] = sample["table"].X.copy()
+    sp.tl.embed(sample, of_layer)
+    sp.tl.embed(plain, of_layer, layer="X")
+    np.testing.assert_array_equal(sample["table"].obsm["X_spade"], plain["table"].obsm["X_spade"])
+    with pytest.raises(KeyError, match=r"layer='counts' is not there; layers: none \('X' names X itself\)"):
+        sp.tl.embed(featured(), of_layer)
+
+
+def test_a_path_is_no_model():
+    for call in (sp.tl.embed, sp.tl.retrieval_metrics):
+        with pytest.raises(
+            TypeError, match=r"model='folder': expected a SpadeModel; read one with sp\.models\.SpadeModel"
+        ):
+            call(featured(), "folder")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 
 import numpy as np
 import pandas as pd
@@ -373,3 +374,68 @@ def test_defaults_are_those_of_the_settings():
     for name in set(defaults) & set(vars(config)) - {"precision"}:
         assert defaults[name] == getattr(config, name), name
     assert set(FAST) <= set(defaults)
+
+
+def test_a_routing_brings_its_settings_along():
+    samples = cohort()
+    made = {"groupby": "organ", "n_prototypes": 3, "n_experts": 2, "feature_scaling": "none"}
+    routing = sp.tl.cluster_experts(samples, use_rep="X_f", **made)
+    model = train(samples, routing=routing)
+    assert {name: getattr(model.config, name) for name in made} == made
+    assert model.routing.settings == model.config.of_routing()
+    assert model.id == train(samples, **made).id
+
+
+def test_a_routing_of_another_encoder_is_refused(tmp_path):
+    samples, other = cohort(), cohort()
+    for sample in samples:
+        said_of(sample, encoder="uni2_h", encoder_id="aaa")
+    for sample in other:
+        said_of(sample, encoder="gigapath", encoder_id="bbb")
+    routing = sp.tl.cluster_experts(samples, use_rep="X_f", n_prototypes=4, n_experts=2)
+    said = r"comes from encoder 'gigapath' \(id bbb\), but those of the routing or samples before it are from encoder 'uni2_h'"
+    with pytest.raises(ValueError, match=said):
+        train(other, routing=routing)
+    train(samples, routing=routing).save(tmp_path / "model")
+    with pytest.raises(ValueError, match=said):
+        train(other, routing=sp.models.SpadeModel.load(tmp_path / "model").routing)
+
+
+def test_the_card_names_licence_and_losses(tmp_path):
+    samples = split(cohort())
+    for sample in samples:
+        said_of(sample, encoder="virchow2", encoder_id="def")
+    model = train(samples, split_key="fold")
+    model.save(tmp_path / "model")
+    card = (tmp_path / "model" / "README.md").read_text()
+    assert f"| licence of the encoder | {sp.encoders.available()['virchow2'].licence} |" in card
+    assert re.search(r"\| loss of the best epochs \| train \d\.\d+ / \d\.\d+, val \d\.\d+ / \d\.\d+ \|", card)
+
+
+def test_numbers_of_numpy_are_numbers(trained, tmp_path):
+    settings = {"n_epochs": np.int64(2), "n_prototypes": np.int32(4), "lr": np.float64(1e-2), "dim": np.uint8(8)}
+    model = train(cohort(), **settings)
+    assert model.id == trained.id
+    model.save(tmp_path / "model")
+    assert sp.models.SpadeModel.load(tmp_path / "model").id == trained.id
+    for name, value in (("n_epochs", 2.0), ("n_prototypes", 4.5), ("batch_size", "16"), ("n_experts", True)):
+        with pytest.raises(ValueError, match=rf"{name}={value!r}: expected a whole number"):
+            train(cohort(), **{name: value})
+
+
+def test_a_dropped_name_does_not_leave_out_a_sample_that_fits(trained):
+    mouse = featured(name="", genes=[name.lower() for name in GENES])
+    one, two = featured(name=""), featured(name="", seed=1)
+    with pytest.warns(UserWarning, match="sample 0: left out of gene selection"):
+        panel = sp.pp.select_genes([mouse, one, two], on_few_common="drop", min_genes=20, n_top_genes=9)
+    assert train([one, two], genes=panel).facts["training_spots"] == 72  # "sample 0" is another one now
+    with warns_here("sample 0: left out of training"):
+        assert train([mouse, one, two], genes=None).facts["training_spots"] == 72
+
+
+def test_species_are_not_mixed_over_the_few_names_they_share():
+    human = featured(name="human", genes=[f"H{i}" for i in range(600)])
+    mouse = featured(name="mouse", genes=[f"H{i}" if i < 6 else f"m{i}" for i in range(600)])
+    said = r"only 6 gene names in common, fewer than 50 \(human: 600 genes such as H0.*mouse: 600 .*different species.*Train them apart"
+    with pytest.raises(ValueError, match=said):
+        train([human, mouse], genes=[f"H{i}" for i in range(6)])

@@ -14,7 +14,7 @@ sp.pp.patches(sdata)
 sp.pp.encode_patches(sdata, "texture")
 genes = sp.pp.select_genes(sdata, n_top_genes=1000)
 sp.pp.split(sdata, block_um=1000, fractions=(0.7, 0, 0.3))
-routing = sp.tl.cluster_experts(sdata, use_rep="X_texture", n_prototypes=8, n_experts=2)
+routing = sp.tl.cluster_experts(sdata, use_rep="X_texture", split_key="spade_split", n_prototypes=8, n_experts=2)
 settings = {"use_rep": "X_texture", "genes": genes, "split_key": "spade_split", "lr": 1e-3, "batch_size": 64}
 model = sp.tl.train_spade(sdata, routing=routing, **settings)
 sp.tl.embed(sdata, model)

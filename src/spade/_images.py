@@ -138,9 +138,11 @@ def place(sdata: SpatialData, sample: str, region: str, regions: list[str], imag
         several that cover the same area there.
     """
     if region not in sdata.shapes:
+        labels = f" It is among the labels {shorten(sdata.labels)}: make circles of them with spatialdata.to_circles, or read "
+        labels += "cells as circles (cells_as_circles=True of spatialdata_io.xenium)."
         raise KeyError(
             f"{sample}: the table annotates {region!r}, which is not among the shapes: {shorten(sdata.shapes) or 'none'}. "
-            "Patches need spots as circles or points with a radius."
+            f"Patches need spots as circles or points with a radius.{labels if region in sdata.labels else ''}"
         )
     shapes = sdata.shapes[region]
     if not shapes.index.is_unique:

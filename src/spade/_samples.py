@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -142,6 +143,7 @@ def iter_samples(
         Called with an object that has no table; None: such an object is an error.
     """
     items = as_list(samples)
+    stems = Counter(item.stem for item in items if isinstance(item, Path))
     for index, item in enumerate(items):
         if isinstance(item, Path):
             if not item.exists():
@@ -151,20 +153,30 @@ def iter_samples(
             sdata, path = read_zarr(item), item
         else:
             sdata, path = item, None
-        name = sample_name(sdata, path, index, len(items))
+        name = _name(sdata, path, "sample" if len(items) == 1 else f"sample {index}", stems)
         if not sdata.tables and add_table is not None:
             add_table(sdata)
         yield Sample(name, sdata, path, _table_key(sdata, name, table_key))
 
 
-def sample_name(sdata: SpatialData, path: Path | None, index: int, n_samples: int) -> str:
-    """Name of a sample: what its reader recorded, else its store, else its number."""
+def _name(sdata: SpatialData, path: Path | None, number: str, stems: Counter[str]) -> str:
+    """Name of a sample: what its reader recorded, else its store (with its folder where stores are named alike), else its number."""
     recorded = sdata.attrs.get(_keys.UNS, {}).get("sample")
     if recorded:
         return str(recorded)
-    if path is not None or sdata.path is not None:
-        return Path(path or sdata.path).stem
-    return "sample" if n_samples == 1 else f"sample {index}"
+    if path is not None:
+        return path.stem if stems[path.stem] == 1 else f"{path.resolve().parent.name}/{path.stem}"
+    return number if sdata.path is None else Path(sdata.path).stem
+
+
+def check_names(names: Iterable[str], what: str = "samples") -> None:
+    """Raise if two samples (or sections) have one name."""
+    twice = [name for name, count in Counter(names).items() if count > 1]
+    if twice:
+        raise ValueError(
+            f"samples: two {what} are named {shorten(twice)}; give each its own name (sample_id= of a reader here, or "
+            "sdata.attrs['spade'] = {'sample': 'name'} of any object)."
+        )
 
 
 def _table_key(sdata: SpatialData, name: str, table_key: str | None) -> str:
@@ -195,15 +207,18 @@ def add_empty_table(sdata: SpatialData, shapes_key: str) -> None:
 
 
 def read_counts(sample: Sample, layer: str | None = None, normalized: bool = False) -> csr_matrix:
-    """Return ``X`` or a layer as CSR float32, checked.
+    """Return ``X`` (layer None or ``"X"``) or a layer as CSR float32, checked.
 
     Raw counts must be finite, non-negative whole numbers; with ``normalized=True`` they must only be finite.
     """
     table = sample.table
-    where = "X" if layer is None else f"layers[{layer!r}]"
-    if layer is not None and layer not in table.layers:
-        raise KeyError(f"{sample.name}: layer={layer!r} is not there; layers: {shorten(table.layers) or 'none'}.")
-    matrix = table.X if layer is None else table.layers[layer]
+    in_x = layer is None or (layer == "X" and layer not in table.layers)
+    where = "X" if in_x else f"layers[{layer!r}]"
+    if not in_x and layer not in table.layers:
+        raise KeyError(
+            f"{sample.name}: layer={layer!r} is not there; layers: {shorten(table.layers) or 'none'} ('X' names X itself)."
+        )
+    matrix = table.X if in_x else table.layers[layer]
     if matrix is None:
         raise ValueError(f"{sample.name}: {where} of tables[{sample.table_key!r}] is empty; name a layer= with counts.")
     counts = csr_matrix(matrix if issparse(matrix) else np.asarray(matrix), dtype=np.float32)

@@ -122,6 +122,16 @@ def check_pitch(pitch_px: float, mpp: float, pitch_um: float, what: str) -> None
         )
 
 
+def check_spots(centres: np.ndarray, mpp: float, pitch_um: float, what: str) -> None:
+    """Check the pitch of spots; where few have a neighbour, as in a selection, it is enough that those stand at the pitch."""
+    pitch_px = spot_pitch(centres)
+    if pitch_px * mpp > pitch_um * (1 + TOLERANCE):
+        nearest = KDTree(centres).query(centres, k=2)[0][:, 1] * mpp / pitch_um
+        if np.mean(np.abs(nearest - 1) <= TOLERANCE) >= 0.05 and np.mean(nearest < 1 - TOLERANCE) < 0.01:
+            return
+    check_pitch(pitch_px, mpp, pitch_um, what)
+
+
 def recorded_mpp(sdata: SpatialData, image_key: str) -> float | None:
     """Return the µm/px that a reader recorded for an image."""
     return sdata.attrs.get(UNS, {}).get("mpp", {}).get(image_key)

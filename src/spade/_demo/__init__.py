@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -46,7 +47,7 @@ def run(out: str | PathLike[str], data: str | PathLike[str] | None = None, seed:
     (out / "figures").mkdir(parents=True, exist_ok=True)
     clock = Clock()
     with clock("samples"):
-        samples = sp.datasets.toy(rng=seed) if data is None else find_samples(Path(data))
+        samples = sp.datasets.toy(rng=seed) if data is None else find_samples(Path(data), leave_out=out)
     names = [sample.name for sample in iter_samples(samples)]
     expressed = [sample.sdata for sample in iter_samples(samples) if sample.has_expression]
     if not expressed:
@@ -92,11 +93,12 @@ def run(out: str | PathLike[str], data: str | PathLike[str] | None = None, seed:
             plt.close("all")
             report.figure(heading, sentence, path)
         model.save(out / "model")
-        for sample, name in zip(samples, names, strict=True):
-            sp.io.write(sample, out / f"{name}.zarr")
+        stores = [f"{name}.zarr" for name in _file_names(names)]
+        for sample, store in zip(samples, stores, strict=True):
+            sp.io.write(sample, out / store)
     report.text(
         "Files",
-        f"model/ holds the weights and their card; {', '.join(n + '.zarr' for n in names)} the embedded samples.",
+        f"model/ holds the weights and their card; {', '.join(stores)} the embedded samples.",
     )
     report.table(pd.DataFrame({"step": list(clock.seconds), "seconds": list(clock.seconds.values())}))
     report.write(out / "report.html")
@@ -116,6 +118,15 @@ class Clock:
         start = time.perf_counter()
         yield
         self.seconds[step] = time.perf_counter() - start
+
+
+def _file_names(names: list[str]) -> list[str]:
+    """Names of samples as names of files, which stay in their folder and apart."""
+    found: list[str] = []
+    for name in names:
+        safe = re.sub(r"[^\w.-]+", "_", name).strip("._") or "sample"
+        found.append(safe if safe not in found else f"{safe}_{len(found)}")
+    return found
 
 
 def _block_side(samples: list[SpatialData]) -> float:
@@ -147,7 +158,7 @@ def _numbers(
         "Do image and expression find each other?",
         f"On {int(everywhere.n.iloc[0])} spots of spatial blocks that training never saw, the true partner is among the first "
         f"{int(everywhere.k.iloc[0])} for {everywhere.recall.mean():.0%} of queries, where chance gives "
-        f"{everywhere.chance_recall.mean():.0%}; rows 'same expert' count only what goes beyond the choice of expert.",
+        f"{everywhere.chance_recall.mean():.0%}; rows 'same section' and 'same expert' count only what goes beyond telling sections, and beyond the choice of expert.",
     )
     report.table(retrieval)
     found, truth = [], []

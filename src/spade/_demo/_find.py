@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import logging
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import pandas as pd
 from spatialdata import SpatialData, read_zarr
 
+from spade import _keys
 from spade.io import read_hest, read_st
 
 logger = logging.getLogger("spade")
@@ -17,17 +19,11 @@ TABLES = (".tsv", ".tsv.gz", ".txt", ".txt.gz", ".csv", ".csv.gz")
 SPOT_ID = re.compile(r"\d+(\.\d+)?[x_]\d+(\.\d+)?")
 
 
-def find_samples(folder: Path) -> list[SpatialData]:
-    """Read every SpatialData store, HEST-1k sample and classic ST section at or below ``folder``."""
+def find_samples(folder: Path, leave_out: Path | None = None) -> list[SpatialData]:
+    """Read every SpatialData store, HEST-1k sample and classic ST section at or below ``folder``, not in ``leave_out``."""
     if not folder.is_dir():
         raise FileNotFoundError(f"data={str(folder)!r} is not a folder.")
-    samples = [read_zarr(path) for path in _stores(folder)]
-    for wsis in sorted(folder.rglob("wsis")):
-        if (wsis.parent / "st").is_dir():
-            samples += [read_hest(wsis.parent, path.stem) for path in sorted((wsis.parent / "st").glob("*.h5ad"))]
-    for place in [folder, *sorted(path for path in folder.rglob("*") if path.is_dir())]:
-        if not any(part.endswith(".zarr") or part in ("wsis", "spatial") for part in place.parts):
-            samples += _classic(place)
+    samples = list(_read(folder, folder, leave_out and leave_out.resolve()))
     if not samples:
         raise FileNotFoundError(
             f"data={str(folder)!r} holds no samples that are recognised: looked for .zarr stores of SpatialData, a HEST-1k "
@@ -37,10 +33,27 @@ def find_samples(folder: Path) -> list[SpatialData]:
     return samples
 
 
-def _stores(folder: Path) -> list[Path]:
-    if folder.suffix == ".zarr":
-        return [folder]
-    return sorted(p for p in folder.rglob("*.zarr") if p.is_dir() and not any(q.suffix == ".zarr" for q in p.parents))
+def _read(place: Path, root: Path, leave_out: Path | None) -> Iterator[SpatialData]:
+    if place.suffix == ".zarr":
+        yield _store(place, root)
+    elif (place / "wsis").is_dir() and (place / "st").is_dir():
+        for path in sorted((place / "st").glob("*.h5ad")):
+            yield read_hest(place, path.stem)
+    else:
+        yield from _classic(place)
+        for below in sorted(path for path in place.iterdir() if path.is_dir()):
+            # spatial/ holds pictures and positions of a Visium section, which are no classic ST
+            if below.name != "spatial" and below.resolve() != leave_out:
+                yield from _read(below, root, leave_out)
+
+
+def _store(path: Path, root: Path) -> SpatialData:
+    """Read a store; one that does not say its name gets that of its place, as stores are often all named alike."""
+    sdata = read_zarr(path)
+    known = sdata.attrs.get(_keys.UNS, {})
+    place = path.name if path == root else path.relative_to(root).as_posix()
+    sdata.attrs[_keys.UNS] = {"sample": place.removesuffix(".zarr"), **known}
+    return sdata
 
 
 def _classic(place: Path) -> list[SpatialData]:

@@ -42,6 +42,8 @@ def chance_recall(groups: NDArray[np.integer], k: int) -> float:
 
 
 def chance_rank(groups: NDArray[np.integer]) -> float:
-    """Median, over rows, of the expected rank within the group."""
-    _, inverse, counts = np.unique(groups, return_inverse=True, return_counts=True)
-    return float(np.median((counts[inverse] + 1) / 2))
+    """Median, over all rows, of ranks that are random within groups (which may differ in size)."""
+    counts = np.unique(groups, return_counts=True)[1]
+    ranks = np.arange(1, counts.max() + 1)
+    below = np.sum(counts * np.minimum(1, ranks[:, None] / counts), axis=1) / counts.sum()
+    return float(ranks[below >= 0.5 - 1e-12][0] + ranks[below > 0.5 + 1e-12][0]) / 2

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -47,6 +49,8 @@ class Routing:
         ``(E,)`` experts that may be used, all by default; an expert without training spots is not.
     groups
         Group (organ, say) in which each prototype was found.
+    settings
+        How it was made and from which features, as settings of a model; what is not known is not there.
     """
 
     centroids: Floats
@@ -56,6 +60,7 @@ class Routing:
     temperature: float = 0.1
     active: NDArray[np.bool_] = field(default_factory=lambda: np.zeros(0, dtype=bool))
     groups: tuple[str, ...] = ()
+    settings: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Check shapes and fill in what was left out."""

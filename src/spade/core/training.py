@@ -5,7 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from numbers import Integral, Real
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,6 +21,12 @@ from spade.core.routing import Floats
 from spade.core.streams import torch_stream
 
 NOT_USED, TRAIN, VAL = -1, 0, 1
+#: What settings with a default of this kind accept, what they become, and what that is called.
+KINDS: dict[type, tuple[Any, Callable[[Any], Any], str]] = {
+    bool: ((bool, np.bool_), bool, "True or False"),
+    int: (Integral, int, "a whole number"),
+    float: (Real, float, "a number"),
+}
 PRECISIONS = {"fp32": None, "bf16": torch.bfloat16}
 #: Multiplications per layer and step from which several CPU threads pay.
 THREADS_FROM = 100_000_000
@@ -42,7 +50,15 @@ class TrainingConfig:
     precision: str = "fp32"
 
     def __post_init__(self) -> None:
-        """Check every value."""
+        """Check every value; numbers of numpy become plain ones."""
+        for one in fields(self):
+            kind, value = type(one.default), getattr(self, one.name)
+            if kind in KINDS:
+                base, plain, what = KINDS[kind]
+                if not isinstance(value, base) or (kind is not bool and isinstance(value, (bool, np.bool_))):
+                    raise ValueError(f"{one.name}={value!r}: expected {what}.")
+                if type(value) not in KINDS:
+                    object.__setattr__(self, one.name, plain(value))
         if self.loss not in LOSSES:
             raise ValueError(f"loss={self.loss!r}: expected one of {', '.join(map(repr, LOSSES))}.")
         if self.precision not in PRECISIONS:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from geopandas import GeoDataFrame
     from spatialdata import SpatialData
 
-from spade._scale import check_pitch, spot_pitch
+from spade._scale import check_spots, spot_pitch
 from spade.io._image import read_image, size
 from spade.io._section import check_inside, section
 
@@ -113,7 +113,7 @@ def read_hest(path: str | Path, sample_id: str, *, mpp: float | None = None) -> 
     pitch_um = _positive(facts, "inter_spot_dist") if lattice else None
     pitch_px = spot_pitch(centres)
     if pitch_um is not None:
-        check_pitch(pitch_px, mpp, pitch_um, sample_id)
+        check_spots(centres, mpp, pitch_um, sample_id)
     diameter_um = _positive(facts, "spot_diameter") if lattice else None
     if diameter_um is not None:
         diameter_px = diameter_um / mpp

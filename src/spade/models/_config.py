@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from spade.core.training import TrainingConfig
+
+OF_ROUTING = ("groupby", "n_prototypes", "feature_scaling", "encoder", "encoder_id", "patch_um", "patch_px")
 
 
 @dataclass(frozen=True)
@@ -25,6 +28,10 @@ class SpadeConfig(TrainingConfig):
     routing_temperature: float = 0.1
     split_key: str | None = None
     seed: int = 0
+
+    def of_routing(self) -> dict[str, Any]:
+        """Return the settings that a routing brings along: how it was made, and the features it is for."""
+        return {name: getattr(self, name) for name in OF_ROUTING}
 
     def __post_init__(self) -> None:
         """Check every value."""

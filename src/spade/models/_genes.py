@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -12,6 +12,18 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 
 from spade.core.expression import TARGET_SUM
+
+#: Fewer common genes than this are not enough to train samples together.
+MIN_GENES = 50
+
+
+def few_common(names: Mapping[str, Sequence[str]], n_common: int, least: str) -> str:
+    """Say that samples, given by the names of their genes, have too little in common, and why that may be."""
+    listed = "; ".join(f"{name}: {len(genes)} genes such as {', '.join(genes[:3])}" for name, genes in names.items())
+    return (
+        f"samples have only {n_common} gene names in common, fewer than {least} ({listed}). Names are matched exactly. Are the "
+        "samples of different species, or are some named by symbol and others by Ensembl id?"
+    )
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator
-from dataclasses import asdict, fields
+from dataclasses import asdict, fields, replace
 from functools import cached_property
 from os import PathLike
 from pathlib import Path
@@ -271,15 +271,12 @@ class SpadeModel:
         if set(description["config"]) != known:
             odd = sorted(set(description["config"]) ^ known)
             raise ValueError(f"the settings {odd} in {CONFIG} are unknown or missing")
-        routings: dict[str, Routing | None] = {}
+        routings: dict[str, Routing] = {}
         for stem in ("routing", "expression_routing"):
-            facts = description[stem]
-            routings[stem] = facts and Routing(
-                **{name: arrays.pop(f"{stem}.{name}") for name in ROUTING_ARRAYS},
-                temperature=facts["temperature"],
-                groups=tuple(facts["groups"]),
-            )
-        mean, routing = arrays.pop("expression_mean"), routings["routing"]
+            if facts := description[stem]:
+                named: dict[str, Any] = {name: arrays.pop(f"{stem}.{name}") for name in ROUTING_ARRAYS}
+                routings[stem] = Routing(**named, temperature=facts["temperature"], groups=tuple(facts["groups"]))
+        mean, routing = arrays.pop("expression_mean"), routings.get("routing")
         if routing is None:
             raise ValueError(f"{CONFIG} has no routing")
         if genes is not None and len(genes) != len(mean):
@@ -288,12 +285,13 @@ class SpadeModel:
             experts = Experts(description["n_experts"], routing.n_features, len(mean), description["dim"])
         state = {name.removeprefix("experts."): torch.from_numpy(array) for name, array in arrays.items()}
         experts.load_state_dict(state, strict=True, assign=True)
+        config = SpadeConfig(**description["config"])
         model = cls(
             experts,
-            routing,
-            config=SpadeConfig(**description["config"]),
+            replace(routing, settings=config.of_routing()),
+            config=config,
             genes=genes,
-            expression_routing=routings["expression_routing"],
+            expression_routing=routings.get("expression_routing"),
             expression_mean=mean,
             history=_read_history(description["history"]),
             facts=description["facts"],

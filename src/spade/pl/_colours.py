@@ -97,10 +97,17 @@ def join_columns(name: str, found: Iterable[Found], experts: bool = False) -> Co
         return Column(name, np.concatenate([one.to_numpy(dtype=np.float64, na_value=np.nan) for one in series]), None)
     categories: dict[str, None] = {}
     for one in series:
-        known = one.cat.categories if isinstance(one.dtype, pd.CategoricalDtype) else sorted(set(one.dropna().map(str)))
+        known = (
+            one.cat.categories if isinstance(one.dtype, pd.CategoricalDtype) else sorted(set(one.dropna().astype(str)))
+        )
         categories.update(dict.fromkeys(map(str, known)))
-    usual = list(SAFE) if not experts and len(categories) <= len(SAFE) else palette(len(categories)).tolist()
-    colours = dict(zip(categories, usual, strict=False))
+    if experts:  # by number: a subset of the spots may lack some
+        categories = dict.fromkeys(sorted(categories, key=int))
+        usual = palette(1 + max(map(int, categories), default=0)).tolist()
+        colours = {name: usual[int(name)] for name in categories}
+    else:
+        usual = list(SAFE) if len(categories) <= len(SAFE) else palette(len(categories)).tolist()
+        colours = dict(zip(categories, usual, strict=False))
     for known in reversed(stored):
         colours.update(known)
     values = np.concatenate([np.where(one.isna(), "", one.astype(str)).astype(object) for one in series])

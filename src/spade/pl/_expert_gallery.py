@@ -108,8 +108,8 @@ def expert_gallery(
     names = _choose(experts, sizes)
     axes = _panels(ax, len(names), n_patches)
     genes = top_genes(tables, labels, names, n_genes)
-    chosen = {name: _typical(weights, list(sizes).index(name), n_patches) for name in names}
-    _draw_patches(axes, names, chosen, drawn, weights, column.colours or {}, list(sizes))
+    chosen = {name: _typical(weights, int(name), n_patches) for name in names}
+    _draw_patches(axes, names, chosen, drawn, weights, column.colours or {})
     for i, name in enumerate(names):
         axes[i, 0].set_ylabel(
             f"expert {name}\n{sizes[name]:,} spots", fontsize=TEXT, rotation=0, ha="right", va="center", labelpad=6
@@ -161,7 +161,6 @@ def _draw_patches(
     drawn: list[View],
     weights: list[NDArray[np.float32]],
     colours: dict[str, str],
-    order: list[str],
 ) -> None:
     """Read section by section, so that each is opened once, and draw."""
     places = [(i, j, *place) for i, name in enumerate(names) for j, place in enumerate(chosen[name])]
@@ -176,7 +175,7 @@ def _draw_patches(
             panel.imshow(patch, extent=(0, view.side, view.side, 0), interpolation="antialiased")
             bare(panel)
             panel.spines[:].set(color=colours[names[i]], linewidth=2)
-            weight = weights[section][position, order.index(names[i])]
+            weight = weights[section][position, int(names[i])]
             panel.set_xlabel(f"{_clip(view.name)}\nw = {weight:.2f}", fontsize=SMALL, labelpad=2)
     first = axes[0, 0]
     if first.get_visible():

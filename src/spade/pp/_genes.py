@@ -11,8 +11,9 @@ import pandas as pd
 from scipy.sparse import csr_matrix
 
 from spade import _keys
-from spade._samples import Sample, Samples, as_list, iter_samples, read_counts
+from spade._samples import Sample, Samples, as_list, check_names, iter_samples, read_counts
 from spade.models import GenePanel
+from spade.models._genes import MIN_GENES, few_common
 
 logger = logging.getLogger("spade")
 
@@ -22,7 +23,7 @@ def select_genes(
     *,
     method: str = "spade",
     n_top_genes: int = 50,
-    min_genes: int = 50,
+    min_genes: int = MIN_GENES,
     on_few_common: str = "error",
     layer: str | None = None,
     table_key: str | None = None,
@@ -57,7 +58,7 @@ def select_genes(
     Returns
     -------
     GenePanel
-        Ordered names. Also writes ``var["spade_gene"]`` (bool) in every sample with expression that was not dropped.
+        Ordered names. Also writes ``var["spade_gene"]`` (bool) in every sample with expression; no gene is marked in a dropped one.
 
     Raises
     ------
@@ -86,10 +87,9 @@ def select_genes(
     for sample in iter_samples(samples, table_key=table_key):
         if not sample.has_expression:
             without.append(sample.name)
-        elif sample.name in var_names:
-            raise ValueError(f"samples: two samples are named {sample.name!r}; give each its own name (sample_id=).")
-        else:
-            var_names[sample.name] = sample.table.var_names
+            continue
+        check_names([*var_names, sample.name])
+        var_names[sample.name] = sample.table.var_names
     if not var_names:
         raise ValueError(f"no sample has expression (all tables have width 0): {', '.join(without)}.")
     if without:
@@ -103,8 +103,8 @@ def select_genes(
     panel = GenePanel(tuple(sorted(chosen)), n_common=len(common), dropped=tuple(dropped))
     key = _keys.gene(key_added)
     for sample in iter_samples(samples, table_key=table_key):
-        if sample.name in kept:
-            sample.table.var[key] = sample.table.var_names.isin(chosen)
+        if sample.has_expression:
+            sample.table.var[key] = sample.table.var_names.isin(chosen if sample.name in kept else set())
             _keys.write_provenance(
                 sample.table.uns,
                 key,
@@ -123,14 +123,10 @@ def _enough_common(var_names: dict[str, pd.Index], min_genes: int, on_few_common
     sets = {name: set(genes) for name, genes in var_names.items()}
     dropped: list[str] = []
     while len(common := set.intersection(*sets.values())) < min_genes:
-        listed = "; ".join(
-            f"{name}: {len(genes)} genes such as {', '.join(var_names[name][:3])}" for name, genes in sets.items()
-        )
         if on_few_common == "error" or len(sets) == 1:
             raise ValueError(
-                f"samples have only {len(common)} gene names in common, fewer than min_genes={min_genes} ({listed}). Names are "
-                "matched exactly. Are the samples of different species, or are some named by symbol and others by "
-                'Ensembl id? Train them apart, rename the genes, or leave samples out with on_few_common="drop".'
+                f"{few_common({name: var_names[name] for name in sets}, len(common), f'min_genes={min_genes}')} "
+                'Train them apart, rename the genes, or leave samples out with on_few_common="drop".'
             )
         worst = max(sets, key=lambda name: len(set.intersection(*(s for other, s in sets.items() if other != name))))
         del sets[worst]

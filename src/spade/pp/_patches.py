@@ -17,8 +17,16 @@ from spatialdata.transformations import get_transformation
 
 from spade import _keys
 from spade._images import Placement, image_arrays, place
-from spade._samples import Sample, Samples, Section, add_empty_table, iter_samples, shorten
-from spade._scale import VISIUM_PITCH_UM, check_pitch, recorded_mpp, recorded_pitch, spot_pitch, visium_mpp
+from spade._samples import Sample, Samples, Section, add_empty_table, as_list, iter_samples, shorten
+from spade._scale import (
+    VISIUM_PITCH_UM,
+    check_pitch,
+    check_spots,
+    recorded_mpp,
+    recorded_pitch,
+    spot_pitch,
+    visium_mpp,
+)
 
 logger = logging.getLogger("spade")
 #: ``obs`` columns with the position of a spot as Space Ranger counts it.
@@ -93,9 +101,22 @@ def patches(
     if size_px < 1 or size_px != int(size_px):
         raise ValueError(f"size_px={size_px!r}: expected a whole number of at least 1.")
 
+    samples = as_list(samples)
+
     def add_table(sdata: SpatialData) -> None:
         add_empty_table(sdata, _only_shapes(sdata, shapes_key))
 
+    named = {
+        argument: value for argument, value in (("image_key", image_key), ("mpp", mpp)) if isinstance(value, Mapping)
+    }
+    if named:
+        opened = iter_samples(samples, table_key=table_key, add_table=add_table)
+        regions = {section.region for sample in opened for section in sample.sections}
+        for argument, value in named.items():
+            if unknown := sorted(set(value) - regions):
+                raise KeyError(
+                    f"{argument}= names {shorten(unknown)}, which no table has as a region; regions: {shorten(sorted(regions))}."
+                )
     for sample in iter_samples(samples, table_key=table_key, add_table=add_table):
         _lay_patches(sample, image_key, shapes_key, size_um, size_px, mpp, key_added)
 
@@ -219,7 +240,7 @@ def _microns_per_pixel(
         logger.info("%s: spots recognised as Visium; %.4g µm/px", section.name, visium)
         return float(visium)  # type: ignore[arg-type]
     if pitch_um is not None:
-        check_pitch(pitch_px, scale, pitch_um, section.name)
+        check_spots(placement.centres, scale, pitch_um, section.name)
     elif visium is not None:
         check_pitch(VISIUM_PITCH_UM / visium, scale, VISIUM_PITCH_UM, f"{section.name} (spots recognised as Visium)")
     return float(scale)

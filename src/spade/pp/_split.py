@@ -12,7 +12,7 @@ from scipy.spatial import KDTree
 
 from spade import _keys
 from spade._patches import patch_centres, patch_record
-from spade._samples import Sample, Samples, as_list, group_labels, iter_samples, shorten
+from spade._samples import Sample, Samples, as_list, check_names, group_labels, iter_samples
 from spade.core.streams import as_seed, numpy_stream
 
 logger = logging.getLogger("spade")
@@ -136,13 +136,12 @@ def _by_group(
     samples: Samples, groupby: str | None, shares: NDArray[np.float64], table_key: str | None, rng: np.random.Generator
 ) -> list[NDArray[np.str_]]:
     labels = []
-    sections: set[str] = set()
+    sections: list[str] = []
     for sample in iter_samples(samples, table_key=table_key):
         labels.append(group_labels(sample, groupby))
-        twice = sections & {section.name for section in sample.sections}
-        if groupby is None and twice:
-            raise ValueError(f"samples: two sections are named {shorten(twice)}; give each its own name (sample_id=).")
-        sections |= {section.name for section in sample.sections}
+        sections += [section.name for section in sample.sections]
+    if groupby is None:
+        check_names(sections, "sections")
     names, counts = np.unique(np.concatenate(labels), return_counts=True)
     what = "sections" if groupby is None else f"groups of obs[{groupby!r}]"
     dealt = _deal(dict(zip(names.tolist(), counts.tolist(), strict=True)), shares, rng, what)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from typing import Any
+from dataclasses import replace
 
 import numpy as np
 from tqdm.auto import tqdm
@@ -13,8 +13,9 @@ from spade._samples import Samples, as_list, categorical, group_labels, iter_sam
 from spade.core.clustering import two_stage
 from spade.core.routing import Routing
 from spade.core.streams import as_seed
+from spade.core.training import TRAIN
 from spade.models import SpadeConfig
-from spade.tl._inputs import check_source
+from spade.tl._inputs import EARLIER, check_source, read_roles, source_of
 
 logger = logging.getLogger("spade")
 
@@ -28,6 +29,7 @@ def cluster_experts(
     n_experts: int = SpadeConfig.n_experts,
     feature_scaling: str = SpadeConfig.feature_scaling,
     routing_temperature: float = SpadeConfig.routing_temperature,
+    split_key: str | None = SpadeConfig.split_key,
     table_key: str | None = None,
     rng: int | np.random.Generator = 0,
     key_added: str = _keys.STEM,
@@ -54,6 +56,9 @@ def cluster_experts(
         (the authors), where routing comes close to a hard choice.
     routing_temperature
         τ_r of the softmax over distances, kept in the routing.
+    split_key
+        ``obs`` column, as in :func:`train_spade`: only spots marked ``"train"`` shape the clusters, and all spots are
+        then assigned. None: all spots do.
     table_key
         Table; may be left out when there is one.
     rng
@@ -84,37 +89,46 @@ def cluster_experts(
     >>> routing.centroids.shape[0]
     8
     """
-    for name, value in (("n_prototypes", n_prototypes), ("n_experts", n_experts)):
-        if value < 1:
-            raise ValueError(f"{name}={value!r}: expected a whole number of at least 1.")
+    config = SpadeConfig(
+        use_rep=use_rep,
+        groupby=groupby,
+        n_prototypes=n_prototypes,
+        n_experts=n_experts,
+        feature_scaling=feature_scaling,
+        routing_temperature=routing_temperature,
+        split_key=split_key,
+        seed=as_seed(rng),
+    )
     samples = as_list(samples)
-    seed = as_seed(rng)
     _keys.check_key(key_added)
-    features, groups = [], []
-    source: dict[str, Any] = {}
+    features, groups, n_valid = [], [], 0
     for sample in iter_samples(samples, table_key=table_key):
-        source = check_source(sample, use_rep, source, "those of the samples before it are")
+        config = replace(config, **check_source(sample, use_rep, source_of(config), EARLIER))
         x = read_features(sample, use_rep)
-        valid = ~np.isnan(x).any(1)
-        features.append(x[valid])
-        groups.append(group_labels(sample, groupby)[valid] if groupby else np.zeros(int(valid.sum()), dtype="U1"))
+        n_valid += int((~np.isnan(x).any(1)).sum())
+        rows = np.flatnonzero(~np.isnan(x).any(1) & (read_roles(sample, split_key) == TRAIN))
+        features.append(x[rows])
+        groups.append(group_labels(sample, groupby)[rows] if groupby else np.zeros(len(rows), dtype="U1"))
     widths = sorted({x.shape[1] for x in features})
     if len(widths) > 1:
         raise ValueError(f"obsm[{use_rep!r}] differs in width between samples: {widths}. Encode all of them alike.")
-    if not sum(map(len, features)):
+    if not n_valid:
         raise ValueError(f"obsm[{use_rep!r}] has no valid row in any sample: all patches are off their images.")
+    if not sum(map(len, features)):
+        raise ValueError(f"no spot is left to cluster among {n_valid} with features (split_key={split_key!r}).")
     labels = np.concatenate(groups)
     with tqdm(total=len(np.unique(labels)), desc="clustering", unit="group") as bar:
         routing = two_stage(
             np.concatenate(features),
             labels,
-            n_prototypes=n_prototypes,
-            n_experts=n_experts,
-            feature_scaling=feature_scaling,
-            temperature=routing_temperature,
-            seed=seed,
+            n_prototypes=config.n_prototypes,
+            n_experts=config.n_experts,
+            feature_scaling=config.feature_scaling,
+            temperature=config.routing_temperature,
+            seed=config.seed,
             progress=lambda _: bar.update(),
         )
+    routing = replace(routing, settings=config.of_routing())
     prototypes, experts = ([str(i) for i in range(n)] for n in (routing.n_prototypes, routing.n_experts))
     for sample in iter_samples(samples, table_key=table_key):
         nearest = routing.assign(read_features(sample, use_rep))
@@ -129,9 +143,10 @@ def cluster_experts(
             use_rep=use_rep,
             groupby=groupby,
             n_prototypes=routing.n_prototypes,
-            n_experts=n_experts,
+            n_experts=routing.n_experts,
             feature_scaling=feature_scaling,
-            seed=seed,
+            split_key=split_key,
+            seed=config.seed,
         )
         sample.save()
         logger.info("%s: wrote obs[%r], obs[%r]", sample.name, _keys.prototype(key_added), _keys.cluster(key_added))

@@ -14,7 +14,7 @@ from spade import _keys
 from spade._palette import palette
 from spade._samples import Sample, Samples, categorical, iter_samples, shorten
 from spade.models import GenePanel, SpadeModel
-from spade.tl._inputs import read_expression, read_model_features
+from spade.tl._inputs import check_model, read_expression, read_model_features
 
 logger = logging.getLogger("spade")
 
@@ -50,7 +50,7 @@ def embed(
     use_rep
         ``obsm`` key of the image features; None: the one the model was trained on.
     layer, normalized
-        Where the expression is, as in :func:`train_spade`; None: as the model was trained.
+        Where the expression is, as in :func:`train_spade`; None: as the model was trained. ``layer="X"`` is ``X`` itself.
     genes
         Gene names behind the model's input, for a model that does not know them.
     min_overlap
@@ -91,6 +91,7 @@ def embed(
     >>> samples[0]["table"].obsm["X_spade"].shape
     (60, 256)
     """
+    check_model(model)
     stem = _keys.check_key(_keys.STEM if key_added is None else key_added)
     if mix not in ("mean", "concat"):
         raise ValueError(f'mix={mix!r}: expected "mean" or "concat".')

@@ -9,19 +9,32 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 from scipy.sparse import csr_matrix, vstack
 from spatialdata import SpatialData
 
 from spade import _keys
-from spade._samples import Sample, group_labels, iter_samples, obs_column, read_counts, read_features, shorten
+from spade._samples import (
+    Sample,
+    check_names,
+    group_labels,
+    iter_samples,
+    obs_column,
+    read_counts,
+    read_features,
+    shorten,
+)
 from spade.core.expression import log_normalise
 from spade.core.training import NOT_USED, TRAIN, VAL
 from spade.models import GenePanel, SpadeConfig, SpadeModel
+from spade.models._genes import MIN_GENES, few_common
 
 ROLES = {_keys.TRAIN: TRAIN, _keys.VAL: VAL}
 #: Origin of features: names in the settings, and in the record that ``pp.encode_patches`` writes.
 SOURCE = {"encoder": "encoder", "encoder_id": "encoder_id", "patch_um": "size_um", "patch_px": "input_px"}
+#: What the features of a sample are compared with, in messages.
+EARLIER = "those of the routing or samples before it are"
 
 
 @dataclass
@@ -71,6 +84,12 @@ def _describe(source: Mapping[str, Any]) -> str:
     return ", ".join(parts)
 
 
+def check_model(model: object) -> None:
+    """Raise if this is no trained model."""
+    if not isinstance(model, SpadeModel):
+        raise TypeError(f"model={model!r}: expected a SpadeModel; read one with sp.models.SpadeModel.load(path).")
+
+
 def read_model_features(sample: Sample, use_rep: str, model: SpadeModel) -> NDArray[np.floating]:
     """Return ``obsm[use_rep]``, or raise if it is not what the model was trained on."""
     features = read_features(sample, use_rep)
@@ -96,9 +115,14 @@ def resolve_panel(
         return GenePanel.of(genes)
     key = _keys.gene(_keys.STEM)
     marked: dict[str, tuple[str, ...]] = {}
+    dropped = []
     for sample in iter_samples(samples, table_key=table_key):
         if sample.has_expression and key in sample.table.var:
-            marked[sample.name] = tuple(sorted(sample.table.var_names[sample.table.var[key].to_numpy(dtype=bool)]))
+            genes_marked = sorted(sample.table.var_names[sample.table.var[key].to_numpy(dtype=bool)])
+            if genes_marked:
+                marked[sample.name] = tuple(genes_marked)
+            else:
+                dropped.append(sample.name)
     if not marked:
         raise ValueError(
             f"genes=None, and no sample has var[{key!r}]: choose genes with sp.pp.select_genes(samples), or pass a list of names."
@@ -108,7 +132,7 @@ def resolve_panel(
         raise ValueError(
             f"genes=None, but var[{key!r}] differs between samples ({sizes}). Run sp.pp.select_genes on all of them."
         )
-    return GenePanel(next(iter(marked.values())))
+    return GenePanel(next(iter(marked.values())), dropped=tuple(dropped))
 
 
 def load_training(
@@ -117,24 +141,26 @@ def load_training(
     """Read every usable row of every sample, and note the encoder in the settings."""
     from dataclasses import replace
 
-    features, expression, role, groups, names, left_out = [], [], [], [], [], []
+    features, expression, role, groups, left_out = [], [], [], [], []
     excluded = {"without a valid patch": 0, "without counts": 0}
     absent: dict[str, int] = {}
     widths: dict[str, int] = {}
+    var_names: dict[str, pd.Index] = {}
     for sample in iter_samples(samples, table_key=table_key):
-        if sample.name in panel.dropped:
+        names = sample.table.var_names
+        if sample.name in panel.dropped and not set(panel.names) <= set(names):
             left_out.append(sample.name)
             continue
-        if sample.name in widths:
-            raise ValueError(f"samples: two samples are named {sample.name!r}; give each its own name (sample_id=).")
+        check_names([*widths, sample.name])
         if not sample.has_expression:
             raise ValueError(
                 f"{sample.name}: has no expression (table of width 0) and cannot be trained on; leave it out."
             )
         x = read_features(sample, config.use_rep)
-        source = check_source(sample, config.use_rep, source_of(config), "those of the samples before it are")
+        source = check_source(sample, config.use_rep, source_of(config), EARLIER)
         config = replace(config, **source)
         widths[sample.name] = x.shape[1]
+        var_names[sample.name] = names
         if len(set(widths.values())) > 1:
             raise ValueError(
                 f"obsm[{config.use_rep!r}] differs in width between samples: {widths}. Encode all of them alike."
@@ -145,13 +171,12 @@ def load_training(
         excluded["without a valid patch"] += int((~valid).sum())
         excluded["without counts"] += int((valid & ~filled).sum())
         rows = np.flatnonzero(valid & filled)
-        roles = _roles(sample, config.split_key)
+        roles = read_roles(sample, config.split_key)
         features.append(x[rows])
         expression.append(g[rows])
         role.append(roles[rows])
         groups.append(group_labels(sample, config.groupby)[rows] if config.groupby else np.zeros(len(rows), dtype="U1"))
-        names.append(sample.name)
-    if not names:
+    if not var_names:
         raise ValueError("samples: none is left to train on; all were dropped when the genes were selected.")
     if any(absent.values()):
         listed = ", ".join(f"{name} lacks {count} of {len(panel)}" for name, count in absent.items() if count)
@@ -159,6 +184,9 @@ def load_training(
             f"genes: training needs every gene of the panel in every sample, but {listed}. Are the samples of different species, or "
             "named by other ids? Choose a common panel with sp.pp.select_genes(samples)."
         )
+    common = set.intersection(*map(set, var_names.values()))
+    if len(var_names) > 1 and len(common) < min(MIN_GENES, min(map(len, var_names.values())) / 10):
+        raise ValueError(f"{few_common(var_names, len(common), str(MIN_GENES))} Train them apart, or rename the genes.")
     if left_out:
         warnings.warn(
             f"{', '.join(left_out)}: left out of training, as when its genes were selected (genes.dropped).",
@@ -168,7 +196,11 @@ def load_training(
         if count:
             warnings.warn(f"{count} spots {reason} are left out of training.", stacklevel=3)
     data = TrainingData(
-        np.concatenate(features), vstack(expression, "csr"), np.concatenate(role), np.concatenate(groups), names
+        np.concatenate(features),
+        vstack(expression, "csr"),
+        np.concatenate(role),
+        np.concatenate(groups),
+        list(var_names),
     )
     if not (data.role == TRAIN).any():
         raise ValueError(
@@ -177,7 +209,7 @@ def load_training(
     return data, config
 
 
-def _roles(sample: Sample, split_key: str | None) -> NDArray[np.int64]:
+def read_roles(sample: Sample, split_key: str | None) -> NDArray[np.int64]:
     """Role of every row; without a split every row trains."""
     if split_key is None:
         return np.full(sample.table.n_obs, TRAIN)

@@ -6,10 +6,10 @@ import numpy as np
 import pandas as pd
 
 from spade import _keys
-from spade._samples import Samples, iter_samples, obs_column
+from spade._samples import Samples, check_names, iter_samples, obs_column
 from spade.core.retrieval import chance_rank, chance_recall, ranks_within, recall_at
 from spade.models import SpadeModel
-from spade.tl._inputs import read_expression, read_model_features
+from spade.tl._inputs import check_model, read_expression, read_model_features
 
 
 def retrieval_metrics(
@@ -42,15 +42,16 @@ def retrieval_metrics(
     use_rep
         ``obsm`` key of the image features; None: the one the model was trained on.
     layer, normalized
-        Where the expression is, as in :func:`train_spade`; None: as the model was trained.
+        Where the expression is, as in :func:`train_spade`; None: as the model was trained. ``layer="X"`` is ``X`` itself.
     table_key
         Table; may be left out when there is one.
 
     Returns
     -------
     DataFrame
-        One row per ``direction`` (``"image → expression"``, ``"expression → image"``) and ``gallery``: ``"all spots"``, or
-        ``"same expert"``, where only spots that the image routes to the query's expert compete, so that what routing alone
+        One row per ``direction`` (``"image → expression"``, ``"expression → image"``) and ``gallery``, the spots that compete
+        with the true partner: ``"all spots"``; ``"same section"``, so that what tells sections apart (stain, batch) does
+        not count; ``"same expert"``, those that the image routes to the query's expert, so that what routing alone
         explains does not count. Columns: number of queries ``n``, ``k``, ``recall`` beside ``chance_recall``,
         ``median_rank`` beside ``chance_rank``.
 
@@ -68,8 +69,9 @@ def retrieval_metrics(
     >>> panel = sp.pp.select_genes(samples)
     >>> model = sp.tl.train_spade(samples, use_rep="X_texture", genes=panel, n_prototypes=2, n_experts=2, n_epochs=2)
     >>> sp.tl.retrieval_metrics(samples, model).shape
-    (4, 8)
+    (6, 8)
     """
+    check_model(model)
     if k < 1:
         raise ValueError(f"k={k!r}: expected a whole number of at least 1.")
     if model.genes is None:
@@ -77,7 +79,8 @@ def retrieval_metrics(
     use_rep = use_rep or model.config.use_rep
     layer = layer or model.config.layer
     normalized = model.config.normalized if normalized is None else normalized
-    images, expressions, experts = [], [], []
+    images, expressions, experts, sections = [], [], [], []
+    names: list[str] = []
     for sample in iter_samples(samples, table_key=table_key):
         features = read_model_features(sample, use_rep, model)
         if not sample.has_expression:
@@ -94,7 +97,10 @@ def retrieval_metrics(
         images.append(model.encode_image(features[rows], mix="concat"))
         expressions.append(model.encode_expression(x[rows], mix="concat"))
         experts.append(np.argmax(model.route(features[rows]), axis=1))
-    image, expression, expert = map(np.concatenate, (images, expressions, experts))
+        names.append(sample.name)
+        sections.append(sample.section_of_row()[rows])
+    check_names(names)
+    image, expression, expert, section = map(np.concatenate, (images, expressions, experts, sections))
     if not len(image):
         where = "" if split_key is None else f" with obs[{split_key!r}] == {part!r}"
         raise ValueError(f"no spot{where} has a valid patch and counts.")
@@ -103,7 +109,7 @@ def retrieval_metrics(
         ("image → expression", image, expression),
         ("expression → image", expression, image),
     ):
-        for name, groups in (("all spots", np.zeros_like(expert)), ("same expert", expert)):
+        for name, groups in (("all spots", np.zeros_like(expert)), ("same section", section), ("same expert", expert)):
             ranks = ranks_within(query, gallery, groups)
             rows_out.append(
                 {

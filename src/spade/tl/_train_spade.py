@@ -12,6 +12,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
+from spade import encoders
 from spade._samples import Samples, as_list
 from spade.core.clustering import two_stage
 from spade.core.device import resolve_device
@@ -152,6 +153,10 @@ def train_spade(
         split_key=split_key,
         seed=as_seed(rng),
     )
+    if routing is not None:
+        config = replace(
+            config, **routing.settings, n_experts=routing.n_experts, routing_temperature=routing.temperature
+        )
     where = resolve_device(device)
     listed = as_list(samples)
     panel = resolve_panel(listed, genes, table_key)
@@ -172,11 +177,10 @@ def train_spade(
             f"routing was made on features of width {routing.n_features}, but obsm[{use_rep!r}] has width "
             f"{data.features.shape[1]}. Cluster these features with sp.tl.cluster_experts."
         )
-    config = replace(config, n_experts=routing.n_experts, routing_temperature=routing.temperature)
     expert_of = routing.assignment[routing.assign(data.features)]
     sizes = np.bincount(expert_of[train], minlength=routing.n_experts)
     _warn_of_gaps(sizes, np.bincount(expert_of[data.role == VAL], minlength=routing.n_experts), split_key)
-    routing = replace(routing, active=sizes > 0)
+    routing = replace(routing, active=sizes > 0, settings=config.of_routing())
 
     mean, deviation = feature_scale(data.features[train], config.feature_scaling)
     if config.feature_scaling == "standard":
@@ -211,10 +215,12 @@ def train_spade(
         history=_history(trained, sizes),
         facts={
             "samples": ", ".join(data.samples),
+            "licence_of_the_encoder": _licence(config.encoder),
             "training_spots": int(train.sum()),
             "validation_spots": int((data.role == VAL).sum()),
             "spots_per_expert": ", ".join(map(str, sizes)),
             "best_epochs": ", ".join(str(one.best_epoch) for one in trained),
+            "loss_of_the_best_epochs": _losses(trained),
         },
     )
     logger.info("trained %r on %d spots of %d samples", model, int(train.sum()), len(data.samples))
@@ -253,6 +259,21 @@ def _expression_routing(
         centroids[e] = (own - centre) / scale
     routing = Routing(centroids, np.arange(len(sizes)), centre, scale, config.routing_temperature, active=sizes > 0)
     return mean, routing
+
+
+def _licence(encoder: str | None) -> str:
+    known = encoders.available()
+    return known[encoder].licence if encoder in known else "not recorded"
+
+
+def _losses(trained: list[TrainedExpert]) -> str:
+    """Losses of the kept epochs, for the card."""
+    parts = []
+    for name in ("train", "val"):
+        losses = [getattr(one, f"{name}_loss")[one.best_epoch] for one in trained if one.best_epoch >= 0]
+        if not np.isnan(losses).all():
+            parts.append(f"{name} " + " / ".join("–" if np.isnan(loss) else f"{loss:.3f}" for loss in losses))
+    return ", ".join(parts)
 
 
 def _history(trained: list[TrainedExpert], sizes: NDArray[np.int64]) -> pd.DataFrame:
