@@ -112,6 +112,7 @@ myst_substitutions = {
 
 def execute_tutorials(_app: object) -> None:
     """Execute the tutorials that are newer than their last execution, and keep the figure of the landing page."""
+    os.environ["MPLBACKEND"] = "module://matplotlib_inline.backend_inline"  # figures go into the notebook
     os.environ.setdefault("TQDM_DISABLE", "1")
     os.environ.setdefault("PYTHONWARNINGS", "ignore:IProgress not found")
     EXECUTED.mkdir(exist_ok=True)
