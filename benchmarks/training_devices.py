@@ -14,7 +14,8 @@ import torch
 from scipy.sparse import random as random_sparse
 
 from spade.core.clustering import two_stage
-from spade.core.training import TRAIN, TrainingConfig, train_experts
+from spade.core.config import TrainingConfig
+from spade.core.training import TRAIN, train_experts
 
 
 def make(n, d, g, seed=0):

@@ -4,10 +4,26 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+
+class _Linear(torch.autograd.Function):
+    """``x Wᵀ + b`` for every expert, with a gradient of W that lies in memory as W does, as fused optimisers need it."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        return torch.baddbmm(bias.unsqueeze(1), x, weight.mT)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor, Tensor]:
+        (x, weight), (gradient,) = ctx.saved_tensors, gradients
+        of_x = gradient @ weight if ctx.needs_input_grad[0] else None
+        return of_x, gradient.mT @ x, gradient.sum(1)
 
 
 class StackedLinear(nn.Module):
@@ -28,7 +44,11 @@ class StackedLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Apply layer e to ``x[e]``."""
-        return torch.baddbmm(self.bias.unsqueeze(1), x, self.weight.mT)
+        weight: Tensor = self.weight
+        bias: Tensor = self.bias
+        if torch.is_autocast_enabled(x.device.type):
+            x, weight, bias = (value.to(torch.get_autocast_dtype(x.device.type)) for value in (x, weight, bias))
+        return _Linear.apply(x, weight, bias)
 
 
 class StackedLayerNorm(nn.Module):
@@ -83,6 +103,8 @@ class Experts(nn.Module):
         for head in (self.image_projection, self.spot_projection):
             head.projection.initialise(generators)
             head.fc.initialise(generators)
+            nn.init.ones_(head.layer_norm.weight)
+            nn.init.zeros_(head.layer_norm.bias)
 
 
 @torch.no_grad()

@@ -26,7 +26,7 @@ def numpy_stream(seed: int, purpose: str, index: int = 0) -> np.random.Generator
     return np.random.default_rng(_sequence(seed, purpose, index))
 
 
-def torch_stream(seed: int, purpose: str, index: int = 0) -> torch.Generator:
-    """Return the torch generator (on the CPU) of one purpose."""
+def torch_stream(seed: int, purpose: str, index: int = 0, device: str = "cpu") -> torch.Generator:
+    """Return the torch generator of one purpose; a CPU and a GPU draw different numbers."""
     state = int(_sequence(seed, purpose, index).generate_state(1, np.uint64)[0] >> np.uint64(1))
-    return torch.Generator().manual_seed(state)
+    return torch.Generator(device).manual_seed(state)

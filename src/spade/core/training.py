@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, fields
-from numbers import Integral, Real
-from typing import Any
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -15,86 +13,35 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 from torch import Tensor
 
+from spade.core.checkpoints import Checkpoints
+from spade.core.config import TrainingConfig
+from spade.core.feeding import DeviceFeed, Feed, HostFeed
+from spade.core.flat import FlatExperts
 from spade.core.heads import Experts
-from spade.core.losses import LOSSES
 from spade.core.routing import Floats
 from spade.core.streams import torch_stream
+from spade.core.together import Progress, Run, train_together
 
 NOT_USED, TRAIN, VAL = -1, 0, 1
-#: What settings with a default of this kind accept, what they become, and what that is called.
-KINDS: dict[type, tuple[Any, Callable[[Any], Any], str]] = {
-    bool: ((bool, np.bool_), bool, "True or False"),
-    int: (Integral, int, "a whole number"),
-    float: (Real, float, "a number"),
-}
-PRECISIONS = {"fp32": None, "bf16": torch.bfloat16}
 #: Multiplications per layer and step from which several CPU threads pay.
 THREADS_FROM = 100_000_000
-#: (expert, epoch, training loss, validation loss or NaN)
-Progress = Callable[[int, int, float, float], None]
-
-
-@dataclass(frozen=True)
-class TrainingConfig:
-    """Everything that shapes the training of one expert."""
-
-    loss: str = "soft_clip"
-    temperature: float = 1.0
-    learn_temperature: bool = False
-    n_epochs: int = 100
-    batch_size: int = 128
-    lr: float = 1e-4
-    weight_decay: float = 1e-2
-    dim: int = 256
-    dropout: float = 0.1
-    precision: str = "fp32"
-
-    def __post_init__(self) -> None:
-        """Check every value; numbers of numpy become plain ones."""
-        for one in fields(self):
-            kind, value = type(one.default), getattr(self, one.name)
-            if kind in KINDS:
-                base, plain, what = KINDS[kind]
-                if not isinstance(value, base) or (kind is not bool and isinstance(value, (bool, np.bool_))):
-                    raise ValueError(f"{one.name}={value!r}: expected {what}.")
-                if type(value) not in KINDS:
-                    object.__setattr__(self, one.name, plain(value))
-        if self.loss not in LOSSES:
-            raise ValueError(f"loss={self.loss!r}: expected one of {', '.join(map(repr, LOSSES))}.")
-        if self.precision not in PRECISIONS:
-            raise ValueError(f"precision={self.precision!r}: expected one of {', '.join(map(repr, PRECISIONS))}.")
-        if self.learn_temperature and self.loss != "clip":
-            raise ValueError('learn_temperature=True needs loss="clip"; soft_clip has a fixed temperature.')
-        for name in ("n_epochs", "batch_size", "dim"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)!r}: expected a whole number of at least 1.")
-        for name in ("temperature", "lr"):
-            if not (math.isfinite(getattr(self, name)) and getattr(self, name) > 0):
-                raise ValueError(f"{name}={getattr(self, name)!r}: expected a positive number.")
-        if not 0 <= self.dropout < 1:
-            raise ValueError(f"dropout={self.dropout!r}: expected a number in [0, 1).")
-        if not self.weight_decay >= 0:
-            raise ValueError(f"weight_decay={self.weight_decay!r}: expected a number of at least 0.")
+#: Share of the free memory of a GPU that the data may take; with more they are sent batch by batch.
+RESIDENT_SHARE = 0.6
 
 
 @dataclass
 class TrainedExpert:
-    """One trained expert and how it got there."""
+    """One trained expert and how it got there; ``row`` is its row of :class:`~spade.core.flat.FlatExperts`."""
 
-    state: dict[str, Tensor]
+    row: Tensor
     train_loss: list[float]
     val_loss: list[float]
     best_epoch: int
-    temperature: float
 
-
-class NonFiniteLossError(FloatingPointError):
-    """The loss became NaN or infinite."""
-
-
-def cosine(step: int, n_steps: int) -> float:
-    """Factor of the learning rate at ``step``: from 1 at the first step towards 0 after the last."""
-    return 0.5 * (1 + math.cos(math.pi * step / n_steps))
+    @property
+    def temperature(self) -> float:
+        """Temperature of the loss in the epoch that was kept."""
+        return float(self.row[-1].exp())
 
 
 @contextmanager
@@ -108,114 +55,6 @@ def _enough_threads(multiplications: int) -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
-def _dense(rows: csr_matrix, device: torch.device) -> Tensor:
-    return torch.from_numpy(rows.toarray()).to(device, torch.float32)
-
-
-def train_expert(
-    features: Floats,
-    expression: csr_matrix,
-    train: NDArray[np.integer],
-    val: NDArray[np.integer],
-    config: TrainingConfig,
-    *,
-    expert: int = 0,
-    seed: int = 0,
-    device: str = "cpu",
-    progress: Progress | None = None,
-) -> TrainedExpert:
-    """Train one expert with AdamW and a cosine schedule per step.
-
-    Parameters
-    ----------
-    features
-        Image features ``(n, D)``, float32, as the heads see them.
-    expression
-        Log-normalised expression ``(n, G)``, CSR float32.
-    train, val
-        Rows to train on, and rows whose loss selects the epoch; without ``val`` the last epoch is kept.
-    config
-        Loss and optimiser.
-    expert
-        Number of the expert: selects its random streams.
-    seed
-        Seed of initialisation, shuffling and dropout.
-    device
-        Torch device.
-    progress
-        Called after every epoch.
-
-    Returns
-    -------
-    TrainedExpert
-        State (on the CPU) with a leading expert dimension of 1; losses are means over spots.
-    """
-    where = torch.device(device)
-    model = Experts(1, features.shape[1], expression.shape[1], config.dim)
-    model.initialise([torch_stream(seed, "initialisation", expert)])
-    model.to(where)
-    parameters = list(model.parameters())
-    log_temperature = torch.tensor(math.log(config.temperature), device=where, requires_grad=config.learn_temperature)
-    groups = [{"params": parameters, "weight_decay": config.weight_decay}]
-    if config.learn_temperature:
-        groups.append({"params": [log_temperature], "weight_decay": 0.0})
-    optimiser = torch.optim.AdamW(groups, lr=config.lr, fused=True)
-    shuffling, dropout = (torch_stream(seed, purpose, expert) for purpose in ("shuffling", "dropout"))
-    autocast = PRECISIONS[config.precision]
-
-    def batch_loss(rows: NDArray[np.integer], training: bool) -> Tensor:
-        image = torch.from_numpy(features[rows]).to(where).unsqueeze(0)
-        spot = _dense(expression[rows], where).unsqueeze(0)
-        masks: list[Tensor | None] = [None, None]
-        if training and config.dropout > 0:
-            keep = torch.rand((2, 1, len(rows), config.dim), generator=dropout) >= config.dropout
-            masks = list((keep.float() / (1 - config.dropout)).to(where))
-        with torch.autocast(where.type, dtype=autocast) if autocast else nullcontext():
-            joint = model.image_projection(image, masks[0]), model.spot_projection(spot, masks[1])
-        return LOSSES[config.loss](joint[0].float(), joint[1].float(), log_temperature.exp())[0]
-
-    def validation_loss() -> float:
-        with torch.no_grad():
-            losses = [float(batch_loss(rows, False)) * len(rows) for rows in _batches(val, config.batch_size)]
-        return sum(losses) / len(val)
-
-    n_steps = config.n_epochs * math.ceil(len(train) / config.batch_size)
-    step = 0
-    result = TrainedExpert({}, [], [], -1, config.temperature)
-    for epoch in range(config.n_epochs if len(train) else 0):
-        total = 0.0
-        for rows in _batches(train[torch.randperm(len(train), generator=shuffling).numpy()], config.batch_size):
-            for group in optimiser.param_groups:
-                group["lr"] = config.lr * cosine(step, n_steps)
-            loss = batch_loss(rows, True)
-            optimiser.zero_grad(set_to_none=True)
-            loss.backward()
-            optimiser.step()
-            total += float(loss.detach()) * len(rows)
-            step += 1
-        result.train_loss.append(total / len(train))
-        if not math.isfinite(total):
-            raise NonFiniteLossError(
-                f"expert {expert}: the loss is {total} in epoch {epoch}. Lower lr={config.lr:g}, or check the scale "
-                f"of the features (largest magnitude {float(np.abs(features[train]).max()):.3g})."
-            )
-        result.val_loss.append(validation_loss() if len(val) else math.nan)
-        if not len(val) or result.val_loss[-1] <= np.nanmin(result.val_loss):
-            result.best_epoch = epoch
-            result.temperature = float(log_temperature.detach().exp())
-            if len(val) or epoch == config.n_epochs - 1:
-                result.state = {key: value.detach().cpu().clone() for key, value in model.state_dict().items()}
-        if progress is not None:
-            progress(expert, epoch, result.train_loss[-1], result.val_loss[-1])
-    if not result.state:
-        result.state = {key: value.detach().cpu() for key, value in model.state_dict().items()}
-    return result
-
-
-def _batches(rows: NDArray[np.integer], size: int) -> Sequence[NDArray[np.integer]]:
-    return [rows[start : start + size] for start in range(0, len(rows), size)]
-
-
 def train_experts(
     features: Floats,
     expression: csr_matrix,
@@ -224,41 +63,116 @@ def train_experts(
     n_experts: int,
     config: TrainingConfig,
     *,
+    mean: Floats | None = None,
+    deviation: Floats | None = None,
     seed: int = 0,
     device: str = "cpu",
+    together: int | None = None,
+    checkpoints: Checkpoints | None = None,
+    experts: Sequence[int] | None = None,
     progress: Progress | None = None,
 ) -> tuple[Experts, list[TrainedExpert]]:
-    """Train every expert on its own spots, one after another.
+    """Train every expert on its own spots with AdamW and a cosine schedule per step.
+
+    What becomes of an expert does not depend on which others are trained, in what order, or side by side with how many,
+    beyond rounding.
 
     Parameters
     ----------
     features, expression
-        Image features ``(n, D)`` float32 and log-normalised expression ``(n, G)`` CSR.
+        Image features ``(n, D)`` float32 or float16 and log-normalised expression ``(n, G)`` CSR float32; both may be
+        memory-mapped.
     expert_of
         Expert of every row.
     role
-        ``TRAIN``, ``VAL`` or ``NOT_USED`` for every row.
+        ``TRAIN``, ``VAL`` or ``NOT_USED`` for every row. ``VAL`` rows select the epoch of their expert; without any, its last
+        epoch is kept.
     n_experts
         Number of experts; one without training rows keeps its initial weights.
-    config, seed, device, progress
-        As in :func:`train_expert`.
+    config
+        Loss and optimiser.
+    mean, deviation
+        The heads see features as ``(x - mean) / deviation``; None: as they are.
+    seed
+        Seed of initialisation, shuffling and dropout.
+    device
+        Torch device.
+    together
+        Experts trained side by side; None: all on a GPU, which one expert cannot fill, and one on a CPU, whose cache holds
+        one.
+    checkpoints
+        Where to keep, and from where to take, the state of unfinished and finished experts.
+    experts
+        Experts to train; None: all. Others keep their initial weights.
+    progress
+        Called after every epoch of an expert.
 
     Returns
     -------
     The experts stacked into one module on the CPU, and the record of each.
     """
-    trained = []
-    with _enough_threads(config.batch_size * (features.shape[1] + expression.shape[1]) * config.dim):
-        for e in range(n_experts):
-            train, val = (np.flatnonzero((expert_of == e) & (role == kind)) for kind in (TRAIN, VAL))
-            trained.append(
-                train_expert(
-                    features, expression, train, val, config, expert=e, seed=seed, device=device, progress=progress
-                )
-            )
-    stacked = Experts(n_experts, features.shape[1], expression.shape[1], config.dim)
-    stacked.load_state_dict({key: torch.cat([one.state[key] for one in trained]) for key in trained[0].state})
-    return stacked.eval(), trained
+    device = str(device)
+    d_image, d_spot = features.shape[1], expression.shape[1]
+    chosen = range(n_experts) if experts is None else experts
+    final = FlatExperts(n_experts, d_image, d_spot, config.dim)
+    final.module(0, n_experts).initialise([torch_stream(seed, "initialisation", e) for e in range(n_experts)])
+    final.values[:, -1] = math.log(config.temperature)
+    trained = [TrainedExpert(final.values[e], [], [], -1) for e in range(n_experts)]
+    runs = []
+    for e in chosen:
+        train, val = (np.flatnonzero((expert_of == e) & (role == kind)) for kind in (TRAIN, VAL))
+        if len(train):
+            runs.append(Run.new(e, train, val, seed, device))
+    feed = _feed(features, expression, mean, deviation, device) if runs else None
+    together = together or (1 if torch.device(device).type == "cpu" else max(len(runs), 1))
+    runs.sort(key=lambda run: -len(run.train))
+    with _enough_threads(config.batch_size * (d_image + d_spot) * config.dim):
+        for start in range(0, len(runs), together):
+            group = _resume(runs[start : start + together], checkpoints, config)
+            flat = FlatExperts(len(group), d_image, d_spot, config.dim, device)
+            for row, (run, state) in enumerate(group):
+                for name in ("values", "first", "second"):
+                    rows: Tensor = getattr(flat, name)
+                    rows[row] = final.values[run.expert] if name == "values" else 0.0
+                    if state:
+                        rows[row] = state[name].to(rows.device)
+            if group and feed is not None:
+                keep = None
+                if checkpoints is not None:
+                    keep = checkpoints.keeper(flat)
+                train_together([run for run, _ in group], flat, feed, config, progress=progress, keep=keep)
+    for run in runs:
+        best = run.best
+        if best is None:
+            raise RuntimeError(f"expert {run.expert} ended without a kept epoch.")
+        final.values[run.expert] = best.cpu()
+        trained[run.expert] = TrainedExpert(final.values[run.expert], run.train_loss, run.val_loss, run.best_epoch)
+    module = Experts(n_experts, d_image, d_spot, config.dim)
+    module.load_state_dict(final.module(0, n_experts).state_dict())
+    return module.eval(), trained
+
+
+def _resume(
+    runs: Sequence[Run], checkpoints: Checkpoints | None, config: TrainingConfig
+) -> list[tuple[Run, dict[str, Tensor]]]:
+    """Return the runs that have steps to come, most first, with the state they go on from (empty: from the start)."""
+    open_runs = []
+    for run in runs:
+        state = {} if checkpoints is None else checkpoints.restore(run)
+        to_come = config.n_epochs * run.steps_per_epoch(config.batch_size) - run.step
+        if to_come:
+            open_runs.append((to_come, run, state))
+    open_runs.sort(key=lambda one: -one[0])
+    return [(run, state) for _, run, state in open_runs]
+
+
+def _feed(features: Floats, expression: csr_matrix, mean: Floats | None, deviation: Floats | None, device: str) -> Feed:
+    """Keep the data on a GPU if they fit, else send batches."""
+    if torch.device(device).type == "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+        if DeviceFeed.size(features, expression) < RESIDENT_SHARE * free:
+            return DeviceFeed(features, expression, mean, deviation, device)
+    return HostFeed(features, expression, mean, deviation, device)
 
 
 @torch.no_grad()

@@ -3,37 +3,22 @@
 from __future__ import annotations
 
 import hashlib
-import struct
 import sys
 import warnings
 from os import PathLike
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from spade._weights import read_state, reason
 from spade.core.device import resolve_device
 from spade.core.streams import as_seed, torch_stream
 from spade.encoders._spec import EncoderSpec
 
 if TYPE_CHECKING:
     import torch
-
-TORCH_SUFFIXES = (".pth", ".pt", ".bin")
-#: What ``torch.load`` raises on files that are cut off or no torch files, beside ``UnpicklingError``.
-DAMAGED = (
-    AssertionError,
-    AttributeError,
-    EOFError,
-    LookupError,
-    OSError,
-    RuntimeError,
-    TypeError,
-    ValueError,
-    struct.error,
-)
 
 
 class TimmEncoder:
@@ -118,7 +103,7 @@ def _build(spec: EncoderSpec, weights: str | PathLike[str] | None, rng: int | np
         except (OSError, RuntimeError, ValueError) as error:  # every failure of the hub client is one of these
             access = f"Request access on the model's page (licence: {spec.licence}) and log in, or download"
             raise RuntimeError(
-                f"encoder={spec.name!r}: the published weights of {spec.model!r} could not be had ({_reason(error)}). "
+                f"encoder={spec.name!r}: the published weights of {spec.model!r} could not be had ({reason(error)}). "
                 f"{access if spec.gated else 'Download'} the file elsewhere and pass weights='path/to/model.safetensors'. "
                 "weights='random' gives untrained weights."
             ) from error
@@ -144,11 +129,6 @@ def _architecture(spec: EncoderSpec) -> str:
             "architecture as encoder=, such as 'vit_small_patch16_224'."
         )
     return spec.architecture
-
-
-def _reason(error: BaseException) -> str:
-    """First sentence of an error."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0].split(". ")[0][:200]
 
 
 def _level_of_caller() -> int:
@@ -182,46 +162,6 @@ def load_strict(model: torch.nn.Module, path: Path, name: str) -> None:
             f"many {extra[:3]}, {len(shapes)} of other shape {shapes[:3]}. Is the file of another architecture?"
         )
     model.load_state_dict(state)
-
-
-def read_state(path: Path) -> dict[str, torch.Tensor]:
-    """Read a state dict as data; nothing in the file is ever executed."""
-    import torch
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    if not path.is_file():
-        raise FileNotFoundError(f"weights={str(path)!r}: there is no such file.")
-    if path.suffix == ".safetensors":
-        try:
-            return load_file(path)
-        except SafetensorError as error:
-            raise ValueError(f"weights={str(path)!r} cannot be read ({error}); was the file cut off?") from error
-    if path.suffix not in TORCH_SUFFIXES:
-        raise ValueError(f"weights={str(path)!r}: expected a file ending in .safetensors, {', '.join(TORCH_SUFFIXES)}.")
-    try:
-        state: Any = torch.load(path, map_location="cpu", weights_only=True)
-    except UnpicklingError as error:
-        raise ValueError(
-            f"weights={str(path)!r} is not a plain state dict of tensors, or is damaged. Only tensors are read, never code: save "
-            "model.state_dict() instead of the module."
-        ) from error
-    except DAMAGED as error:
-        raise ValueError(
-            f"weights={str(path)!r} cannot be read ({type(error).__name__}: {_reason(error)}); was the file cut off?"
-        ) from error
-    for key in ("model", "state_dict"):
-        if isinstance(state, dict) and isinstance(state.get(key), dict):
-            state = state[key]
-    plain = isinstance(state, dict) and all(
-        isinstance(k, str) and isinstance(v, torch.Tensor) for k, v in state.items()
-    )
-    if not plain:
-        raise ValueError(
-            f"weights={str(path)!r} holds {type(state).__name__}, not a state dict of tensors by name, neither bare nor under 'model' "
-            "or 'state_dict'."
-        )
-    return state
 
 
 def _identity(model: torch.nn.Module) -> str:

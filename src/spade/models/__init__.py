@@ -2,6 +2,7 @@
 
 from spade.models._config import SpadeConfig
 from spade.models._genes import GenePanel
+from spade.models._published import read_published_spade
 from spade.models._spade import SpadeModel
 
-__all__ = ["GenePanel", "SpadeConfig", "SpadeModel"]
+__all__ = ["GenePanel", "SpadeConfig", "SpadeModel", "read_published_spade"]

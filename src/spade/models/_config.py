@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from spade.core.training import TrainingConfig
+from spade.core.config import TrainingConfig
 
 OF_ROUTING = ("groupby", "n_prototypes", "feature_scaling", "encoder", "encoder_id", "patch_um", "patch_px")
 

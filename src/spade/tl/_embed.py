@@ -14,7 +14,7 @@ from spade import _keys
 from spade._palette import palette
 from spade._samples import Sample, Samples, categorical, iter_samples, shorten
 from spade.models import GenePanel, SpadeModel
-from spade.tl._inputs import check_model, read_expression, read_model_features
+from spade.tl._inputs import check_model, features_key, read_expression, read_model_features
 
 logger = logging.getLogger("spade")
 
@@ -97,7 +97,7 @@ def embed(
         raise ValueError(f'mix={mix!r}: expected "mean" or "concat".')
     if not 0 < min_overlap <= 1:
         raise ValueError(f"min_overlap={min_overlap!r}: expected a share above 0 and up to 1.")
-    use_rep = use_rep or model.config.use_rep
+    use_rep = features_key(model, use_rep)
     written = {_keys.joint(stem), _keys.image(stem), _keys.expression(stem), _keys.weights(stem)}
     if use_rep in written:
         raise ValueError(

@@ -90,6 +90,15 @@ def check_model(model: object) -> None:
         raise TypeError(f"model={model!r}: expected a SpadeModel; read one with sp.models.SpadeModel.load(path).")
 
 
+def features_key(model: SpadeModel, use_rep: str | None) -> str:
+    """Return the key given, else that of the model's training."""
+    if not (use_rep or model.config.use_rep):
+        raise ValueError(
+            "use_rep=None, and the model does not know the key of its features: name it, such as use_rep='X_uni'."
+        )
+    return use_rep or model.config.use_rep
+
+
 def read_model_features(sample: Sample, use_rep: str, model: SpadeModel) -> NDArray[np.floating]:
     """Return ``obsm[use_rep]``, or raise if it is not what the model was trained on."""
     features = read_features(sample, use_rep)

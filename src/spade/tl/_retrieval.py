@@ -9,7 +9,7 @@ from spade import _keys
 from spade._samples import Samples, check_names, iter_samples, obs_column
 from spade.core.retrieval import chance_rank, chance_recall, ranks_within, recall_at
 from spade.models import SpadeModel
-from spade.tl._inputs import check_model, read_expression, read_model_features
+from spade.tl._inputs import check_model, features_key, read_expression, read_model_features
 
 
 def retrieval_metrics(
@@ -76,7 +76,7 @@ def retrieval_metrics(
         raise ValueError(f"k={k!r}: expected a whole number of at least 1.")
     if model.genes is None:
         raise ValueError("the model does not know its gene panel, so expression cannot be put in its order.")
-    use_rep = use_rep or model.config.use_rep
+    use_rep = features_key(model, use_rep)
     layer = layer or model.config.layer
     normalized = model.config.normalized if normalized is None else normalized
     images, expressions, experts, sections = [], [], [], []

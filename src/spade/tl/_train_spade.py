@@ -5,15 +5,19 @@ from __future__ import annotations
 import logging
 import warnings
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
+from os import PathLike
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import torch
 from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
 from spade import encoders
 from spade._samples import Samples, as_list
+from spade.core.checkpoints import Checkpoints, digest
 from spade.core.clustering import two_stage
 from spade.core.device import resolve_device
 from spade.core.routing import Floats, Routing, feature_scale
@@ -50,6 +54,7 @@ def train_spade(
     split_key: str | None = SpadeConfig.split_key,
     device: str = "auto",
     precision: str | None = None,
+    checkpoint_dir: str | PathLike[str] | None = None,
     table_key: str | None = None,
     rng: int | np.random.Generator = 0,
 ) -> SpadeModel:
@@ -100,6 +105,10 @@ def train_spade(
         ``"auto"``, ``"cpu"`` or ``"cuda"``.
     precision
         ``"fp32"`` (None) or ``"bf16"``.
+    checkpoint_dir
+        Folder for the state of every expert, saved every minute and at its end. The same call on the same data goes on from
+        there, after a kill or Ctrl-C too, and ends in the same model (on a CPU, bit for bit); once finished, it returns its model.
+        A folder of another training is an error.
     table_key
         Table; may be left out when there is one.
     rng
@@ -185,7 +194,6 @@ def train_spade(
     mean, deviation = feature_scale(data.features[train], config.feature_scaling)
     if config.feature_scaling == "standard":
         deviation = deviation / np.sqrt(len(deviation))
-    scaled = ((data.features - mean) / deviation).astype(np.float32)
     with tqdm(total=config.n_epochs * int((sizes > 0).sum()), desc="training experts", unit="epoch") as bar:
 
         def progress(expert: int, epoch: int, train_loss: float, val_loss: float) -> None:
@@ -193,14 +201,17 @@ def train_spade(
             bar.update()
 
         experts, trained = train_experts(
-            scaled,
+            data.features,
             data.expression,
             expert_of,
             data.role,
             routing.n_experts,
             config,
+            mean=mean,
+            deviation=deviation,
             seed=config.seed,
             device=where,
+            checkpoints=_checkpoints(checkpoint_dir, data, expert_of, config, where),
             progress=progress,
         )
     fold_scaling(experts, mean, deviation)
@@ -225,6 +236,27 @@ def train_spade(
     )
     logger.info("trained %r on %d spots of %d samples", model, int(train.sum()), len(data.samples))
     return model
+
+
+def _checkpoints(
+    folder: str | PathLike[str] | None,
+    data: TrainingData,
+    expert_of: NDArray[np.integer],
+    config: SpadeConfig,
+    device: str,
+) -> Checkpoints | None:
+    """Return where to keep the state of a training, which is told from others by its settings and data."""
+    if folder is None:
+        return None
+    g = data.expression
+    settings = asdict(config) | {
+        "device": torch.device(device).type,
+        "samples": data.samples,
+        "features": digest(data.features),
+        "expression": digest(g.indptr, g.indices, g.data),
+        "rows": digest(expert_of, data.role),
+    }
+    return Checkpoints(Path(folder), settings)
 
 
 def _warn_of_gaps(sizes: NDArray[np.int64], validation: NDArray[np.int64], split_key: str | None) -> None:

@@ -1,0 +1,216 @@
+"""Train several experts side by side, each at its own pace; with one expert it is plain training."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from itertools import pairwise
+
+import torch
+from torch import Tensor
+
+from spade.core.config import PRECISIONS, NonFiniteLossError, TrainingConfig
+from spade.core.feeding import Feed, Rows
+from spade.core.flat import FlatExperts
+from spade.core.heads import Experts
+from spade.core.losses import LOSSES
+from spade.core.streams import torch_stream
+
+#: (expert, epoch, training loss, validation loss or NaN)
+Progress = Callable[[int, int, float, float], None]
+
+
+def cosine(step: int, n_steps: int) -> float:
+    """Factor of the learning rate at ``step``: from 1 at the first step towards 0 after the last."""
+    return 0.5 * (1 + math.cos(math.pi * step / n_steps))
+
+
+@dataclass
+class Run:
+    """One expert in training: its rows, how far it is, and its random streams.
+
+    Attributes
+    ----------
+    expert
+        Number of the expert, which selects its streams.
+    train, val
+        Rows to train on, and rows whose loss selects the epoch; without ``val`` the last epoch is kept.
+    step
+        Steps taken.
+    total
+        Sum of the losses of the spots of this epoch so far.
+    train_loss, val_loss
+        One value per finished epoch.
+    best_epoch
+        Epoch that is kept, −1 before there is one.
+    best
+        Its row of :class:`~spade.core.flat.FlatExperts`.
+    """
+
+    expert: int
+    train: Rows
+    val: Rows
+    shuffling: torch.Generator
+    dropout: torch.Generator
+    step: int = 0
+    total: float = 0.0
+    train_loss: list[float] = field(default_factory=list)
+    val_loss: list[float] = field(default_factory=list)
+    best_epoch: int = -1
+    best: Tensor | None = None
+    #: State of the shuffling stream before the order of this epoch was drawn, from which it can be drawn again.
+    drawn_from: Tensor | None = None
+    order: Rows | None = None
+
+    @classmethod
+    def new(cls, expert: int, train: Rows, val: Rows, seed: int, device: str) -> Run:
+        """Return a run before its first step."""
+        kind = torch.device(device).type
+        shuffling, dropout = torch_stream(seed, "shuffling", expert), torch_stream(seed, "dropout", expert, kind)
+        return cls(expert, train, val, shuffling, dropout)
+
+    def steps_per_epoch(self, batch_size: int) -> int:
+        """Batches of an epoch; the last may be short."""
+        return math.ceil(len(self.train) / batch_size)
+
+    def rows(self, batch_size: int) -> Rows:
+        """Rows of the coming step; draws the order of an epoch when it begins."""
+        within = self.step % self.steps_per_epoch(batch_size)
+        if self.order is None:
+            if within == 0:
+                self.drawn_from = self.shuffling.get_state()
+            self.order = self.train[torch.randperm(len(self.train), generator=self.shuffling).numpy()]
+        return self.order[within * batch_size : (within + 1) * batch_size]
+
+
+def train_together(
+    runs: Sequence[Run],
+    flat: FlatExperts,
+    feed: Feed,
+    config: TrainingConfig,
+    *,
+    progress: Progress | None = None,
+    keep: Callable[[Run, int, bool], None] | None = None,
+) -> None:
+    """Train experts side by side until each has taken all its steps; those that have finished leave the batch.
+
+    Parameters
+    ----------
+    runs
+        One per row of ``flat``, those with more steps to come first.
+    flat
+        Their parameters.
+    feed
+        Batches.
+    config
+        Loss and optimiser.
+    progress
+        Called after every epoch of an expert.
+    keep
+        Called after every step of an expert with the run, its row, and whether it has finished.
+    """
+    device = flat.values.device
+    per_epoch = [run.steps_per_epoch(config.batch_size) for run in runs]
+    to_come = [config.n_epochs * n - run.step for n, run in zip(per_epoch, runs, strict=True)]
+    if any(later > earlier for earlier, later in pairwise(to_come)):
+        raise ValueError("runs: those with more steps to come must stand first.")
+    module, active = flat.module(0, len(runs)), len(runs)
+    totals = torch.tensor([run.total for run in runs], dtype=torch.float64, device=device)
+    for taken in range(max(to_come, default=0)):
+        now = sum(n > taken for n in to_come)
+        if now < active:
+            module, active = flat.module(0, now), now
+        current = runs[:now]
+        rows = [run.rows(config.batch_size) for run in current]
+        losses, gradients = _step(module, flat.log_temperature(0, now), feed, rows, current, config)
+        rates = [config.lr * cosine(run.step, config.n_epochs * n) for run, n in zip(current, per_epoch, strict=False)]
+        flat.update(gradients, [run.step for run in current], rates, config.weight_decay)
+        totals[:now] += losses.double() * torch.tensor([len(own) for own in rows], device=device)
+        for i, run in enumerate(current):
+            run.step += 1
+            if run.step % per_epoch[i] == 0:
+                run.total = float(totals[i])
+                _finish_epoch(run, flat, i, feed, config)
+                totals[i] = 0.0
+                if progress is not None:
+                    progress(run.expert, len(run.train_loss) - 1, run.train_loss[-1], run.val_loss[-1])
+            if keep is not None:
+                run.total = float(totals[i])
+                keep(run, i, run.step == config.n_epochs * per_epoch[i])
+
+
+def _step(
+    module: Experts,
+    log_temperature: Tensor,
+    feed: Feed,
+    rows: Sequence[Rows],
+    runs: Sequence[Run],
+    config: TrainingConfig,
+) -> tuple[Tensor, list[Tensor]]:
+    """Losses ``(k,)`` of one batch per expert, and their gradients."""
+    image, spot = feed.batch(rows)
+    sizes = [len(own) for own in rows]
+    real = None
+    if min(sizes) < max(sizes):
+        real = (torch.arange(max(sizes)) < torch.tensor(sizes).unsqueeze(1)).to(image.device)
+    masks: Sequence[Tensor | None] = (None, None)
+    if config.dropout > 0:
+        keep = torch.zeros((2, len(runs), max(sizes), config.dim), device=image.device)
+        for i, (run, n) in enumerate(zip(runs, sizes, strict=True)):
+            drawn = torch.rand((2, n, config.dim), generator=run.dropout, device=image.device)
+            keep[:, i, :n] = (drawn >= config.dropout) / (1 - config.dropout)
+        masks = keep.unbind()
+    parameters: list[Tensor] = list(module.parameters())
+    if config.learn_temperature:
+        parameters.append(log_temperature.requires_grad_())
+    losses = _losses(module, image, spot, log_temperature, config, masks, real)
+    gradients = torch.autograd.grad(losses.sum(), parameters)
+    return losses.detach(), list(gradients)
+
+
+def _losses(
+    module: Experts,
+    image: Tensor,
+    spot: Tensor,
+    log_temperature: Tensor,
+    config: TrainingConfig,
+    masks: Sequence[Tensor | None] = (None, None),
+    real: Tensor | None = None,
+) -> Tensor:
+    autocast = PRECISIONS[config.precision]
+    with torch.autocast(image.device.type, dtype=autocast) if autocast else nullcontext():
+        joint = module.image_projection(image, masks[0]), module.spot_projection(spot, masks[1])
+    temperature = log_temperature.exp().view(-1, 1, 1)
+    return LOSSES[config.loss](joint[0].float(), joint[1].float(), temperature, real)
+
+
+def _finish_epoch(run: Run, flat: FlatExperts, row: int, feed: Feed, config: TrainingConfig) -> None:
+    """Note the losses of the epoch, and keep its weights if it is the best."""
+    epoch = len(run.train_loss)
+    run.order = None
+    run.train_loss.append(run.total / len(run.train))
+    if not math.isfinite(run.total):
+        raise NonFiniteLossError(
+            f"expert {run.expert}: the loss is {run.total} in epoch {epoch}. Lower lr={config.lr:g}, or check the scale of the "
+            "features and the expression."
+        )
+    run.val_loss.append(_validate(run, flat, row, feed, config) if len(run.val) else math.nan)
+    if len(run.val):
+        better = run.val_loss[-1] <= min(run.val_loss)
+    else:
+        better = epoch == config.n_epochs - 1
+    if better:
+        run.best_epoch, run.best = epoch, flat.values[row].clone()
+    run.total = 0.0
+
+
+@torch.no_grad()
+def _validate(run: Run, flat: FlatExperts, row: int, feed: Feed, config: TrainingConfig) -> float:
+    module, log_temperature = flat.module(row, row + 1), flat.log_temperature(row, row + 1)
+    total = 0.0
+    for start in range(0, len(run.val), config.batch_size):
+        rows = run.val[start : start + config.batch_size]
+        total += float(_losses(module, *feed.batch([rows]), log_temperature, config)[0]) * len(rows)
+    return total / len(run.val)
