@@ -44,6 +44,19 @@ def test_kmeans_is_as_good_as_lloyd_of_scikit_learn():
     assert len(np.unique(labels)) == 20
 
 
+def test_iterations_are_those_of_lloyd_at_equal_starts(monkeypatch):
+    monkeypatch.setattr("spade.core.clustering.CHUNK", 128)
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(1000, 7)).astype(np.float32)
+    starts = x[rng.choice(1000, 9, replace=False)]
+    for n in (1, 5):
+        theirs = KMeans(9, init=starts, n_init=1, max_iter=n, tol=0, algorithm="lloyd").fit(x)
+        centroids, labels, inertia = kmeans(x, 9, max_iter=n, starts=starts, rng=rng)
+        np.testing.assert_allclose(centroids, theirs.cluster_centers_, atol=1e-4)
+        assert (labels == theirs.labels_).mean() > 0.999
+        assert inertia == pytest.approx(theirs.inertia_, rel=1e-4)
+
+
 def test_kmeans_fills_empty_clusters_and_handles_duplicates():
     x = np.repeat(np.array([[0.0, 0], [1, 0], [5, 5]]), 10, axis=0)
     _, labels, inertia = kmeans(x, 3, rng=np.random.default_rng(0))

@@ -26,7 +26,8 @@ def feature_scale(x: Floats, feature_scaling: str) -> tuple[Floats, Floats]:
     if feature_scaling != "standard":
         raise ValueError(f'feature_scaling={feature_scaling!r}: expected "standard" or "none".')
     mean = x.mean(0, dtype=np.float64)
-    deviation = x.std(0, dtype=np.float64)
+    blocks = (x[start : start + CHUNK] - mean for start in range(0, len(x), CHUNK))
+    deviation = np.sqrt(sum(np.square(block).sum(0) for block in blocks) / len(x))
     deviation[deviation <= 1e-7 * np.maximum(1, np.abs(mean))] = 1
     return mean, deviation * np.sqrt(d)
 

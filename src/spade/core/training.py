@@ -65,6 +65,7 @@ def train_experts(
     *,
     mean: Floats | None = None,
     deviation: Floats | None = None,
+    init: Experts | None = None,
     seed: int = 0,
     device: str = "cpu",
     together: int | None = None,
@@ -93,6 +94,8 @@ def train_experts(
         Loss and optimiser.
     mean, deviation
         The heads see features as ``(x - mean) / deviation``; None: as they are.
+    init
+        Experts to begin with, which read features as the heads see them; None: drawn at random.
     seed
         Seed of initialisation, shuffling and dropout.
     device
@@ -115,7 +118,10 @@ def train_experts(
     d_image, d_spot = features.shape[1], expression.shape[1]
     chosen = range(n_experts) if experts is None else experts
     final = FlatExperts(n_experts, d_image, d_spot, config.dim)
-    final.module(0, n_experts).initialise([torch_stream(seed, "initialisation", e) for e in range(n_experts)])
+    if init is None:
+        final.module(0, n_experts).initialise([torch_stream(seed, "initialisation", e) for e in range(n_experts)])
+    else:
+        final.module(0, n_experts).load_state_dict(init.state_dict())
     final.values[:, -1] = math.log(config.temperature)
     trained = [TrainedExpert(final.values[e], [], [], -1) for e in range(n_experts)]
     runs = []
@@ -185,3 +191,12 @@ def fold_scaling(experts: Experts, mean: Floats, deviation: Floats) -> None:
     weight = layer.weight.double() / torch.from_numpy(np.asarray(deviation, dtype=np.float64))
     layer.bias.copy_(layer.bias.double() - weight @ torch.from_numpy(np.asarray(mean, dtype=np.float64)))
     layer.weight.copy_(weight)
+
+
+@torch.no_grad()
+def unfold_scaling(experts: Experts, mean: Floats, deviation: Floats) -> None:
+    """Turn image heads of ``x`` into the same functions of ``(x − mean)/deviation``, in place: undo :func:`fold_scaling`."""
+    layer = experts.image_projection.projection
+    weight = layer.weight.double()
+    layer.bias.copy_(layer.bias.double() + weight @ torch.from_numpy(np.asarray(mean, dtype=np.float64)))
+    layer.weight.copy_(weight * torch.from_numpy(np.asarray(deviation, dtype=np.float64)))

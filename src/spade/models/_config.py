@@ -27,6 +27,7 @@ class SpadeConfig(TrainingConfig):
     feature_scaling: str = "standard"
     routing_temperature: float = 0.1
     split_key: str | None = None
+    init: str | None = None
     seed: int = 0
 
     def of_routing(self) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 import warnings
 from collections.abc import Sequence
@@ -20,11 +21,12 @@ from spade._samples import Samples, as_list
 from spade.core.checkpoints import Checkpoints, digest
 from spade.core.clustering import two_stage
 from spade.core.device import resolve_device
+from spade.core.heads import Experts
 from spade.core.routing import Floats, Routing, feature_scale
 from spade.core.streams import as_seed
-from spade.core.training import TRAIN, VAL, TrainedExpert, fold_scaling, train_experts
+from spade.core.training import TRAIN, VAL, TrainedExpert, fold_scaling, train_experts, unfold_scaling
 from spade.models import GenePanel, SpadeConfig, SpadeModel
-from spade.tl._inputs import TrainingData, load_training, resolve_panel
+from spade.tl._inputs import TrainingData, check_model, load_training, resolve_panel
 
 logger = logging.getLogger("spade")
 
@@ -37,6 +39,7 @@ def train_spade(
     normalized: bool = SpadeConfig.normalized,
     genes: GenePanel | Sequence[str] | None = None,
     routing: Routing | None = None,
+    init: SpadeModel | None = None,
     groupby: str | None = SpadeConfig.groupby,
     n_prototypes: int = SpadeConfig.n_prototypes,
     n_experts: int = SpadeConfig.n_experts,
@@ -79,6 +82,11 @@ def train_spade(
     routing
         Prototypes and experts from :func:`cluster_experts`; None: cluster the training spots here, with the settings
         ``groupby`` to ``feature_scaling`` below, which a given routing overrides.
+    init
+        Model whose experts training begins with, in place of random ones: one of your own, to go on with more data or for more
+        epochs, or published weights. Its routing and gene panel are used unless ``routing`` and ``genes`` are given; the genes
+        must be those of its input, in order. Made for sections with few spots, of tissue that the model has seen much of. The
+        model itself is not changed.
     groupby, n_prototypes, n_experts, routing_temperature
         As in :func:`cluster_experts`.
     feature_scaling
@@ -162,6 +170,10 @@ def train_spade(
         split_key=split_key,
         seed=as_seed(rng),
     )
+    if init is not None:
+        check_model(init)
+        routing, genes = routing or init.routing, genes or init.genes
+        config = replace(config, init=init.id, dim=init.dim)
     if routing is not None:
         config = replace(
             config, **routing.settings, n_experts=routing.n_experts, routing_temperature=routing.temperature
@@ -169,6 +181,8 @@ def train_spade(
     where = resolve_device(device)
     listed = as_list(samples)
     panel = resolve_panel(listed, genes, table_key)
+    if init is not None:
+        _check_init(init, panel, routing)
     data, config = load_training(listed, config, panel, table_key)
     train = data.role == TRAIN
     if routing is None:
@@ -180,6 +194,7 @@ def train_spade(
             feature_scaling=config.feature_scaling,
             temperature=config.routing_temperature,
             seed=config.seed,
+            device=where,
         )
     elif routing.n_features != data.features.shape[1]:
         raise ValueError(
@@ -209,6 +224,7 @@ def train_spade(
             config,
             mean=mean,
             deviation=deviation,
+            init=None if init is None else _unfolded(init, mean, deviation),
             seed=config.seed,
             device=where,
             checkpoints=_checkpoints(checkpoint_dir, data, expert_of, config, where),
@@ -236,6 +252,27 @@ def train_spade(
     )
     logger.info("trained %r on %d spots of %d samples", model, int(train.sum()), len(data.samples))
     return model
+
+
+def _check_init(init: SpadeModel, panel: GenePanel, routing: Routing | None) -> None:
+    names = panel.names if init.genes is None else init.genes.names
+    if len(panel) != init.n_genes or panel.names != names:
+        raise ValueError(
+            f"genes: {len(panel)} genes that are not those of init= in their order ({init.n_genes} genes). Leave genes= out, or pass the "
+            "names behind its input."
+        )
+    if routing is not None and (routing.n_experts, routing.n_features) != (init.n_experts, init.n_features):
+        raise ValueError(
+            f"routing: {routing.n_experts} experts on {routing.n_features} features, but init= has {init.n_experts} on "
+            f"{init.n_features}. Leave routing= out, or cluster alike."
+        )
+
+
+def _unfolded(init: SpadeModel, mean: Floats, deviation: Floats) -> Experts:
+    """Return a copy of the experts of a model that reads scaled features."""
+    experts = copy.deepcopy(init.experts)
+    unfold_scaling(experts, mean, deviation)
+    return experts
 
 
 def _checkpoints(
