@@ -272,6 +272,7 @@ def test_kill_9_at_any_moment_changes_nothing(tmp_path):
                 break
             time.sleep(0.005)
     assert killed >= 3
+    (state / ".expert_0001.npz.1.part").write_bytes(b"half")
     assert start(str(state), str(tmp_path / "ended.npy")).wait(timeout=300) == 0
     np.testing.assert_array_equal(np.load(tmp_path / "ended.npy"), np.load(tmp_path / "whole.npy"))
     assert not list(state.glob(".*"))  # what killed processes left is gone

@@ -48,7 +48,7 @@ def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
 
 
 class Checkpoints:
-    """One file per expert in a folder that belongs to one training.
+    """One file per expert in a folder that belongs to one training, which runs once at a time.
 
     Parameters
     ----------
@@ -61,6 +61,8 @@ class Checkpoints:
     def __init__(self, folder: Path, settings: Mapping[str, Any]) -> None:
         self.folder = folder
         folder.mkdir(parents=True, exist_ok=True)
+        for part in folder.glob(".*.part"):  # of a process that was killed while it wrote
+            part.unlink(missing_ok=True)
         wanted = json.loads(json.dumps(dict(settings)))
         path = folder / SETTINGS
         if not path.exists():
