@@ -215,8 +215,9 @@ def read_counts(sample: Sample, layer: str | None = None, normalized: bool = Fal
     in_x = layer is None or (layer == "X" and layer not in table.layers)
     where = "X" if in_x else f"layers[{layer!r}]"
     if not in_x and layer not in table.layers:
+        there = [key for key in table.layers if key is not None]  # which newer anndata lists for X
         raise KeyError(
-            f"{sample.name}: layer={layer!r} is not there; layers: {shorten(table.layers) or 'none'} ('X' names X itself)."
+            f"{sample.name}: layer={layer!r} is not there; layers: {shorten(there) or 'none'} ('X' names X itself)."
         )
     matrix = table.X if in_x else table.layers[layer]
     if matrix is None:
