@@ -9,6 +9,7 @@ from scipy.sparse import csr_matrix
 from sklearn.cluster import KMeans
 from sklearn.metrics import adjusted_rand_score
 
+from spade.core import clustering
 from spade.core.clustering import kmeans, two_stage
 from spade.core.config import NonFiniteLossError, TrainingConfig
 from spade.core.expression import log_normalise
@@ -55,6 +56,15 @@ def test_iterations_are_those_of_lloyd_at_equal_starts(monkeypatch):
         np.testing.assert_allclose(centroids, theirs.cluster_centers_, atol=1e-4)
         assert (labels == theirs.labels_).mean() > 0.999
         assert inertia == pytest.approx(theirs.inertia_, rel=1e-4)
+
+
+def test_sums_of_clusters_are_the_same_on_either_device(monkeypatch):
+    monkeypatch.setattr(clustering, "CHUNK", 100)
+    x = torch.from_numpy(np.random.default_rng(0).normal(size=(370, 6)).astype(np.float32))
+    labels = torch.arange(370) % 5
+    wanted = np.stack([x.numpy()[np.arange(370) % 5 == k].sum(0, dtype=np.float64) for k in range(6)])
+    for sums in (clustering._sums, clustering._sums_by_products):
+        np.testing.assert_allclose(sums(x, labels, 6).numpy(), wanted, atol=1e-4)
 
 
 def test_kmeans_fills_empty_clusters_and_handles_duplicates():

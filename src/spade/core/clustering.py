@@ -60,6 +60,11 @@ def _sums(x: Tensor, labels: Tensor, k: int) -> Tensor:
     """Sums of the rows of each cluster, in double precision."""
     if x.device.type == "cpu":
         return torch.from_numpy(_add_rows(x.numpy(), labels.numpy(), k, PARTS).sum(0))
+    return _sums_by_products(x, labels, k)
+
+
+def _sums_by_products(x: Tensor, labels: Tensor, k: int) -> Tensor:
+    """As :func:`_sums`, as a GPU does it best and always alike: by products with the membership."""
     sums = torch.zeros(k, x.shape[1], dtype=torch.float64, device=x.device)
     for block, own in zip(x.split(CHUNK), labels.split(CHUNK), strict=True):
         sums += ((own == torch.arange(k, device=x.device).unsqueeze(1)).to(x.dtype) @ block).double()
