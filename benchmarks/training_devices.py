@@ -1,6 +1,6 @@
 """Train the same experts on the CPU and, where there is one, on a GPU: agreement and spots per second.
 
-Needs only numpy, scipy and torch: ``PYTHONPATH=src python benchmarks/training_devices.py``.
+Needs only numpy, scipy, torch and numba: ``PYTHONPATH=src python benchmarks/training_devices.py``.
 """
 
 from __future__ import annotations

@@ -530,7 +530,7 @@ def test_going_on_starts_lower_on_unseen_sections():
 @pytest.mark.parametrize(
     ("options", "error", "said"),
     [
-        ({"init": "model"}, TypeError, r"model='model': expected a SpadeModel"),
+        ({"init": "model"}, TypeError, r"init='model': expected a SpadeModel"),
         (
             {"genes": GENES[1:21]},
             ValueError,

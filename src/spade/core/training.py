@@ -70,7 +70,6 @@ def train_experts(
     device: str = "cpu",
     together: int | None = None,
     checkpoints: Checkpoints | None = None,
-    experts: Sequence[int] | None = None,
     progress: Progress | None = None,
 ) -> tuple[Experts, list[TrainedExpert]]:
     """Train every expert on its own spots with AdamW and a cosine schedule per step.
@@ -105,8 +104,6 @@ def train_experts(
         one.
     checkpoints
         Where to keep, and from where to take, the state of unfinished and finished experts.
-    experts
-        Experts to train; None: all. Others keep their initial weights.
     progress
         Called after every epoch of an expert.
 
@@ -116,7 +113,6 @@ def train_experts(
     """
     device = str(device)
     d_image, d_spot = features.shape[1], expression.shape[1]
-    chosen = range(n_experts) if experts is None else experts
     final = FlatExperts(n_experts, d_image, d_spot, config.dim)
     if init is None:
         final.module(0, n_experts).initialise([torch_stream(seed, "initialisation", e) for e in range(n_experts)])
@@ -125,7 +121,7 @@ def train_experts(
     final.values[:, -1] = math.log(config.temperature)
     trained = [TrainedExpert(final.values[e], [], [], -1) for e in range(n_experts)]
     runs = []
-    for e in chosen:
+    for e in range(n_experts):
         train, val = (np.flatnonzero((expert_of == e) & (role == kind)) for kind in (TRAIN, VAL))
         if len(train):
             runs.append(Run.new(e, train, val, seed, device))

@@ -84,10 +84,10 @@ def _describe(source: Mapping[str, Any]) -> str:
     return ", ".join(parts)
 
 
-def check_model(model: object) -> None:
+def check_model(model: object, argument: str = "model") -> None:
     """Raise if this is no trained model."""
     if not isinstance(model, SpadeModel):
-        raise TypeError(f"model={model!r}: expected a SpadeModel; read one with sp.models.SpadeModel.load(path).")
+        raise TypeError(f"{argument}={model!r}: expected a SpadeModel; read one with sp.models.SpadeModel.load(path).")
 
 
 def features_key(model: SpadeModel, use_rep: str | None) -> str:

@@ -103,7 +103,7 @@ def train_spade(
     lr, weight_decay
         Of AdamW; the learning rate falls to 0 along a cosine.
     dim
-        Width of the joint space.
+        Width of the joint space; with ``init`` it is that of the model.
     dropout
         Share of the correction W₂ that is dropped at random in training.
     split_key
@@ -171,7 +171,7 @@ def train_spade(
         seed=as_seed(rng),
     )
     if init is not None:
-        check_model(init)
+        check_model(init, "init")
         routing, genes = routing or init.routing, genes or init.genes
         config = replace(config, init=init.id, dim=init.dim)
     if routing is not None:
