@@ -15,7 +15,8 @@ from scipy.sparse import random as random_sparse
 
 from spade.core.clustering import two_stage
 from spade.core.config import TrainingConfig
-from spade.core.training import TRAIN, train_experts
+from spade.core.task import TRAIN
+from spade.core.training import train_experts
 
 
 def make(n, d, g, seed=0):

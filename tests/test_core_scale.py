@@ -21,7 +21,8 @@ from spade.core.checkpoints import Checkpoints, digest
 from spade.core.config import TrainingConfig
 from spade.core.feeding import DeviceFeed, HostFeed
 from spade.core.flat import FlatExperts
-from spade.core.training import TRAIN, VAL, train_experts
+from spade.core.task import TRAIN, VAL
+from spade.core.training import train_experts
 
 #: Spots per expert: a last short batch, fewer than a batch, a single one, none.
 SIZES = (50, 16, 7, 1, 0)
@@ -76,7 +77,7 @@ def test_experts_side_by_side_are_those_trained_one_by_one(settings, validation)
 def test_steps_are_those_of_adamw(path):
     """Against torch's own optimiser, with a step count and a learning rate of its own for each expert."""
     torch.manual_seed(0)
-    flat = FlatExperts(2, 5, 7, 4)
+    flat = FlatExperts(2, 5, 7, 4, training=True)
     flat.values.normal_()
     shapes = [(*shape,) for shape in flat.shapes.values()]
     experts = [[view[e].clone().requires_grad_() for view in flat.views(flat.values).values()] for e in range(2)]
@@ -92,15 +93,18 @@ def test_steps_are_those_of_adamw(path):
     for step in range(4):
         k = 2 if step < 2 else 1  # the second expert has finished
         gradients = [torch.randn(k, *shape) for shape in shapes] + [torch.randn(k)]
+        flat.take(gradients)
         with torch.no_grad():
-            getattr(flat, path)(gradients, [step] * k, rates[:k], 0.3)
+            getattr(flat, path)([step] * k, rates[:k], 0.3)
         for e in range(k):
             for parameter, gradient in zip([*experts[e], temperatures[e]], gradients, strict=True):
                 parameter.grad = gradient[e].clone()
             optimisers[e].step()
     for e in range(2):
-        wanted = torch.cat([*(value.detach().flatten() for value in experts[e]), temperatures[e].detach().reshape(1)])
-        np.testing.assert_allclose(flat.values[e].numpy(), wanted.numpy(), atol=1e-6)
+        wanted = [*(value.detach() for value in experts[e]), temperatures[e].detach()]
+        found = [*(view[e] for view in flat.views(flat.values).values()), flat.values[e, -1]]
+        for one, other in zip(found, wanted, strict=True):
+            np.testing.assert_allclose(one.numpy(), other.numpy(), atol=1e-6)
 
 
 # --- batches
@@ -234,7 +238,8 @@ import numpy as np
 from spade.core import checkpoints
 from spade.core.checkpoints import Checkpoints
 from spade.core.config import TrainingConfig
-from spade.core.training import TRAIN, train_experts
+from spade.core.task import TRAIN
+from spade.core.training import train_experts
 sys.path.insert(0, sys.argv[2])
 from test_core_training import paired
 

@@ -14,8 +14,9 @@ from spade.core.clustering import kmeans, two_stage
 from spade.core.config import NonFiniteLossError, TrainingConfig
 from spade.core.expression import log_normalise
 from spade.core.retrieval import chance_rank, chance_recall, pair_ranks, recall_at
+from spade.core.task import NOT_USED, TRAIN, VAL
 from spade.core.together import cosine
-from spade.core.training import NOT_USED, TRAIN, VAL, fold_scaling, train_experts
+from spade.core.training import fold_scaling, train_experts
 
 
 def blobs(rng, centres, n=60, spread=0.3):

@@ -48,19 +48,25 @@ def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
 
 
 class Checkpoints:
-    """One file per expert in a folder that belongs to one training, which runs once at a time.
+    """One file per expert in a folder that belongs to one training, which runs once at a time, in one process or many.
 
     Parameters
     ----------
     folder
         Made if it is not there. If it is of a training with other settings or data, that is an error.
     settings
-        What makes this training what it is: flat, JSON-able.
+        What makes this training what it is: flat, JSON-able. None: another process of this training has looked.
     """
 
-    def __init__(self, folder: Path, settings: Mapping[str, Any]) -> None:
+    def __init__(self, folder: Path, settings: Mapping[str, Any] | None) -> None:
         self.folder = folder
         folder.mkdir(parents=True, exist_ok=True)
+        if settings is not None:
+            self._claim(settings)
+
+    def _claim(self, settings: Mapping[str, Any]) -> None:
+        """See that the folder is of this training, and clear away what a killed process left."""
+        folder = self.folder
         for part in folder.glob(".*.part"):  # of a process that was killed while it wrote
             part.unlink(missing_ok=True)
         wanted = json.loads(json.dumps(dict(settings)))
@@ -90,6 +96,10 @@ class Checkpoints:
     def path(self, expert: int) -> Path:
         """File of one expert."""
         return self.folder / f"expert_{expert:04d}.npz"
+
+    def epochs(self) -> int:
+        """Number of epochs that experts have finished."""
+        return sum(len(self._read(path)[0]["train_loss"]) for path in self.folder.glob("expert_*.npz"))
 
     def keeper(self, flat: FlatExperts) -> Callable[[Run, int, bool], None]:
         """Return a function that saves a run now and then, and once it has finished."""
@@ -126,17 +136,10 @@ class Checkpoints:
         path = self.path(run.expert)
         if not path.exists():
             return {}
-        try:
-            with np.load(path, allow_pickle=False) as file:
-                state = {name: file[name] for name in file.files}
-            facts = json.loads(str(state.pop("facts")))
-            run.step, run.total, run.best_epoch = facts["step"], facts["total"], facts["best_epoch"]
-            run.train_loss, run.val_loss = facts["train_loss"], facts["val_loss"]
-            rows = {name: torch.from_numpy(state[name]) for name in ("values", "first", "second")}
-        except (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile) as error:
-            raise ValueError(
-                f"{path} cannot be read ({error}); was it cut off or edited? Delete it to train this expert anew."
-            ) from error
+        facts, state = self._read(path, "values", "first", "second", "dropout", "shuffling", "drawn_from", "best")
+        run.step, run.total, run.best_epoch = facts["step"], facts["total"], facts["best_epoch"]
+        run.train_loss, run.val_loss = facts["train_loss"], facts["val_loss"]
+        rows = {name: torch.from_numpy(state[name]) for name in ("values", "first", "second")}
         run.best = torch.from_numpy(state["best"]) if "best" in state else None
         run.dropout.set_state(torch.from_numpy(state["dropout"]))
         run.order = None
@@ -146,6 +149,22 @@ class Checkpoints:
         else:
             run.shuffling.set_state(torch.from_numpy(state["shuffling"]))
         return rows
+
+    def _read(self, path: Path, *names: str) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+        """Return the facts of a file, and of the arrays those that there are."""
+        try:
+            with np.load(path, allow_pickle=False) as file:
+                state = {name: file[name] for name in names if name in file.files}
+                facts = json.loads(str(file["facts"]))
+            missing = sorted({"step", "total", "best_epoch", "train_loss", "val_loss"} - set(facts))
+            missing += sorted({"values", "first", "second", "dropout", "shuffling"} & set(names) - set(state))
+            if missing:
+                raise ValueError(f"{', '.join(missing)} missing")
+        except (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile) as error:
+            raise ValueError(
+                f"{path} cannot be read ({error}); was it cut off or edited? Delete it to train this expert anew."
+            ) from error
+        return facts, state
 
 
 def _write_text(path: Path, text: str) -> None:

@@ -13,7 +13,7 @@ import torch
 
 from spade.core.losses import LOSSES
 
-PRECISIONS = {"fp32": None, "bf16": torch.bfloat16}
+PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
 #: What settings with a default of this kind accept, what they become, and what that is called.
 KINDS: dict[type, tuple[Any, Callable[[Any], Any], str]] = {
     bool: ((bool, np.bool_), bool, "True or False"),
@@ -35,6 +35,7 @@ class TrainingConfig:
     weight_decay: float = 1e-2
     dim: int = 256
     dropout: float = 0.1
+    out_of_cluster: float = 0.0
     precision: str = "fp32"
 
     def __post_init__(self) -> None:
@@ -59,8 +60,9 @@ class TrainingConfig:
         for name in ("temperature", "lr"):
             if not (math.isfinite(getattr(self, name)) and getattr(self, name) > 0):
                 raise ValueError(f"{name}={getattr(self, name)!r}: expected a positive number.")
-        if not 0 <= self.dropout < 1:
-            raise ValueError(f"dropout={self.dropout!r}: expected a number in [0, 1).")
+        for name in ("dropout", "out_of_cluster"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)!r}: expected a number in [0, 1).")
         if not self.weight_decay >= 0:
             raise ValueError(f"weight_decay={self.weight_decay!r}: expected a number of at least 0.")
 

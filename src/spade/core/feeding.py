@@ -45,6 +45,8 @@ class HostFeed:
         Features are fed as ``(x - mean) / deviation``; None: as they are.
     device
         Where batches go.
+    dtype
+        Type of batches.
     """
 
     def __init__(
@@ -54,14 +56,16 @@ class HostFeed:
         mean: Floats | None = None,
         deviation: Floats | None = None,
         device: str = "cpu",
+        dtype: torch.dtype = torch.float32,
     ) -> None:
-        self.features, self.expression, self.device = features, expression, torch.device(device)
+        self.features, self.expression, self.device, self.dtype = features, expression, torch.device(device), dtype
         width = features.shape[1]
         self.mean = np.zeros(width, np.float32) if mean is None else np.asarray(mean, np.float32)
         self.factor = (
             np.ones(width, np.float32) if deviation is None else (1 / np.asarray(deviation)).astype(np.float32)
         )
         self._image, self._spot = np.zeros((0, 0, 0), np.float32), np.zeros((0, 0, 0), np.float32)
+        self._sent: list[Tensor] = []
 
     def batch(self, rows: Sequence[Rows]) -> tuple[Tensor, Tensor]:
         """Gather, scale and spread out."""
@@ -70,6 +74,7 @@ class HostFeed:
             self._image, self._spot = (
                 np.zeros((*shape, x.shape[1]), np.float32) for x in (self.features, self.expression)
             )
+            self._sent = [torch.from_numpy(x).to(self.dtype) for x in (self._image, self._spot)]
         csr = self.expression
         for image, spot, own in zip(self._image, self._spot, rows, strict=True):
             n = len(own)
@@ -77,7 +82,10 @@ class HostFeed:
             image[:n] *= self.factor
             _spread(csr.indptr, csr.indices, csr.data, own, spot[:n])
             image[n:], spot[n:] = 0, 0
-        return torch.from_numpy(self._image).to(self.device), torch.from_numpy(self._spot).to(self.device)
+        if self.dtype != torch.float32:
+            for sent, made in zip(self._sent, (self._image, self._spot), strict=True):
+                sent.copy_(torch.from_numpy(made))
+        return self._sent[0].to(self.device), self._sent[1].to(self.device)
 
 
 class DeviceFeed:
@@ -90,9 +98,10 @@ class DeviceFeed:
         mean: Floats | None = None,
         deviation: Floats | None = None,
         device: str = "cuda",
+        dtype: torch.dtype = torch.float32,
     ) -> None:
         width = features.shape[1]
-        self.device, self.n_genes = torch.device(device), expression.shape[1]
+        self.device, self.dtype, self.n_genes = torch.device(device), dtype, expression.shape[1]
         self.features = torch.tensor(np.asarray(features), device=self.device)
         self.indptr, self.indices = (
             torch.from_numpy(x.astype(np.int64)).to(self.device) for x in (expression.indptr, expression.indices)
@@ -117,11 +126,11 @@ class DeviceFeed:
         index = torch.from_numpy(padded).to(self.device).flatten()
         real = index >= 0
         index = index.clamp_min(0)
-        image = ((self.features[index].float() - self.mean) * self.factor) * real.unsqueeze(1)
+        image = (((self.features[index].float() - self.mean) * self.factor) * real.unsqueeze(1)).to(self.dtype)
         start, counts = self.indptr[index], (self.indptr[index + 1] - self.indptr[index]) * real
         owner = torch.repeat_interleave(torch.arange(len(index), device=self.device), counts)
         within = torch.arange(len(owner), device=self.device) - (counts.cumsum(0) - counts)[owner]
         entries = start[owner] + within
-        spot = torch.zeros(len(index), self.n_genes, device=self.device)
-        spot[owner, self.indices[entries]] = self.data[entries]
+        spot = torch.zeros(len(index), self.n_genes, device=self.device, dtype=self.dtype)
+        spot[owner, self.indices[entries]] = self.data[entries].to(self.dtype)
         return image.view(k, size, -1), spot.view(k, size, -1)

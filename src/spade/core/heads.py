@@ -11,44 +11,78 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 
+def _products(a: Tensor, b: Tensor, out: Tensor | None = None) -> Tensor:
+    """Matrix product of every expert; of a single one without the batch, which a CPU does faster."""
+    if len(a) == 1:
+        return torch.mm(a[0], b[0], out=None if out is None else out[0]).unsqueeze(0)
+    return torch.bmm(a, b, out=out)
+
+
 class _Linear(torch.autograd.Function):
-    """``x Wᵀ + b`` for every expert, with a gradient of W that lies in memory as W does, as fused optimisers need it."""
+    """``x Wᵀ + b`` for every expert.
+
+    With ``rounded``, an array like W of fewer bits, the products are done in its type. With ``into`` the gradient of W is
+    written there in place of through autograd. Neither makes a new array of the size of W, which would cost as much as a product.
+    """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    def forward(
+        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, rounded: Tensor | None, into: Tensor | None
+    ) -> Tensor:
+        if rounded is not None:
+            x, weight = x.to(rounded.dtype), rounded.copy_(weight)
+        ctx.rounded, ctx.into = rounded, into
         ctx.save_for_backward(x, weight)
-        return torch.baddbmm(bias.unsqueeze(1), x, weight.mT)
+        return _products(x, weight.mT).to(bias.dtype).add_(bias.unsqueeze(1))
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor, Tensor]:
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor, None, None]:
         (x, weight), (gradient,) = ctx.saved_tensors, gradients
-        of_x = gradient @ weight if ctx.needs_input_grad[0] else None
-        return of_x, gradient.mT @ x, gradient.sum(1)
+        of_bias, short = gradient.sum(1), gradient.to(x.dtype)
+        of_x = _products(short, weight).to(gradient.dtype) if ctx.needs_input_grad[0] else None
+        into = torch.empty_like(weight, dtype=gradient.dtype) if ctx.into is None else ctx.into
+        if ctx.rounded is None:
+            _products(x.mT, short, out=into.mT)
+        else:
+            into.copy_(_products(x.mT, short, out=ctx.rounded.mT).mT)
+        return of_x, into if ctx.into is None else None, of_bias, None, None
 
 
 class StackedLinear(nn.Module):
-    """``n_experts`` linear layers side by side: ``(E, B, d_in) -> (E, B, d_out)``."""
+    """``n_experts`` linear layers side by side: ``(E, B, d_in) -> (E, B, d_out)``.
+
+    Attributes
+    ----------
+    dtype
+        Type of the products.
+    gradient
+        Where the gradient of the weights is written; None: autograd returns it, as of any parameter.
+    """
 
     def __init__(self, n_experts: int, d_in: int, d_out: int) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.zeros(n_experts, d_out, d_in))
         self.bias = nn.Parameter(torch.zeros(n_experts, d_out))
+        self.dtype = torch.float32
+        self.gradient: Tensor | None = None
+        self._rounded: Tensor | None = None
 
     def initialise(self, generators: Sequence[torch.Generator]) -> None:
         """Draw weights and biases from U(−1/√d_in, 1/√d_in), as torch does, one stream per expert."""
         bound = 1 / math.sqrt(self.weight.shape[-1])
         with torch.no_grad():
             for e, generator in enumerate(generators):
-                self.weight[e].uniform_(-bound, bound, generator=generator)
-                self.bias[e].uniform_(-bound, bound, generator=generator)
+                for value in (self.weight[e], self.bias[e]):
+                    value.copy_(torch.empty(value.shape).uniform_(-bound, bound, generator=generator))
 
     def forward(self, x: Tensor) -> Tensor:
         """Apply layer e to ``x[e]``."""
         weight: Tensor = self.weight
-        bias: Tensor = self.bias
-        if torch.is_autocast_enabled(x.device.type):
-            x, weight, bias = (value.to(torch.get_autocast_dtype(x.device.type)) for value in (x, weight, bias))
-        return _Linear.apply(x, weight, bias)
+        if self.dtype == weight.dtype:
+            self._rounded = None
+        elif self._rounded is None:
+            self._rounded = torch.empty_like(weight, dtype=self.dtype, requires_grad=False)
+        return _Linear.apply(x, weight, self.bias, self._rounded, self.gradient)
 
 
 class StackedLayerNorm(nn.Module):
@@ -97,6 +131,11 @@ class Experts(nn.Module):
     def dim(self) -> int:
         """Width of the joint space of one expert."""
         return self.image_projection.fc.bias.shape[1]
+
+    def compute_in(self, dtype: torch.dtype) -> Experts:
+        """Do the products of the first layers, nearly all of the work, in another type; what they give is float32 again."""
+        self.image_projection.projection.dtype = self.spot_projection.projection.dtype = dtype
+        return self
 
     def initialise(self, generators: Sequence[torch.Generator]) -> None:
         """Initialise every expert from its own stream."""

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass, field
 from itertools import pairwise
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -16,7 +16,6 @@ from spade.core.feeding import Feed, Rows
 from spade.core.flat import FlatExperts
 from spade.core.heads import Experts
 from spade.core.losses import LOSSES
-from spade.core.streams import torch_stream
 
 #: (expert, epoch, training loss, validation loss or NaN)
 Progress = Callable[[int, int, float, float], None]
@@ -37,6 +36,8 @@ class Run:
         Number of the expert, which selects its streams.
     train, val
         Rows to train on, and rows whose loss selects the epoch; without ``val`` the last epoch is kept.
+    others, n_others
+        Rows of other experts, of which so many, drawn anew, are added in every epoch.
     step
         Steps taken.
     total
@@ -54,6 +55,8 @@ class Run:
     val: Rows
     shuffling: torch.Generator
     dropout: torch.Generator
+    others: Rows = field(default_factory=lambda: np.zeros(0, np.int64))
+    n_others: int = 0
     step: int = 0
     total: float = 0.0
     train_loss: list[float] = field(default_factory=list)
@@ -64,16 +67,14 @@ class Run:
     drawn_from: Tensor | None = None
     order: Rows | None = None
 
-    @classmethod
-    def new(cls, expert: int, train: Rows, val: Rows, seed: int, device: str) -> Run:
-        """Return a run before its first step."""
-        kind = torch.device(device).type
-        shuffling, dropout = torch_stream(seed, "shuffling", expert), torch_stream(seed, "dropout", expert, kind)
-        return cls(expert, train, val, shuffling, dropout)
+    @property
+    def size(self) -> int:
+        """Spots of an epoch."""
+        return len(self.train) + self.n_others
 
     def steps_per_epoch(self, batch_size: int) -> int:
         """Batches of an epoch; the last may be short."""
-        return math.ceil(len(self.train) / batch_size)
+        return math.ceil(self.size / batch_size)
 
     def rows(self, batch_size: int) -> Rows:
         """Rows of the coming step; draws the order of an epoch when it begins."""
@@ -81,7 +82,11 @@ class Run:
         if self.order is None:
             if within == 0:
                 self.drawn_from = self.shuffling.get_state()
-            self.order = self.train[torch.randperm(len(self.train), generator=self.shuffling).numpy()]
+            pool = self.train
+            if self.n_others:
+                drawn = torch.randperm(len(self.others), generator=self.shuffling)[: self.n_others]
+                pool = np.concatenate([pool, self.others[drawn.numpy()]])
+            self.order = pool[torch.randperm(len(pool), generator=self.shuffling).numpy()]
         return self.order[within * batch_size : (within + 1) * batch_size]
 
 
@@ -116,17 +121,19 @@ def train_together(
     to_come = [config.n_epochs * n - run.step for n, run in zip(per_epoch, runs, strict=True)]
     if any(later > earlier for earlier, later in pairwise(to_come)):
         raise ValueError("runs: those with more steps to come must stand first.")
-    module, active = flat.module(0, len(runs)), len(runs)
+    dtype = PRECISIONS[config.precision]
+    module, active = flat.module(0, len(runs)).compute_in(dtype), len(runs)
     totals = torch.tensor([run.total for run in runs], dtype=torch.float64, device=device)
     for taken in range(max(to_come, default=0)):
         now = sum(n > taken for n in to_come)
         if now < active:
-            module, active = flat.module(0, now), now
+            module, active = flat.module(0, now).compute_in(dtype), now
         current = runs[:now]
         rows = [run.rows(config.batch_size) for run in current]
         losses, gradients = _step(module, flat.log_temperature(0, now), feed, rows, current, config)
+        flat.take(gradients)
         rates = [config.lr * cosine(run.step, config.n_epochs * n) for run, n in zip(current, per_epoch, strict=False)]
-        flat.update(gradients, [run.step for run in current], rates, config.weight_decay)
+        flat.update([run.step for run in current], rates, config.weight_decay)
         totals[:now] += losses.double() * torch.tensor([len(own) for own in rows], device=device)
         for i, run in enumerate(current):
             run.step += 1
@@ -148,8 +155,8 @@ def _step(
     rows: Sequence[Rows],
     runs: Sequence[Run],
     config: TrainingConfig,
-) -> tuple[Tensor, list[Tensor]]:
-    """Losses ``(k,)`` of one batch per expert, and their gradients."""
+) -> tuple[Tensor, Sequence[Tensor | None]]:
+    """Losses ``(k,)`` of one batch per expert, and their gradients; None: the module has put it in its place."""
     image, spot = feed.batch(rows)
     sizes = [len(own) for own in rows]
     real = None
@@ -166,8 +173,7 @@ def _step(
     if config.learn_temperature:
         parameters.append(log_temperature.requires_grad_())
     losses = _losses(module, image, spot, log_temperature, config, masks, real)
-    gradients = torch.autograd.grad(losses.sum(), parameters)
-    return losses.detach(), list(gradients)
+    return losses.detach(), torch.autograd.grad(losses.sum(), parameters, allow_unused=True)
 
 
 def _losses(
@@ -179,18 +185,15 @@ def _losses(
     masks: Sequence[Tensor | None] = (None, None),
     real: Tensor | None = None,
 ) -> Tensor:
-    autocast = PRECISIONS[config.precision]
-    with torch.autocast(image.device.type, dtype=autocast) if autocast else nullcontext():
-        joint = module.image_projection(image, masks[0]), module.spot_projection(spot, masks[1])
-    temperature = log_temperature.exp().view(-1, 1, 1)
-    return LOSSES[config.loss](joint[0].float(), joint[1].float(), temperature, real)
+    joint = module.image_projection(image, masks[0]), module.spot_projection(spot, masks[1])
+    return LOSSES[config.loss](*joint, log_temperature.exp().view(-1, 1, 1), real)
 
 
 def _finish_epoch(run: Run, flat: FlatExperts, row: int, feed: Feed, config: TrainingConfig) -> None:
     """Note the losses of the epoch, and keep its weights if it is the best."""
     epoch = len(run.train_loss)
     run.order = None
-    run.train_loss.append(run.total / len(run.train))
+    run.train_loss.append(run.total / run.size)
     if not math.isfinite(run.total):
         raise NonFiniteLossError(
             f"expert {run.expert}: the loss is {run.total} in epoch {epoch}. Lower lr={config.lr:g}, or check the scale of the "
@@ -208,7 +211,8 @@ def _finish_epoch(run: Run, flat: FlatExperts, row: int, feed: Feed, config: Tra
 
 @torch.no_grad()
 def _validate(run: Run, flat: FlatExperts, row: int, feed: Feed, config: TrainingConfig) -> float:
-    module, log_temperature = flat.module(row, row + 1), flat.log_temperature(row, row + 1)
+    module = flat.module(row, row + 1).compute_in(PRECISIONS[config.precision])
+    log_temperature = flat.log_temperature(row, row + 1)
     total = 0.0
     for start in range(0, len(run.val), config.batch_size):
         rows = run.val[start : start + config.batch_size]

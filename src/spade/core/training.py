@@ -2,57 +2,20 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
-
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
-from torch import Tensor
 
 from spade.core.checkpoints import Checkpoints
 from spade.core.config import TrainingConfig
-from spade.core.feeding import DeviceFeed, Feed, HostFeed
-from spade.core.flat import FlatExperts
 from spade.core.heads import Experts
+from spade.core.local import TrainedExpert, train_locally
+from spade.core.processes import deal, train_in_processes
+from spade.core.ranks import Ranks
 from spade.core.routing import Floats
-from spade.core.streams import torch_stream
-from spade.core.together import Progress, Run, train_together
-
-NOT_USED, TRAIN, VAL = -1, 0, 1
-#: Multiplications per layer and step from which several CPU threads pay.
-THREADS_FROM = 100_000_000
-#: Share of the free memory of a GPU that the data may take; with more they are sent batch by batch.
-RESIDENT_SHARE = 0.6
-
-
-@dataclass
-class TrainedExpert:
-    """One trained expert and how it got there; ``row`` is its row of :class:`~spade.core.flat.FlatExperts`."""
-
-    row: Tensor
-    train_loss: list[float]
-    val_loss: list[float]
-    best_epoch: int
-
-    @property
-    def temperature(self) -> float:
-        """Temperature of the loss in the epoch that was kept."""
-        return float(self.row[-1].exp())
-
-
-@contextmanager
-def _enough_threads(multiplications: int) -> Iterator[None]:
-    """Use one thread where a step is small: threads that wait for each other cost more than they bring."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(threads if multiplications >= THREADS_FROM else 1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
+from spade.core.task import Task, rows_of
+from spade.core.together import Progress
 
 
 def train_experts(
@@ -68,14 +31,16 @@ def train_experts(
     init: Experts | None = None,
     seed: int = 0,
     device: str = "cpu",
+    devices: int = 1,
+    ranks: Ranks | None = None,
     together: int | None = None,
     checkpoints: Checkpoints | None = None,
     progress: Progress | None = None,
 ) -> tuple[Experts, list[TrainedExpert]]:
     """Train every expert on its own spots with AdamW and a cosine schedule per step.
 
-    What becomes of an expert does not depend on which others are trained, in what order, or side by side with how many,
-    beyond rounding.
+    What becomes of an expert does not depend on which others are trained, in what order, where, or side by side with how
+    many, beyond rounding.
 
     Parameters
     ----------
@@ -99,82 +64,36 @@ def train_experts(
         Seed of initialisation, shuffling and dropout.
     device
         Torch device.
+    devices
+        Processes that whole experts are dealt to, each with a GPU of its own, or a share of the threads of a CPU.
+    ranks
+        The processes of a training that ``torchrun`` started; every one calls this function with the same data, trains its
+        part and returns the whole.
     together
-        Experts trained side by side; None: all on a GPU, which one expert cannot fill, and one on a CPU, whose cache holds
-        one.
+        Experts trained side by side; None: all on a GPU, which one expert cannot fill, and on a CPU one per thread.
     checkpoints
         Where to keep, and from where to take, the state of unfinished and finished experts.
     progress
-        Called after every epoch of an expert.
+        Called after every epoch of an expert that is trained by this process or one that it started.
 
     Returns
     -------
     The experts stacked into one module on the CPU, and the record of each.
     """
-    device = str(device)
-    d_image, d_spot = features.shape[1], expression.shape[1]
-    final = FlatExperts(n_experts, d_image, d_spot, config.dim)
-    if init is None:
-        final.module(0, n_experts).initialise([torch_stream(seed, "initialisation", e) for e in range(n_experts)])
+    start = None if init is None else rows_of(init)
+    task = Task(features, expression, expert_of, role, n_experts, config, mean, deviation, start, seed)
+    if ranks is not None:
+        mine = deal(task.loads(), ranks.world)[ranks.rank]
+        done = train_locally(task, mine, device, together=together, checkpoints=checkpoints, progress=progress)
+        done = {e: one for part in ranks.gather(done) for e, one in part.items()}
+    elif devices > 1:
+        done = train_in_processes(task, device, devices, checkpoints=checkpoints, progress=progress)
     else:
-        final.module(0, n_experts).load_state_dict(init.state_dict())
-    final.values[:, -1] = math.log(config.temperature)
-    trained = [TrainedExpert(final.values[e], [], [], -1) for e in range(n_experts)]
-    runs = []
-    for e in range(n_experts):
-        train, val = (np.flatnonzero((expert_of == e) & (role == kind)) for kind in (TRAIN, VAL))
-        if len(train):
-            runs.append(Run.new(e, train, val, seed, device))
-    feed = _feed(features, expression, mean, deviation, device) if runs else None
-    together = together or (1 if torch.device(device).type == "cpu" else max(len(runs), 1))
-    runs.sort(key=lambda run: -len(run.train))
-    with _enough_threads(config.batch_size * (d_image + d_spot) * config.dim):
-        for start in range(0, len(runs), together):
-            group = _resume(runs[start : start + together], checkpoints, config)
-            flat = FlatExperts(len(group), d_image, d_spot, config.dim, device)
-            for row, (run, state) in enumerate(group):
-                for name in ("values", "first", "second"):
-                    rows: Tensor = getattr(flat, name)
-                    rows[row] = final.values[run.expert] if name == "values" else 0.0
-                    if state:
-                        rows[row] = state[name].to(rows.device)
-            if group and feed is not None:
-                keep = None
-                if checkpoints is not None:
-                    keep = checkpoints.keeper(flat)
-                train_together([run for run, _ in group], flat, feed, config, progress=progress, keep=keep)
-    for run in runs:
-        best = run.best
-        if best is None:
-            raise RuntimeError(f"expert {run.expert} ended without a kept epoch.")
-        final.values[run.expert] = best.cpu()
-        trained[run.expert] = TrainedExpert(final.values[run.expert], run.train_loss, run.val_loss, run.best_epoch)
-    module = Experts(n_experts, d_image, d_spot, config.dim)
-    module.load_state_dict(final.module(0, n_experts).state_dict())
-    return module.eval(), trained
-
-
-def _resume(
-    runs: Sequence[Run], checkpoints: Checkpoints | None, config: TrainingConfig
-) -> list[tuple[Run, dict[str, Tensor]]]:
-    """Return the runs that have steps to come, most first, with the state they go on from (empty: from the start)."""
-    open_runs = []
-    for run in runs:
-        state = {} if checkpoints is None else checkpoints.restore(run)
-        to_come = config.n_epochs * run.steps_per_epoch(config.batch_size) - run.step
-        if to_come:
-            open_runs.append((to_come, run, state))
-    open_runs.sort(key=lambda one: -one[0])
-    return [(run, state) for _, run, state in open_runs]
-
-
-def _feed(features: Floats, expression: csr_matrix, mean: Floats | None, deviation: Floats | None, device: str) -> Feed:
-    """Keep the data on a GPU if they fit, else send batches."""
-    if torch.device(device).type == "cuda":
-        free, _ = torch.cuda.mem_get_info(device)
-        if DeviceFeed.size(features, expression) < RESIDENT_SHARE * free:
-            return DeviceFeed(features, expression, mean, deviation, device)
-    return HostFeed(features, expression, mean, deviation, device)
+        done = train_locally(
+            task, range(n_experts), device, together=together, checkpoints=checkpoints, progress=progress
+        )
+    trained = [done.get(e) or TrainedExpert(task.start(e), [], [], -1) for e in range(n_experts)]
+    return task.module([one.row for one in trained]), trained
 
 
 @torch.no_grad()

@@ -13,7 +13,7 @@ from spade._samples import Samples, as_list, categorical, group_labels, iter_sam
 from spade.core.clustering import two_stage
 from spade.core.routing import Routing
 from spade.core.streams import as_seed
-from spade.core.training import TRAIN
+from spade.core.task import TRAIN
 from spade.models import SpadeConfig
 from spade.tl._inputs import EARLIER, check_source, read_roles, source_of
 

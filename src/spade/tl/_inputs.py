@@ -26,7 +26,7 @@ from spade._samples import (
     shorten,
 )
 from spade.core.expression import log_normalise
-from spade.core.training import NOT_USED, TRAIN, VAL
+from spade.core.task import NOT_USED, TRAIN, VAL
 from spade.models import GenePanel, SpadeConfig, SpadeModel
 from spade.models._genes import MIN_GENES, few_common
 

@@ -22,9 +22,11 @@ from spade.core.checkpoints import Checkpoints, digest
 from spade.core.clustering import two_stage
 from spade.core.device import resolve_device
 from spade.core.heads import Experts
+from spade.core.local import TrainedExpert
 from spade.core.routing import Floats, Routing, feature_scale
 from spade.core.streams import as_seed
-from spade.core.training import TRAIN, VAL, TrainedExpert, fold_scaling, train_experts, unfold_scaling
+from spade.core.task import TRAIN, VAL
+from spade.core.training import fold_scaling, train_experts, unfold_scaling
 from spade.models import GenePanel, SpadeConfig, SpadeModel
 from spade.tl._inputs import TrainingData, check_model, load_training, resolve_panel
 
