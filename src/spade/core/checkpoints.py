@@ -7,7 +7,7 @@ import json
 import os
 import time
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -97,9 +97,10 @@ class Checkpoints:
         """File of one expert."""
         return self.folder / f"expert_{expert:04d}.npz"
 
-    def epochs(self) -> int:
-        """Number of epochs that experts have finished."""
-        return sum(len(self._read(path)[0]["train_loss"]) for path in self.folder.glob("expert_*.npz"))
+    def epochs(self, experts: Iterable[int]) -> int:
+        """Number of epochs that some experts have finished."""
+        paths = [self.path(expert) for expert in experts]
+        return sum(len(self._read(path)[0]["train_loss"]) for path in paths if path.exists())
 
     def keeper(self, flat: FlatExperts) -> Callable[[Run, int, bool], None]:
         """Return a function that saves a run now and then, and once it has finished."""

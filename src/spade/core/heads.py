@@ -159,7 +159,8 @@ def mix_experts(head: Head, x: Tensor, weights: Tensor, mix: str = "mean") -> Te
     weights
         Routing weights ``(n, E)``.
     mix
-        ``"mean"``: Σ_e w_e f_e(x), ``(n, d)``; ``"concat"``: every w_e f_e(x) side by side, ``(n, E·d)``.
+        ``"mean"``: Σ_e w_e f_e(x), ``(n, d)``; ``"concat"``: every w_e f_e(x) side by side, ``(n, E·d)``; ``"logits"``: the same of
+        f_e(x)/‖f_e(x)‖, so that products with unweighted ones are Σ_e w_e cos(f_e(x), f_e(y)).
 
     Returns
     -------
@@ -168,6 +169,8 @@ def mix_experts(head: Head, x: Tensor, weights: Tensor, mix: str = "mean") -> Te
     outputs = head(x.expand(weights.shape[1], *x.shape))
     if mix == "mean":
         return torch.einsum("end,ne->nd", outputs, weights)
-    if mix == "concat":
-        return torch.einsum("end,ne->ned", outputs, weights).flatten(1)
-    raise ValueError(f'mix={mix!r}: expected "mean" or "concat".')
+    if mix == "logits":
+        outputs = F.normalize(outputs, dim=-1)
+    elif mix != "concat":
+        raise ValueError(f'mix={mix!r}: expected "mean", "concat" or "logits".')
+    return torch.einsum("end,ne->ned", outputs, weights).flatten(1)

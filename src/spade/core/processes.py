@@ -32,7 +32,7 @@ def deal(loads: NDArray[np.integer], n: int) -> list[list[int]]:
 
     >>> import numpy as np
     >>> deal(np.array([5, 0, 9, 4, 1]), 2)
-    [[2, 4, 1], [0, 3]]
+    [[2, 4], [0, 3, 1]]
     """
     hands: list[list[int]] = [[] for _ in range(n)]
     held = [0] * n

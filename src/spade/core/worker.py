@@ -17,7 +17,7 @@ from spade.core.task import Task
 
 def _end_with_parent() -> None:
     """End when the other end of standard input closes, as it does however the parent ends."""
-    while sys.stdin.buffer.read(1):
+    while os.read(0, 1):
         pass
     os._exit(1)
 

@@ -7,7 +7,17 @@ from typing import Any
 
 from spade.core.config import TrainingConfig
 
-OF_ROUTING = ("groupby", "n_prototypes", "feature_scaling", "encoder", "encoder_id", "patch_um", "patch_px")
+CLUSTER_SPACES = ("image", "expression", "joint")
+OF_ROUTING = (
+    "groupby",
+    "n_prototypes",
+    "feature_scaling",
+    "cluster_space",
+    "encoder",
+    "encoder_id",
+    "patch_um",
+    "patch_px",
+)
 
 
 @dataclass(frozen=True)
@@ -25,7 +35,9 @@ class SpadeConfig(TrainingConfig):
     n_prototypes: int = 16
     n_experts: int = 16
     feature_scaling: str = "standard"
+    cluster_space: str = "image"
     routing_temperature: float = 0.1
+    warm_start: int = 0
     split_key: str | None = None
     init: str | None = None
     seed: int = 0
@@ -42,3 +54,9 @@ class SpadeConfig(TrainingConfig):
                 raise ValueError(f"{name}={getattr(self, name)!r}: expected a whole number of at least 1.")
         if self.feature_scaling not in ("standard", "none"):
             raise ValueError(f'feature_scaling={self.feature_scaling!r}: expected "standard" or "none".')
+        if self.cluster_space not in CLUSTER_SPACES:
+            raise ValueError(
+                f"cluster_space={self.cluster_space!r}: expected one of {', '.join(map(repr, CLUSTER_SPACES))}."
+            )
+        if self.warm_start < 0:
+            raise ValueError(f"warm_start={self.warm_start!r}: expected a number of epochs, 0 for none.")

@@ -159,11 +159,13 @@ class SpadeModel:
         weights
             Routing weights ``(n, E)``; those of :meth:`route` if None.
         mix
-            ``"mean"``: Σ_e w_e f_e(x). ``"concat"``: every w_e f_e(x) side by side, as experts do not share axes.
+            ``"mean"``: Σ_e w_e f_e(x). ``"concat"``: every w_e f_e(x) side by side, as experts do not share axes. ``"logits"``: the same
+            of f_e(x)/‖f_e(x)‖; the product with embeddings of the other modality made with ``weights`` of 1 is then the mixture of
+            similarities Σ_e w_e cos(f_e(x), f_e(y)) that MoDE uses.
 
         Returns
         -------
-        ``(n, d)``, or ``(n, E·d)`` for ``"concat"``; rows with NaN stay NaN.
+        ``(n, d)``, or ``(n, E·d)`` for ``"concat"`` and ``"logits"``; rows with NaN stay NaN.
         """
         features = self._check(features, self.n_features, "features")
         weights = self.route(features) if weights is None else self._check_weights(weights, len(features))
@@ -186,7 +188,7 @@ class SpadeModel:
 
         Returns
         -------
-        ``(n, d)``, or ``(n, E·d)`` for ``"concat"``.
+        ``(n, d)``, or ``(n, E·d)`` for ``"concat"`` and ``"logits"``.
         """
         x = self._check(x, self.n_genes, "x")
         if weights is None:
@@ -206,7 +208,7 @@ class SpadeModel:
             w = torch.from_numpy(weights[start : start + BATCH].astype(np.float32))
             blocks.append(mix_experts(head, torch.from_numpy(block), w, mix).numpy())
         if not blocks:
-            return np.empty((0, self.dim * (self.n_experts if mix == "concat" else 1)), dtype=np.float32)
+            return np.empty((0, self.dim * (1 if mix == "mean" else self.n_experts)), dtype=np.float32)
         return np.concatenate(blocks)
 
     def _check(self, values: Any, width: int, name: str) -> Any:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from scipy.sparse import csr_matrix, vstack
+from scipy.sparse import csr_matrix
 from spatialdata import SpatialData
 
 from spade import _keys
@@ -148,8 +148,6 @@ def load_training(
     samples: Sequence[SpatialData | Path], config: SpadeConfig, panel: GenePanel, table_key: str | None
 ) -> tuple[TrainingData, SpadeConfig]:
     """Read every usable row of every sample, and note the encoder in the settings."""
-    from dataclasses import replace
-
     features, expression, role, groups, left_out = [], [], [], [], []
     excluded = {"without a valid patch": 0, "without counts": 0}
     absent: dict[str, int] = {}
@@ -205,8 +203,8 @@ def load_training(
         if count:
             warnings.warn(f"{count} spots {reason} are left out of training.", stacklevel=3)
     data = TrainingData(
-        np.concatenate(features),
-        vstack(expression, "csr"),
+        _joined(features),
+        _stacked(expression),
         np.concatenate(role),
         np.concatenate(groups),
         list(var_names),
@@ -216,6 +214,27 @@ def load_training(
             f"no spot is left to train on among {len(data.role)} usable ones (split_key={config.split_key!r})."
         )
     return data, config
+
+
+def _joined(parts: list[Any]) -> NDArray[Any]:
+    """Concatenate arrays; each is let go once it is copied, so that no two copies of all are in memory."""
+    out = np.empty((sum(map(len, parts)), *parts[0].shape[1:]), np.result_type(*parts))
+    start = 0
+    while parts:
+        part = parts.pop(0)
+        out[start : start + len(part)] = part
+        start += len(part)
+    return out
+
+
+def _stacked(parts: list[csr_matrix]) -> csr_matrix:
+    """As :func:`_joined`, of the rows of CSR matrices."""
+    width = parts[0].shape[1]
+    counts = _joined([np.diff(part.indptr) for part in parts])
+    indices, data = [part.indices for part in parts], [part.data for part in parts]
+    parts.clear()
+    indptr = np.concatenate([[0], np.cumsum(counts, dtype=np.int64)])
+    return csr_matrix((_joined(data), _joined(indices), indptr), shape=(len(counts), width))
 
 
 def read_roles(sample: Sample, split_key: str | None) -> NDArray[np.int64]:

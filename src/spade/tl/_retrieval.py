@@ -17,6 +17,7 @@ def retrieval_metrics(
     model: SpadeModel,
     *,
     k: int = 10,
+    mix: str = "concat",
     split_key: str | None = None,
     part: str = _keys.TEST,
     use_rep: str | None = None,
@@ -26,8 +27,7 @@ def retrieval_metrics(
 ) -> pd.DataFrame:
     """Rank, for every spot, its own expression among all spots' given its image, and the reverse.
 
-    Each modality is routed by itself, so that weights carry nothing across. Experts do not share axes, so they are laid
-    side by side (``mix="concat"``) and compared by cosine similarity. The gallery holds the spots asked for, of all samples.
+    Each modality is routed by itself, so that weights carry nothing across. The gallery holds the spots asked for, of all samples.
 
     Parameters
     ----------
@@ -37,6 +37,10 @@ def retrieval_metrics(
         A trained model.
     k
         Recall@k is the share of spots whose partner is among the first ``k``.
+    mix
+        How experts, which do not share axes, are compared. ``"concat"``: cosine of all experts' outputs side by side, both sides
+        weighted. ``"logits"``: Σ_e w_e cos_e of query and gallery, by the weights of the query alone, as in MoDE. ``"mean"``: cosine of
+        the mixtures Σ_e w_e f_e.
     split_key, part
         Use only spots whose ``obs[split_key]`` is ``part``; all spots if ``split_key`` is None.
     use_rep
@@ -74,12 +78,14 @@ def retrieval_metrics(
     check_model(model)
     if k < 1:
         raise ValueError(f"k={k!r}: expected a whole number of at least 1.")
+    if mix not in ("concat", "logits", "mean"):
+        raise ValueError(f'mix={mix!r}: expected "concat", "logits" or "mean".')
     if model.genes is None:
         raise ValueError("the model does not know its gene panel, so expression cannot be put in its order.")
     use_rep = features_key(model, use_rep)
     layer = layer or model.config.layer
     normalized = model.config.normalized if normalized is None else normalized
-    images, expressions, experts, sections = [], [], [], []
+    parts: dict[str, list[np.ndarray]] = {}
     names: list[str] = []
     for sample in iter_samples(samples, table_key=table_key):
         features = read_model_features(sample, use_rep, model)
@@ -94,26 +100,38 @@ def retrieval_metrics(
         if split_key is not None:
             usable &= (obs_column(sample, split_key, "split_key") == part).to_numpy(dtype=bool)
         rows = np.flatnonzero(usable)
-        images.append(model.encode_image(features[rows], mix="concat"))
-        expressions.append(model.encode_expression(x[rows], mix="concat"))
-        experts.append(np.argmax(model.route(features[rows]), axis=1))
+        image, expression = features[rows], x[rows]
+        found: dict[str, np.ndarray] = {
+            "image": model.encode_image(image, mix=mix),
+            "expression": model.encode_expression(expression, mix=mix),
+        }
+        galleries = found
+        if mix == "logits":  # the weights are those of the query alone
+            even = np.ones((len(rows), model.n_experts))
+            galleries = {
+                "image": model.encode_image(image, even, mix=mix),
+                "expression": model.encode_expression(expression, even, mix=mix),
+            }
+        found |= {f"gallery of {name}": value for name, value in galleries.items()}
+        found["expert"] = np.argmax(model.route(image), axis=1)
+        found["section"] = sample.section_of_row()[rows]
+        for name, value in found.items():
+            parts.setdefault(name, []).append(value)
         names.append(sample.name)
-        sections.append(sample.section_of_row()[rows])
     check_names(names)
-    image, expression, expert, section = map(np.concatenate, (images, expressions, experts, sections))
-    if not len(image):
+    whole = {name: np.concatenate(values) for name, values in parts.items()}
+    expert = whole["expert"]
+    if not len(expert):
         where = "" if split_key is None else f" with obs[{split_key!r}] == {part!r}"
         raise ValueError(f"no spot{where} has a valid patch and counts.")
     rows_out = []
-    for direction, query, gallery in (
-        ("image → expression", image, expression),
-        ("expression → image", expression, image),
-    ):
-        for name, groups in (("all spots", np.zeros_like(expert)), ("same section", section), ("same expert", expert)):
-            ranks = ranks_within(query, gallery, groups)
+    groups_of = {"all spots": np.zeros_like(expert), "same section": whole["section"], "same expert": expert}
+    for query, gallery in (("image", "expression"), ("expression", "image")):
+        for name, groups in groups_of.items():
+            ranks = ranks_within(whole[query], whole[f"gallery of {gallery}"], groups)
             rows_out.append(
                 {
-                    "direction": direction,
+                    "direction": f"{query} → {gallery}",
                     "gallery": name,
                     "n": len(ranks),
                     "k": k,

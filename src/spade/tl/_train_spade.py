@@ -2,33 +2,30 @@
 
 from __future__ import annotations
 
-import copy
 import logging
 import warnings
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from os import PathLike
-from pathlib import Path
 
 import numpy as np
-import pandas as pd
-import torch
 from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
-from spade import encoders
 from spade._samples import Samples, as_list
-from spade.core.checkpoints import Checkpoints, digest
-from spade.core.clustering import two_stage
-from spade.core.device import resolve_device
-from spade.core.heads import Experts
-from spade.core.local import TrainedExpert
+from spade.core.checkpoints import digest
+from spade.core.device import check_devices, resolve_device
+from spade.core.processes import deal
+from spade.core.ranks import ranks
 from spade.core.routing import Floats, Routing, feature_scale
 from spade.core.streams import as_seed
 from spade.core.task import TRAIN, VAL
-from spade.core.training import fold_scaling, train_experts, unfold_scaling
+from spade.core.training import fold_scaling, train_experts
 from spade.models import GenePanel, SpadeConfig, SpadeModel
+from spade.tl._clusters import cluster_training
+from spade.tl._history import history_of, kept_losses, licence
 from spade.tl._inputs import TrainingData, check_model, load_training, resolve_panel
+from spade.tl._start import check_init, describe, open_checkpoints, unfolded, warm_start_experts
 
 logger = logging.getLogger("spade")
 
@@ -46,6 +43,7 @@ def train_spade(
     n_prototypes: int = SpadeConfig.n_prototypes,
     n_experts: int = SpadeConfig.n_experts,
     feature_scaling: str = SpadeConfig.feature_scaling,
+    cluster_space: str = SpadeConfig.cluster_space,
     loss: str = SpadeConfig.loss,
     temperature: float = SpadeConfig.temperature,
     learn_temperature: bool = SpadeConfig.learn_temperature,
@@ -56,8 +54,11 @@ def train_spade(
     weight_decay: float = SpadeConfig.weight_decay,
     dim: int = SpadeConfig.dim,
     dropout: float = SpadeConfig.dropout,
+    warm_start: int = SpadeConfig.warm_start,
+    out_of_cluster: float = SpadeConfig.out_of_cluster,
     split_key: str | None = SpadeConfig.split_key,
     device: str = "auto",
+    devices: int = 1,
     precision: str | None = None,
     checkpoint_dir: str | PathLike[str] | None = None,
     table_key: str | None = None,
@@ -94,6 +95,10 @@ def train_spade(
     feature_scaling
         As in :func:`cluster_experts`. With ``"standard"`` the image heads also train on standardised features; this is
         folded into their first layer, so that a trained model reads features as they are.
+    cluster_space
+        What is clustered: ``"image"`` features; ``"expression"``, its first 50 principal components; ``"joint"``, both, with the
+        same total variance. Other than ``"image"``, a prototype is the mean image of its cluster, so that any image can be routed, but
+        the images of a cluster need not lie close together.
     loss
         ``"soft_clip"``, the paper's loss with soft targets, or ``"clip"``, InfoNCE on L2-normalised embeddings.
     temperature
@@ -108,13 +113,23 @@ def train_spade(
         Width of the joint space; with ``init`` it is that of the model.
     dropout
         Share of the correction W₂ that is dropped at random in training.
+    warm_start
+        Epochs that one model is trained on all spots before every expert goes on from it on its own; 0: none. The experts then begin
+        in one joint space.
+    out_of_cluster
+        Share of the spots of an expert's epoch that are drawn at random from other clusters.
     split_key
         ``obs`` column with ``"train"``, ``"val"``, ``"test"``: ``train`` trains, ``val`` selects the epoch,
         anything else is never read. None: every spot trains and the last epoch is kept.
     device
-        ``"auto"``, ``"cpu"`` or ``"cuda"``.
+        ``"auto"``, ``"cpu"`` or ``"cuda"``. On a GPU all experts are trained at once, on a CPU one per thread.
+    devices
+        GPUs of this machine (or processes on its CPU) that whole experts are dealt to, the largest first; they write the data to
+        the temporary folder of the machine and share it from there. For several machines start the script by ``torchrun`` and leave
+        this 1: every process trains its part and returns the whole model. The result is the same for any number.
     precision
-        ``"fp32"`` (None) or ``"bf16"``.
+        ``"fp32"`` (None) or ``"bf16"``, in which the products of the first layers, nearly all of the work, are done. Faster on GPUs
+        and on processors with bf16 units; slower on others.
     checkpoint_dir
         Folder for the state of every expert, saved every minute and at its end. The same call on the same data goes on from
         there, after a kill or Ctrl-C too, and ends in the same model (on a CPU, bit for bit); once finished, it returns its model.
@@ -136,6 +151,8 @@ def train_spade(
         settings, nothing to train on.
     FloatingPointError
         The loss became NaN or infinite.
+    RuntimeError
+        One of several processes ended early; what is in ``checkpoint_dir`` is kept.
 
     Examples
     --------
@@ -168,7 +185,10 @@ def train_spade(
         n_prototypes=n_prototypes,
         n_experts=n_experts,
         feature_scaling=feature_scaling,
+        cluster_space=cluster_space,
         routing_temperature=routing_temperature,
+        warm_start=warm_start,
+        out_of_cluster=out_of_cluster,
         split_key=split_key,
         seed=as_seed(rng),
     )
@@ -180,58 +200,65 @@ def train_spade(
         config = replace(
             config, **routing.settings, n_experts=routing.n_experts, routing_temperature=routing.temperature
         )
-    where = resolve_device(device)
     listed = as_list(samples)
     panel = resolve_panel(listed, genes, table_key)
     if init is not None:
-        _check_init(init, panel, routing)
-    data, config = load_training(listed, config, panel, table_key)
-    train = data.role == TRAIN
-    if routing is None:
-        routing = two_stage(
-            data.features[train],
-            data.groups[train],
-            n_prototypes=config.n_prototypes,
-            n_experts=config.n_experts,
-            feature_scaling=config.feature_scaling,
-            temperature=config.routing_temperature,
-            seed=config.seed,
-            device=where,
-        )
-    elif routing.n_features != data.features.shape[1]:
-        raise ValueError(
-            f"routing was made on features of width {routing.n_features}, but obsm[{use_rep!r}] has width "
-            f"{data.features.shape[1]}. Cluster these features with sp.tl.cluster_experts."
-        )
-    expert_of = routing.assignment[routing.assign(data.features)]
-    sizes = np.bincount(expert_of[train], minlength=routing.n_experts)
-    _warn_of_gaps(sizes, np.bincount(expert_of[data.role == VAL], minlength=routing.n_experts), split_key)
-    routing = replace(routing, active=sizes > 0, settings=config.of_routing())
+        check_init(init, panel, routing, config)
+    with ranks() as group:
+        where = resolve_device(device, None if group is None else group.local)
+        check_devices(devices, where, alone=group is None)
+        data, config = load_training(listed, config, panel, table_key)
+        settings = describe(data, config, where) if checkpoint_dir is not None or group is not None else {}
+        if group is not None:
+            group.alike(settings)
+        train = data.role == TRAIN
+        if routing is not None:
+            _check_width(routing, data, use_rep)
+            expert_of = routing.assignment[routing.assign(data.features)]
+        elif group is None:
+            routing, expert_of = cluster_training(data, config, where)
+        else:
+            routing, expert_of = group.first(lambda: cluster_training(data, config, where))
+        sizes = np.bincount(expert_of[train], minlength=routing.n_experts)
+        _warn_of_gaps(sizes, np.bincount(expert_of[data.role == VAL], minlength=routing.n_experts), split_key)
+        routing = replace(routing, active=sizes > 0, settings=config.of_routing())
+        mean, deviation = feature_scale(data.features[train], config.feature_scaling)
+        if config.feature_scaling == "standard":
+            deviation = deviation / np.sqrt(len(deviation))
+        checkpoints = open_checkpoints(checkpoint_dir, settings | {"rows": digest(expert_of, data.role)}, group)
+        start = None if init is None else unfolded(init, mean, deviation)
+        if config.warm_start:
+            start = warm_start_experts(data, config, routing.n_experts, mean, deviation, where, checkpoints, group)
+        mine = list(range(routing.n_experts)) if group is None else deal(sizes, group.world)[group.rank]
+        with tqdm(
+            total=config.n_epochs * int((sizes[mine] > 0).sum()),
+            initial=0 if checkpoints is None else checkpoints.epochs(mine),
+            desc="training experts",
+            unit="epoch",
+            disable=group is not None and group.rank > 0,
+        ) as bar:
 
-    mean, deviation = feature_scale(data.features[train], config.feature_scaling)
-    if config.feature_scaling == "standard":
-        deviation = deviation / np.sqrt(len(deviation))
-    with tqdm(total=config.n_epochs * int((sizes > 0).sum()), desc="training experts", unit="epoch") as bar:
+            def progress(expert: int, epoch: int, train_loss: float, val_loss: float) -> None:
+                bar.set_postfix_str(f"expert {expert}, loss {train_loss:.3f}", refresh=False)
+                bar.update()
 
-        def progress(expert: int, epoch: int, train_loss: float, val_loss: float) -> None:
-            bar.set_postfix_str(f"expert {expert}, loss {train_loss:.3f}", refresh=False)
-            bar.update()
-
-        experts, trained = train_experts(
-            data.features,
-            data.expression,
-            expert_of,
-            data.role,
-            routing.n_experts,
-            config,
-            mean=mean,
-            deviation=deviation,
-            init=None if init is None else _unfolded(init, mean, deviation),
-            seed=config.seed,
-            device=where,
-            checkpoints=_checkpoints(checkpoint_dir, data, expert_of, config, where),
-            progress=progress,
-        )
+            experts, trained = train_experts(
+                data.features,
+                data.expression,
+                expert_of,
+                data.role,
+                routing.n_experts,
+                config,
+                mean=mean,
+                deviation=deviation,
+                init=start,
+                seed=config.seed,
+                device=where,
+                devices=devices,
+                ranks=group,
+                checkpoints=checkpoints,
+                progress=progress,
+            )
     fold_scaling(experts, mean, deviation)
     expression_mean, expression_routing = _expression_routing(data, expert_of, sizes, config)
     model = SpadeModel(
@@ -241,61 +268,27 @@ def train_spade(
         genes=panel,
         expression_routing=expression_routing,
         expression_mean=expression_mean,
-        history=_history(trained, sizes),
+        history=history_of(trained, sizes),
         facts={
             "samples": ", ".join(data.samples),
-            "licence_of_the_encoder": _licence(config.encoder),
+            "licence_of_the_encoder": licence(config.encoder),
             "training_spots": int(train.sum()),
             "validation_spots": int((data.role == VAL).sum()),
             "spots_per_expert": ", ".join(map(str, sizes)),
             "best_epochs": ", ".join(str(one.best_epoch) for one in trained),
-            "loss_of_the_best_epochs": _losses(trained),
+            "loss_of_the_best_epochs": kept_losses(trained),
         },
     )
     logger.info("trained %r on %d spots of %d samples", model, int(train.sum()), len(data.samples))
     return model
 
 
-def _check_init(init: SpadeModel, panel: GenePanel, routing: Routing | None) -> None:
-    names = panel.names if init.genes is None else init.genes.names
-    if len(panel) != init.n_genes or panel.names != names:
+def _check_width(routing: Routing, data: TrainingData, use_rep: str) -> None:
+    if routing.n_features != data.features.shape[1]:
         raise ValueError(
-            f"genes: {len(panel)} genes that are not those of init= in their order ({init.n_genes} genes). Leave genes= out, or pass the "
-            "names behind its input."
+            f"routing was made on features of width {routing.n_features}, but obsm[{use_rep!r}] has width "
+            f"{data.features.shape[1]}. Cluster these features with sp.tl.cluster_experts."
         )
-    if routing is not None and (routing.n_experts, routing.n_features) != (init.n_experts, init.n_features):
-        raise ValueError(
-            f"routing: {routing.n_experts} experts on {routing.n_features} features, but init= has {init.n_experts} on "
-            f"{init.n_features}. Leave routing= out, or cluster alike."
-        )
-
-
-def _unfolded(init: SpadeModel, mean: Floats, deviation: Floats) -> Experts:
-    """Return a copy of the experts of a model that reads scaled features."""
-    experts = copy.deepcopy(init.experts)
-    unfold_scaling(experts, mean, deviation)
-    return experts
-
-
-def _checkpoints(
-    folder: str | PathLike[str] | None,
-    data: TrainingData,
-    expert_of: NDArray[np.integer],
-    config: SpadeConfig,
-    device: str,
-) -> Checkpoints | None:
-    """Return where to keep the state of a training, which is told from others by its settings and data."""
-    if folder is None:
-        return None
-    g = data.expression
-    settings = asdict(config) | {
-        "device": torch.device(device).type,
-        "samples": data.samples,
-        "features": digest(data.features),
-        "expression": digest(g.indptr, g.indices, g.data),
-        "rows": digest(expert_of, data.role),
-    }
-    return Checkpoints(Path(folder), settings)
 
 
 def _warn_of_gaps(sizes: NDArray[np.int64], validation: NDArray[np.int64], split_key: str | None) -> None:
@@ -330,27 +323,3 @@ def _expression_routing(
         centroids[e] = (own - centre) / scale
     routing = Routing(centroids, np.arange(len(sizes)), centre, scale, config.routing_temperature, active=sizes > 0)
     return mean, routing
-
-
-def _licence(encoder: str | None) -> str:
-    known = encoders.available()
-    return known[encoder].licence if encoder in known else "not recorded"
-
-
-def _losses(trained: list[TrainedExpert]) -> str:
-    """Losses of the kept epochs, for the card."""
-    parts = []
-    for name in ("train", "val"):
-        losses = [getattr(one, f"{name}_loss")[one.best_epoch] for one in trained if one.best_epoch >= 0]
-        if not np.isnan(losses).all():
-            parts.append(f"{name} " + " / ".join("–" if np.isnan(loss) else f"{loss:.3f}" for loss in losses))
-    return ", ".join(parts)
-
-
-def _history(trained: list[TrainedExpert], sizes: NDArray[np.int64]) -> pd.DataFrame:
-    rows = [
-        (str(e), epoch, int(sizes[e]), *losses)
-        for e, one in enumerate(trained)
-        for epoch, losses in enumerate(zip(one.train_loss, one.val_loss, strict=True))
-    ]
-    return pd.DataFrame(rows, columns=["expert", "epoch", "n_spots", "train_loss", "val_loss"])

@@ -1,0 +1,34 @@
+"""What is told of a training: losses per epoch, and lines of the card."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from spade import encoders
+from spade.core.local import TrainedExpert
+
+
+def licence(encoder: str | None) -> str:
+    known = encoders.available()
+    return known[encoder].licence if encoder in known else "not recorded"
+
+
+def kept_losses(trained: list[TrainedExpert]) -> str:
+    """Losses of the kept epochs, for the card."""
+    parts = []
+    for name in ("train", "val"):
+        losses = [getattr(one, f"{name}_loss")[one.best_epoch] for one in trained if one.best_epoch >= 0]
+        if not np.isnan(losses).all():
+            parts.append(f"{name} " + " / ".join("–" if np.isnan(loss) else f"{loss:.3f}" for loss in losses))
+    return ", ".join(parts)
+
+
+def history_of(trained: list[TrainedExpert], sizes: NDArray[np.int64]) -> pd.DataFrame:
+    rows = [
+        (str(e), epoch, int(sizes[e]), *losses)
+        for e, one in enumerate(trained)
+        for epoch, losses in enumerate(zip(one.train_loss, one.val_loss, strict=True))
+    ]
+    return pd.DataFrame(rows, columns=["expert", "epoch", "n_spots", "train_loss", "val_loss"])

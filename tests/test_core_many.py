@@ -1,0 +1,333 @@
+"""Experts in several threads and processes: the same numbers, clear errors, nothing lost."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from test_core_scale import Stop, ragged, role_with_validation, rows_of, stop_after
+
+from spade.core import checkpoints as checkpoints_module
+from spade.core import local
+from spade.core.checkpoints import Checkpoints
+from spade.core.config import NonFiniteLossError, TrainingConfig
+from spade.core.processes import deal
+from spade.core.task import TRAIN, Task
+from spade.core.training import train_experts
+
+CONFIG = TrainingConfig(n_epochs=4, batch_size=16, lr=1e-3, out_of_cluster=0.2)
+HERE = os.path.dirname(__file__)
+
+
+@pytest.fixture
+def threads(monkeypatch):
+    """Three threads, though the steps are small."""
+    monkeypatch.setattr(local, "THREADS_FROM", 1)
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    yield
+    assert torch.get_num_threads() == 3
+    torch.set_num_threads(before)
+
+
+def arguments(config=CONFIG):
+    features, expression, expert_of = ragged()
+    return features, expression, expert_of, role_with_validation(expert_of), 5, config
+
+
+# --- threads
+
+
+@pytest.mark.usefixtures("threads")
+def test_an_expert_per_thread_gives_the_numbers_of_one_after_another():
+    seen = []
+    _, many = train_experts(*arguments(), progress=lambda *facts: seen.append((*facts[:2], threading.get_ident())))
+    torch.set_num_threads(1)
+    _, one = train_experts(*arguments())
+    torch.set_num_threads(3)
+    np.testing.assert_array_equal(rows_of(many), rows_of(one))
+    assert sorted(facts[:2] for facts in seen) == [(e, epoch) for e in range(4) for epoch in range(4)]
+    assert threading.get_ident() not in {thread for *_, thread in seen}
+
+
+@pytest.mark.usefixtures("threads")
+def test_one_thread_that_fails_ends_all(monkeypatch):
+    features, *rest = arguments(TrainingConfig(n_epochs=100_000, batch_size=16))
+    features = features.copy()
+    features[np.flatnonzero(rest[1] == 2)] = np.inf
+    with pytest.raises(NonFiniteLossError, match="expert 2"):
+        train_experts(features, *rest)
+    assert not any("ThreadPool" in thread.name for thread in threading.enumerate())
+
+
+@pytest.mark.usefixtures("threads")
+def test_ctrl_c_leaves_states_to_go_on_from(tmp_path, monkeypatch):
+    monkeypatch.setattr(checkpoints_module, "SECONDS", 0.0)
+    _, whole = train_experts(*arguments())
+    for n in (2, 5):
+        with pytest.raises(Stop):
+            train_experts(*arguments(), checkpoints=Checkpoints(tmp_path, {}), progress=stop_after(n))
+    _, ended = train_experts(*arguments(), checkpoints=Checkpoints(tmp_path, {}))
+    np.testing.assert_array_equal(rows_of(ended), rows_of(whole))
+
+
+INTERRUPTED = """
+import sys, pathlib
+import numpy as np
+sys.path.insert(0, sys.argv[2])
+import torch
+from test_core_training import paired
+from spade.core import checkpoints, local
+from spade.core.checkpoints import Checkpoints
+from spade.core.config import TrainingConfig
+from spade.core.task import TRAIN
+from spade.core.training import train_experts
+checkpoints.SECONDS, local.THREADS_FROM = 0.05, 1
+torch.set_num_threads(2)
+features, expression = paired(np.random.default_rng(0), n=600, d=64, g=200)
+try:
+    train_experts(features, expression, np.arange(600) % 3, np.full(600, TRAIN), 3,
+                  TrainingConfig(n_epochs=100_000, batch_size=32), checkpoints=Checkpoints(pathlib.Path(sys.argv[1]), {}))
+except KeyboardInterrupt:
+    raise SystemExit(42)
+"""
+
+
+def wait_for(path, process, seconds=120):
+    end = time.monotonic() + seconds
+    while not path.exists():
+        assert process.poll() is None, f"ended with {process.returncode}"
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
+@pytest.mark.slow
+def test_a_real_ctrl_c_ends_all_threads_at_once(tmp_path):
+    process = subprocess.Popen([sys.executable, "-c", INTERRUPTED, str(tmp_path), HERE])
+    wait_for(tmp_path / "expert_0000.npz", process)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(timeout=30) == 42
+    facts, _ = Checkpoints(tmp_path, {})._read(tmp_path / "expert_0000.npz")
+    assert facts["step"] > 0
+
+
+# --- spots of other clusters
+
+
+def test_spots_of_other_clusters_are_drawn_anew_in_every_epoch():
+    task = Task(*arguments(TrainingConfig(batch_size=1_000, out_of_cluster=0.25)))
+    run = task.run(0, "cpu")
+    train = set(run.train.tolist())
+    assert run.n_others == round(len(train) / 3)
+    assert run.size == len(train) + run.n_others
+    drawn = []
+    for _ in range(2):
+        rows = run.rows(1_000)
+        run.order = None
+        assert len(set(rows.tolist())) == len(rows) == run.size
+        assert train < set(rows.tolist())
+        drawn.append(set(rows.tolist()) - train)
+        assert (task.expert_of[list(drawn[-1])] != 0).all()
+        assert (task.role[list(drawn[-1])] == TRAIN).all()
+    assert drawn[0] != drawn[1]
+    assert not task.run(4, "cpu").size  # an empty expert does not train on others alone
+    with pytest.raises(ValueError, match="out_of_cluster=1"):
+        TrainingConfig(out_of_cluster=1)
+
+
+# --- processes of one machine
+
+
+@pytest.mark.parametrize(
+    ("loads", "n", "hands"),
+    [
+        ([5, 0, 9, 4, 1], 2, [[2, 4], [0, 3, 1]]),
+        ([3, 3, 3], 3, [[0], [1], [2]]),
+        ([7], 3, [[0], [], []]),
+        ([], 2, [[], []]),
+    ],
+)
+def test_the_largest_are_dealt_first(loads, n, hands):
+    assert deal(np.array(loads, dtype=int), n) == hands
+
+
+def test_a_task_is_the_same_after_a_way_through_files(tmp_path):
+    features, expression, *rest = arguments()
+    task = Task(features, expression, *rest, mean=np.ones(features.shape[1]), deviation=None, seed=7)
+    task.save(tmp_path)
+    again = Task.load(tmp_path)
+    assert (again.config, again.n_experts, again.seed, again.deviation) == (task.config, 5, 7, None)
+    np.testing.assert_array_equal(again.features, features)
+    np.testing.assert_array_equal(again.expression.toarray(), expression.toarray())
+    np.testing.assert_array_equal(again.mean, task.mean)
+    with pytest.raises(ValueError, match="read-only"):
+        again.expression.data[0] = 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("n", [2, 3])
+def test_processes_give_the_numbers_of_one(n, tmp_path):
+    _, one = train_experts(*arguments())
+    seen = []
+    _, many = train_experts(*arguments(), devices=n, progress=lambda *facts: seen.append(facts[:2]))
+    np.testing.assert_array_equal(rows_of(many), rows_of(one))
+    assert [x.train_loss for x in many] == [x.train_loss for x in one]
+    assert [x.best_epoch for x in many] == [x.best_epoch for x in one]
+    assert sorted(seen) == [(e, epoch) for e in range(4) for epoch in range(4)]
+
+
+@pytest.mark.slow
+def test_a_process_that_is_killed_is_an_error_and_a_restart_finishes(tmp_path, monkeypatch):
+    """The first worker that has finished an expert is killed from outside."""
+    from spade.core import processes
+
+    _, one = train_experts(*arguments())
+    started = []
+    popen = subprocess.Popen
+
+    def noting(*args, **options):
+        started.append(popen(*args, **options))
+        return started[-1]
+
+    monkeypatch.setattr(processes.subprocess, "Popen", noting)
+
+    def kill(expert, epoch, *_):
+        if (expert, epoch) == (0, 1):
+            started[0].kill()
+
+    with pytest.raises(RuntimeError, match=r"process on cpu ended with code -9.*checkpoint_dir"):
+        train_experts(*arguments(), devices=2, checkpoints=Checkpoints(tmp_path, {}), progress=kill)
+    assert all(process.poll() is not None for process in started)
+    _, many = train_experts(*arguments(), devices=2, checkpoints=Checkpoints(tmp_path, {}))
+    np.testing.assert_array_equal(rows_of(many), rows_of(one))
+
+
+@pytest.mark.slow
+def test_errors_of_a_process_are_those_of_the_caller():
+    features, *rest = arguments(TrainingConfig(batch_size=16))
+    features = features.copy()
+    features[rest[1] == 2] = np.inf
+    with pytest.raises(NonFiniteLossError, match="expert 2: the loss is"):
+        train_experts(features, *rest, devices=2)
+
+
+PARENT = """
+import sys, pathlib
+import numpy as np
+sys.path.insert(0, sys.argv[2])
+from test_core_training import paired
+from spade.core.checkpoints import Checkpoints
+from spade.core.config import TrainingConfig
+from spade.core.task import TRAIN
+from spade.core.training import train_experts
+features, expression = paired(np.random.default_rng(0), n=600, d=64, g=200)
+train_experts(features, expression, np.arange(600) % 3, np.full(600, TRAIN), 3, TrainingConfig(n_epochs=100_000, batch_size=32),
+              devices=2, progress=lambda *facts: pathlib.Path(sys.argv[1]).touch())
+"""
+
+
+@pytest.mark.slow
+def test_processes_end_with_their_parent_however_it_ends(tmp_path):
+    parent = subprocess.Popen([sys.executable, "-c", PARENT, str(tmp_path / "going"), HERE])
+    wait_for(tmp_path / "going", parent)
+    children = Path(f"/proc/{parent.pid}/task/{parent.pid}/children").read_text().split()
+    assert len(children) == 2
+    parent.kill()
+    parent.wait()
+    end = time.monotonic() + 20
+    while any(os.path.exists(f"/proc/{pid}") for pid in children):
+        assert time.monotonic() < end
+        time.sleep(0.1)
+
+
+# --- ranks of torchrun
+
+RANK = """
+import os, pathlib, signal, sys
+import numpy as np
+sys.path.insert(0, sys.argv[2])
+from test_core_scale import rows_of
+from test_core_many import arguments
+from spade.core import checkpoints
+from spade.core.checkpoints import Checkpoints
+from spade.core.ranks import ranks
+from spade.core.training import train_experts
+out = pathlib.Path(sys.argv[1])
+checkpoints.SECONDS = 0.0
+with ranks() as group:
+    group.alike({"data": 1})
+    assert group.first(lambda: os.getpid()) == group.gather(os.getpid())[0]
+    def progress(expert, epoch, *_):
+        if sys.argv[3] == "kill" and group.rank == 1 and epoch == 1:
+            os.kill(os.getpid(), signal.SIGKILL)
+    kept = Checkpoints(out / "state", {} if group.rank == 0 else None)
+    group.gather(None)
+    _, trained = train_experts(*arguments(), ranks=group, checkpoints=kept, progress=progress)
+    np.save(out / f"rank{group.rank}.npy", rows_of(trained))
+"""
+
+
+def start_ranks(n, out, mode, port):
+    """Processes with the environment that torchrun gives them."""
+    common = {"WORLD_SIZE": str(n), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "TORCHELASTIC_RUN_ID": "x"}
+    return [
+        subprocess.Popen(
+            [sys.executable, "-c", RANK, str(out), HERE, mode],
+            env=os.environ | common | {"RANK": str(i), "LOCAL_RANK": str(i)},
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for i in range(n)
+    ]
+
+
+def free_port():
+    import socket
+
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return one.getsockname()[1]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("n", [2, 3])
+def test_ranks_give_the_numbers_of_one_process_and_survive_a_kill(n, tmp_path):
+    _, one = train_experts(*arguments())
+    killed = start_ranks(n, tmp_path, "kill", free_port())
+    said = [process.communicate(timeout=180)[1] for process in killed]
+    assert killed[1].returncode == -signal.SIGKILL
+    for rank, (process, text) in enumerate(zip(killed, said, strict=True)):
+        if rank != 1:
+            assert process.returncode == 1
+            assert f"RuntimeError: rank {rank} lost another process of this training" in text
+            assert "start all processes again" in text
+    assert not list(tmp_path.glob("rank*.npy"))
+    restarted = start_ranks(n, tmp_path, "go on", free_port())
+    said = [process.communicate(timeout=180)[1] for process in restarted]
+    assert [process.returncode for process in restarted] == [0] * n, said
+    for rank in range(n):
+        np.testing.assert_array_equal(np.load(tmp_path / f"rank{rank}.npy"), rows_of(one))
+
+
+def test_one_process_has_no_ranks():
+    from spade.core.ranks import ranks
+
+    with ranks() as group:
+        assert group is None
+
+
+def test_what_differs_between_ranks_is_named(monkeypatch):
+    from spade.core.ranks import Ranks
+
+    group = Ranks(0, 2, 0)
+    monkeypatch.setattr(Ranks, "gather", lambda self, own: [own, own | {"seed": 2}])
+    with pytest.raises(ValueError, match="rank 0 and rank 1 have not the same seed"):
+        group.alike({"seed": 1, "lr": 3})
