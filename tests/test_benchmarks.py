@@ -1,0 +1,66 @@
+"""The benchmarks run at a small size, so that what RESULTS.md says how to measure can be measured."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+FOLDER = Path(__file__).parents[1] / "benchmarks"
+SMALL = ["--features", "16", "--genes", "40"]
+
+
+def run(monkeypatch, name, *arguments):
+    monkeypatch.syspath_prepend(str(FOLDER))
+    module = importlib.import_module(name)
+    try:
+        return module.main([*map(str, arguments)])
+    finally:
+        sys.modules.pop(name, None)
+
+
+def test_the_cohort_is_of_the_size_asked_for(monkeypatch):
+    monkeypatch.syspath_prepend(str(FOLDER))
+    from _cohort import make
+
+    features, expression = make(500, 12, 40)
+    again = make(500, 12, 40)
+    assert (features.shape, expression.shape, features.dtype, expression.dtype) == ((500, 12), (500, 40), "f4", "f4")
+    assert expression.nnz == 500 * 6
+    assert expression.has_canonical_format
+    assert (expression.data > 0).all()
+    np.testing.assert_array_equal(features, again[0])
+    assert (expression != again[1]).nnz == 0
+
+
+def test_full_size_made_small(monkeypatch, capsys):
+    options = ("--spots", 900, "--organs", 3, "--experts", 4, "--epochs", 2, "--device", "cpu", "--compare")
+    found = run(monkeypatch, "full_size", *options, *SMALL)
+    assert set(found) == {"clustering", "training", "ratio"}
+    said = capsys.readouterr().out
+    assert "48 prototypes" in said
+    assert "training, fp32, 2 epochs on cpu" in said
+
+
+@pytest.mark.slow
+def test_training_made_small(monkeypatch, capsys):
+    speed = run(monkeypatch, "training", "--spots", 512, "--experts", 2, "--epochs", 2, "--repeats", 1, *SMALL)
+    assert set(speed) == {"published loop", "spade fp32", "spade bf16", "bare products fp32", "bare products bf16"}
+    losses = [
+        float(line.split("|")[5])
+        for line in capsys.readouterr().out.splitlines()
+        if line.startswith(("| spade", "| pub"))
+    ]
+    np.testing.assert_allclose(losses, losses[0], rtol=0.1)  # the published loop trains the same thing
+
+
+@pytest.mark.slow
+def test_embedding_and_scaling_made_small(monkeypatch, capsys):
+    assert run(monkeypatch, "embedding", "--spots", 5_000, "--features", 16, "--repeats", 1) > 0
+    rows = run(monkeypatch, "scaling", "--spots", 2_100, 4_200, *SMALL)
+    assert [row["spots"] for row in rows] == [2_100, 4_200]
+    assert all(row["peak"] > row["data"] for row in rows)
+    assert "bytes per spot" in capsys.readouterr().out
