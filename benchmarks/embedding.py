@@ -55,7 +55,7 @@ def main(arguments=None):
             start = time.perf_counter()
             work()
             seconds[name].append(time.perf_counter() - start)
-    more = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024 - n * width * 4
+    more = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024 - n * (width * 4 + options.experts * 8)
     median = {name: statistics.median(times) for name, times in seconds.items()}
     share = median["bare products"] / median["spade"]
     print(
@@ -64,7 +64,7 @@ def main(arguments=None):
     for name, value in median.items():
         print(f"{name:>14}: {value:.2f} s, {n / value:,.0f} patches/s")
     print(f"share of the speed of bare products: {share:.2f}")
-    print(f"memory beyond features, result and the first batch: {more / 2**20:.0f} MiB")
+    print(f"memory beyond features, weights, result and one batch: {more / 2**20:.0f} MiB")
     return share
 
 

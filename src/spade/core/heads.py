@@ -10,6 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+ALL = slice(None)
+
 
 def _products(a: Tensor, b: Tensor, out: Tensor | None = None) -> Tensor:
     """Matrix product of every expert; of a single one without the batch, which a CPU does faster."""
@@ -75,14 +77,14 @@ class StackedLinear(nn.Module):
                 for value in (self.weight[e], self.bias[e]):
                     value.copy_(torch.empty(value.shape).uniform_(-bound, bound, generator=generator))
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Apply layer e to ``x[e]``."""
-        weight: Tensor = self.weight
+    def forward(self, x: Tensor, which: slice = ALL) -> Tensor:
+        """Apply layer e to ``x[e]``; of some experts only if ``which`` says so."""
+        weight: Tensor = self.weight[which]
         if self.dtype == weight.dtype:
             self._rounded = None
         elif self._rounded is None:
             self._rounded = torch.empty_like(weight, dtype=self.dtype, requires_grad=False)
-        return _Linear.apply(x, weight, self.bias, self._rounded, self.gradient)
+        return _Linear.apply(x, weight, self.bias[which], self._rounded, self.gradient)
 
 
 class StackedLayerNorm(nn.Module):
@@ -93,9 +95,9 @@ class StackedLayerNorm(nn.Module):
         self.weight = nn.Parameter(torch.ones(n_experts, d))
         self.bias = nn.Parameter(torch.zeros(n_experts, d))
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, which: slice = ALL) -> Tensor:
         """Normalise ``(E, B, d)``."""
-        return F.layer_norm(x, x.shape[-1:]) * self.weight.unsqueeze(1) + self.bias.unsqueeze(1)
+        return F.layer_norm(x, x.shape[-1:]) * self.weight[which].unsqueeze(1) + self.bias[which].unsqueeze(1)
 
 
 class Head(nn.Module):
@@ -107,11 +109,11 @@ class Head(nn.Module):
         self.fc = StackedLinear(n_experts, d_out, d_out)
         self.layer_norm = StackedLayerNorm(n_experts, d_out)
 
-    def forward(self, x: Tensor, keep: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, keep: Tensor | None = None, which: slice = ALL) -> Tensor:
         """Project ``(E, B, d_in)`` to ``(E, B, d_out)``; ``keep`` is the scaled dropout mask while training."""
-        h = self.projection(x)
-        y = self.fc(F.gelu(h))
-        return self.layer_norm((y if keep is None else y * keep) + h)
+        h = self.projection(x, which)
+        y = self.fc(F.gelu(h), which)
+        return self.layer_norm((y if keep is None else y * keep) + h, which)
 
 
 class Experts(nn.Module):
@@ -166,11 +168,20 @@ def mix_experts(head: Head, x: Tensor, weights: Tensor, mix: str = "mean") -> Te
     -------
     The mixture.
     """
-    outputs = head(x.expand(weights.shape[1], *x.shape))
-    if mix == "mean":
-        return torch.einsum("end,ne->nd", outputs, weights)
-    if mix == "logits":
-        outputs = F.normalize(outputs, dim=-1)
-    elif mix != "concat":
+    if mix not in ("mean", "concat", "logits"):
         raise ValueError(f'mix={mix!r}: expected "mean", "concat" or "logits".')
-    return torch.einsum("end,ne->ned", outputs, weights).flatten(1)
+    n, n_experts = weights.shape
+    out = torch.zeros(n, 1 if mix == "mean" else n_experts, head.fc.bias.shape[1], device=x.device)
+    for e in range(n_experts):
+        rows = weights[:, e].nonzero().squeeze(1)  # NaN counts as a weight; with hard routing most are 0
+        own = x if len(rows) == n else x[rows]
+        found = head(own.unsqueeze(0), which=slice(e, e + 1))[0]
+        if mix == "logits":
+            found = F.normalize(found, dim=-1)
+        found *= weights[rows, e].unsqueeze(1)
+        place = out[:, 0 if mix == "mean" else e]
+        if len(rows) == n:
+            place += found
+        else:
+            place.index_add_(0, rows, found)
+    return out.flatten(1)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from scipy.special import softmax
 
 Floats = NDArray[np.floating]
-CHUNK = 65_536
+#: Rows at a time: few enough to stay in a processor's cache.
+CHUNK = 8_192
 
 
 def feature_scale(x: Floats, feature_scaling: str) -> tuple[Floats, Floats]:
@@ -94,27 +95,36 @@ class Routing:
 
     def distances(self, x: Floats) -> Floats:
         """Euclidean distances ``(n, K)`` in scaled coordinates; rows with NaN give NaN."""
+        return np.concatenate([np.empty((0, self.n_prototypes)), *(block for _, block in self._distances(x))])
+
+    def _distances(self, x: Floats) -> Iterator[tuple[slice, Floats]]:
+        """Yield rows and their distances, a chunk at a time."""
         if x.ndim != 2 or x.shape[1] != self.n_features:
             raise ValueError(f"features have shape {x.shape}; this routing was made on width {self.n_features}.")
-        squares = np.sum(self.centroids.astype(np.float64) ** 2, axis=1)
-        out = np.empty((len(x), self.n_prototypes))
+        centroids = self.centroids.astype(np.float64)
+        squares = np.sum(centroids**2, axis=1)
         for start in range(0, len(x), CHUNK):
-            scaled = (x[start : start + CHUNK] - self.mean) / self.scale
-            square = np.sum(scaled**2, axis=1)[:, None] - 2 * scaled @ self.centroids.T.astype(np.float64) + squares
-            out[start : start + CHUNK] = np.sqrt(np.maximum(square, 0))
-        return out
+            rows = slice(start, start + CHUNK)
+            scaled = (x[rows] - self.mean) / self.scale
+            square = np.sum(scaled**2, axis=1)[:, None] - 2 * scaled @ centroids.T + squares
+            yield rows, np.sqrt(np.maximum(square, 0))
 
     def assign(self, x: Floats) -> NDArray[np.int64]:
         """Nearest prototype of every row, −1 where the row has NaN."""
-        distances = self.distances(x)
-        return np.where(np.isnan(distances).any(1), -1, np.argmin(np.nan_to_num(distances, nan=np.inf), axis=1))
+        nearest = np.empty(len(x), dtype=np.int64)
+        for rows, distances in self._distances(x):
+            usable = ~np.isnan(distances).any(1)
+            nearest[rows] = np.where(usable, np.argmin(np.nan_to_num(distances, nan=np.inf), axis=1), -1)
+        return nearest
 
     def weights(self, x: Floats) -> Floats:
         """Expert weights ``(n, E)``: softmax over −distance/τ_r, summed over an expert's prototypes."""
         usable = self.active[self.assignment]
-        soft = softmax(-self.distances(x)[:, usable] / self.temperature, axis=1)
-        members = self.assignment[usable][:, None] == np.arange(self.n_experts)
-        return soft @ members.astype(np.float64)
+        members = (self.assignment[usable][:, None] == np.arange(self.n_experts)).astype(np.float64)
+        weights = np.empty((len(x), self.n_experts))
+        for rows, distances in self._distances(x):
+            weights[rows] = softmax(-distances[:, usable] / self.temperature, axis=1) @ members
+        return weights
 
 
 def routing_entropy(weights: Floats) -> Floats:

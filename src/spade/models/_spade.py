@@ -203,13 +203,11 @@ class SpadeModel:
         return self._encode(self.experts.spot_projection, x, weights, mix)
 
     def _encode(self, head: Head, x: Floats | csr_matrix, weights: Floats, mix: str) -> NDArray[np.float32]:
-        blocks = []
+        out = np.empty((x.shape[0], self.dim * (1 if mix == "mean" else self.n_experts)), dtype=np.float32)
         for start, block in zip(range(0, x.shape[0], BATCH), _blocks(x), strict=True):
             w = torch.from_numpy(weights[start : start + BATCH].astype(np.float32))
-            blocks.append(mix_experts(head, torch.from_numpy(block), w, mix).numpy())
-        if not blocks:
-            return np.empty((0, self.dim * (1 if mix == "mean" else self.n_experts)), dtype=np.float32)
-        return np.concatenate(blocks)
+            out[start : start + BATCH] = mix_experts(head, torch.from_numpy(block), w, mix).numpy()
+        return out
 
     def _check(self, values: Any, width: int, name: str) -> Any:
         values = csr_matrix(values) if issparse(values) else np.asarray(values)
