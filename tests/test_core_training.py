@@ -6,13 +6,14 @@ import numpy as np
 import pytest
 import torch
 from scipy.sparse import csr_matrix
+from scipy.sparse import random as random_sparse
 from sklearn.cluster import KMeans
 from sklearn.metrics import adjusted_rand_score
 
 from spade.core import clustering
 from spade.core.clustering import kmeans, two_stage
 from spade.core.config import NonFiniteLossError, TrainingConfig
-from spade.core.expression import log_normalise
+from spade.core.expression import group_sums, log_normalise
 from spade.core.retrieval import chance_rank, chance_recall, pair_ranks, recall_at
 from spade.core.task import NOT_USED, TRAIN, VAL
 from spade.core.together import cosine
@@ -251,3 +252,17 @@ def test_ranks_and_chance_levels():
     uneven = np.repeat([0, 1], [30, 90])
     drawn = np.concatenate([np.concatenate([rng.permutation(30), rng.permutation(90)]) + 1 for _ in range(200)])
     assert chance_rank(uneven) == pytest.approx(np.median(drawn), abs=1)
+
+
+def test_sums_within_groups_are_those_of_the_dense_matrix(monkeypatch):
+    monkeypatch.setattr("spade.core.expression.CHUNK", 7)
+    rng = np.random.default_rng(0)
+    x = random_sparse(40, 9, 0.3, format="csr", dtype=np.float32, rng=rng)
+    group, rows = rng.integers(0, 3, size=40), rng.permutation(40)[:31]
+    sums, squares = group_sums(x, rows, group, 4)
+    dense = x.toarray().astype(np.float64)
+    for e in range(4):
+        own = dense[rows[group[rows] == e]]
+        np.testing.assert_allclose(sums[e], own.sum(0))
+        np.testing.assert_allclose(squares[e], (own**2).sum(0))
+    assert not sums[3].any()

@@ -123,7 +123,8 @@ class Checkpoints:
             arrays["drawn_from"] = run.drawn_from
         if run.best is not None:
             arrays["best"] = run.best
-        facts = {name: getattr(run, name) for name in ("step", "total", "train_loss", "val_loss", "best_epoch")}
+        facts = {name: getattr(run, name) for name in ("step", "train_loss", "val_loss", "best_epoch")}
+        facts["total"] = float(run.total)
         plain = {name: value.detach().cpu().numpy() for name, value in arrays.items()}
 
         def write(part: Path) -> None:

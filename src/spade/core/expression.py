@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 
 TARGET_SUM = 1e4
+CHUNK = 16_384
 
 
 def log_normalise(counts: csr_matrix, target_sum: float = TARGET_SUM) -> csr_matrix:
@@ -14,3 +16,18 @@ def log_normalise(counts: csr_matrix, target_sum: float = TARGET_SUM) -> csr_mat
     factors = np.divide(target_sum, totals, out=np.zeros_like(totals), where=totals > 0)
     values = np.log1p(counts.data * np.repeat(factors, np.diff(counts.indptr)))
     return csr_matrix((values.astype(np.float32), counts.indices, counts.indptr), shape=counts.shape)
+
+
+def group_sums(
+    x: csr_matrix, rows: NDArray[np.integer], group: NDArray[np.integer], n_groups: int
+) -> NDArray[np.float64]:
+    """Sums and sums of squares of some rows within groups, ``(2, n_groups, G)``, without a copy of the matrix."""
+    found = np.zeros((2, n_groups, x.shape[1]))
+    for start in range(0, len(rows), CHUNK):
+        some = rows[start : start + CHUNK]
+        block = x[some].astype(np.float64)
+        member = csr_matrix((np.ones(len(some)), (group[some], np.arange(len(some)))), shape=(n_groups, len(some)))
+        found[0] += member @ block
+        block.data **= 2
+        found[1] += member @ block
+    return found

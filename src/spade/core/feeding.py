@@ -103,6 +103,7 @@ class DeviceFeed:
         width = features.shape[1]
         self.device, self.dtype, self.n_genes = torch.device(device), dtype, expression.shape[1]
         self.features = torch.tensor(np.asarray(features), device=self.device)
+        self.counts = np.diff(expression.indptr)
         self.indptr, self.indices = (
             torch.from_numpy(x.astype(np.int64)).to(self.device) for x in (expression.indptr, expression.indices)
         )
@@ -128,7 +129,8 @@ class DeviceFeed:
         index = index.clamp_min(0)
         image = (((self.features[index].float() - self.mean) * self.factor) * real.unsqueeze(1)).to(self.dtype)
         start, counts = self.indptr[index], (self.indptr[index + 1] - self.indptr[index]) * real
-        owner = torch.repeat_interleave(torch.arange(len(index), device=self.device), counts)
+        filled = int(sum(self.counts[own].sum() for own in rows))  # known here, so that nothing waits for the device
+        owner = torch.repeat_interleave(torch.arange(len(index), device=self.device), counts, output_size=filled)
         within = torch.arange(len(owner), device=self.device) - (counts.cumsum(0) - counts)[owner]
         entries = start[owner] + within
         spot = torch.zeros(len(index), self.n_genes, device=self.device, dtype=self.dtype)

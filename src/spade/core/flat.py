@@ -118,11 +118,12 @@ class FlatExperts:
         """All experts at once: a few operations on whole rows, with a rate for each row."""
         k, device = len(steps), self.values.device
         values, gradients, first, second = (row[:k] for row in (self.values, self.gradients, self.first, self.second))
-        taken = torch.tensor(steps, dtype=torch.float64).unsqueeze(1) + 1
-        rate = torch.tensor(rates, dtype=torch.float64).unsqueeze(1)
-        size = (rate / (1 - BETAS[0] ** taken)).float().to(device)
-        correction = (1 - BETAS[1] ** taken).sqrt().float().to(device)
-        values[:, : self.size].mul_((1 - rate * weight_decay).float().to(device))
+        taken = torch.tensor(steps, dtype=torch.float64) + 1
+        rate = torch.tensor(rates, dtype=torch.float64)
+        correction = (1 - BETAS[1] ** taken).sqrt()
+        factors = torch.stack([rate / (1 - BETAS[0] ** taken), correction, 1 - rate * weight_decay])
+        size, correction, decay = factors.float().to(device).unsqueeze(2).unbind()
+        values[:, : self.size].mul_(decay)
         first.lerp_(gradients, 1 - BETAS[0])
         second.mul_(BETAS[1]).addcmul_(gradients, gradients, value=1 - BETAS[1])
         values.sub_(first / (second.sqrt() / correction + EPS) * size)

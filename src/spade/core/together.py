@@ -9,6 +9,7 @@ from itertools import pairwise
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from spade.core.config import PRECISIONS, NonFiniteLossError, TrainingConfig
@@ -41,7 +42,7 @@ class Run:
     step
         Steps taken.
     total
-        Sum of the losses of the spots of this epoch so far.
+        Sum of the losses of the spots of this epoch so far; while training a number on the device, which is read only when needed.
     train_loss, val_loss
         One value per finished epoch.
     best_epoch
@@ -58,7 +59,7 @@ class Run:
     others: Rows = field(default_factory=lambda: np.zeros(0, np.int64))
     n_others: int = 0
     step: int = 0
-    total: float = 0.0
+    total: float | Tensor = 0.0
     train_loss: list[float] = field(default_factory=list)
     val_loss: list[float] = field(default_factory=list)
     best_epoch: int = -1
@@ -123,7 +124,9 @@ def train_together(
         raise ValueError("runs: those with more steps to come must stand first.")
     dtype = PRECISIONS[config.precision]
     module, active = flat.module(0, len(runs)).compute_in(dtype), len(runs)
-    totals = torch.tensor([run.total for run in runs], dtype=torch.float64, device=device)
+    totals = torch.tensor([float(run.total) for run in runs], dtype=torch.float64, device=device)
+    for run, total in zip(runs, totals, strict=True):
+        run.total = total
     for taken in range(max(to_come, default=0)):
         now = sum(n > taken for n in to_come)
         if now < active:
@@ -138,13 +141,11 @@ def train_together(
         for i, run in enumerate(current):
             run.step += 1
             if run.step % per_epoch[i] == 0:
-                run.total = float(totals[i])
                 _finish_epoch(run, flat, i, feed, config)
                 totals[i] = 0.0
                 if progress is not None:
                     progress(run.expert, len(run.train_loss) - 1, run.train_loss[-1], run.val_loss[-1])
             if keep is not None:
-                run.total = float(totals[i])
                 keep(run, i, run.step == config.n_epochs * per_epoch[i])
 
 
@@ -164,11 +165,11 @@ def _step(
         real = (torch.arange(max(sizes)) < torch.tensor(sizes).unsqueeze(1)).to(image.device)
     masks: Sequence[Tensor | None] = (None, None)
     if config.dropout > 0:
-        keep = torch.zeros((2, len(runs), max(sizes), config.dim), device=image.device)
-        for i, (run, n) in enumerate(zip(runs, sizes, strict=True)):
-            drawn = torch.rand((2, n, config.dim), generator=run.dropout, device=image.device)
-            keep[:, i, :n] = (drawn >= config.dropout) / (1 - config.dropout)
-        masks = keep.unbind()
+        drawn = []
+        for run, n in zip(runs, sizes, strict=True):
+            own = torch.rand((2, n, config.dim), generator=run.dropout, device=image.device)
+            drawn.append(F.pad(own, (0, 0, 0, max(sizes) - n)))
+        masks = ((torch.stack(drawn, 1) >= config.dropout) / (1 - config.dropout)).unbind()
     parameters: list[Tensor] = list(module.parameters())
     if config.learn_temperature:
         parameters.append(log_temperature.requires_grad_())
@@ -193,10 +194,11 @@ def _finish_epoch(run: Run, flat: FlatExperts, row: int, feed: Feed, config: Tra
     """Note the losses of the epoch, and keep its weights if it is the best."""
     epoch = len(run.train_loss)
     run.order = None
-    run.train_loss.append(run.total / run.size)
-    if not math.isfinite(run.total):
+    total = float(run.total)
+    run.train_loss.append(total / run.size)
+    if not math.isfinite(total):
         raise NonFiniteLossError(
-            f"expert {run.expert}: the loss is {run.total} in epoch {epoch}. Lower lr={config.lr:g}, or check the scale of the "
+            f"expert {run.expert}: the loss is {total} in epoch {epoch}. Lower lr={config.lr:g}, or check the scale of the "
             "features and the expression."
         )
     run.val_loss.append(_validate(run, flat, row, feed, config) if len(run.val) else math.nan)
@@ -206,7 +208,6 @@ def _finish_epoch(run: Run, flat: FlatExperts, row: int, feed: Feed, config: Tra
         better = epoch == config.n_epochs - 1
     if better:
         run.best_epoch, run.best = epoch, flat.values[row].clone()
-    run.total = 0.0
 
 
 @torch.no_grad()

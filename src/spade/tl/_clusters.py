@@ -31,10 +31,9 @@ def cluster_training(data: TrainingData, config: SpadeConfig, device: str) -> tu
         "device": device,
     }
     if config.cluster_space == "image":
-        x = data.features if train.all() else data.features[train]
-        routing = two_stage(x, feature_scaling=config.feature_scaling, **two)
+        routing = two_stage(data.trained_on(), feature_scaling=config.feature_scaling, **two)
         return routing, routing.assignment[routing.assign(data.features)]
-    mean, scale = feature_scale(data.features[train], config.feature_scaling)
+    mean, scale = feature_scale(data.trained_on(), config.feature_scaling)
     space = _components(data, train, config.seed)
     if config.cluster_space == "joint":
         images = (data.features - mean) / scale

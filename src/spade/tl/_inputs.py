@@ -47,6 +47,11 @@ class TrainingData:
     groups: NDArray[np.str_]
     samples: list[str]
 
+    def trained_on(self) -> NDArray[np.float32]:
+        """Features of the rows to train on, copied only if they are not all."""
+        train = self.role == TRAIN
+        return self.features if train.all() else self.features[train]
+
 
 def read_expression(
     sample: Sample, panel: GenePanel, layer: str | None, normalized: bool

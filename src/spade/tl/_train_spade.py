@@ -15,6 +15,7 @@ from tqdm.auto import tqdm
 from spade._samples import Samples, as_list
 from spade.core.checkpoints import digest
 from spade.core.device import check_devices, resolve_device
+from spade.core.expression import group_sums
 from spade.core.processes import deal
 from spade.core.ranks import ranks
 from spade.core.routing import Floats, Routing, feature_scale
@@ -222,7 +223,7 @@ def train_spade(
         sizes = np.bincount(expert_of[train], minlength=routing.n_experts)
         _warn_of_gaps(sizes, np.bincount(expert_of[data.role == VAL], minlength=routing.n_experts), split_key)
         routing = replace(routing, active=sizes > 0, settings=config.of_routing())
-        mean, deviation = feature_scale(data.features[train], config.feature_scaling)
+        mean, deviation = feature_scale(data.trained_on(), config.feature_scaling)
         if config.feature_scaling == "standard":
             deviation = deviation / np.sqrt(len(deviation))
         checkpoints = open_checkpoints(checkpoint_dir, settings | {"rows": digest(expert_of, data.role)}, group)
@@ -307,19 +308,16 @@ def _expression_routing(
     data: TrainingData, expert_of: NDArray[np.integer], sizes: NDArray[np.int64], config: SpadeConfig
 ) -> tuple[Floats, Routing]:
     """Mean training expression, and a routing with each expert's mean as its prototype."""
-    train = data.role == TRAIN
-    g = data.expression[train]
-    mean = np.asarray(g.mean(0), dtype=np.float64).ravel()
+    sums, squares = group_sums(data.expression, np.flatnonzero(data.role == TRAIN), expert_of, len(sizes))
+    mean = sums.sum(0) / sizes.sum()
     if config.feature_scaling == "standard":
-        variance = np.asarray(g.multiply(g).mean(0), dtype=np.float64).ravel() - mean**2
+        variance = squares.sum(0) / sizes.sum() - mean**2
         deviation = np.sqrt(np.maximum(variance, 0))
         deviation[deviation <= 1e-7] = 1
         centre, scale = mean, deviation * np.sqrt(len(mean))
     else:
         centre, scale = np.zeros_like(mean), np.ones_like(mean)
-    centroids = np.tile((mean - centre) / scale, (len(sizes), 1))
-    for e in np.flatnonzero(sizes):
-        own = np.asarray(data.expression[train & (expert_of == e)].mean(0), dtype=np.float64).ravel()
-        centroids[e] = (own - centre) / scale
+    means = np.where(sizes[:, None] > 0, sums / np.maximum(sizes, 1)[:, None], mean)
+    centroids = (means - centre) / scale
     routing = Routing(centroids, np.arange(len(sizes)), centre, scale, config.routing_temperature, active=sizes > 0)
     return mean, routing
