@@ -16,6 +16,7 @@ from spade.core.config import NonFiniteLossError, TrainingConfig
 from spade.core.expression import group_sums, log_normalise
 from spade.core.retrieval import chance_rank, chance_recall, pair_ranks, recall_at
 from spade.core.task import NOT_USED, TRAIN, VAL
+from spade.core.threads import threads
 from spade.core.together import cosine
 from spade.core.training import fold_scaling, train_experts
 
@@ -60,13 +61,27 @@ def test_iterations_are_those_of_lloyd_at_equal_starts(monkeypatch):
         assert inertia == pytest.approx(theirs.inertia_, rel=1e-4)
 
 
-def test_sums_of_clusters_are_the_same_on_either_device(monkeypatch):
-    monkeypatch.setattr(clustering, "CHUNK", 100)
-    x = torch.from_numpy(np.random.default_rng(0).normal(size=(370, 6)).astype(np.float32))
-    labels = torch.arange(370) % 5
-    wanted = np.stack([x.numpy()[np.arange(370) % 5 == k].sum(0, dtype=np.float64) for k in range(6)])
-    for sums in (clustering._sums, clustering._sums_by_products):
-        np.testing.assert_allclose(sums(x, labels, 6).numpy(), wanted, atol=1e-4)
+@pytest.mark.parametrize("move", [clustering._move, clustering._move_by_products])
+def test_sums_of_clusters_follow_the_labels_on_either_device(move):
+    rng = np.random.default_rng(0)
+    x = torch.from_numpy(rng.normal(size=(370, 6)).astype(np.float32))
+    labels, sums = torch.full((370,), 5), torch.zeros(6, 6, dtype=torch.float64)
+    for _ in range(3):
+        previous, labels = labels, torch.from_numpy(rng.integers(0, 5, 370))
+        move(x, previous, labels, sums)
+    wanted = np.stack([x.numpy()[labels.numpy() == k].sum(0, dtype=np.float64) for k in range(5)])
+    np.testing.assert_allclose(sums[:5].numpy(), wanted, atol=1e-4)
+
+
+def test_kmeans_does_not_depend_on_the_number_of_threads(monkeypatch):
+    monkeypatch.setattr("spade.core.clustering.CHUNK", 64)
+    x = np.random.default_rng(0).normal(size=(3000, 12)).astype(np.float32)
+    found = []
+    for n in (1, 3):
+        with threads(n):
+            found.append(kmeans(x, 7, rng=np.random.default_rng(1)))
+    np.testing.assert_array_equal(found[0][0], found[1][0])
+    np.testing.assert_array_equal(found[0][1], found[1][1])
 
 
 def test_kmeans_fills_empty_clusters_and_handles_duplicates():

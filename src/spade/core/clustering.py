@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 
 import numba
 import numpy as np
@@ -13,72 +14,103 @@ from torch import Tensor
 
 from spade.core.routing import Floats, Routing, feature_scale
 from spade.core.streams import numpy_stream
+from spade.core.threads import Map, parallel_map
 
-#: Rows that are worked on in one go.
-CHUNK = 65_536
-#: Parts that are summed side by side; a fixed number, so that the sums do not depend on the number of threads.
-PARTS = 16
+#: Rows that are worked on in one go: on a CPU few enough to stay in its cache.
+CHUNK, CHUNK_GPU = 1_024, 65_536
+#: Parts that a CPU works on side by side; a fixed number, so that sums do not depend on the number of threads.
+PARTS = 64
 
 
-def _distances_to(x: Tensor, point: Tensor) -> Tensor:
+def _parts(x: Tensor) -> list[slice]:
+    n = min(PARTS, -(-len(x) // CHUNK)) if x.device.type == "cpu" else 1
+    return [slice(i * len(x) // n, (i + 1) * len(x) // n) for i in range(n)]
+
+
+def _chunks(x: Tensor, rows: slice) -> Iterator[slice]:
+    size = CHUNK if x.device.type == "cpu" else CHUNK_GPU
+    return (slice(start, min(start + size, rows.stop)) for start in range(rows.start, rows.stop, size))
+
+
+def _distances_to(x: Tensor, point: Tensor, do: Map) -> Tensor:
     """Squared distance of every row to one point, exactly 0 for its copies."""
-    return torch.cat([(block - point).square_().sum(1) for block in x.split(CHUNK)])
+    found = torch.empty(len(x), device=x.device)
+
+    def work(rows: slice) -> None:
+        for some in _chunks(x, rows):
+            torch.sum((x[some] - point).square_(), 1, out=found[some])
+
+    list(do(work, _parts(x)))
+    return found
 
 
-def _plus_plus(x: Tensor, k: int, rng: np.random.Generator) -> Tensor:
+def _plus_plus(x: Tensor, k: int, rng: np.random.Generator, do: Map) -> Tensor:
     """k-means++ starts: each next centre is a point drawn with probability proportional to its squared distance."""
     chosen = [int(rng.integers(len(x)))]
-    closest = _distances_to(x, x[chosen[0]])
+    closest = _distances_to(x, x[chosen[0]], do)
     for _ in range(k - 1):
         cumulative = torch.cumsum(closest.double(), 0)
         draw = rng.random() * float(cumulative[-1])
         chosen.append(min(int(torch.searchsorted(cumulative, draw, right=True)), len(x) - 1))
-        closest = torch.minimum(closest, _distances_to(x, x[chosen[-1]]))
+        closest = torch.minimum(closest, _distances_to(x, x[chosen[-1]], do))
     return x[chosen].clone()
 
 
-def _assign(x: Tensor, squares: Tensor, centroids: Tensor) -> tuple[Tensor, Tensor]:
-    """Nearest centroid of every row and the squared distance to it; ``squares`` are the rows' own squared lengths."""
-    lengths = centroids.square().sum(1)
-    found = [torch.addmm(lengths, block, centroids.T, alpha=-2).min(1) for block in x.split(CHUNK)]
-    distances = torch.cat([value for value, _ in found]).add_(squares).clamp_min_(0)
-    return torch.cat([label for _, label in found]), distances
-
-
-@numba.njit(cache=True, parallel=True, nogil=True)
-def _add_rows(x, labels, k, n_parts):  # type: ignore[no-untyped-def]
-    sums = np.zeros((n_parts, k, x.shape[1]))
-    for part in numba.prange(n_parts):
-        for i in range(part * len(x) // n_parts, (part + 1) * len(x) // n_parts):
-            own = sums[part, labels[i]]
+@numba.njit(cache=True, nogil=True)
+def _move_rows(x, old, new, sums):  # type: ignore[no-untyped-def]
+    for i in range(len(x)):
+        if old[i] != new[i]:
+            source, target = sums[old[i]], sums[new[i]]
             for j in range(x.shape[1]):
-                own[j] += x[i, j]
-    return sums
+                source[j] -= x[i, j]
+                target[j] += x[i, j]
 
 
-def _sums(x: Tensor, labels: Tensor, k: int) -> Tensor:
-    """Sums of the rows of each cluster, in double precision."""
+def _move(x: Tensor, old: Tensor, new: Tensor, sums: Tensor) -> None:
+    """Take rows whose cluster changed out of the old one's sum, and put them into the new one's."""
     if x.device.type == "cpu":
-        return torch.from_numpy(_add_rows(x.numpy(), labels.numpy(), k, PARTS).sum(0))
-    return _sums_by_products(x, labels, k)
+        _move_rows(x.numpy(), old.numpy(), new.numpy(), sums.numpy())
+    else:
+        _move_by_products(x, old, new, sums)
 
 
-def _sums_by_products(x: Tensor, labels: Tensor, k: int) -> Tensor:
-    """As :func:`_sums`, as a GPU does it best and always alike: by products with the membership."""
-    sums = torch.zeros(k, x.shape[1], dtype=torch.float64, device=x.device)
-    for block, own in zip(x.split(CHUNK), labels.split(CHUNK), strict=True):
-        sums += ((own == torch.arange(k, device=x.device).unsqueeze(1)).to(x.dtype) @ block).double()
-    return sums
+def _move_by_products(x: Tensor, old: Tensor, new: Tensor, sums: Tensor) -> None:
+    """As :func:`_move`, without a wait for the device, and in an order that is the same each time."""
+    numbers = torch.arange(len(sums), device=x.device).unsqueeze(1)
+    sums += ((new == numbers).to(x.dtype) - (old == numbers).to(x.dtype)) @ x
 
 
-def _means(x: Tensor, labels: Tensor, distances: Tensor, k: int) -> Tensor:
-    """Mean of every cluster; an empty one restarts at the point that is farthest from its centre."""
-    counts, sums = torch.bincount(labels, minlength=k), _sums(x, labels, k)
-    centroids = (sums / counts.clamp_min(1).unsqueeze(1)).to(x.dtype)
-    empty = torch.nonzero(counts == 0).flatten()
-    if len(empty):
-        centroids[empty] = x[torch.argsort(distances, descending=True, stable=True)[: len(empty)]]
-    return centroids
+class _Assignment:
+    """Nearest centroid of every row, the squared distance to it, and the sums of each centroid's rows in every part."""
+
+    def __init__(self, x: Tensor, squares: Tensor, k: int, do: Map) -> None:
+        self.x, self.squares, self.k, self.do, self.parts = x, squares, k, do, _parts(x)
+        self.labels = torch.full((len(x),), k, device=x.device)  # of no cluster yet, whose sum comes last
+        self.distances = torch.empty_like(squares)
+        self.sums = torch.zeros(len(self.parts), k + 1, x.shape[1], dtype=torch.float64, device=x.device)
+
+    def update(self, centroids: Tensor) -> bool:
+        """Assign anew, in one pass over memory; say whether any label changed."""
+        previous, lengths = self.labels.clone(), centroids.square().sum(1)
+
+        def work(rows: slice, sums: Tensor) -> None:
+            for some in _chunks(self.x, rows):
+                scores = torch.addmm(lengths, self.x[some], centroids.T, alpha=-2)
+                torch.min(scores, 1, out=(self.distances[some], self.labels[some]))
+                _move(self.x[some], previous[some], self.labels[some], sums)
+
+        list(self.do(work, self.parts, self.sums))
+        self.distances.add_(self.squares).clamp_min_(0)
+        return not torch.equal(self.labels, previous)
+
+    def means(self) -> Tensor:
+        """Mean of every cluster; an empty one restarts at the point that is farthest from its centre."""
+        counts = torch.bincount(self.labels, minlength=self.k)
+        centroids = (self.sums.sum(0)[: self.k] / counts.clamp_min(1).unsqueeze(1)).to(self.x.dtype)
+        empty = torch.nonzero(counts == 0).flatten()
+        if len(empty):
+            centroids[empty] = self.x[torch.argsort(self.distances, descending=True, stable=True)[: len(empty)]]
+        return centroids
 
 
 def kmeans(
@@ -119,23 +151,23 @@ def kmeans(
     if not 1 <= k <= len(x):
         raise ValueError(f"k={k}: expected a number from 1 to the number of points, {len(x)}.")
     points = torch.from_numpy(np.ascontiguousarray(x, dtype=np.float32)).to(device)
-    squares = torch.cat([block.square().sum(1) for block in points.split(CHUNK)])
     best: tuple[float, Tensor, Tensor] | None = None
-    for _ in range(n_init if starts is None else 1):
-        if starts is None:
-            centroids = _plus_plus(points, k, rng)
-        else:
-            centroids = torch.from_numpy(np.ascontiguousarray(starts, dtype=np.float32)).to(device)
-        labels, distances = _assign(points, squares, centroids)
-        for _ in range(max_iter):
-            centroids = _means(points, labels, distances, k)
-            previous = labels
-            labels, distances = _assign(points, squares, centroids)
-            if torch.equal(labels, previous):
-                break
-        inertia = float(distances.double().sum())
-        if best is None or inertia < best[0]:
-            best = (inertia, centroids, labels)
+    with parallel_map() if points.device.type == "cpu" else nullcontext(map) as do:
+        squares = _distances_to(points, torch.zeros_like(points[0]), do)
+        for _ in range(n_init if starts is None else 1):
+            if starts is None:
+                centroids = _plus_plus(points, k, rng, do)
+            else:
+                centroids = torch.from_numpy(np.ascontiguousarray(starts, dtype=np.float32)).to(device)
+            found = _Assignment(points, squares, k, do)
+            found.update(centroids)
+            for _ in range(max_iter):
+                centroids = found.means()
+                if not found.update(centroids):
+                    break
+            inertia = float(found.distances.double().sum())
+            if best is None or inertia < best[0]:
+                best = (inertia, centroids, found.labels)
     inertia, centroids, labels = best  # type: ignore[misc]
     return centroids.cpu().numpy(), labels.cpu().numpy(), inertia
 
@@ -222,6 +254,6 @@ def two_stage(
 def _scaled(x: Floats, rows: NDArray[np.integer], mean: Floats, scale: Floats) -> NDArray[np.float32]:
     """Scale some rows, piece by piece, so that nothing but the result takes memory."""
     out = np.empty((len(rows), x.shape[1]), dtype=np.float32)
-    for start in range(0, len(rows), CHUNK):
-        out[start : start + CHUNK] = (x[rows[start : start + CHUNK]] - mean) / scale
+    for start in range(0, len(rows), CHUNK_GPU):
+        out[start : start + CHUNK_GPU] = (x[rows[start : start + CHUNK_GPU]] - mean) / scale
     return out

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
-from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -16,6 +15,7 @@ from spade.core.config import PRECISIONS
 from spade.core.feeding import DeviceFeed, Feed, HostFeed
 from spade.core.flat import FlatExperts
 from spade.core.task import Task
+from spade.core.threads import threads as use_threads
 from spade.core.together import Progress, Run, train_together
 
 #: Multiplications per layer and step from which several CPU threads pay.
@@ -77,7 +77,7 @@ def train_locally(
     groups = [runs[start : start + together] for start in range(0, len(runs), together)]
     if workers == 1:
         feed = _feed(task, device) if runs else None
-        with _threads(threads):
+        with use_threads(threads):
             for group in groups:
                 _train_group(task, group, device, feed, checkpoints, progress)
     else:
@@ -88,17 +88,6 @@ def train_locally(
             raise RuntimeError(f"expert {run.expert} ended without a kept epoch.")
         trained[run.expert] = TrainedExpert(run.best.cpu(), run.train_loss, run.val_loss, run.best_epoch)
     return trained
-
-
-@contextmanager
-def _threads(n: int) -> Iterator[None]:
-    """Use ``n`` threads within one operation."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(n)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def _in_threads(
@@ -128,7 +117,7 @@ def _in_threads(
         check()
         _train_group(task, group, "cpu", own.feed, checkpoints, tell, check)
 
-    with _threads(torch.get_num_threads()), ThreadPoolExecutor(workers) as pool:
+    with use_threads(torch.get_num_threads()), ThreadPoolExecutor(workers) as pool:
         futures = [pool.submit(work, group) for group in groups]
         try:
             wait(futures, return_when=FIRST_EXCEPTION)

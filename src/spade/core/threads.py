@@ -1,0 +1,34 @@
+"""Threads within one operation, and operations in threads of their own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+Map = Callable[..., Iterator[Any]]
+
+
+@contextmanager
+def threads(n: int) -> Iterator[None]:
+    """Use ``n`` threads within one operation."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(n)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+@contextmanager
+def parallel_map() -> Iterator[Map]:
+    """Give a ``map`` whose calls run side by side, each in one thread: nothing waits for another between operations."""
+    n = torch.get_num_threads()
+    if n == 1:
+        yield map
+        return
+    with threads(n), ThreadPoolExecutor(n, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        yield pool.map
