@@ -214,7 +214,7 @@ rank = int(os.environ["RANK"])
 mode, state = sys.argv[2:]
 samples = [featured(name="a"), featured(name="b", seed=1 + (rank if mode == "other data" else 0))]
 model = train(samples, n_experts=3, warm_start=1, checkpoint_dir=state)
-print("rank", rank, "has", model.id, len(model.history))
+os.write(1, f"rank {rank} has {model.id} {len(model.history)}\\n".encode())  # in one piece: ranks share the stream
 """
 
 
