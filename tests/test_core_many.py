@@ -8,7 +8,9 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -20,7 +22,7 @@ from spade.core import local
 from spade.core.checkpoints import Checkpoints
 from spade.core.config import NonFiniteLossError, TrainingConfig
 from spade.core.processes import deal
-from spade.core.task import TRAIN, Task
+from spade.core.task import TRAIN, VAL, Task
 from spade.core.training import train_experts
 
 CONFIG = TrainingConfig(n_epochs=4, batch_size=16, lr=1e-3, out_of_cluster=0.2)
@@ -66,6 +68,14 @@ def test_one_thread_that_fails_ends_all(monkeypatch):
     with pytest.raises(NonFiniteLossError, match="expert 2"):
         train_experts(features, *rest)
     assert not any("ThreadPool" in thread.name for thread in threading.enumerate())
+
+
+def test_a_validation_loss_that_is_not_finite_is_an_error():
+    features, *rest = arguments()
+    features = features.copy()
+    features[rest[2] == VAL] = 1e30
+    with pytest.raises(NonFiniteLossError, match=r"expert 0: the loss of its validation spots is nan in epoch 0"):
+        train_experts(features, *rest)
 
 
 @pytest.mark.usefixtures("threads")
@@ -236,8 +246,12 @@ train_experts(features, expression, np.arange(600) % 3, np.full(600, TRAIN), 3, 
 
 @pytest.mark.slow
 def test_processes_end_with_their_parent_however_it_ends(tmp_path):
-    parent = subprocess.Popen([sys.executable, "-c", PARENT, str(tmp_path / "going"), HERE])
-    wait_for(tmp_path / "going", parent)
+    going, temporary = tmp_path / "going", tmp_path / "temporary"
+    temporary.mkdir()
+    command = [sys.executable, "-c", PARENT, str(going), HERE]
+    parent = subprocess.Popen(command, env=os.environ | {"TMPDIR": str(temporary)})
+    wait_for(going, parent)
+    assert list(temporary.glob("spade-*"))
     children = Path(f"/proc/{parent.pid}/task/{parent.pid}/children").read_text().split()
     assert len(children) == 2
     parent.kill()
@@ -246,6 +260,35 @@ def test_processes_end_with_their_parent_however_it_ends(tmp_path):
     while any(os.path.exists(f"/proc/{pid}") for pid in children):
         assert time.monotonic() < end
         time.sleep(0.1)
+    assert not list(temporary.glob("spade-*"))  # the copy of the data is gone as well
+
+
+def test_states_from_gpus_are_gathered_without_a_gpu(tmp_path, monkeypatch):
+    """The state of a GPU's generator has another form than that of a CPU's."""
+    from spade.core import processes
+
+    save = Checkpoints.save
+
+    def save_as_a_gpu(self, run, flat, row):
+        kept, run.dropout = run.dropout, SimpleNamespace(get_state=lambda: torch.zeros(16, dtype=torch.uint8))
+        save(self, run, flat, row)
+        run.dropout = kept
+
+    monkeypatch.setattr(Checkpoints, "save", save_as_a_gpu)
+    state = Checkpoints(tmp_path, {})
+    _, one = train_experts(*arguments(), checkpoints=state)
+    monkeypatch.setattr(processes, "_started", lambda *_: nullcontext([]))
+    _, many = train_experts(*arguments(), devices=2, checkpoints=state)
+    np.testing.assert_array_equal(rows_of(many), rows_of(one))
+    assert [(x.train_loss, x.best_epoch) for x in many] == [(x.train_loss, x.best_epoch) for x in one]
+
+
+@pytest.mark.slow
+def test_what_else_a_process_prints_does_no_harm(tmp_path, monkeypatch):
+    (tmp_path / "sitecustomize.py").write_text("print('welcome to this cluster')\n")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    _, many = train_experts(*arguments(), devices=2)
+    assert [len(x.train_loss) for x in many] == [4, 4, 4, 4, 0]
 
 
 # --- ranks of torchrun
@@ -327,7 +370,7 @@ def test_one_process_has_no_ranks():
 def test_what_differs_between_ranks_is_named(monkeypatch):
     from spade.core.ranks import Ranks
 
-    group = Ranks(0, 2, 0)
+    group = Ranks(0, 2, 0, None)
     monkeypatch.setattr(Ranks, "gather", lambda self, own: [own, own | {"seed": 2}])
     with pytest.raises(ValueError, match="rank 0 and rank 1 have not the same seed"):
         group.alike({"seed": 1, "lr": 3})

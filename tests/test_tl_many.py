@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import subprocess
 import sys
 
@@ -187,6 +186,13 @@ def test_settings_that_make_no_sense_are_refused(options, said):
         train(cohort(), **options)
 
 
+def test_genes_of_a_model_to_begin_with_may_be_named_in_any_form(model):
+    begun = train(cohort(), init=model, genes=pd.Index(model.genes.names))
+    assert begun.genes.names == model.genes.names
+    with pytest.raises(ValueError, match="genes"):
+        train(cohort(), init=model, genes=[])
+
+
 def test_a_model_to_begin_with_has_no_warm_start(model):
     with pytest.raises(ValueError, match=r"warm_start=2 makes the experts .* init=: choose one"):
         train(cohort(), init=model, warm_start=2)
@@ -207,34 +213,59 @@ def test_more_gpus_than_there_are_is_an_error(monkeypatch):
 
 
 SCRIPT = """
-import os, sys
+import os, pathlib, sys
 sys.path.insert(0, sys.argv[1])
-from _tiny import featured, train
-rank = int(os.environ["RANK"])
-mode, state = sys.argv[2:]
-samples = [featured(name="a"), featured(name="b", seed=1 + (rank if mode == "other data" else 0))]
-model = train(samples, n_experts=3, warm_start=1, checkpoint_dir=state)
-os.write(1, f"rank {rank} has {model.id} {len(model.history)}\\n".encode())  # in one piece: ranks share the stream
+from _tiny import GENES, featured, train
+import spade as sp
+rank, out = int(os.environ["RANK"]), pathlib.Path(sys.argv[2])
+
+def say(what, result):
+    (out / f"{what} {rank}").write_text(result)
+
+def cohort(seed=0):
+    return [featured(name="a"), featured(name="b", seed=1 + seed)]
+
+def attempt(what, samples, **options):
+    try:
+        say(what, train(samples, n_experts=3, warm_start=1, **options).id)
+    except Exception as error:
+        say(what, f"{type(error).__name__}: {error}")
+
+state = out / "state"
+attempt("trained", cohort(), checkpoint_dir=state)
+attempt("read", cohort(), checkpoint_dir=state)
+attempt("other data", cohort(rank))
+split = cohort()
+for sample in split:
+    sample["table"].obs["part"] = (["train", "val"] * 18)[rank:] + ["train"] * rank
+attempt("other split", split, split_key="part")
+attempt("other routing", cohort(), routing=sp.tl.cluster_experts(cohort(), use_rep="X_f", n_prototypes=6, n_experts=3, rng=rank))
+attempt("folder of one", cohort(), checkpoint_dir=out / "one" if rank == 0 else None)
+attempt("no folder", cohort(), checkpoint_dir=sys.argv[0])
+attempt("other folder", cohort(), checkpoint_dir=sys.argv[1])
+os.environ["LOCAL_RANK"] = "0"  # two machines that share a folder
+attempt("shared folder", cohort(), checkpoint_dir=out / "shared")
 """
 
 
 @pytest.mark.slow
 def test_torchrun_trains_one_model_on_all_ranks(tmp_path):
+    """One script makes many calls: some train, some are refused on all ranks with the same reason, and none spoils the next."""
     script = tmp_path / "script.py"
     script.write_text(SCRIPT)
-
-    def torchrun(mode, state, n=2):
-        command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={n}", str(script)]
-        return subprocess.run([*command, HERE, mode, str(state)], capture_output=True, text=True, check=False)
-
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", str(script)]
+    done = subprocess.run([*command, HERE, str(tmp_path)], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
     whole = train(cohort(), n_experts=3, warm_start=1)
-    for _ in range(2):  # trained, then read
-        done = torchrun("train", tmp_path / "state")
-        assert done.returncode == 0, done.stderr
-        found = sorted(re.findall(r"rank (\d) has (\w+) (\d+)", done.stdout))
-        assert found == [(str(i), whole.id, str(len(whole.history))) for i in range(2)]
-    refused = torchrun("other data", tmp_path / "other")
-    assert refused.returncode != 0
-    assert re.search(r"rank 0 and rank 1 have not the same expression, features", refused.stderr)
-    refused = torchrun("train", HERE)
-    assert f"checkpoint_dir={HERE!r} holds" in refused.stderr
+    for rank, other in ((0, 1), (1, 0)):
+
+        def said(what, rank=rank):
+            return (tmp_path / f"{what} {rank}").read_text()
+
+        for what in ("trained", "read", "shared folder"):
+            assert said(what) == whole.id
+        differing = {"other data": "expression, features", "other split": "split", "other routing": "routing"}
+        for what, name in {**differing, "folder of one": "checkpoint_dir"}.items():
+            assert f"ValueError: rank {rank} and rank {other} have not the same {name}: all processes" in said(what)
+        assert f"checkpoint_dir={HERE!r} holds" in said("other folder")
+        assert "script.py" in said("no folder")

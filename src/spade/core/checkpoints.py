@@ -152,6 +152,11 @@ class Checkpoints:
             run.shuffling.set_state(torch.from_numpy(state["shuffling"]))
         return rows
 
+    def result(self, expert: int) -> tuple[Tensor, list[float], list[float], int]:
+        """Return the kept weights of an expert that has been trained, its losses and its best epoch."""
+        facts, state = self._read(self.path(expert), "best")
+        return torch.from_numpy(state["best"]), facts["train_loss"], facts["val_loss"], facts["best_epoch"]
+
     def _read(self, path: Path, *names: str) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         """Return the facts of a file, and of the arrays those that there are."""
         try:

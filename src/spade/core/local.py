@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
-from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 
 import torch
@@ -71,7 +71,7 @@ def train_locally(
     d_image, d_spot, dim = task.widths
     threads = torch.get_num_threads() if task.config.batch_size * (d_image + d_spot) * dim >= THREADS_FROM else 1
     on_cpu = torch.device(device).type == "cpu"
-    workers = max(1, min(threads, int((task.loads() > 0).sum()))) if on_cpu and together is None else 1
+    workers = max(1, min(threads, len(runs))) if on_cpu and together is None else 1
     together = together or (1 if on_cpu else max(len(runs), 1))
     runs.sort(key=lambda run: -run.size)
     groups = [runs[start : start + together] for start in range(0, len(runs), together)]
@@ -118,8 +118,9 @@ def _in_threads(
         _train_group(task, group, "cpu", own.feed, checkpoints, tell, check)
 
     with use_threads(torch.get_num_threads()), ThreadPoolExecutor(workers) as pool:
-        futures = [pool.submit(work, group) for group in groups]
+        futures: list[Future[None]] = []
         try:
+            futures += [pool.submit(work, group) for group in groups]
             wait(futures, return_when=FIRST_EXCEPTION)
         finally:
             stop.set()  # of those that go on after a failure or Ctrl-C

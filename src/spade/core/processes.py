@@ -20,11 +20,13 @@ from numpy.typing import NDArray
 
 from spade.core.checkpoints import Checkpoints
 from spade.core.config import NonFiniteLossError
-from spade.core.local import TrainedExpert, train_locally
+from spade.core.local import TrainedExpert
 from spade.core.task import Task
 from spade.core.together import Progress
 
 PACKAGE = Path(__file__).parents[1]
+#: What a line begins with that a process says to the one that started it.
+MESSAGE = "spade: "
 
 
 def deal(loads: NDArray[np.integer], n: int) -> list[list[int]]:
@@ -81,7 +83,7 @@ def train_in_processes(
         threads = max(1, torch.get_num_threads() // len(hands))
         with _started(folder, state.folder, places, hands, threads) as workers:
             _follow(workers, progress)
-        return train_locally(task, range(task.n_experts), "cpu", checkpoints=state)
+        return {e: TrainedExpert(*state.result(e)) for e in np.flatnonzero(task.loads()).tolist()}
 
 
 @contextmanager
@@ -126,7 +128,9 @@ def _follow(workers: Sequence[tuple[Any, str, Path]], progress: Progress | None)
         i, line = said.get()
         worker, place, log = workers[i]
         if line is not None:
-            message = json.loads(line)
+            if not line.startswith(MESSAGE):  # something else that the interpreter ran at its start
+                continue
+            message = json.loads(line.removeprefix(MESSAGE))
             if "loss is not finite" in message:
                 raise NonFiniteLossError(message["loss is not finite"])
             if progress is not None:

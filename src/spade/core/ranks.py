@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -11,6 +12,8 @@ from typing import Any
 
 import torch.distributed as dist
 
+#: All processes must have begun within this time.
+BEGIN = timedelta(hours=1)
 #: A rank that has ended is noticed at once by its closed connection; one that trains for long is waited for.
 TIMEOUT = timedelta(days=30)
 
@@ -22,7 +25,7 @@ class Ranks:
     rank: int
     world: int
     local: int
-    group: Any = None
+    group: Any
 
     def gather(self, own: Any) -> list[Any]:
         """Return what every rank gave, in their order, on every rank."""
@@ -51,23 +54,21 @@ class Ranks:
 @contextmanager
 def ranks() -> Iterator[Ranks | None]:
     """Return this process among those of ``torchrun``, or None if it was not started by it or is the only one."""
-    if dist.is_available() and dist.is_initialized():
-        if dist.get_world_size() > 1:
-            yield _this(dist.new_group(backend="gloo", timeout=TIMEOUT))
-        else:
-            yield None
-    elif dist.is_available() and dist.is_torchelastic_launched() and int(os.environ["WORLD_SIZE"]) > 1:
-        dist.init_process_group("gloo", timeout=TIMEOUT)
-        try:
-            yield _this(None)
-        finally:
-            dist.destroy_process_group()
-    else:
+    if not dist.is_available():
         yield None
-
-
-def _this(group: Any) -> Ranks:
-    return Ranks(dist.get_rank(), dist.get_world_size(), int(os.environ.get("LOCAL_RANK", dist.get_rank())), group)
+        return
+    if not dist.is_initialized() and dist.is_torchelastic_launched() and int(os.environ["WORLD_SIZE"]) > 1:
+        dist.init_process_group("gloo", timeout=BEGIN)  # once: it serves the later trainings of the script as well
+        atexit.register(dist.destroy_process_group)
+    if not dist.is_initialized() or dist.get_world_size() == 1:
+        yield None
+        return
+    rank = dist.get_rank()
+    group = dist.new_group(backend="gloo", timeout=TIMEOUT)
+    try:
+        yield Ranks(rank, dist.get_world_size(), int(os.environ.get("LOCAL_RANK", rank)), group)
+    finally:  # so that the others notice if this one goes on without them
+        dist.destroy_process_group(group)
 
 
 @contextmanager

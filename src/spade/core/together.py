@@ -202,6 +202,11 @@ def _finish_epoch(run: Run, flat: FlatExperts, row: int, feed: Feed, config: Tra
             "features and the expression."
         )
     run.val_loss.append(_validate(run, flat, row, feed, config) if len(run.val) else math.nan)
+    if len(run.val) and not math.isfinite(run.val_loss[-1]):
+        raise NonFiniteLossError(
+            f"expert {run.expert}: the loss of its validation spots is {run.val_loss[-1]} in epoch {epoch}. Check the scale of their "
+            "features and expression."
+        )
     if len(run.val):
         better = run.val_loss[-1] <= min(run.val_loss)
     else:

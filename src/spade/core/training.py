@@ -92,7 +92,8 @@ def train_experts(
         done = train_locally(
             task, range(n_experts), device, together=together, checkpoints=checkpoints, progress=progress
         )
-    trained = [done.get(e) or TrainedExpert(task.start(e), [], [], -1) for e in range(n_experts)]
+    loads = task.loads()
+    trained = [done[e] if loads[e] else TrainedExpert(task.start(e), [], [], -1) for e in range(n_experts)]
     return task.module([one.row for one in trained]), trained
 
 

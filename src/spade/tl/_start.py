@@ -105,12 +105,15 @@ def open_checkpoints(
         return None
     if group is None:
         return Checkpoints(Path(folder), settings)
-    refused = None
-    if group.local == 0:
-        try:
-            Checkpoints(Path(folder), settings)
-        except ValueError as error:
-            refused = str(error)
-    if reasons := [reason for reason in group.gather(refused) if reason]:
-        raise ValueError(reasons[0])
+    for rank, local in enumerate(group.gather(group.local)):
+        if local:
+            continue
+        refused = None
+        if rank == group.rank:  # one after another, as machines may share the folder
+            try:
+                Checkpoints(Path(folder), settings)
+            except (OSError, ValueError) as error:
+                refused = str(error)
+        if reason := group.gather(refused)[rank]:
+            raise ValueError(reason)
     return Checkpoints(Path(folder), None)

@@ -195,7 +195,8 @@ def train_spade(
     )
     if init is not None:
         check_model(init, "init")
-        routing, genes = routing or init.routing, genes or init.genes
+        routing = init.routing if routing is None else routing
+        genes = init.genes if genes is None else genes
         config = replace(config, init=init.id, dim=init.dim)
     if routing is not None:
         config = replace(
@@ -211,7 +212,7 @@ def train_spade(
         data, config = load_training(listed, config, panel, table_key)
         settings = describe(data, config, where) if checkpoint_dir is not None or group is not None else {}
         if group is not None:
-            group.alike(settings)
+            group.alike(settings | {"checkpoint_dir": checkpoint_dir is not None})
         train = data.role == TRAIN
         if routing is not None:
             _check_width(routing, data, use_rep)
@@ -220,6 +221,8 @@ def train_spade(
             routing, expert_of = cluster_training(data, config, where)
         else:
             routing, expert_of = group.first(lambda: cluster_training(data, config, where))
+        if group is not None:
+            group.alike({"routing": digest(routing.centroids, routing.assignment), "split": digest(data.role)})
         sizes = np.bincount(expert_of[train], minlength=routing.n_experts)
         _warn_of_gaps(sizes, np.bincount(expert_of[data.role == VAL], minlength=routing.n_experts), split_key)
         routing = replace(routing, active=sizes > 0, settings=config.of_routing())
