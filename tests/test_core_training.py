@@ -14,7 +14,7 @@ from spade.core import clustering
 from spade.core.clustering import kmeans, two_stage
 from spade.core.config import NonFiniteLossError, TrainingConfig
 from spade.core.expression import group_sums, log_normalise
-from spade.core.retrieval import chance_rank, chance_recall, pair_ranks, recall_at
+from spade.core.retrieval import chance_rank, chance_recall, group_sizes, pair_ranks, recall_at
 from spade.core.task import NOT_USED, TRAIN, VAL
 from spade.core.threads import threads
 from spade.core.together import cosine
@@ -128,8 +128,8 @@ def test_training_aligns_pairs_it_has_not_seen(loss):
         image = experts.image_projection(torch.from_numpy(features[300:])[None])[0].numpy()
         spot = experts.spot_projection(torch.from_numpy(expression[300:].toarray())[None])[0].numpy()
     ranks = pair_ranks(image, spot)
-    assert recall_at(ranks, 10) > 4 * chance_recall(np.zeros(100), 10)
-    assert np.median(ranks) < 0.3 * chance_rank(np.zeros(100))
+    assert recall_at(ranks, 10) > 4 * chance_recall(np.full(100, 100), 10)
+    assert np.median(ranks) < 0.3 * chance_rank(np.full(100, 100))
 
 
 def test_validation_selects_the_epoch_and_test_rows_are_never_read():
@@ -260,13 +260,13 @@ def test_ranks_and_chance_levels():
     np.testing.assert_array_equal(pair_ranks(gallery, gallery[[1, 0, 2, 3]]), [3, 3, 1, 1])
     rng = np.random.default_rng(0)
     ranks = np.concatenate([pair_ranks(rng.normal(size=(100, 3)), rng.normal(size=(100, 3))) for _ in range(50)])
-    assert recall_at(ranks, 10) == pytest.approx(chance_recall(np.zeros(100), 10), abs=0.02)
-    assert np.median(ranks) == pytest.approx(chance_rank(np.zeros(100)), abs=3)
-    assert chance_recall(np.array([0, 0, 1, 1]), 1) == 0.5
-    assert [chance_rank(np.zeros(n)) for n in (1, 4, 5)] == [1, 2.5, 3]
+    assert recall_at(ranks, 10) == pytest.approx(chance_recall(np.full(100, 100), 10), abs=0.02)
+    assert np.median(ranks) == pytest.approx(chance_rank(np.full(100, 100)), abs=3)
+    assert chance_recall(group_sizes(np.array([0, 0, 1, 1])), 1) == 0.5
+    assert [chance_rank(np.full(n, n)) for n in (1, 4, 5)] == [1, 2.5, 3]
     uneven = np.repeat([0, 1], [30, 90])
     drawn = np.concatenate([np.concatenate([rng.permutation(30), rng.permutation(90)]) + 1 for _ in range(200)])
-    assert chance_rank(uneven) == pytest.approx(np.median(drawn), abs=1)
+    assert chance_rank(group_sizes(uneven)) == pytest.approx(np.median(drawn), abs=1)
 
 
 def test_sums_within_groups_are_those_of_the_dense_matrix(monkeypatch):

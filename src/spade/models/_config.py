@@ -38,6 +38,7 @@ class SpadeConfig(TrainingConfig):
     cluster_space: str = "image"
     routing_temperature: float = 0.1
     warm_start: int = 0
+    shuffle_pairs: bool = False
     split_key: str | None = None
     init: str | None = None
     seed: int = 0

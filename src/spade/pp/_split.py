@@ -8,11 +8,11 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from scipy.spatial import KDTree
 
 from spade import _keys
 from spade._patches import patch_centres, patch_record
 from spade._samples import Sample, Samples, as_list, check_names, group_labels, iter_samples
+from spade.core.blocks import too_near
 from spade.core.streams import as_seed, numpy_stream
 
 logger = logging.getLogger("spade")
@@ -201,7 +201,5 @@ def _with_guard(points: NDArray[np.float64], parts: NDArray[np.str_], guard: flo
     out = parts.copy()
     for position, part in enumerate(PARTS[:2]):
         here, later = parts == part, np.isin(parts, PARTS[position + 1 :])
-        if here.any() and later.any():
-            distance, _ = KDTree(points[later]).query(points[here], p=np.inf)  # squares overlap where both axes do
-            out[np.flatnonzero(here)[distance < guard]] = _keys.GUARD
+        out[np.flatnonzero(here)[too_near(points[here], points[later], guard)]] = _keys.GUARD
     return out

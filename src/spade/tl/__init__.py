@@ -1,8 +1,21 @@
-"""Tools: experts, training, embeddings, retrieval."""
+"""Tools: experts, training, embeddings, few-shot tasks, retrieval."""
 
+from spade.tl._annotate import annotate
 from spade.tl._cluster_experts import cluster_experts
 from spade.tl._embed import embed
+from spade.tl._few_shot import few_shot
+from spade.tl._few_shot_summary import few_shot_summary
 from spade.tl._retrieval import retrieval_metrics
+from spade.tl._retrieve import retrieve
 from spade.tl._train_spade import train_spade
 
-__all__ = ["cluster_experts", "embed", "retrieval_metrics", "train_spade"]
+__all__ = [
+    "annotate",
+    "cluster_experts",
+    "embed",
+    "few_shot",
+    "few_shot_summary",
+    "retrieval_metrics",
+    "retrieve",
+    "train_spade",
+]

@@ -26,6 +26,7 @@ from spade._samples import (
     shorten,
 )
 from spade.core.expression import log_normalise
+from spade.core.streams import numpy_stream
 from spade.core.task import NOT_USED, TRAIN, VAL
 from spade.models import GenePanel, SpadeConfig, SpadeModel
 from spade.models._genes import MIN_GENES, few_common
@@ -46,6 +47,14 @@ class TrainingData:
     role: NDArray[np.int64]
     groups: NDArray[np.str_]
     samples: list[str]
+
+    def shuffled(self, section: NDArray[np.str_], seed: int) -> TrainingData:
+        """Deal the expression anew among the rows of each section and role."""
+        rows = np.arange(len(self.role))
+        for index, pair in enumerate(sorted(set(zip(section.tolist(), self.role.tolist(), strict=True)))):
+            own = np.flatnonzero((section == pair[0]) & (self.role == pair[1]))
+            rows[own] = numpy_stream(seed, "shuffled pairs", index).permutation(own)
+        return replace(self, expression=self.expression[rows])
 
     def trained_on(self) -> NDArray[np.float32]:
         """Features of the rows to train on, copied only if they are not all."""
@@ -153,7 +162,7 @@ def load_training(
     samples: Sequence[SpatialData | Path], config: SpadeConfig, panel: GenePanel, table_key: str | None
 ) -> tuple[TrainingData, SpadeConfig]:
     """Read every usable row of every sample, and note the encoder in the settings."""
-    features, expression, role, groups, left_out = [], [], [], [], []
+    features, expression, role, groups, section, left_out = [], [], [], [], [], []
     excluded = {"without a valid patch": 0, "without counts": 0}
     absent: dict[str, int] = {}
     widths: dict[str, int] = {}
@@ -187,6 +196,7 @@ def load_training(
         features.append(x[rows])
         expression.append(g[rows])
         role.append(roles[rows])
+        section.append(sample.section_of_row()[rows])
         groups.append(group_labels(sample, config.groupby)[rows] if config.groupby else np.zeros(len(rows), dtype="U1"))
     if not var_names:
         raise ValueError("samples: none is left to train on; all were dropped when the genes were selected.")
@@ -218,6 +228,8 @@ def load_training(
         raise ValueError(
             f"no spot is left to train on among {len(data.role)} usable ones (split_key={config.split_key!r})."
         )
+    if config.shuffle_pairs:
+        data = data.shuffled(np.concatenate(section), config.seed)
     return data, config
 
 

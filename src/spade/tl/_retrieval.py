@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from spade import _keys
-from spade._samples import Samples, check_names, iter_samples, obs_column
-from spade.core.retrieval import chance_rank, chance_recall, ranks_within, recall_at
+from spade._samples import Samples, as_list, check_names, iter_samples, obs_column
+from spade.core.retrieval import chance_rank, chance_recall, group_sizes, ranks_within, recall_at
 from spade.models import SpadeModel
-from spade.tl._inputs import check_model, features_key, read_expression, read_model_features
+from spade.tl._inputs import check_model, features_key
+from spade.tl._pairs import MODALITIES, check_mix, encode, read_modality
 
 
 def retrieval_metrics(
@@ -20,6 +24,7 @@ def retrieval_metrics(
     mix: str = "concat",
     split_key: str | None = None,
     part: str = _keys.TEST,
+    control: SpadeModel | None = None,
     use_rep: str | None = None,
     layer: str | None = None,
     normalized: bool | None = None,
@@ -43,6 +48,8 @@ def retrieval_metrics(
         the mixtures Σ_e w_e f_e.
     split_key, part
         Use only spots whose ``obs[split_key]`` is ``part``; all spots if ``split_key`` is None.
+    control
+        A model trained like this one with ``shuffle_pairs=True``, measured on the same spots: what it finds takes no pairs to find.
     use_rep
         ``obsm`` key of the image features; None: the one the model was trained on.
     layer, normalized
@@ -55,9 +62,9 @@ def retrieval_metrics(
     DataFrame
         One row per ``direction`` (``"image → expression"``, ``"expression → image"``) and ``gallery``, the spots that compete
         with the true partner: ``"all spots"``; ``"same section"``, so that what tells sections apart (stain, batch) does
-        not count; ``"same expert"``, those that the image routes to the query's expert, so that what routing alone
+        not count; ``"other sections"``, all spots but those of the query's section (if there are several sections); ``"same expert"``, those that the image routes to the query's expert, so that what routing alone
         explains does not count. Columns: number of queries ``n``, ``k``, ``recall`` beside ``chance_recall``,
-        ``median_rank`` beside ``chance_rank``.
+        ``median_rank`` beside ``chance_rank``. With ``control`` also ``control_recall`` and ``control_rank``.
 
     Raises
     ------
@@ -73,72 +80,103 @@ def retrieval_metrics(
     >>> panel = sp.pp.select_genes(samples)
     >>> model = sp.tl.train_spade(samples, use_rep="X_texture", genes=panel, n_prototypes=2, n_experts=2, n_epochs=2)
     >>> sp.tl.retrieval_metrics(samples, model).shape
-    (6, 8)
+    (8, 8)
     """
     check_model(model)
     if k < 1:
         raise ValueError(f"k={k!r}: expected a whole number of at least 1.")
-    if mix not in ("concat", "logits", "mean"):
-        raise ValueError(f'mix={mix!r}: expected "concat", "logits" or "mean".')
-    if model.genes is None:
-        raise ValueError("the model does not know its gene panel, so expression cannot be put in its order.")
+    check_mix(mix)
+    listed = as_list(samples)
+    options = (mix, split_key, part, use_rep, layer, normalized, table_key)
+    found = _embed_pairs(listed, model, *options)
+    other = None
+    if control is not None:
+        check_model(control, "control")
+        other = _embed_pairs(listed, control, *options)
+        other.expert = found.expert  # the galleries are those of the model
+    rows = []
+    for query in MODALITIES:
+        for gallery, (ranks, sizes) in _ranks(found, query).items():
+            row = {
+                "direction": f"{query} → {MODALITIES[1 - MODALITIES.index(query)]}",
+                "gallery": gallery,
+                "n": len(ranks),
+                "k": k,
+                "recall": recall_at(ranks, k),
+                "chance_recall": chance_recall(sizes, k),
+                "median_rank": float(np.median(ranks)),
+                "chance_rank": chance_rank(sizes),
+            }
+            if other is not None:
+                controls, _ = _ranks(other, query)[gallery]
+                row |= {"control_recall": recall_at(controls, k), "control_rank": float(np.median(controls))}
+            rows.append(row)
+    return pd.DataFrame(rows)
+
+
+@dataclass
+class _Pairs:
+    """Both modalities of the same spots, as queries and as a gallery."""
+
+    query: dict[str, NDArray[np.float32]]
+    gallery: dict[str, NDArray[np.float32]]
+    expert: NDArray[np.int64]
+    section: NDArray[np.str_]
+
+
+def _embed_pairs(
+    samples: Samples,
+    model: SpadeModel,
+    mix: str,
+    split_key: str | None,
+    part: str,
+    use_rep: str | None,
+    layer: str | None,
+    normalized: bool | None,
+    table_key: str | None,
+) -> _Pairs:
     use_rep = features_key(model, use_rep)
     layer = layer or model.config.layer
     normalized = model.config.normalized if normalized is None else normalized
-    parts: dict[str, list[np.ndarray]] = {}
+    parts: list[_Pairs] = []
     names: list[str] = []
     for sample in iter_samples(samples, table_key=table_key):
-        features = read_model_features(sample, use_rep, model)
-        if not sample.has_expression:
-            raise ValueError(
-                f"{sample.name}: has no expression (table of width 0), so nothing can be found; leave it out."
-            )
-        x, present, filled = read_expression(sample, model.genes, layer, normalized)
-        if not present.all():
-            raise ValueError(f"{sample.name}: lacks {int((~present).sum())} of the model's {len(model.genes)} genes.")
-        usable = filled & ~np.isnan(features).any(1)
+        both, usable = {}, np.ones(sample.table.n_obs, dtype=bool)
+        for modality in MODALITIES:
+            both[modality], there = read_modality(sample, model, modality, use_rep, layer, normalized)
+            usable &= there
         if split_key is not None:
             usable &= (obs_column(sample, split_key, "split_key") == part).to_numpy(dtype=bool)
         rows = np.flatnonzero(usable)
-        image, expression = features[rows], x[rows]
-        found: dict[str, np.ndarray] = {
-            "image": model.encode_image(image, mix=mix),
-            "expression": model.encode_expression(expression, mix=mix),
-        }
-        galleries = found
-        if mix == "logits":  # the weights are those of the query alone
-            even = np.ones((len(rows), model.n_experts))
-            galleries = {
-                "image": model.encode_image(image, even, mix=mix),
-                "expression": model.encode_expression(expression, even, mix=mix),
-            }
-        found |= {f"gallery of {name}": value for name, value in galleries.items()}
-        found["expert"] = np.argmax(model.route(image), axis=1)
-        found["section"] = sample.section_of_row()[rows]
-        for name, value in found.items():
-            parts.setdefault(name, []).append(value)
+        query, gallery = (
+            {modality: encode(model, modality, x[rows], mix, gallery=side) for modality, x in both.items()}
+            for side in (False, True)
+        )
+        expert = np.argmax(model.route(both["image"][rows]), axis=1)
+        parts.append(_Pairs(query, gallery, expert, sample.section_of_row()[rows]))
         names.append(sample.name)
     check_names(names)
-    whole = {name: np.concatenate(values) for name, values in parts.items()}
-    expert = whole["expert"]
+    expert = np.concatenate([one.expert for one in parts])
     if not len(expert):
         where = "" if split_key is None else f" with obs[{split_key!r}] == {part!r}"
         raise ValueError(f"no spot{where} has a valid patch and counts.")
-    rows_out = []
-    groups_of = {"all spots": np.zeros_like(expert), "same section": whole["section"], "same expert": expert}
-    for query, gallery in (("image", "expression"), ("expression", "image")):
-        for name, groups in groups_of.items():
-            ranks = ranks_within(whole[query], whole[f"gallery of {gallery}"], groups)
-            rows_out.append(
-                {
-                    "direction": f"{query} → {gallery}",
-                    "gallery": name,
-                    "n": len(ranks),
-                    "k": k,
-                    "recall": recall_at(ranks, k),
-                    "chance_recall": chance_recall(groups, k),
-                    "median_rank": float(np.median(ranks)),
-                    "chance_rank": chance_rank(groups),
-                }
-            )
-    return pd.DataFrame(rows_out)
+    return _Pairs(
+        {name: np.concatenate([one.query[name] for one in parts]) for name in MODALITIES},
+        {name: np.concatenate([one.gallery[name] for one in parts]) for name in MODALITIES},
+        expert,
+        np.concatenate([one.section for one in parts]),
+    )
+
+
+def _ranks(pairs: _Pairs, query: str) -> dict[str, tuple[NDArray[np.float64], NDArray[np.int64]]]:
+    """Rank of every true partner in every gallery, and the gallery's size."""
+    gallery = MODALITIES[1 - MODALITIES.index(query)]
+    groups = {"all spots": np.zeros_like(pairs.expert), "same section": pairs.section, "same expert": pairs.expert}
+    found = {
+        name: (ranks_within(pairs.query[query], pairs.gallery[gallery], of), group_sizes(of))
+        for name, of in groups.items()
+    }
+    (overall, n), (own, n_own) = found["all spots"], found["same section"]
+    if (n > n_own).any():  # the partner and all that are not of its section
+        found["other sections"] = overall - own + 1, n - n_own + 1
+    return found

@@ -57,6 +57,7 @@ def train_spade(
     dropout: float = SpadeConfig.dropout,
     warm_start: int = SpadeConfig.warm_start,
     out_of_cluster: float = SpadeConfig.out_of_cluster,
+    shuffle_pairs: bool = SpadeConfig.shuffle_pairs,
     split_key: str | None = SpadeConfig.split_key,
     device: str = "auto",
     devices: int = 1,
@@ -119,6 +120,9 @@ def train_spade(
         in one joint space.
     out_of_cluster
         Share of the spots of an expert's epoch that are drawn at random from other clusters.
+    shuffle_pairs
+        Give every spot the expression of another one of its section and part of the split. The model then knows what image and
+        expression have in common in the section as a whole, and nothing of the spots: the control that a real one must beat.
     split_key
         ``obs`` column with ``"train"``, ``"val"``, ``"test"``: ``train`` trains, ``val`` selects the epoch,
         anything else is never read. None: every spot trains and the last epoch is kept.
@@ -190,6 +194,7 @@ def train_spade(
         routing_temperature=routing_temperature,
         warm_start=warm_start,
         out_of_cluster=out_of_cluster,
+        shuffle_pairs=shuffle_pairs,
         split_key=split_key,
         seed=as_seed(rng),
     )

@@ -1,0 +1,78 @@
+"""Few-shot results, summarised over units: what ``tl.few_shot_summary`` returns and ``pl.few_shot`` draws."""
+
+from __future__ import annotations
+
+from itertools import product
+
+import numpy as np
+import pandas as pd
+
+from spade._samples import shorten
+from spade.core.intervals import bootstrap_weights, holm, interval, sign_flip_p
+from spade.core.streams import as_seed, numpy_stream
+
+COLUMNS = ("representation", "shots", "repeat", "unit", "metric", "label", "value")
+
+
+def check_table(table: object, metric: str) -> pd.DataFrame:
+    """Return the rows of one metric, or raise if this is no result of ``tl.few_shot``."""
+    if not isinstance(table, pd.DataFrame) or (missing := [name for name in COLUMNS if name not in table]):
+        lacking = f"lacks {shorten(missing)}" if isinstance(table, pd.DataFrame) else f"is {type(table).__name__}"
+        raise ValueError(f"table {lacking}: expected what sp.tl.few_shot returned.")
+    if metric not in set(table["metric"]):
+        raise KeyError(f"metric={metric!r} is not in the table; metrics: {shorten(sorted(set(table['metric'])))}.")
+    return table[table["metric"] == metric]
+
+
+def unit_means(own: pd.DataFrame) -> pd.DataFrame:
+    """Mean over draws: units × (representation, shots, label)."""
+    return own.pivot_table("value", "unit", ["representation", "shots", "label"], "mean", observed=True)
+
+
+def summarise(
+    table: pd.DataFrame,
+    baseline: str | None,
+    metric: str,
+    n_boot: int,
+    level: float,
+    rng: int | np.random.Generator,
+) -> pd.DataFrame:
+    """As :func:`spade.tl.few_shot_summary`."""
+    own = check_table(table, metric)
+    names = list(dict.fromkeys(own["representation"]))
+    if baseline is not None and baseline not in names:
+        raise KeyError(f"baseline={baseline!r} is not in the table; representations: {shorten(names)}.")
+    if not 0 < level < 1:
+        raise ValueError(f"level={level!r}: expected a number between 0 and 1.")
+    means = unit_means(own)
+    generator = numpy_stream(as_seed(rng), "bootstrap of units")
+    weights = bootstrap_weights(len(means), n_boot, generator)
+    rows = []
+    for shots, label, name in product(sorted(set(own["shots"])), sorted(set(own["label"])), names):
+        if (name, shots, label) not in means:
+            continue
+        values = means[name, shots, label].to_numpy()
+        row = {"representation": name, "shots": shots, "label": label, "mean": np.nanmean(values)}
+        row["low"], row["high"] = _interval(values, weights, level)
+        row["n_units"] = int((~np.isnan(values)).sum())
+        if baseline is not None:
+            differences = values - means[baseline, shots, label].to_numpy()
+            row["difference"] = np.nanmean(differences)
+            row["difference_low"], row["difference_high"] = _interval(differences, weights, level)
+            row["p"] = np.nan if name == baseline else sign_flip_p(differences[~np.isnan(differences)], generator)
+        rows.append(row)
+    found = pd.DataFrame(rows)
+    if baseline is not None:
+        found["p_corrected"] = holm(found["p"].to_numpy())
+    return found
+
+
+def _interval(values: np.ndarray, weights: np.ndarray, level: float) -> tuple[float, float]:
+    """Interval of the mean under resampling of units; NaN with fewer than two."""
+    there = ~np.isnan(values)
+    if there.sum() < 2:
+        return np.nan, np.nan
+    counts = weights[:, there]
+    with np.errstate(invalid="ignore"):  # a sample may have none of the units with a value
+        low, high = interval(counts @ values[there] / counts.sum(1), level)
+    return float(low), float(high)

@@ -1,0 +1,185 @@
+"""Few-shot results: curves over shots, paired differences, classes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from numpy.typing import NDArray
+
+from spade._few_shot import check_table, summarise, unit_means
+from spade.pl._axes import GREY, SMALL, TEXT, finish, given_axes, new_figure, title
+from spade.pl._colours import SAFE
+
+PANEL = 2.7
+LABELS = {
+    "balanced_accuracy": "balanced accuracy",
+    "macro_auroc": "macro AUROC",
+    "macro_f1": "macro F1",
+    "recall": "recall",
+}
+
+
+def few_shot(
+    table: pd.DataFrame,
+    *,
+    metric: str = "balanced_accuracy",
+    baseline: str | None = None,
+    shots: int | None = None,
+    n_boot: int = 2_000,
+    rng: int | np.random.Generator = 0,
+    ax: NDArray[Any] | None = None,
+    show: bool = False,
+) -> NDArray[Any]:
+    """Draw few-shot results.
+
+    Left, the metric over shots, with 95 % bootstrap intervals over sections or patients; the dashed line is chance. Middle, the
+    difference to ``baseline`` on the same draws, with a dot per section or patient. Right, the recall of every class.
+
+    Parameters
+    ----------
+    table
+        From :func:`spade.tl.few_shot`.
+    metric
+        Metric of the first two panels.
+    baseline
+        Representation to compare with; None: the first one. With a single representation there is no middle panel.
+    shots
+        Shots of the right panel; None: the most there are.
+    n_boot, rng
+        As in :func:`spade.tl.few_shot_summary`.
+    ax
+        As many Axes as there are panels; None: a new figure.
+    show
+        Call ``plt.show()``.
+
+    Returns
+    -------
+    Array of Axes: curves, differences (with several representations), classes.
+
+    Raises
+    ------
+    KeyError
+        No such metric, representation or number of shots.
+    ValueError
+        A table of something else, or a wrong number of ``ax``.
+
+    Examples
+    --------
+    >>> import spade as sp
+    >>> samples = sp.datasets.toy(2, 60)
+    >>> sp.pp.patches(samples)
+    >>> sp.pp.encode_patches(samples)
+    >>> table = sp.tl.few_shot(samples, label_key="domain", use_rep="X_texture", shots=(1, 4), n_repeats=3, groupby="patient")
+    >>> sp.pl.few_shot(table).shape
+    (2,)
+    """
+    summary = summarise(table, None, metric, n_boot, 0.95, rng)
+    names = list(dict.fromkeys(summary["representation"]))
+    baseline = names[0] if baseline is None else baseline
+    paired = summarise(table, baseline, metric, n_boot, 0.95, rng)
+    all_shots = sorted(set(summary["shots"]))
+    most = all_shots[-1] if shots is None else shots
+    if most not in all_shots:
+        raise KeyError(f"shots={shots!r} are not in the table; there are {', '.join(map(str, all_shots))}.")
+    of_classes = summarise(table[table["shots"] == most], None, "recall", n_boot, 0.95, rng)
+    n_classes = len(set(of_classes["label"]))
+    colours = {name: SAFE[i % len(SAFE)] for i, name in enumerate(names)}
+    axes = _panels(ax, 2 if len(names) == 1 else 3, n_classes * len(names))
+    _curves(axes[0], summary, metric, colours, 1 / n_classes if metric != "macro_auroc" else 0.5)
+    if len(names) > 1:
+        _differences(axes[1], paired, _unit_differences(table, metric, baseline), baseline, metric, colours)
+    _classes(axes[-1], of_classes, most, colours)
+    finish(show)
+    return axes
+
+
+def _panels(ax: Any, n: int, n_bars: int) -> NDArray[Any]:
+    names = "curves, differences, classes" if n == 3 else "curves, classes"
+    if ax is not None:
+        return given_axes(ax, (n,), names)
+    last = max(1.0, n_bars / 16)
+    figure = new_figure((PANEL + 0.6) * (n - 1 + last), PANEL + 0.9)
+    return figure.subplots(1, n, squeeze=False, width_ratios=[1.0] * (n - 1) + [last])[0]
+
+
+def _positions(summary: pd.DataFrame, names: list[str]) -> dict[tuple[str, int], float]:
+    """Shots are evenly spaced; representations stand a little beside each other."""
+    shots = sorted(set(summary["shots"]))
+    step = min(0.1, 0.5 / len(names))
+    return {
+        (name, k): i + step * (j - (len(names) - 1) / 2) for j, name in enumerate(names) for i, k in enumerate(shots)
+    }
+
+
+def _curves(ax: Axes, summary: pd.DataFrame, metric: str, colours: dict[str, str], chance: float) -> None:
+    place = _positions(summary, list(colours))
+    one = summary.groupby(["representation", "shots"], sort=False)[["mean", "low", "high"]].mean().reset_index()
+    for name, own in one.groupby("representation", sort=False):
+        x = np.array([place[name, k] for k in own["shots"]])
+        ax.vlines(x, own["low"], own["high"], color=colours[name], linewidth=1.2)
+        ax.plot(x, own["mean"], "o-", color=colours[name], markersize=3.5, linewidth=1.2, label=name)
+    ax.axhline(chance, color=GREY, linewidth=0.8, linestyle=(0, (4, 3)))
+    _shots_axis(ax, summary)
+    ax.set_ylabel(LABELS.get(metric, metric), fontsize=TEXT)
+    ax.legend(
+        fontsize=SMALL, frameon=False, loc="upper left", bbox_to_anchor=(0, -0.2), borderaxespad=0, handlelength=1.5
+    )
+    title(ax, f"{int(summary['n_units'].max())} sections or groups, chance dashed")
+
+
+def _unit_differences(table: pd.DataFrame, metric: str, baseline: str) -> pd.DataFrame:
+    """Mean difference to the baseline of every unit: rows units, columns (representation, shots)."""
+    means = unit_means(check_table(table, metric)).T.groupby(["representation", "shots"], sort=False).mean().T
+    return means.apply(lambda column: column - means[baseline, column.name[1]])
+
+
+def _differences(
+    ax: Axes, paired: pd.DataFrame, units: pd.DataFrame, baseline: str, metric: str, colours: dict[str, str]
+) -> None:
+    others = [name for name in colours if name != baseline]
+    place = _positions(paired, others)
+    for name in others:
+        own = (
+            paired[paired["representation"] == name]
+            .groupby("shots")[["difference", "difference_low", "difference_high"]]
+            .mean()
+        )
+        x = np.array([place[name, k] for k in own.index])
+        for at, k in zip(x, own.index, strict=True):
+            dots = units[name, k].to_numpy()
+            ax.plot(
+                np.full(len(dots), at), dots, "o", color=colours[name], markersize=2.5, alpha=0.35, markeredgewidth=0
+            )
+        ax.vlines(x, own["difference_low"], own["difference_high"], color=colours[name], linewidth=1.2)
+        ax.plot(x, own["difference"], "o", color=colours[name], markersize=4)
+    ax.axhline(0, color=GREY, linewidth=0.8)
+    _shots_axis(ax, paired)
+    ax.set_ylabel(f"Δ {LABELS.get(metric, metric)}", fontsize=TEXT)
+    title(ax, f"difference to {baseline}, paired")
+
+
+def _classes(ax: Axes, summary: pd.DataFrame, shots: int, colours: dict[str, str]) -> None:
+    labels = sorted(set(summary["label"]))
+    width = 0.8 / len(colours)
+    for j, (name, colour) in enumerate(colours.items()):
+        own = summary[summary["representation"] == name].set_index("label").reindex(labels)
+        x = np.arange(len(labels)) + width * (j - (len(colours) - 1) / 2)
+        ax.bar(x, own["mean"], width * 0.9, color=colour)
+        ax.vlines(x, own["low"], own["high"], color="black", linewidth=0.8)
+    ax.set_xticks(range(len(labels)), labels, rotation=35, ha="right", fontsize=SMALL)
+    ax.set_ylim(0, 1)
+    ax.set_ylabel("recall", fontsize=TEXT)
+    ax.tick_params(labelsize=SMALL, width=0.6, length=2.5)
+    ax.spines[["top", "right"]].set_visible(False)
+    title(ax, f"classes, {shots} {'shot' if shots == 1 else 'shots'}")
+
+
+def _shots_axis(ax: Axes, summary: pd.DataFrame) -> None:
+    shots = sorted(set(summary["shots"]))
+    ax.set_xticks(range(len(shots)), [str(k) for k in shots])
+    ax.set_xlabel("labelled spots per class", fontsize=TEXT)
+    ax.tick_params(labelsize=SMALL, width=0.6, length=2.5)
+    ax.spines[["top", "right"]].set_visible(False)

@@ -1,0 +1,58 @@
+"""Both modalities of spots, each embedded by itself."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.sparse import csr_matrix
+
+from spade._samples import Sample
+from spade.models import SpadeModel
+from spade.tl._inputs import read_expression, read_model_features
+
+MIXES = ("concat", "logits", "mean")
+MODALITIES = ("image", "expression")
+
+
+def check_mix(mix: str) -> None:
+    """Raise if experts cannot be compared so."""
+    if mix not in MIXES:
+        raise ValueError(f"mix={mix!r}: expected one of {', '.join(map(repr, MIXES))}.")
+
+
+def read_modality(
+    sample: Sample, model: SpadeModel, modality: str, use_rep: str, layer: str | None, normalized: bool
+) -> tuple[Any, NDArray[np.bool_]]:
+    """Return one modality of every row, and which rows have it."""
+    if modality == "image":
+        features = read_model_features(sample, use_rep, model)
+        return features, ~np.isnan(features).any(1)
+    if model.genes is None:
+        raise ValueError("the model does not know its gene panel, so expression cannot be put in its order.")
+    if not sample.has_expression:
+        raise ValueError(f"{sample.name}: has no expression (table of width 0), so nothing can be found; leave it out.")
+    x, present, filled = read_expression(sample, model.genes, layer, normalized)
+    if not present.all():
+        raise ValueError(f"{sample.name}: lacks {int((~present).sum())} of the model's {len(model.genes)} genes.")
+    return x, filled
+
+
+def encode(model: SpadeModel, modality: str, x: Any, mix: str, *, gallery: bool) -> NDArray[np.float32]:
+    """Embed rows so that products of a query's and a gallery's rows are their similarity, each routed by itself.
+
+    ``"mean"``, ``"concat"``: cosines. ``"logits"``: the query's weights times the cosines of every expert.
+    """
+    call = model.encode_image if modality == "image" else model.encode_expression
+    if mix == "logits":
+        return call(x, np.ones((x.shape[0], model.n_experts)) if gallery else None, mix=mix)
+    found = call(x, mix=mix)
+    return found / np.maximum(np.linalg.norm(found, axis=1, keepdims=True), 1e-12)
+
+
+def encode_signature(model: SpadeModel, x: NDArray[np.floating]) -> NDArray[np.float32]:
+    """Embed the mean expression and the mean with a change ``(1, G)``; what each expert sees of the change, side by side."""
+    both = np.concatenate([np.maximum(model.expression_mean + x, 0), np.atleast_2d(model.expression_mean)])
+    changed, mean = model.encode_expression(csr_matrix(both), np.ones((2, model.n_experts)), mix="logits")
+    return (changed - mean)[None]

@@ -1,0 +1,113 @@
+"""Classifiers that learn from a few rows."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import softmax
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import StratifiedKFold
+from sklearn.neighbors import KNeighborsClassifier
+
+from spade.core.routing import Floats
+
+#: Values of C that are tried inside the support.
+GRID = tuple(10.0**power for power in range(-4, 5))
+Labels = NDArray[np.integer]
+#: From rows ``(n, d)`` to probabilities ``(n, n_classes)``.
+Predict = Callable[[Floats], Floats]
+
+
+@dataclass(frozen=True)
+class Probe:
+    """A classifier and its settings; :meth:`fit` takes rows of every class from 0 to the last.
+
+    Attributes
+    ----------
+    classifier
+        ``"linear"``: logistic regression. ``"centroid"``: nearest class mean of rows that were centred and brought to length 1
+        (SimpleShot). ``"knn"``: votes of the nearest rows, weighted by inverse distance.
+    C
+        Of logistic regression: a number, ``"paper"`` (width × classes / 100) or ``"cv"`` (chosen inside the support).
+    n_neighbors
+        Of ``"knn"``, as far as there are rows.
+    """
+
+    classifier: str = "linear"
+    C: float | str = "paper"
+    n_neighbors: int = 5
+
+    def __post_init__(self) -> None:
+        """Check the settings."""
+        if self.classifier not in ("linear", "centroid", "knn"):
+            raise ValueError(f'classifier={self.classifier!r}: expected "linear", "centroid" or "knn".')
+        if self.C not in ("paper", "cv") and (isinstance(self.C, str) or not 0 < self.C < np.inf):
+            raise ValueError(f'C={self.C!r}: expected a positive number, "paper" (width × classes / 100) or "cv".')
+        if isinstance(self.n_neighbors, bool) or self.n_neighbors != int(self.n_neighbors) or self.n_neighbors < 1:
+            raise ValueError(f"n_neighbors={self.n_neighbors!r}: expected a whole number of at least 1.")
+
+    def fit(self, x: Floats, y: Labels, seed: int = 0) -> Predict:
+        """Learn from rows ``(n, d)`` and their classes."""
+        if self.classifier == "centroid":
+            return _centroids(x, y)
+        if self.classifier == "knn":
+            return KNeighborsClassifier(min(self.n_neighbors, len(x)), weights="distance").fit(x, y).predict_proba
+        c = self._choose(x, y, seed) if self.C == "cv" else self._paper(x, y) if self.C == "paper" else float(self.C)
+        return linear(x, y, c)
+
+    @staticmethod
+    def _paper(x: Floats, y: Labels) -> float:
+        return x.shape[1] * len(np.unique(y)) / 100
+
+    def _choose(self, x: Floats, y: Labels, seed: int) -> float:
+        """C with the lowest loss in cross-validation; with one row of a class there is nothing to validate on."""
+        folds = min(5, np.bincount(y).min())
+        if folds < 2:
+            return self._paper(x, y)
+        split = list(StratifiedKFold(folds, shuffle=True, random_state=seed % 2**32).split(x, y))
+
+        def loss(c: float) -> float:
+            found = [
+                -np.log(linear(x[own], y[own], c)(x[out])[np.arange(len(out)), y[out]] + 1e-12) for own, out in split
+            ]
+            return float(np.concatenate(found).mean())
+
+        return min(GRID, key=loss)
+
+
+def linear(x: Floats, y: Labels, c: float) -> Predict:
+    """Multinomial logistic regression with an L2 penalty.
+
+    Its weights are combinations of the rows, so with fewer rows than features it is solved in the space of the rows: the same
+    solution, sooner.
+    """
+    basis = np.linalg.qr(x.T)[0] if len(x) < x.shape[1] else None
+    model = LogisticRegression(C=c, max_iter=10_000)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)  # where classes part perfectly there is no end to it
+        model.fit(x if basis is None else x @ basis, y)
+    if basis is not None:
+        model.coef_, model.n_features_in_ = model.coef_ @ basis.T, x.shape[1]
+    return model.predict_proba
+
+
+def _centroids(x: Floats, y: Labels) -> Predict:
+    middle = x.mean(0)
+
+    def unit(rows: Floats) -> Floats:
+        centred = rows - middle
+        return centred / np.maximum(np.linalg.norm(centred, axis=1, keepdims=True), 1e-12)
+
+    own = unit(x)
+    means = np.stack([own[y == k].mean(0) for k in range(y.max() + 1)])
+
+    def predict(rows: Floats) -> Floats:
+        distances = np.square(means).sum(1) - 2 * unit(rows) @ means.T  # of rows of length 1, up to a constant
+        return softmax(-distances, axis=1)
+
+    return predict
