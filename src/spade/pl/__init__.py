@@ -1,10 +1,21 @@
-"""Plots: patches on tissue, experts, training, embeddings. All return matplotlib Axes."""
+"""Plots: patches on tissue, experts and what they are about, training, embeddings. All return matplotlib Axes."""
 
 from spade.pl._choose_n_experts import choose_n_experts
 from spade.pl._embedding import embedding
 from spade.pl._expert_clusters import expert_clusters
+from spade.pl._expert_composition import expert_composition
 from spade.pl._expert_gallery import expert_gallery
+from spade.pl._expert_genes import expert_genes
 from spade.pl._patches import patches
 from spade.pl._training import training
 
-__all__ = ["choose_n_experts", "embedding", "expert_clusters", "expert_gallery", "patches", "training"]
+__all__ = [
+    "choose_n_experts",
+    "embedding",
+    "expert_clusters",
+    "expert_composition",
+    "expert_gallery",
+    "expert_genes",
+    "patches",
+    "training",
+]
