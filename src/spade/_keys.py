@@ -11,6 +11,7 @@ PATCHES = "patches"
 TABLE = "table"
 VALID = "spade_valid"
 STEM = "spade"
+MARKERS = "rank_expert_genes"
 
 TRAIN, VAL, TEST, GUARD = "train", "val", "test", "guard"
 
@@ -43,6 +44,16 @@ def expert(stem: str) -> str:
 def weights(stem: str) -> str:
     """``obsm`` key of the routing weights."""
     return f"{stem}_expert_weights"
+
+
+def entropy(stem: str) -> str:
+    """``obs`` key of the entropy of the routing weights."""
+    return f"{stem}_entropy"
+
+
+def distance(stem: str) -> str:
+    """``obs`` key of the distance to the nearest prototype."""
+    return f"{stem}_distance"
 
 
 def joint(stem: str) -> str:

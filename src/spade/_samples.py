@@ -284,11 +284,11 @@ def obs_column(sample: Sample, key: str, argument: str) -> pd.Series:
     return sample.table.obs[key]
 
 
-def group_labels(sample: Sample, groupby: str | None) -> NDArray[np.str_]:
+def group_labels(sample: Sample, groupby: str | None, argument: str = "groupby") -> NDArray[np.str_]:
     """Return the group of every row as strings (the section if None); missing values raise."""
     if groupby is None:
         return sample.section_of_row()
-    column = obs_column(sample, groupby, "groupby")
+    column = obs_column(sample, groupby, argument)
     if column.isna().any():
         raise ValueError(
             f"{sample.name}: obs[{groupby!r}] is missing for {int(column.isna().sum())} of {len(column)} spots. Fill it in."

@@ -117,6 +117,14 @@ class Routing:
             nearest[rows] = np.where(usable, np.argmin(np.nan_to_num(distances, nan=np.inf), axis=1), -1)
         return nearest
 
+    def nearest_distance(self, x: Floats) -> Floats:
+        """Distance ``(n,)``, in scaled coordinates, to the nearest prototype of an active expert; rows with NaN give NaN."""
+        usable = self.active[self.assignment]
+        nearest = np.empty(len(x))
+        for rows, distances in self._distances(x):
+            nearest[rows] = distances[:, usable].min(1)
+        return nearest
+
     def weights(self, x: Floats) -> Floats:
         """Expert weights ``(n, E)``: softmax over −distance/τ_r, summed over an expert's prototypes."""
         usable = self.active[self.assignment]

@@ -26,6 +26,14 @@ def few_common(names: Mapping[str, Sequence[str]], n_common: int, least: str) ->
     )
 
 
+def common_genes(names: Mapping[str, Sequence[str]], advice: str) -> set[str]:
+    """Return the genes of all samples, or raise if there are suspiciously few: under 50, and under a tenth of the smallest sample's."""
+    common = set.intersection(*map(set, names.values()))
+    if len(names) > 1 and len(common) < min(MIN_GENES, min(map(len, names.values())) / 10):
+        raise ValueError(f"{few_common(names, len(common), str(MIN_GENES))} {advice}")
+    return common
+
+
 @dataclass(frozen=True)
 class GenePanel:
     """Ordered gene names that a model reads, and how they were chosen.

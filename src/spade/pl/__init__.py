@@ -3,7 +3,9 @@
 from spade.pl._choose_n_experts import choose_n_experts
 from spade.pl._embedding import embedding
 from spade.pl._expert_clusters import expert_clusters
+from spade.pl._expert_composition import expert_composition
 from spade.pl._expert_gallery import expert_gallery
+from spade.pl._expert_genes import expert_genes
 from spade.pl._few_shot import few_shot
 from spade.pl._patches import patches
 from spade.pl._retrieval import retrieval
@@ -13,7 +15,9 @@ __all__ = [
     "choose_n_experts",
     "embedding",
     "expert_clusters",
+    "expert_composition",
     "expert_gallery",
+    "expert_genes",
     "few_shot",
     "patches",
     "retrieval",

@@ -19,6 +19,8 @@ TITLE, TEXT, SMALL = 9, 8, 7
 GREY = "#767676"
 #: Longest column of a legend.
 LEGEND_ROWS = 14
+#: Longest name of a section or value.
+NAME_LENGTH = 20
 
 
 def new_figure(width: float, height: float) -> Figure:
@@ -42,11 +44,9 @@ def given_axes(ax: Any, shape: tuple[int, ...], panels: str) -> NDArray[Any]:
     return axes.reshape(shape)
 
 
-def check_count(name: str, value: int, least: int = 1) -> int:
-    """Return ``value`` if it is a whole number of at least ``least``, else raise."""
-    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < least:
-        raise ValueError(f"{name}={value!r}: expected a whole number of at least {least}.")
-    return int(value)
+def clip(name: str) -> str:
+    """Return a name, without its beginning if it is long."""
+    return name if len(name) <= NAME_LENGTH else "…" + name[-NAME_LENGTH + 1 :]
 
 
 def title(ax: Axes, text: str) -> None:

@@ -10,9 +10,9 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from spade import _keys
+from spade._experts import expert_series
 from spade._palette import palette
-from spade._samples import Sample, obs_column, shorten
+from spade._samples import Sample, obs_column
 
 #: Colours of Okabe and Ito, told apart with any kind of colour vision; grey means missing here.
 SAFE = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#f0e442", "#000000")
@@ -52,31 +52,6 @@ class Column:
         return [styles[value] for value in self.values[rows]]
 
 
-def expert_series(sample: Sample, key: str) -> pd.Series:
-    """Return the experts of all spots: those of ``embed``, else the clusters of ``cluster_experts``."""
-    obs = sample.table.obs
-    for name in (_keys.expert(key), _keys.cluster(key)):
-        if name in obs:
-            return obs[name]
-    there = [name for name in obs if str(name).endswith((_keys.expert(""), _keys.cluster("")))]
-    raise KeyError(
-        f"{sample.name}: key={key!r}: obs has neither {_keys.expert(key)!r} nor {_keys.cluster(key)!r}; experts there: "
-        f"{shorten(there) or 'none'}. Run sp.tl.cluster_experts(samples, use_rep=...) or sp.tl.embed(samples, model)."
-    )
-
-
-def expert_weights(sample: Sample, key: str) -> NDArray[np.float32]:
-    """Return the routing weights ``(n_obs, E)``, or raise with what there is."""
-    name = _keys.weights(key)
-    if name not in sample.table.obsm:
-        there = [other for other in sample.table.obsm if str(other).endswith(_keys.weights(""))]
-        raise KeyError(
-            f"{sample.name}: key={key!r}: the routing weights obsm[{name!r}] are not there; weights there: "
-            f"{shorten(there) or 'none'}. Run sp.tl.embed(samples, model)."
-        )
-    return np.asarray(sample.table.obsm[name], dtype=np.float32)
-
-
 def read_column(sample: Sample, color: str | None, key: str) -> Found:
     """Return the experts (``color=None``) or a column of ``obs``, and the colours that ``uns`` has for it."""
     series = expert_series(sample, key) if color is None else obs_column(sample, color, "color")
@@ -84,6 +59,13 @@ def read_column(sample: Sample, color: str | None, key: str) -> Found:
     if stored is None or not isinstance(series.dtype, pd.CategoricalDtype) or len(stored) < len(series.cat.categories):
         return series, {}
     return series, dict(zip(map(str, series.cat.categories), map(str, stored), strict=False))
+
+
+def expert_colours(names: Iterable[str]) -> dict[str, str]:
+    """Return the usual colour of every expert, in the order of their numbers."""
+    ordered = sorted(names, key=int)
+    usual = palette(1 + max(map(int, ordered), default=0)).tolist()
+    return {name: usual[int(name)] for name in ordered}
 
 
 def join_columns(name: str, found: Iterable[Found], experts: bool = False) -> Column:
@@ -102,9 +84,8 @@ def join_columns(name: str, found: Iterable[Found], experts: bool = False) -> Co
         )
         categories.update(dict.fromkeys(map(str, known)))
     if experts:  # by number: a subset of the spots may lack some
-        categories = dict.fromkeys(sorted(categories, key=int))
-        usual = palette(1 + max(map(int, categories), default=0)).tolist()
-        colours = {name: usual[int(name)] for name in categories}
+        colours = expert_colours(categories)
+        categories = dict.fromkeys(colours)
     else:
         usual = list(SAFE) if len(categories) <= len(SAFE) else palette(len(categories)).tolist()
         colours = dict(zip(categories, usual, strict=False))

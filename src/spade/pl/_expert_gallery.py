@@ -11,14 +11,16 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from spade import _keys
+from spade._checks import check_count
+from spade._experts import expert_weights
+from spade._expression import log_expression
 from spade._samples import Samples, iter_samples, shorten
-from spade.pl._axes import GREY, SMALL, TEXT, bare, check_count, finish, given_axes, new_figure
-from spade.pl._colours import expert_weights, join_columns, read_column
-from spade.pl._genes import log_expression, top_genes
+from spade.pl._axes import GREY, SMALL, TEXT, bare, clip, finish, given_axes, new_figure
+from spade.pl._colours import join_columns, read_column
+from spade.pl._genes import top_genes
 from spade.pl._tissue import View, scale_bar, views
 
 UNIT = 1.25
-NAME_LENGTH = 20
 
 
 def expert_gallery(
@@ -176,15 +178,11 @@ def _draw_patches(
             bare(panel)
             panel.spines[:].set(color=colours[names[i]], linewidth=2)
             weight = weights[section][position, int(names[i])]
-            panel.set_xlabel(f"{_clip(view.name)}\nw = {weight:.2f}", fontsize=SMALL, labelpad=2)
+            panel.set_xlabel(f"{clip(view.name)}\nw = {weight:.2f}", fontsize=SMALL, labelpad=2)
     first = axes[0, 0]
     if first.get_visible():
         first.set_xlim(0, drawn[0].side)
         scale_bar(first, small=True, above=True)
-
-
-def _clip(name: str) -> str:
-    return name if len(name) <= NAME_LENGTH else "…" + name[-NAME_LENGTH + 1 :]
 
 
 def _draw_genes(panels: NDArray[Any], genes: list[pd.Series | str], colours: list[str]) -> None:

@@ -6,29 +6,9 @@ import anndata as ad
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from scipy.sparse import csr_matrix
-
-from spade._samples import Sample, read_counts
 
 #: Spots that a group and its rest need for a t-test.
 LEAST = 2
-
-
-def log_expression(sample: Sample, layer: str | None, normalized: bool) -> ad.AnnData:
-    """Return log-normalised expression of the spots that have counts, named by their rows."""
-    import scanpy as sc
-
-    counts = read_counts(sample, layer, normalized)
-    rows = np.flatnonzero(np.asarray(abs(counts).sum(1)).ravel() > 0)
-    scratch = ad.AnnData(
-        csr_matrix(counts[rows]),
-        obs=pd.DataFrame(index=rows.astype(str)),
-        var=pd.DataFrame(index=sample.table.var_names.astype(str)),
-    )
-    if not normalized:
-        sc.pp.normalize_total(scratch, target_sum=1e4)
-        sc.pp.log1p(scratch)
-    return scratch
 
 
 def top_genes(

@@ -29,7 +29,7 @@ from spade.core.expression import log_normalise
 from spade.core.streams import numpy_stream
 from spade.core.task import NOT_USED, TRAIN, VAL
 from spade.models import GenePanel, SpadeConfig, SpadeModel
-from spade.models._genes import MIN_GENES, few_common
+from spade.models._genes import common_genes
 
 ROLES = {_keys.TRAIN: TRAIN, _keys.VAL: VAL}
 #: Origin of features: names in the settings, and in the record that ``pp.encode_patches`` writes.
@@ -206,9 +206,7 @@ def load_training(
             f"genes: training needs every gene of the panel in every sample, but {listed}. Are the samples of different species, or "
             "named by other ids? Choose a common panel with sp.pp.select_genes(samples)."
         )
-    common = set.intersection(*map(set, var_names.values()))
-    if len(var_names) > 1 and len(common) < min(MIN_GENES, min(map(len, var_names.values())) / 10):
-        raise ValueError(f"{few_common(var_names, len(common), str(MIN_GENES))} Train them apart, or rename the genes.")
+    common_genes(var_names, "Train them apart, or rename the genes.")
     if left_out:
         warnings.warn(
             f"{', '.join(left_out)}: left out of training, as when its genes were selected (genes.dropped).",
