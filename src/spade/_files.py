@@ -7,6 +7,9 @@ import io
 import zlib
 from pathlib import Path
 
+#: Bytes of the largest file of labels that is read unless more are allowed.
+MOST = 2**30
+
 
 def suffix(path: Path) -> str:
     """Return the suffix in lower case, that before ``.gz`` if there is one."""
@@ -30,7 +33,7 @@ def read_bytes(path: Path, argument: str, most: int | None = None) -> bytes:
     if most is not None and len(raw) > most:
         raise ValueError(
             f"{argument}={str(path)!r} holds more than {most:,} bytes. Export less (annotations rather than cells), or allow "
-            "more with max_bytes=; reading takes some ten times as much memory."
+            "more with max_bytes= of sp.io.read_annotations; reading takes some ten times as much memory."
         )
     return raw
 

@@ -13,7 +13,7 @@ import numpy as np
 import shapely
 from shapely.geometry.base import BaseGeometry
 
-from spade._files import read_text
+from spade._files import MOST, read_text
 from spade._polygons import checked_areas
 from spade._samples import shorten
 
@@ -22,8 +22,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("spade")
 SUFFIXES = (".geojson", ".json")
-#: Bytes of the largest file that is read unless more are allowed.
-MOST = 2**30
 NO_AREAS = ("Point", "MultiPoint", "LineString", "MultiLineString")
 #: Object types by the ids that QuPath gave to all objects of a kind before it knew ``objectType``.
 OLD_IDS = {

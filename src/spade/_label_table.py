@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from spade._files import read_text
+from spade._files import MOST, read_text
 from spade._samples import shorten
 
 SUFFIXES = (".csv", ".tsv", ".txt")
@@ -30,7 +30,7 @@ def read_label_table(
     *,
     sample_col: str | None = None,
     spot_col: str | None = None,
-    most: int | None = None,
+    most: int | None = MOST,
     argument: str = "path",
 ) -> pd.DataFrame:
     """Return a table with the columns ``sample`` or ``spot`` or both, and at least one more."""

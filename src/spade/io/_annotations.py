@@ -9,7 +9,7 @@ from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from spade._files import suffix
+from spade._files import MOST, suffix
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -25,7 +25,7 @@ def read_annotations(
     other_geometry: Literal["error", "skip"] = "error",
     sample_col: str | None = None,
     spot_col: str | None = None,
-    max_bytes: int = 2**30,
+    max_bytes: int = MOST,
 ) -> GeoDataFrame | pd.DataFrame:
     r"""Read polygons from GeoJSON, or a table of labels, for :func:`spade.pp.label_patches`.
 
