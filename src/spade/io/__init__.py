@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from spade._store import write
+from spade.io._annotations import read_annotations
 from spade.io._hest import read_hest
 from spade.io._st import read_st
 
-__all__ = ["read_hest", "read_st", "write"]
+__all__ = ["read_annotations", "read_hest", "read_st", "write"]

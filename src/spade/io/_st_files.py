@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import gzip
 import io
 import logging
 import re
-import zlib
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 from scipy.sparse import csr_matrix
+
+from spade._files import read_bytes
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -174,7 +174,7 @@ def read_labels(path: Path) -> tuple[pd.Series, list[str], pd.DataFrame]:
 
 def _split(path: Path, argument: str) -> tuple[list[str], bytes, str]:
     """First line as fields, the rest, and the separator, of a plain or gzipped text file."""
-    raw = _read(path, argument)
+    raw = read_bytes(path, argument)
     first, _, body = raw.partition(b"\n")
     try:
         line = first.decode().rstrip("\r")
@@ -186,23 +186,9 @@ def _split(path: Path, argument: str) -> tuple[list[str], bytes, str]:
     return [field.strip().strip('"') for field in line.split(sep)], body, sep
 
 
-def _read(path: Path, argument: str) -> bytes:
-    if not path.is_file():
-        raise FileNotFoundError(f"{argument}: there is no file {str(path)!r}.")
-    raw = path.read_bytes()
-    if raw[:2] != b"\x1f\x8b":
-        return raw
-    try:
-        return gzip.decompress(raw)
-    except (EOFError, OSError, zlib.error) as error:
-        raise ValueError(
-            f"{argument}={str(path)!r} is truncated or damaged ({error}). Compare its size with the source and get it again."
-        ) from error
-
-
 def _numbers(path: Path, argument: str) -> list[float] | None:
     """The nine numbers of an alignment file, None if the file is something else."""
-    words = _read(path, argument)[:4096].split()
+    words = read_bytes(path, argument)[:4096].split()
     try:
         return [float(word) for word in words] if len(words) == 9 else None
     except ValueError:

@@ -1,8 +1,9 @@
-"""Preprocessing: patches, image features, gene panels, splits."""
+"""Preprocessing: patches, image features, labels, gene panels, splits."""
 
 from spade.pp._encode import encode_patches
 from spade.pp._genes import select_genes
+from spade.pp._label_patches import label_patches
 from spade.pp._patches import patches
 from spade.pp._split import split
 
-__all__ = ["encode_patches", "patches", "select_genes", "split"]
+__all__ = ["encode_patches", "label_patches", "patches", "select_genes", "split"]

@@ -1,0 +1,213 @@
+"""GeoJSON as QuPath writes it: polygons with the class that someone gave them."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections import Counter
+from collections.abc import Collection, Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import shapely
+from shapely.geometry.base import BaseGeometry
+
+from spade._files import MOST, read_text
+from spade._polygons import checked_areas
+from spade._samples import shorten
+
+if TYPE_CHECKING:
+    from geopandas import GeoDataFrame
+
+logger = logging.getLogger("spade")
+SUFFIXES = (".geojson", ".json")
+NO_AREAS = ("Point", "MultiPoint", "LineString", "MultiLineString")
+#: Object types by the ids that QuPath gave to all objects of a kind before it knew ``objectType``.
+OLD_IDS = {
+    "PathAnnotationObject": "annotation",
+    "PathDetectionObject": "detection",
+    "PathCellObject": "cell",
+    "PathTileObject": "tile",
+    "TMACoreObject": "tma_core",
+    "PathRootObject": "root",
+}
+
+
+def read_polygons(
+    path: Path,
+    *,
+    object_types: Collection[str] | None = None,
+    other_geometry: str = "error",
+    most: int | None = MOST,
+    argument: str = "path",
+) -> tuple[GeoDataFrame, int]:
+    """Return the polygons of a file (``label``, ``name``, ``object_type``, ``geometry``), and how many were repaired."""
+    from geopandas import GeoDataFrame
+
+    source = f"{argument}={str(path)!r}"
+    features = _features(read_text(path, argument, most), source)
+    types = [_object_type(feature) for feature in features]
+    chosen = _of_type(types, object_types, source)
+    names = [_name(i, features[i]) for i in chosen]
+    kinds = [_kind(features[i], name, source) for i, name in zip(chosen, names, strict=True)]
+    no_areas = [kind for kind in kinds if kind in NO_AREAS]
+    listed = _counts(no_areas)
+    if no_areas:
+        if other_geometry == "error":
+            raise ValueError(
+                f"{source}: {len(no_areas)} of {len(kinds)} features are no areas ({listed}), but labels need polygons. "
+                f"Leave them out with other_geometry='skip', or read some object_types= (there are {_counts(types)})."
+            )
+        logger.info(
+            "%s: left out %d of %d features that are no areas (%s)", path.name, len(no_areas), len(kinds), listed
+        )
+    keep = [position for position, kind in enumerate(kinds) if kind not in NO_AREAS]
+    if not keep:
+        raise ValueError(f"{source}: none of the {len(kinds)} features is an area ({listed}).")
+    built = [_shape(features[chosen[k]]["geometry"], names[k], source) for k in keep]
+    areas, _ = checked_areas([shape for shape, _ in built], [names[k] for k in keep], source)
+    # closed here or repaired there, counted once
+    repaired = sum(mended or area is not shape for (shape, mended), area in zip(built, areas, strict=True))
+    rows = [chosen[k] for k in keep]
+    columns = {
+        "label": [_label(features[i]) for i in rows],
+        "name": [_text(_properties(features[i]).get("name")) for i in rows],
+        "object_type": [types[i] for i in rows],
+    }
+    data = {key: np.array(values, dtype=object) for key, values in columns.items()}
+    return GeoDataFrame(data, geometry=list(areas)), repaired
+
+
+def _features(text: str, source: str) -> list[dict[str, Any]]:
+    """Features of a FeatureCollection, a list or a single Feature."""
+    try:
+        data = json.loads(text)
+    except ValueError as error:
+        raise ValueError(
+            f"{source} is not JSON, or was cut off ({error}). Export it again from QuPath: File > Export objects as GeoJSON."
+        ) from error
+    except RecursionError as error:
+        raise ValueError(f"{source} is nested too deeply to be GeoJSON.") from error
+    kind = data.get("type") if isinstance(data, dict) else None
+    if kind == "FeatureCollection":
+        data = data.get("features")
+    elif kind == "Feature":
+        data = [data]
+    if not isinstance(data, list) or not all(isinstance(f, dict) and f.get("type") == "Feature" for f in data):
+        got = f"type {kind!r}" if kind else f"keys {shorten(data)}" if isinstance(data, dict) else type(data).__name__
+        raise ValueError(
+            f"{source} is JSON but holds no GeoJSON features (got {got}); expected a FeatureCollection, a list of Features or "
+            "one Feature, as QuPath exports them."
+        )
+    if not data:
+        raise ValueError(f"{source} holds no features. Annotate the image, or leave the file out.")
+    return data
+
+
+def _of_type(types: list[str | None], wanted: Collection[str] | None, source: str) -> list[int]:
+    """Positions of the features of the wanted types."""
+    if wanted is None:
+        return list(range(len(types)))
+    unknown = sorted(set(wanted) - {kind for kind in types if kind is not None})
+    if unknown or not wanted:
+        said = f"names {shorten(unknown)}, which the file does not hold" if unknown else "is empty"
+        raise ValueError(f"{source}: object_types= {said}; there are {_counts(types)}.")
+    chosen = [i for i, kind in enumerate(types) if kind in wanted]
+    logger.info("%s: read %d of %d features, those of object_types=%s", source, len(chosen), len(types), sorted(wanted))
+    return chosen
+
+
+def _counts(kinds: Iterable[str | None]) -> str:
+    """Numbers of each kind, for a message."""
+    return ", ".join(f"{count} {kind}" for kind, count in sorted(Counter(map(str, kinds)).items()))
+
+
+def _properties(feature: dict[str, Any]) -> dict[str, Any]:
+    properties = feature.get("properties")
+    return properties if isinstance(properties, dict) else {}
+
+
+def _object_type(feature: dict[str, Any]) -> str | None:
+    properties = _properties(feature)
+    stated = _text(properties.get("objectType")) or _text(properties.get("object_type"))
+    return stated.lower() if stated else OLD_IDS.get(str(feature.get("id")))
+
+
+def _label(feature: dict[str, Any]) -> str | None:
+    """Class of an object, else its name."""
+    properties = _properties(feature)
+    given = properties.get("classification")
+    if isinstance(given, dict):
+        several = given.get("names")  # how newer versions write a derived class
+        given = ": ".join(map(str, several)) if isinstance(several, list) else given.get("name")
+    return _text(given) or _text(properties.get("name"))
+
+
+def _text(value: object) -> str | None:
+    if value is None or isinstance(value, (dict, list)):
+        return None
+    return str(value).strip() or None
+
+
+def _name(position: int, feature: dict[str, Any]) -> str:
+    label = _label(feature)
+    return f"feature {position}" + (f" ({label})" if label else "")
+
+
+def _kind(feature: dict[str, Any], name: str, source: str, nested: bool = False) -> str:
+    """Kind of a feature's geometry; a collection without areas counts as what it holds first."""
+    geometry = feature.get("geometry")
+    if geometry is None:
+        raise ValueError(f"{source}: {name} has an empty geometry. Remove it.")
+    kind = geometry.get("type") if isinstance(geometry, dict) else None
+    if kind == "GeometryCollection" and not nested:
+        parts = _list(geometry.get("geometries"), name, source)
+        inner = [_kind({"geometry": part}, name, source, nested=True) for part in parts]
+        return inner[0] if inner and all(part in NO_AREAS for part in inner) else kind
+    if kind not in (*NO_AREAS, "Polygon", "MultiPolygon"):
+        raise ValueError(f"{source}: {name} has a geometry of type {kind!r}, where GeoJSON has none such.")
+    return str(kind)
+
+
+def _shape(geometry: dict[str, Any], name: str, source: str) -> tuple[BaseGeometry, bool]:
+    """Build a geometry in x and y; True if rings had to be closed or parts were left out."""
+    if geometry["type"] == "GeometryCollection":
+        areas = [part for part in geometry["geometries"] if part["type"] not in NO_AREAS]
+        return shapely.GeometryCollection([_shape(part, name, source)[0] for part in areas]), True
+    coordinates = _list(geometry.get("coordinates"), name, source)
+    if geometry["type"] == "Polygon":
+        return _polygon(coordinates, name, source)
+    parts = [_polygon(_list(part, name, source), name, source) for part in coordinates]
+    return shapely.MultiPolygon([shape for shape, _ in parts]), any(mended for _, mended in parts)
+
+
+def _polygon(rings: list[Any], name: str, source: str) -> tuple[BaseGeometry, bool]:
+    points = [_points(ring, name, source) for ring in rings]
+    closed = [ring if np.array_equal(ring[:1], ring[-1:]) else np.vstack([ring, ring[:1]]) for ring in points]
+    if not closed or len(closed[0]) < 4:
+        return shapely.Polygon(), False
+    holes = [hole for hole in closed[1:] if len(hole) > 3]
+    mended = len(holes) < len(closed) - 1 or any(a is not b for a, b in zip(points, closed, strict=True))
+    return shapely.Polygon(closed[0], holes), mended
+
+
+def _points(ring: object, name: str, source: str) -> np.ndarray:
+    """Points of a ring ``(n, 2)``; a third coordinate is left out."""
+    try:
+        points = np.array(_list(ring, name, source))
+    except ValueError as error:
+        raise ValueError(f"{source}: {name} has points of unequal length. Export the file again.") from error
+    if points.size == 0:
+        return np.empty((0, 2))
+    if points.ndim != 2 or points.shape[1] < 2 or points.dtype.kind not in "iuf":
+        raise ValueError(f"{source}: {name} has coordinates that are not lists of numbers x, y. Export the file again.")
+    if not np.isfinite(points).all():
+        raise ValueError(f"{source}: {name} has coordinates that are NaN or infinite. Draw or export it again.")
+    return points[:, :2].astype(np.float64)
+
+
+def _list(value: object, name: str, source: str) -> list[Any]:
+    if not isinstance(value, list):
+        raise ValueError(f"{source}: {name} has no list of coordinates. Export the file again.")
+    return value

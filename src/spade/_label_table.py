@@ -1,0 +1,149 @@
+"""Tables of labels: per spot, or per sample."""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from spade._files import MOST, read_text
+from spade._samples import shorten
+
+SUFFIXES = (".csv", ".tsv", ".txt")
+SAMPLE, SPOT = "sample", "spot"
+#: How columns are called that name samples and spots, in lower case and with ``_`` between words.
+SAMPLE_NAMES = ("sample", "sample_id", "sample_name", "slide", "slide_id", "slide_name", "section", "section_id", "id")
+SPOT_NAMES = ("spot", "spot_id", "spot_name", "barcode", "barcodes", "instance_id", "cell_id", "obs_name", "obs_names")
+MISSING = ("", "NA", "NaN", "nan")
+# no leading zeros: 007 is a name
+NUMBER = re.compile(r"[+-]?(?:0|[1-9]\d*)(\.\d*)?([eE][+-]?\d+)?")
+
+
+def read_label_table(
+    path: Path,
+    *,
+    sample_col: str | None = None,
+    spot_col: str | None = None,
+    most: int | None = MOST,
+    argument: str = "path",
+) -> pd.DataFrame:
+    """Return a table with the columns ``sample`` or ``spot`` or both, and at least one more."""
+    source = f"{argument}={str(path)!r}"
+    header, rows = _fields(read_text(path, argument, most), source)
+    sample = _key_column(header, SAMPLE_NAMES, sample_col, "sample_col", source)
+    spot = _key_column(header, SPOT_NAMES, spot_col, "spot_col", source)
+    if sample is None and spot is None:
+        raise ValueError(
+            f"{source} has no column that names samples or spots; columns: {shorten(header, 20)}. Say which it is with "
+            "sample_col= or spot_col=."
+        )
+    if sample == spot:
+        raise ValueError(f"{source}: sample_col= and spot_col= are both {sample!r}; one column names samples or spots.")
+    keys = {column: key for column, key in ((sample, SAMPLE), (spot, SPOT)) if column is not None}
+    rest = [column for column in header if column not in keys]
+    taken = [column for column in rest if column in keys.values() or not column]
+    if taken:
+        raise ValueError(
+            f"{source}: a column {taken[0]!r} stands beside the {shorten(keys)} that is used as "
+            f"{shorten(keys.values())}. {'Rename it' if taken[0] else 'Give it a name'}, or choose with sample_col= or spot_col=."
+        )
+    columns = {name: [row[i] for row in rows] for i, name in enumerate(header)}
+    frame = pd.DataFrame({key: np.array(columns[column], dtype=object) for column, key in keys.items()})
+    for column in rest:
+        frame[column] = _values(columns[column])
+    return check_label_table(frame, source)
+
+
+def check_label_table(frame: pd.DataFrame, source: str) -> pd.DataFrame:
+    """Raise unless every row names its sample or spot, and each is named once; keys are returned as strings."""
+    if not frame.columns.is_unique:
+        repeated = frame.columns[frame.columns.duplicated()].unique()
+        raise ValueError(f"{source} has columns of the same name, {shorten(repeated)}. Rename them.")
+    keys = [key for key in (SAMPLE, SPOT) if key in frame]
+    if not keys:
+        raise ValueError(
+            f"{source} has no column 'sample' or 'spot'; columns: {shorten(frame.columns, 20)}. Rename the one that names "
+            "samples or spots, or read the file with sp.io.read_annotations."
+        )
+    if len(frame.columns) == len(keys):
+        raise ValueError(f"{source} holds nothing but {' and '.join(keys)}; expected at least one column of labels.")
+    if not len(frame):
+        raise ValueError(f"{source} has no rows.")
+    frame = frame.reset_index(drop=True)
+    for key in keys:
+        lacking = frame[key].isna() | frame[key].astype(str).str.strip().isin(MISSING)
+        if lacking.any():
+            lines = shorten(frame.index[lacking] + 1)
+            raise ValueError(
+                f"{source}: {int(lacking.sum())} rows have no {key}, such as rows {lines} below the header."
+            )
+        frame[key] = frame[key].astype(str).str.strip().astype(object)
+    twice = frame.duplicated(keys)
+    if twice.any():
+        repeated = frame.loc[twice, keys].drop_duplicates().agg("/".join, axis=1)
+        hint = {
+            SAMPLE: "Keep one row for each. If the rows are spots, name their column with spot_col=.",
+            SPOT: "Keep one row for each, or add a column with the sample.",
+        }.get("/".join(keys), "Keep one row for each.")
+        raise ValueError(f"{source}: {len(repeated)} {keys[-1]}s occur more than once, {shorten(repeated)}. {hint}")
+    return frame
+
+
+def _fields(text: str, source: str) -> tuple[list[str], list[list[str]]]:
+    """Header and rows as stripped strings; empty lines are passed over."""
+    first = text.lstrip().partition("\n")[0]
+    sep = max("\t,;", key=first.count)
+    try:
+        lines = [
+            [field.strip() for field in row]
+            for row in csv.reader(io.StringIO(text, newline=""), delimiter=sep, strict=True)
+        ]
+    except csv.Error as error:
+        raise ValueError(f"{source} is not a table of comma- or tab-separated values: {error}.") from error
+    numbered = [(number, row) for number, row in enumerate(lines, 1) if any(row)]
+    if len(numbered) < 2:
+        raise ValueError(f"{source} holds no more than one line; expected a header and one line per spot or sample.")
+    header = numbered[0][1]
+    wrong = [number for number, row in numbered if len(row) != len(header)]
+    if wrong:
+        raise ValueError(
+            f"{source}: the header names {len(header)} columns, but {len(wrong)} lines have more or fewer fields, such as line "
+            f"{wrong[0]}. Quote fields that hold the separator {sep!r}; a file that was cut off is to be got again."
+        )
+    twice = [name for name, count in Counter(header).items() if count > 1]
+    if twice:
+        raise ValueError(f"{source} has columns of the same name, {shorten(twice)}. Rename them.")
+    return header, [row for _, row in numbered[1:]]
+
+
+def _key_column(
+    header: Sequence[str], known: Sequence[str], chosen: str | None, argument: str, source: str
+) -> str | None:
+    """Column that names samples or spots: the one chosen, else the only one that is called so."""
+    if chosen is not None:
+        if chosen not in header:
+            raise KeyError(f"{source}: {argument}={chosen!r} is not there; columns: {shorten(header, 20)}.")
+        return chosen
+    found = [name for name in header if re.sub(r"[\s.-]+", "_", name.lower()) in known]
+    if len(found) > 1:
+        raise ValueError(f"{source}: several columns may be meant, {shorten(found)}. Choose one with {argument}=.")
+    return found[0] if found else None
+
+
+def _values(column: list[str]) -> pd.Series:
+    """Numbers where all are numbers (whole ones stay whole), else strings; empty ones are missing."""
+    present = [value for value in column if value not in MISSING]
+    matches = [NUMBER.fullmatch(value) for value in present]
+    if present and all(matches):
+        whole = not any(match and (match[1] or match[2]) for match in matches) and max(map(len, present)) < 19
+        if whole:
+            exact = pd.array([pd.NA if value in MISSING else int(value) for value in column], dtype="Int64")
+            return pd.Series(exact if len(present) < len(column) else exact.astype(np.int64))
+        return pd.Series([np.nan if value in MISSING else float(value) for value in column])
+    return pd.Series([np.nan if value in MISSING else value for value in column], dtype=object)

@@ -1,0 +1,130 @@
+"""Labels that people gave: outlines drawn in QuPath, and tables of spots, slides or samples."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Collection
+from os import PathLike
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from spade._files import MOST, suffix
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from geopandas import GeoDataFrame
+
+logger = logging.getLogger("spade")
+
+
+def read_annotations(
+    path: str | PathLike[str],
+    *,
+    object_types: str | Collection[str] | None = None,
+    other_geometry: Literal["error", "skip"] = "error",
+    sample_col: str | None = None,
+    spot_col: str | None = None,
+    max_bytes: int = MOST,
+) -> GeoDataFrame | pd.DataFrame:
+    r"""Read polygons from GeoJSON, or a table of labels, for :func:`spade.pp.label_patches`.
+
+    Parameters
+    ----------
+    path
+        GeoJSON as QuPath exports it (``.geojson``, ``.json``: a FeatureCollection, a list of features or one feature); or
+        a table with a header (``.csv``, ``.tsv``, ``.txt``; comma, tab or semicolon). Either may be gzipped (``.gz``).
+    object_types
+        GeoJSON: read these types of objects only, such as ``"annotation"``, ``"detection"`` or ``"cell"``. None: all.
+    other_geometry
+        GeoJSON: what to do with points and lines, which have no area: ``"error"``, or ``"skip"`` them and log how many.
+    sample_col
+        Table: column that names the sample. None: the one called ``sample``, ``slide``, ``section`` (or these with
+        ``_id``), ``sample_name``, ``slide_name`` or ``id``; upper and lower case do not matter here.
+    spot_col
+        Table: column that names the spot. None: the one called ``spot``, ``spot_id``, ``spot_name``, ``barcode``,
+        ``instance_id``, ``cell_id`` or ``obs_name``. A column without a name, as pandas writes an index, is ``""``.
+    max_bytes
+        Largest file that is read, unpacked.
+
+    Returns
+    -------
+    GeoDataFrame | DataFrame
+        GeoJSON: one row per object with ``label`` (its class, else its name, else None; derived classes stay as
+        they are, such as ``"Tumor: Positive"``), ``name``, ``object_type`` and ``geometry``: valid (multi)polygons in
+        pixels of the annotated image, without a CRS.
+        Table: ``sample`` and/or ``spot`` (strings), then the other columns under their own names: numbers where all entries are
+        numbers, else strings, stripped; empty ones, ``NA`` and ``NaN`` are missing.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such file.
+    KeyError
+        If ``sample_col`` or ``spot_col`` is not a column.
+    ValueError
+        If the file is damaged, too large or something else; geometries are empty, not areas or not finite; a spot or
+        sample is named twice or not at all; or several columns may name it.
+
+    Warns
+    -----
+    UserWarning
+        With the number of polygons that had to be repaired: rings not closed, outlines that cross themselves, points and lines
+        among areas.
+
+    Examples
+    --------
+    >>> import tempfile, pathlib
+    >>> import spade as sp
+    >>> folder = pathlib.Path(tempfile.mkdtemp())
+    >>> _ = (folder / "he.geojson").write_text(
+    ...     '{"type": "Feature", "properties": {"objectType": "annotation", "classification": {"name": "Tumor"}},'
+    ...     ' "geometry": {"type": "Polygon", "coordinates": [[[0, 0], [9, 0], [9, 9], [0, 9], [0, 0]]]}}'
+    ... )
+    >>> sp.io.read_annotations(folder / "he.geojson")[["label", "object_type"]].values.tolist()
+    [['Tumor', 'annotation']]
+    >>> _ = (folder / "labels.csv").write_text("slide_id,Barcode,layer\nA1,AAAC-1,L2\nA1,AAAG-1,\n")
+    >>> sp.io.read_annotations(folder / "labels.csv").columns.tolist()
+    ['sample', 'spot', 'layer']
+    """
+    from spade import _geojson, _label_table
+
+    path = Path(path)
+    if other_geometry not in ("error", "skip"):
+        raise ValueError(f"other_geometry={other_geometry!r} must be 'error' or 'skip'.")
+    kind = suffix(path)
+    if kind in _geojson.SUFFIXES:
+        _refuse(path, "a table", sample_col=sample_col, spot_col=spot_col)
+        types = [object_types] if isinstance(object_types, str) else object_types
+        polygons, repaired = _geojson.read_polygons(
+            path, object_types=types, other_geometry=other_geometry, most=max_bytes
+        )
+        if repaired:
+            warnings.warn(
+                f"{path.name}: {repaired} of {len(polygons)} polygons were not valid (not closed, or crossing themselves) and "
+                "are repaired; only areas are kept.",
+                UserWarning,
+                stacklevel=2,
+            )
+        logger.info("%s: read %d polygons: %s", path.name, len(polygons), polygons["label"].value_counts().to_dict())
+        return polygons
+    if kind in _label_table.SUFFIXES:
+        _refuse(
+            path, "GeoJSON", object_types=object_types, other_geometry=None if other_geometry == "error" else "skip"
+        )
+        table = _label_table.read_label_table(path, sample_col=sample_col, spot_col=spot_col, most=max_bytes)
+        logger.info("%s: read %d rows with columns %s", path.name, len(table), list(table.columns))
+        return table
+    raise ValueError(
+        f"path={str(path)!r} is named neither as GeoJSON ({', '.join(_geojson.SUFFIXES)}) nor as a table "
+        f"({', '.join(_label_table.SUFFIXES)}), each with or without .gz. Rename it."
+    )
+
+
+def _refuse(path: Path, other: str, **options: object) -> None:
+    """Raise if an option was given that has no meaning for this kind of file."""
+    given = [f"{name}=" for name, value in options.items() if value is not None]
+    if given:
+        raise ValueError(
+            f"{' and '.join(given)} {'is' if len(given) == 1 else 'are'} for {other}, which {path.name!r} is not."
+        )

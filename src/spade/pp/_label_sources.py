@@ -1,0 +1,146 @@
+"""Polygons of a section from a frame, a file or a shapes element, in pixels of the patches' image."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import shapely
+from geopandas import GeoDataFrame
+from numpy.typing import NDArray
+from spatialdata.transformations import get_transformation
+
+from spade import _geojson, _label_table
+from spade._files import suffix
+from spade._polygons import checked_areas
+from spade._samples import Sample, Section, shorten
+
+
+@dataclass(frozen=True)
+class Outlines:
+    """Valid polygons and their labels (None: unlabelled)."""
+
+    polygons: NDArray[np.object_]
+    labels: NDArray[np.object_]
+    repaired: int = 0
+
+
+def by_section(annotations: Any, names: list[str], column: str) -> dict[str, Outlines | str]:
+    """Polygons, or the name of a shapes element, of each section that has some."""
+    if isinstance(annotations, Mapping):
+        if not annotations:
+            raise ValueError(f"annotations= is an empty dict; sections: {shorten(names)}.")
+        check_known([str(name) for name in annotations], names, "annotations=")
+        return {name: _read(value, column, f"annotations[{name!r}]") for name, value in annotations.items()}
+    source = _read(annotations, column, "annotations")
+    if isinstance(source, str):
+        return dict.fromkeys(names, source)
+    if len(names) > 1:
+        raise ValueError(
+            f"annotations= are the polygons of one image, but there are {len(names)} sections, {shorten(names)}. Give a dict "
+            "from section to polygons."
+        )
+    return {names[0]: source}
+
+
+def _read(value: Any, column: str, argument: str) -> Outlines | str:
+    if isinstance(value, GeoDataFrame):
+        return _read_frame(value, column, f"{argument}=")
+    if isinstance(value, (str, PathLike)):
+        path = Path(value)
+        if suffix(path) in _geojson.SUFFIXES:
+            frame, repaired = _geojson.read_polygons(path, argument=argument)
+            outlines = _read_frame(frame, column, f"{argument}={str(value)!r}")
+            return Outlines(outlines.polygons, outlines.labels, repaired)
+        if isinstance(value, str) and suffix(path) not in _label_table.SUFFIXES:
+            return value
+        raise ValueError(
+            f"{argument}={str(value)!r}: polygons are read from {', '.join(_geojson.SUFFIXES)}, plain or .gz. Give tables "
+            "one by one, or as one with a column 'sample'."
+        )
+    raise TypeError(
+        f"{argument}: got {type(value).__name__}; expected a GeoDataFrame, a path, the name of a shapes element, a dict of these "
+        "by section, or a DataFrame with a column 'sample' or 'spot'."
+    )
+
+
+def in_pixels(
+    sample: Sample,
+    section: Section,
+    source: Outlines | str,
+    column: str,
+    mpp: float | None,
+    facts: dict[str, Any],
+) -> Outlines:
+    """Polygons of a section in pixels of its image."""
+    if not isinstance(source, str):
+        return source if mpp is None else _moved(source, np.diag([mpp / facts["mpp"], mpp / facts["mpp"], 1]))
+    if mpp is not None:
+        raise ValueError(
+            f"mpp={mpp:g}: shapes[{source!r}] is put onto the image by its transformations; leave mpp= out."
+        )
+    if source not in sample.sdata.shapes:
+        raise KeyError(
+            f"{section.name}: annotations={source!r} is not among the shapes: {shorten(sample.sdata.shapes) or 'none'}. (Files "
+            f"end in {', '.join([*_geojson.SUFFIXES, *_label_table.SUFFIXES])}, each with or without .gz.)"
+        )
+    outlines = _read_frame(sample.sdata.shapes[source], column, f"{section.name}: shapes[{source!r}]")
+    return _moved(outlines, _element_matrix(sample, section, source, facts))
+
+
+def check_known(given: Iterable[str], names: list[str], source: str) -> None:
+    """Raise if annotations name what no sample is called."""
+    unknown = [name for name in given if name not in names]
+    if unknown:
+        raise KeyError(
+            f"{source} names {shorten(unknown)}, which no sample is called; there are {shorten(names)}. Labels of another "
+            "sample? Leave them out, or name them as the samples."
+        )
+
+
+def _read_frame(frame: GeoDataFrame, column: str, source: str) -> Outlines:
+    """Check a frame of polygons with a column of labels."""
+    there = [name for name in frame.columns if name != frame.geometry.name]
+    if column not in there:
+        raise KeyError(
+            f"{source} has no column {column!r} with labels; columns: {shorten(there) or 'none but the geometry'}. Name it with "
+            "columns=, or read files of QuPath with sp.io.read_annotations."
+        )
+    if not len(frame):
+        raise ValueError(f"{source} holds no polygons.")
+    values = frame[column].astype(object)
+    text = values.where(values.notna(), "").astype(str).str.strip().to_numpy(dtype=object)
+    names = [f"row {i!r}" + (f" ({label})" if label else "") for i, label in zip(frame.index, text, strict=True)]
+    polygons, repaired = checked_areas(frame.geometry.to_numpy(), names, source)
+    return Outlines(polygons, np.array([label or None for label in text], dtype=object), repaired)
+
+
+def _moved(outlines: Outlines, matrix: NDArray[np.float64]) -> Outlines:
+    """Map coordinates by an affine ``(3, 3)`` matrix on (x, y)."""
+    if np.array_equal(matrix, np.eye(3)):
+        return outlines
+    polygons: NDArray[np.object_] = np.asarray(
+        shapely.transform(outlines.polygons, lambda xy: xy @ matrix[:2, :2].T + matrix[:2, 2]), dtype=object
+    )
+    return Outlines(polygons, outlines.labels, outlines.repaired)
+
+
+def _element_matrix(sample: Sample, section: Section, element: str, facts: dict[str, Any]) -> NDArray[np.float64]:
+    """Return the matrix from a shapes element to pixels of the section's image."""
+    ours, image = (
+        get_transformation(there, get_all=True)
+        for there in (sample.sdata.shapes[element], sample.sdata.images[facts["image"]])
+    )
+    shared = [system for system in (facts["coordinate_system"], *image) if system in ours and system in image]
+    if not shared:
+        raise ValueError(
+            f"{section.name}: shapes[{element!r}] and images[{facts['image']!r}] have no coordinate system in common: "
+            f"{list(ours)} and {list(image)}. Relate them with spatialdata.transformations.set_transformation."
+        )
+    axes: dict[str, Any] = {"input_axes": ("x", "y"), "output_axes": ("x", "y")}
+    to_shared, from_image = (t[shared[0]].to_affine_matrix(**axes) for t in (ours, image))
+    return np.linalg.inv(from_image) @ to_shared
