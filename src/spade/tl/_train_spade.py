@@ -244,7 +244,7 @@ def train_spade(
             initial=0 if checkpoints is None else checkpoints.epochs(mine),
             desc="training experts",
             unit="epoch",
-            disable=group is not None and group.rank > 0,
+            **({"disable": True} if group is not None and group.rank else {}),
         ) as bar:
 
             def progress(expert: int, epoch: int, train_loss: float, val_loss: float) -> None:

@@ -1,0 +1,115 @@
+"""Image features of a spot's surroundings."""
+
+from __future__ import annotations
+
+import logging
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.spatial import KDTree
+
+from spade import _keys
+from spade._patches import patch_centres, patch_record
+from spade._samples import Sample, Samples, iter_samples, read_features
+from spade.core.routing import Floats
+
+logger = logging.getLogger("spade")
+#: Radius in pitches: the 8 neighbours of a square lattice, the 6 of a hexagonal one.
+PITCHES = 1.5
+
+
+def spatial_context(
+    samples: Samples,
+    *,
+    use_rep: str,
+    radius_um: float | None = None,
+    patches_key: str = _keys.PATCHES,
+    table_key: str | None = None,
+    key_added: str | None = None,
+) -> None:
+    """Average image features over each spot and its neighbours.
+
+    A patch shows 112 µm; tissue regions are larger. Put side by side with the features themselves, as
+    ``use_rep=("X_texture", "X_texture_context")``, the averages say where in the tissue a spot lies. They blur what is smaller than the
+    radius, and spots on both sides of a border share neighbours: split by section or patient, or with a guard band of twice the radius,
+    where that matters.
+
+    Parameters
+    ----------
+    samples
+        A ``SpatialData``, a path to a zarr store, or an iterable of these, with patches and image features.
+    use_rep
+        ``obsm`` key of the image features.
+    radius_um
+        Spots whose centres are no farther than this count as neighbours, within their section; None: 1.5 times the median distance of
+        a spot to the nearest other (on a lattice, its direct neighbours).
+    patches_key
+        What :func:`patches` wrote.
+    table_key
+        Table; may be left out when there is one.
+    key_added
+        ``obsm`` key; None: ``"<use_rep>_context"``.
+
+    Returns
+    -------
+    None
+        Writes ``obsm["<use_rep>_context"]``, float32 of the shape of ``obsm[use_rep]``. Spots without features get NaN and do not count
+        as neighbours.
+
+    Raises
+    ------
+    KeyError
+        No such features or patches.
+    ValueError
+        A radius that is not positive.
+
+    Examples
+    --------
+    >>> import spade as sp
+    >>> samples = sp.datasets.toy(2, 60)
+    >>> sp.pp.patches(samples)
+    >>> sp.pp.encode_patches(samples)
+    >>> sp.pp.spatial_context(samples, use_rep="X_texture")
+    >>> samples[0]["table"].obsm["X_texture_context"].shape == samples[0]["table"].obsm["X_texture"].shape
+    True
+    """
+    if radius_um is not None and not 0 < radius_um < np.inf:
+        raise ValueError(f"radius_um={radius_um!r}: expected a positive number of µm.")
+    key = _keys.check_key(f"{use_rep}_context" if key_added is None else key_added)
+    for sample in iter_samples(samples, table_key=table_key):
+        table = sample.table
+        table.obsm[key] = _of_sample(sample, read_features(sample, use_rep), radius_um, patches_key)
+        _keys.write_provenance(
+            table.uns, key, function="pp.spatial_context", use_rep=use_rep, radius_um=radius_um, patches_key=patches_key
+        )
+        sample.save()
+        logger.info("%s: wrote obsm[%r]", sample.name, key)
+
+
+def _of_sample(
+    sample: Sample, features: NDArray[np.float32], radius_um: float | None, patches_key: str
+) -> NDArray[np.float32]:
+    record = patch_record(sample, patches_key)
+    found = np.full_like(features, np.nan)
+    for section in sample.sections:
+        facts = record["regions"].get(section.region)
+        if facts is None:
+            raise KeyError(f"{section.name}: has no patches; run sp.pp.patches for every region first.")
+        centres = patch_centres(sample, section, facts)[0] * facts["mpp"]
+        there = ~np.isnan(features[section.rows]).any(1)
+        rows = section.rows[there]
+        found[rows] = neighbour_means(features[rows], centres[there], radius_um)
+    return found
+
+
+def neighbour_means(x: NDArray[np.float32], points: Floats, radius: float | None) -> NDArray[np.float32]:
+    """Mean of the rows of ``x`` within ``radius`` of each point, itself included."""
+    if len(points) < 2:
+        return x
+    tree = KDTree(points)
+    if radius is None:
+        radius = PITCHES * float(np.median(tree.query(points, k=2)[0][:, 1]))
+    near = tree.sparse_distance_matrix(tree, radius, output_type="coo_matrix").tocsr()
+    near.data[:] = 1.0  # of pairs; a distance of 0, a spot's own, is stored as well
+    near.setdiag(1.0)
+    return np.asarray(near @ x / near.sum(1).reshape(-1, 1), dtype=np.float32)
