@@ -120,9 +120,10 @@ def main(arguments=None):
     within = sp.tl.few_shot(samples[1:], C=1.0, **common)
     across = sp.tl.few_shot(samples[1:], groupby="section", n_support_groups=1, **common)
     for name, table in (("A, within each section", within), ("B, from one section to the others", across)):
-        for baseline in frozen:
+        with_context = table[table["representation"].str.contains("context")]
+        for baseline, rows in (("frozen", table), ("frozen + context", with_context)):
             print(f"\n{name}: balanced accuracy, {options.draws} draws, 4 sections; difference to {baseline}\n")
-            show(table, baseline)
+            show(rows, baseline)
     return within, across
 
 

@@ -64,3 +64,19 @@ def test_embedding_and_scaling_made_small(monkeypatch, capsys):
     assert [row["spots"] for row in rows] == [2_100, 4_200]
     assert all(row["peak"] > row["data"] for row in rows)
     assert "bytes per spot" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_few_shot_made_small(monkeypatch):
+    sizes = ("--spots", 400, "--features", 32, "--draws", 2, "--gallery", 5_000, "--queries", 50, "--repeats", 1)
+    *_, same = run(monkeypatch, "few_shot", *sizes)
+    assert same > 0.99
+
+
+@pytest.mark.slow
+@pytest.mark.realdata
+def test_few_shot_on_the_olfactory_bulb_made_small(monkeypatch, capsys, data_dir):
+    options = ("--draws", 2, "--epochs", 2, "--genes", 60, "--data", data_dir / "mob")
+    tables = run(monkeypatch, "few_shot_mob", *options)
+    assert all(set(table["unit"]) == {"MOB_01", "MOB_02", "MOB_03", "MOB_04"} for table in tables)
+    assert "B, from one section to the others" in capsys.readouterr().out

@@ -426,8 +426,11 @@ def test_several_samples_need_their_names(tmp_path):
     frame = sp.io.read_annotations(tmp_path / "l.csv")
     with pytest.raises(ValueError, match=r"no column 'sample', and there are several samples, such as 'a'\. Add the"):
         sp.pp.label_patches(samples, frame.drop(columns="sample").iloc[1:])
+    with warns_here(r"annotations= also names 'c', which no sample is called; not used"):
+        sp.pp.label_patches(samples, frame.replace({"sample": {"a": "c"}}).iloc[:2])  # of a larger cohort
+    assert [got(s, "layer")[0] for s in samples] == [None, "y"]
     with pytest.raises(KeyError, match=r"names 'c', which no sample is called; there are 'a', 'b'\. Labels of another"):
-        sp.pp.label_patches(samples, frame.replace({"sample": {"a": "c"}}).iloc[:2])
+        sp.pp.label_patches(samples, frame.replace({"sample": {"a": "c"}}).iloc[:1])
     other = pd.DataFrame({"sample": ["a"] * 2, "spot": ["AAAC-1", "AAAG-1"], "layer": ["x", "y"]})
     said = r"a: none of the 2 spots in annotations= \('AAAC-1', 'AAAG-1'\) is among its 12 spots \(instance ids 's00'.*another sample"
     with pytest.raises(ValueError, match=said):

@@ -86,7 +86,7 @@ def label_patches(
     Raises
     ------
     KeyError
-        If patches, a column or a shapes element is not there, or annotations name a sample or section that is not.
+        If patches, a column or a shapes element is not there, polygons name a section that is not, or a table none that is.
     ValueError
         If geometries are empty or not areas, no polygon has a label, all polygons lie off the image, a spot or sample is
         named twice, no spot of a table is in the sample, or a name is in use.
@@ -95,7 +95,7 @@ def label_patches(
     -----
     UserWarning
         With the numbers of polygons that were repaired, have no label or lie off the image; of sections without annotations; of
-        spots in a table that the samples do not have.
+        spots and samples in a table that are not there.
 
     Examples
     --------
@@ -183,11 +183,13 @@ def _of_table(
         lost += unused
         without += [section.name for section in sample.sections if (positions[section.rows] < 0).all()]
     check_names(names)
-    if SAMPLE in frame:
-        sources.check_known(sorted(set(frame[SAMPLE])), names, source)
-    notes = (
-        [f"{lost} of {len(frame)} spots in {source} are not in the samples; their labels are not used."] if lost else []
-    )
+    notes = []
+    if lost:
+        notes.append(f"{lost} of {len(frame)} spots in {source} are not in the samples; their labels are not used.")
+    if SAMPLE in frame and (others := sorted(set(frame[SAMPLE]) - set(names))):
+        if not set(frame[SAMPLE]) & set(names):
+            sources.check_known(others, names, source)
+        notes.append(f"{source} also names {shorten(others)}, which no sample is called; not used.")
     return written, notes + _without(without, source)
 
 
