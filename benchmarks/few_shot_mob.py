@@ -15,6 +15,7 @@ import warnings
 from pathlib import Path
 
 import numpy as np
+from scipy.sparse import csr_matrix
 from sklearn.cross_decomposition import PLSRegression
 from sklearn.decomposition import PCA
 from sklearn.linear_model import RidgeCV
@@ -30,6 +31,7 @@ WAYS = {
     "spade": {},
     "spade, warm start": {"warm_start": 50},
     "one expert": ONE,
+    "one expert, smoothed expression": ONE | {"layer": "smooth", "normalized": True},
     "one expert, InfoNCE": ONE | {"loss": "clip", "temperature": 0.1},
     "shuffled pairs": ONE | {"shuffle_pairs": True},
 }
@@ -60,16 +62,35 @@ def apply(samples, use_rep, key, function):
         sample["table"].obsm[key] = np.asarray(function(sample["table"].obsm[use_rep]), dtype=np.float32)
 
 
+def log_expression(table, smooth=False):
+    """Log-normalised expression; of the sums of counts over a spot and its neighbours on the lattice, if it is to be smooth."""
+    counts = table.X.toarray()
+    if smooth:
+        places = table.obs[["array_col", "array_row"]].to_numpy(dtype=float)
+        near = np.abs(places[:, None] - places[None]).max(2) <= 1
+        counts = near.astype(np.float32) @ counts
+    return np.log1p(1e4 * counts / counts.sum(1, keepdims=True))
+
+
 def learn(samples, use_rep, genes, epochs, stem):
     """Write one representation per way; return their keys."""
     train, keys = samples[0], {}
-    for way, options in WAYS.items():
-        model = sp.tl.train_spade(train, use_rep=use_rep, genes=genes, **COMMON | options | {"n_epochs": epochs})
-        keys[way] = f"{stem}_{len(keys)}"
-        apply(samples, use_rep, keys[way], model.encode_image)
     table = train["table"]
-    counts = table.X.toarray()
-    expression = np.log1p(1e4 * counts / counts.sum(1, keepdims=True))[:, table.var_names.get_indexer(genes.names)]
+    table.layers["smooth"] = csr_matrix(log_expression(table, smooth=True), dtype=np.float32)
+
+    def fit(**options):
+        return sp.tl.train_spade(train, use_rep=use_rep, genes=genes, **COMMON | {"n_epochs": epochs} | options)
+
+    for way, options in WAYS.items():
+        keys[way] = f"{stem}_{len(keys)}"
+        apply(samples, use_rep, keys[way], fit(**options).encode_image)
+    models = [fit(**ONE, rng=seed) for seed in range(5)]
+    keys["five seeds of one expert"] = f"{stem}_{len(keys)}"
+    apply(
+        samples, use_rep, keys["five seeds of one expert"],
+        lambda values: np.concatenate([model.encode_image(values) for model in models], 1),
+    )  # fmt: skip
+    expression = log_expression(table)[:, table.var_names.get_indexer(genes.names)]
     scale = StandardScaler().fit(table.obsm[use_rep])
     x, y = scale.transform(table.obsm[use_rep]), StandardScaler().fit_transform(expression)
     pls = PLSRegression(8).fit(x, y)
