@@ -7,7 +7,7 @@ from itertools import islice
 import numpy as np
 import pandas as pd
 import pytest
-from _tiny import featured, spoil
+from _tiny import featured, spoil, warns_here
 from scipy.stats import norm
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import balanced_accuracy_score, f1_score, recall_score, roc_auc_score
@@ -18,6 +18,7 @@ from spade.core import metrics
 from spade.core.blocks import too_near
 from spade.core.episodes import between_blocks, between_groups
 from spade.core.intervals import holm, sign_flip_p
+from spade.tl._labelled import guard_width
 from spade.tl._probes import Probe, linear
 
 
@@ -356,6 +357,55 @@ def test_bootstrap_intervals_cover():
     assert 0.88 < hits / 200 < 0.98
 
 
+def test_results_of_several_classifiers_are_not_averaged(four):
+    both = pd.concat([run(four, groupby="patient", classifier=name) for name in ("linear", "knn")])
+    with pytest.raises(ValueError, match="rows for the same representation and draw occur more than once"):
+        sp.tl.few_shot_summary(both)
+    for sample in four:
+        sample["table"].obs["stage"] = "I" if sample is four[0] or sample is four[1] else "II"
+    table = run(four, label_key="stage", groupby="patient", shots=1)
+    with pytest.raises(ValueError, match="metric='macro_auroc' is NaN throughout"):
+        sp.tl.few_shot_summary(table, metric="macro_auroc")
+    assert len(sp.tl.few_shot_summary(table)) == 1
+
+
+def test_a_class_of_one_patient_is_never_asked_for_and_that_is_said(four):
+    kinds = four[0]["table"].obs["kind"].astype(str).to_numpy()
+    kinds[:6] = "d"
+    four[0]["table"].obs["kind"] = kinds
+    with warns_here("classes 'd' and groups 's0' are never in the query"):
+        table = run(four, groupby="patient")
+    assert set(table["n_classes"]) == {4}
+
+
+def test_whole_numbers_are_the_same_class_with_and_without_missing_values(four):
+    for i, sample in enumerate(four):
+        number = pd.Series(np.arange(36) % 3, index=sample["table"].obs.index)
+        sample["table"].obs["grade"] = number.where(np.arange(36) > 3) if i % 2 else number
+    table = run(four, label_key="grade", groupby="patient")
+    assert set(table["label"]) == {"", "0", "1", "2"}
+    four[0]["table"].obs["grade"] = np.linspace(0, 1, 36)
+    with pytest.raises(TypeError, match=r"s0: label_key='grade' is a column of numbers such as .*pandas.cut"):
+        run(four, label_key="grade")
+
+
+def test_sections_without_labels_are_passed_over(four):
+    four[3]["table"].obs["kind"] = None
+    assert set(run(four)["unit"]) == {"s0", "s1", "s2"}
+
+
+def test_context_features_widen_the_guard_band(cohort):
+    sp.pp.spatial_context(cohort, use_rep="X_texture", radius_um=150)
+    assert guard_width(cohort, {"a": ("X_texture",)}, "patches", None) == 112
+    assert guard_width(cohort, {"a": ("X_texture",), "b": ("X_texture", "X_texture_context")}, "patches", None) == 412
+
+
+def test_results_do_not_replace_records(four):
+    for key in ("spade", "spatialdata_attrs"):
+        with pytest.raises(ValueError, match=f"key_added='{key}' is where records of the object are kept"):
+            run(four[0], key_added=key)
+
+
 @pytest.mark.parametrize(
     ("options", "error", "said"),
     [
@@ -415,6 +465,22 @@ def test_annotation_keeps_colours_and_stores(four, tmp_path):
     assert table.uns["mine_colors"].tolist() == ["#111111", "#222222", "#333333"]
     assert table.uns["spade"]["mine"]["n_labels"] == 36
     assert table.obs["mine"].notna().all()
+
+
+def test_annotation_writes_nothing_unless_all_can_be_written(four):
+    spoil(four[1], "X_f", slice(None))
+    del four[1]["table"].obs["kind"]
+    sp.tl.annotate(four[:2], label_key="kind", use_rep="X_f")
+    assert four[1]["table"].obs["kind_predicted"].isna().all()
+    with pytest.raises(ValueError, match="key_added='kind' would replace the labels"):
+        sp.tl.annotate(four, label_key="kind", use_rep="X_f", key_added="kind")
+    with pytest.raises(ValueError, match=r"s0: a label cannot be written as obs\['region'\]"):
+        sp.tl.annotate(four, label_key="kind", use_rep="X_f", key_added="region")
+    del four[3]["table"].obsm["X_f"]
+    del four[3]["table"].obs["kind"]
+    with pytest.raises(KeyError, match="s3: use_rep='X_f'"):
+        sp.tl.annotate(four, label_key="kind", use_rep="X_f", key_added="again")
+    assert "again" not in four[0]["table"].obs
 
 
 def test_annotation_without_labels_or_with_several_representations(four):

@@ -8,7 +8,7 @@ from _tiny import featured, spoil
 from spatialdata import read_zarr
 
 import spade as sp
-from spade.pp._spatial_context import neighbour_means
+from spade.pp._spatial_context import neighbour_means, neighbour_radius
 
 
 def test_means_are_those_of_a_loop_over_spots():
@@ -34,7 +34,8 @@ def test_sections_do_not_see_each_other_and_stores_are_saved(cohort, tmp_path):
     sp.pp.spatial_context(cohort, use_rep="X_texture")
     stored = read_zarr(alone)["table"]
     np.testing.assert_array_equal(stored.obsm["X_texture_context"], cohort[0]["table"].obsm["X_texture_context"])
-    assert stored.uns["spade"]["X_texture_context"]["use_rep"] == "X_texture"
+    record = stored.uns["spade"]["X_texture_context"]
+    assert (record["use_rep"], record["radius_um"]) == ("X_texture", pytest.approx(150, rel=0.05))
     assert stored.obsm["X_texture_context"].dtype == np.float32
 
 
@@ -42,7 +43,7 @@ def test_points_at_one_place_count_each():
     x = np.array([[1.0], [3.0], [10.0]], dtype=np.float32)
     points = np.array([[0.0, 0], [0, 0], [9, 9]])
     np.testing.assert_allclose(neighbour_means(x, points, 1.0).ravel(), [2, 2, 10])
-    np.testing.assert_array_equal(neighbour_means(x[:1], points[:1], None), x[:1])
+    np.testing.assert_array_equal(neighbour_means(x[:1], points[:1], neighbour_radius(points[:1])), x[:1])
 
 
 def test_what_is_not_there_is_named(cohort):

@@ -100,6 +100,22 @@ def test_a_spot_is_never_its_own_answer_and_sections_can_be_left_out(model):
     assert len(across) == 36 * 72
 
 
+def test_objects_are_known_whatever_they_are_called(model):
+    """Names that depend on what is passed with what must not decide which spot is which."""
+    nameless = [featured(name="", seed=i) for i in range(3)]
+    table = sp.tl.retrieve(nameless[0], nameless, model, query_by="image", gallery_by="image", k=None)
+    assert set(table["query_sample"]) == {"sample 0"}
+    assert not ((table["query_sample"] == table["sample"]) & (table["query"] == table["spot"])).any()
+    across = sp.tl.retrieve(nameless[0], nameless, model, same_section=False, k=None)
+    assert set(across["sample"]) == {"sample 1", "sample 2"}
+    others = sp.tl.retrieve(nameless[0], nameless[1], model, query_by="image", gallery_by="image", spots="s00", k=None)
+    assert len(others) == 36
+    with pytest.raises(ValueError, match="nothing is left to be found"):
+        sp.tl.retrieve(nameless[0], nameless[0], model, same_section=False)
+    with pytest.raises(ValueError, match="spots= is empty"):
+        sp.tl.retrieve(nameless[0], nameless[1], model, spots=[])
+
+
 def test_single_spots_can_be_asked_for(model):
     table = sp.tl.retrieve(cohort()[0], cohort(), model, spots=["s03", "s07"], k=2)
     assert table["query"].tolist() == ["s03", "s03", "s07", "s07"]
@@ -202,6 +218,12 @@ def test_shuffled_pairs_are_no_pairs(model):
     own = table[table["gallery"] != "same expert"]
     np.testing.assert_allclose(own["control_recall"], alone[alone["gallery"] != "same expert"]["recall"])
     assert set(table["gallery"]) == {"all spots", "same section", "same expert", "other sections"}
+    for sample in samples:
+        sample["table"].obsm["X_g"] = sample["table"].obsm["X_f"].copy()
+    spoil(samples[0], "X_g", [3])
+    with pytest.raises(ValueError, match=r"control: reads obsm\['X_g'\], which other spots have"):
+        other = train(samples, use_rep="X_g")
+        sp.tl.retrieval_metrics(samples, model, control=other)
     with pytest.raises(TypeError, match="control=3: expected a SpadeModel"):
         sp.tl.retrieval_metrics(samples, model, control=3)
 

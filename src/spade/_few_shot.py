@@ -21,7 +21,19 @@ def check_table(table: object, metric: str) -> pd.DataFrame:
         raise ValueError(f"table {lacking}: expected what sp.tl.few_shot returned.")
     if metric not in set(table["metric"]):
         raise KeyError(f"metric={metric!r} is not in the table; metrics: {shorten(sorted(set(table['metric'])))}.")
-    return table[table["metric"] == metric]
+    own = table[table["metric"] == metric]
+    keys = [name for name in COLUMNS if name != "value"]
+    if own.duplicated(keys).any():
+        raise ValueError(
+            "table: rows for the same representation and draw occur more than once, as when results of several classifiers are put "
+            "together. Summarise them one by one, or give the representations other names."
+        )
+    if own["value"].isna().all():
+        raise ValueError(
+            f"metric={metric!r} is NaN throughout: every section or group of the query has a single class. Use a metric that does not "
+            "compare classes, or groups that have several."
+        )
+    return own
 
 
 def unit_means(own: pd.DataFrame) -> pd.DataFrame:

@@ -87,6 +87,13 @@ def check_key(key: str, argument: str = "key_added") -> str:
     return key
 
 
+def check_uns_key(key: str) -> str:
+    """Return ``key`` if a result may be stored as ``uns[key]``, else raise."""
+    if check_key(key) in (UNS, "spatialdata_attrs"):
+        raise ValueError(f"key_added={key!r} is where records of the object are kept; choose another name.")
+    return key
+
+
 def write_provenance(uns: Any, key: str, **facts: Any) -> None:
     """Write one flat record under ``uns["spade"][key]``; facts that are None are left out."""
     from spade import __version__

@@ -284,6 +284,26 @@ def obs_column(sample: Sample, key: str, argument: str) -> pd.Series:
     return sample.table.obs[key]
 
 
+def category_strings(column: pd.Series, where: str) -> tuple[NDArray[np.object_], list[str]]:
+    """Return the category of every row as a string (``""`` where it is missing), and the categories in order.
+
+    Whole numbers that became floats, as columns with missing values do, are whole numbers again, so that they are called the same in
+    every sample.
+    """
+    categorical_dtype = isinstance(column.dtype, pd.CategoricalDtype)
+    known = column.cat.categories.to_series() if categorical_dtype else column.dropna()
+    if pd.api.types.is_float_dtype(known.dtype):
+        if not np.array_equal(known, np.round(known)):
+            raise TypeError(
+                f"{where} is a column of numbers such as {shorten(known, 2)}; expected categories. Cut it into ranges first, as with "
+                "pandas.cut."
+            )
+        column, known = column.astype("Int64"), known.astype("Int64")
+    order = known.tolist() if categorical_dtype else sorted(known.unique())
+    values = column.astype(object).map(str, na_action="ignore")
+    return values.where(column.notna(), "").to_numpy(dtype=object), [str(name) for name in order]
+
+
 def group_labels(sample: Sample, groupby: str | None, argument: str = "groupby") -> NDArray[np.str_]:
     """Return the group of every row as strings (the section if None); missing values raise."""
     if groupby is None:
@@ -293,7 +313,18 @@ def group_labels(sample: Sample, groupby: str | None, argument: str = "groupby")
         raise ValueError(
             f"{sample.name}: obs[{groupby!r}] is missing for {int(column.isna().sum())} of {len(column)} spots. Fill it in."
         )
-    return column.astype(str).to_numpy().astype(str)
+    return category_strings(column, f"{sample.name}: {argument}={groupby!r}")[0].astype(str)
+
+
+def check_free(sample: Sample, key: str) -> None:
+    """Raise if writing ``obs[key]`` would break what the table or this package relies on."""
+    _, region_key, instance_key = table_keys(sample.table, sample.name, sample.table_key)
+    record = _keys.read_provenance(sample.table.uns, key)
+    if key in (region_key, instance_key, _keys.VALID) or (record and key not in sample.table.obs):
+        raise ValueError(
+            f"{sample.name}: a label cannot be written as obs[{key!r}], for this name is in use"
+            f"{'' if not record else ' by sp.' + record.get('function', '')}. Choose another with key_added=, or columns= to write."
+        )
 
 
 def categorical(values: Sequence[str] | NDArray[Any], categories: Sequence[str] | None = None) -> pd.Categorical:

@@ -18,7 +18,6 @@ LABELS = {
     "balanced_accuracy": "balanced accuracy",
     "macro_auroc": "macro AUROC",
     "macro_f1": "macro F1",
-    "recall": "recall",
 }
 
 
@@ -35,7 +34,7 @@ def few_shot(
 ) -> NDArray[Any]:
     """Draw few-shot results.
 
-    Left, the metric over shots, with 95 % bootstrap intervals over sections or patients; the dashed line is chance. Middle, the
+    Left, the metric over shots, with 95 % bootstrap intervals over sections or patients; the dashed line is chance (F1 has none of its own). Middle, the
     difference to ``baseline`` on the same draws, with a dot per section or patient. Right, the recall of every class.
 
     Parameters
@@ -76,6 +75,8 @@ def few_shot(
     >>> sp.pl.few_shot(table).shape
     (2,)
     """
+    if metric == "recall":
+        raise ValueError('metric="recall" is drawn in the right panel; its mean over classes is "balanced_accuracy".')
     summary = summarise(table, None, metric, n_boot, 0.95, rng)
     names = list(dict.fromkeys(summary["representation"]))
     baseline = names[0] if baseline is None else baseline
@@ -85,10 +86,11 @@ def few_shot(
     if most not in all_shots:
         raise KeyError(f"shots={shots!r} are not in the table; there are {', '.join(map(str, all_shots))}.")
     of_classes = summarise(table[table["shots"] == most], None, "recall", n_boot, 0.95, rng)
-    n_classes = len(set(of_classes["label"]))
+    n_classes = int(table["n_classes"].iloc[0])
     colours = {name: SAFE[i % len(SAFE)] for i, name in enumerate(names)}
     axes = _panels(ax, 2 if len(names) == 1 else 3, n_classes * len(names))
-    _curves(axes[0], summary, metric, colours, 1 / n_classes if metric != "macro_auroc" else 0.5)
+    chance = {"balanced_accuracy": 1 / n_classes, "macro_auroc": 0.5}.get(metric)
+    _curves(axes[0], summary, metric, colours, chance)
     if len(names) > 1:
         _differences(axes[1], paired, _unit_differences(table, metric, baseline), baseline, metric, colours)
     _classes(axes[-1], of_classes, most, colours)
@@ -114,20 +116,21 @@ def _positions(summary: pd.DataFrame, names: list[str]) -> dict[tuple[str, int],
     }
 
 
-def _curves(ax: Axes, summary: pd.DataFrame, metric: str, colours: dict[str, str], chance: float) -> None:
+def _curves(ax: Axes, summary: pd.DataFrame, metric: str, colours: dict[str, str], chance: float | None) -> None:
     place = _positions(summary, list(colours))
-    one = summary.groupby(["representation", "shots"], sort=False)[["mean", "low", "high"]].mean().reset_index()
-    for name, own in one.groupby("representation", sort=False):
+    for name, own in summary.groupby("representation", sort=False):
         x = np.array([place[name, k] for k in own["shots"]])
         ax.vlines(x, own["low"], own["high"], color=colours[name], linewidth=1.2)
         ax.plot(x, own["mean"], "o-", color=colours[name], markersize=3.5, linewidth=1.2, label=name)
-    ax.axhline(chance, color=GREY, linewidth=0.8, linestyle=(0, (4, 3)))
+    if chance is not None:
+        ax.axhline(chance, color=GREY, linewidth=0.8, linestyle=(0, (4, 3)))
     _shots_axis(ax, summary)
     ax.set_ylabel(LABELS.get(metric, metric), fontsize=TEXT)
     ax.legend(
         fontsize=SMALL, frameon=False, loc="upper left", bbox_to_anchor=(0, -0.2), borderaxespad=0, handlelength=1.5
     )
-    title(ax, f"{int(summary['n_units'].max())} sections or groups, chance dashed")
+    dashed = "" if chance is None else ", chance dashed"
+    title(ax, f"{int(summary['n_units'].max())} sections or groups{dashed}")
 
 
 def _unit_differences(table: pd.DataFrame, metric: str, baseline: str) -> pd.DataFrame:

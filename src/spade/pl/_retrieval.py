@@ -19,7 +19,7 @@ from spade.pl._tissue import View, common_frames, draw_spots, draw_tissue, scale
 UNIT = 1.25
 PANEL = 3.0
 FADE = 0.55
-COLUMNS = ("query_sample", "query", "rank", "sample", "spot", "score")
+COLUMNS = ("query_sample", "query_section", "query", "rank", "sample", "section", "spot", "score")
 
 
 def retrieval(
@@ -37,7 +37,7 @@ def retrieval(
     """Draw what :func:`spade.tl.retrieve` found.
 
     Queries that are spots: one row each, the patch of the query and those of its best spots with their scores. A signature: its
-    score on every section, for which it must have been ranked over the whole gallery (``k=None``).
+    score on every section; with ``k=None`` all spots have one.
 
     Parameters
     ----------
@@ -65,9 +65,9 @@ def retrieval(
     Raises
     ------
     KeyError
-        Spots of the table that the samples do not have, or no patches.
+        Sections or spots of the table that the samples do not have, or no patches.
     ValueError
-        A table of something else, or of the best spots of a signature only.
+        A table of something else, or an empty one.
 
     Examples
     --------
@@ -86,6 +86,8 @@ def retrieval(
     if not isinstance(table, pd.DataFrame) or (missing := [name for name in COLUMNS if name not in table]):
         lacking = f"lacks {shorten(missing)}" if isinstance(table, pd.DataFrame) else f"is {type(table).__name__}"
         raise ValueError(f"table {lacking}: expected what sp.tl.retrieve returned.")
+    if table.empty:
+        raise ValueError("table is empty; pass what sp.tl.retrieve returned.")
     if (table["query_sample"] == "").all():
         axes = _map(table, samples, patches_key, table_key, ax)
     else:
@@ -95,18 +97,18 @@ def retrieval(
 
 
 def _map(table: pd.DataFrame, samples: Samples, patches_key: str, table_key: str | None, ax: Any) -> NDArray[Any]:
-    scores = table.set_index(["sample", "spot"])["score"]
+    scores = table.set_index(["section", "spot"])["score"]
     drawn: list[tuple[View, NDArray[np.float64]]] = []
     for sample in iter_samples(samples, table_key=table_key):
-        names = sample.table.obs_names
-        own = scores.reindex(pd.MultiIndex.from_product([[sample.name], names])).to_numpy()
-        found = int(np.isfinite(own).sum())
-        if 2 * found < len(names):
-            raise ValueError(
-                f"table: has a score for {found} of the {len(names)} spots of {sample.name}. A map needs all: "
-                "sp.tl.retrieve(signature, samples, model, k=None)."
-            )
-        drawn += [(view, own[view.rows]) for view in views(sample, patches_key)]
+        for view in views(sample, patches_key):
+            names = sample.table.obs_names[view.rows].astype(str)
+            own = scores.reindex(pd.MultiIndex.from_product([[view.name], names])).to_numpy()
+            if not np.isfinite(own).any():
+                raise KeyError(
+                    f"samples: the table has no score for {view.name!r}; sections there: {shorten(dict.fromkeys(table['section']))}. Pass the "
+                    "gallery of the search, in the same form."
+                )
+            drawn.append((view, own))
     frames = common_frames([view.frame() for view, _ in drawn])
     aspect = (frames[0][3] - frames[0][1]) / (frames[0][2] - frames[0][0])
     if ax is None:
@@ -120,7 +122,8 @@ def _map(table: pd.DataFrame, samples: Samples, patches_key: str, table_key: str
         draw_tissue(panel, view, box, FADE)
         spots = draw_spots(panel, view, cmap="magma", norm=norm, linewidth=0)
         spots.set_array(np.ma.masked_invalid(values))
-        title(panel, view.name)
+        left_out = int(np.isnan(values).sum())
+        title(panel, f"{view.name} ({left_out:,} spots without a score)" if left_out else view.name)
     colour_bar(axes[-1], spots, "score of the signature")
     return axes
 
@@ -130,7 +133,7 @@ def _patches(
     patches_key: str, table_key: str | None, ax: Any,
 ) -> NDArray[Any]:  # fmt: skip
     """Read sample by sample, so that each is opened once, and draw."""
-    queries = table[["query_sample", "query"]].drop_duplicates().iloc[:n_queries]
+    queries = table[["query_section", "query"]].drop_duplicates().iloc[:n_queries]
     shape = (len(queries), n_patches + 1)
     if ax is None:
         axes = new_figure(UNIT * shape[1] + 0.4, (UNIT + 0.42) * shape[0] + 0.3).subplots(*shape, squeeze=False)
@@ -139,10 +142,10 @@ def _patches(
     of_queries, of_gallery = [], []
     for i, (name, spot) in enumerate(queries.itertuples(index=False)):
         of_queries.append((i, 0, name, spot, f"query in {name}\n{spot}"))
-        best = table[(table["query_sample"] == name) & (table["query"] == spot)].nsmallest(n_patches, "rank")
+        best = table[(table["query_section"] == name) & (table["query"] == spot)].nsmallest(n_patches, "rank")
         of_gallery += [
-            (i, j, row.sample, row.spot, f"{row.sample}\n{row.score:.2f}")
-            for j, row in enumerate(best[["sample", "spot", "score"]].itertuples(index=False), 1)
+            (i, j, row.section, row.spot, f"{row.section}\n{row.score:.2f}")
+            for j, row in enumerate(best[["section", "spot", "score"]].itertuples(index=False), 1)
         ]
     for panel in axes.ravel():
         panel.set_visible(False)
@@ -162,10 +165,9 @@ def _draw(
 ) -> None:  # fmt: skip
     left = list(wanted)
     for sample in iter_samples(samples, table_key=table_key):
-        names = sample.table.obs_names
         for view in views(sample, patches_key):
-            here = {spot: position for position, spot in enumerate(names[view.rows])}
-            own = [one for one in left if one[2] == sample.name and one[3] in here]
+            here = {str(spot): position for position, spot in enumerate(sample.table.obs_names[view.rows])}
+            own = [one for one in left if one[2] == view.name and one[3] in here]
             left = [one for one in left if one not in own]
             pixels = view.patches(np.array([here[one[3]] for one in own], dtype=np.int64))
             for (i, j, _, _, text), patch in zip(own, pixels, strict=True):

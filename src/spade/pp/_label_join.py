@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from spade import _keys
 from spade._label_table import SAMPLE, SPOT
-from spade._samples import Sample, shorten, table_keys
+from spade._samples import Sample, shorten
 
 Ints = NDArray[np.int64]
 
@@ -32,17 +32,6 @@ def chosen_columns(frame: pd.DataFrame, columns: str | Sequence[str] | None, sou
                 "leave it out with columns=."
             )
     return chosen
-
-
-def check_free(sample: Sample, key: str) -> None:
-    """Raise if writing ``obs[key]`` would break what the table or this package relies on."""
-    _, region_key, instance_key = table_keys(sample.table, sample.name, sample.table_key)
-    record = _keys.read_provenance(sample.table.uns, key)
-    if key in (region_key, instance_key, _keys.VALID) or (record and key not in sample.table.obs):
-        raise ValueError(
-            f"{sample.name}: a label cannot be written as obs[{key!r}], for this name is in use"
-            f"{'' if not record else ' by sp.' + record.get('function', '')}. Choose another with key_added=, or columns= to write."
-        )
 
 
 def join(sample: Sample, frame: pd.DataFrame, only: bool, source: str) -> tuple[Ints, int]:

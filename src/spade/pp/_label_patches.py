@@ -19,7 +19,7 @@ from spade import _keys, _label_table
 from spade._files import suffix
 from spade._label_table import SAMPLE, SPOT, check_label_table, read_label_table
 from spade._patches import patch_record
-from spade._samples import Samples, as_list, check_names, iter_samples, shorten
+from spade._samples import Samples, as_list, check_free, check_names, iter_samples, shorten
 from spade.pp._label_section import Labelled, label_section
 
 logger = logging.getLogger("spade")
@@ -176,7 +176,7 @@ def _of_table(
     items = as_list(samples)
     for sample in iter_samples(items, table_key=table_key):
         for key in keys.values():
-            tables.check_free(sample, key)
+            check_free(sample, key)
         positions, unused = tables.join(sample, frame, len(items) == 1, source)
         written.append({keys[c]: (tables.values_of(frame[c], positions), record) for c in chosen})
         names += dict.fromkeys([sample.name, *(section.name for section in sample.sections)])
@@ -211,7 +211,7 @@ def _of_polygons(
     empty = []
     for sample in iter_samples(samples, table_key=table_key):
         for name in (key, f"{key}_share"):
-            tables.check_free(sample, name)
+            check_free(sample, name)
         labels, shares = np.full(sample.table.n_obs, None, dtype=object), np.full(sample.table.n_obs, np.nan)
         for section in sample.sections:
             if section.name not in given:

@@ -31,8 +31,8 @@ def spatial_context(
 
     A patch shows 112 µm; tissue regions are larger. Put side by side with the features themselves, as
     ``use_rep=("X_texture", "X_texture_context")``, the averages say where in the tissue a spot lies. They blur what is smaller than the
-    radius, and spots on both sides of a border share neighbours: split by section or patient, or with a guard band of twice the radius,
-    where that matters.
+    radius, and spots on both sides of a border share neighbours: split by section or patient, or with a guard band of the side of a patch
+    and twice the radius.
 
     Parameters
     ----------
@@ -78,9 +78,9 @@ def spatial_context(
     key = _keys.check_key(f"{use_rep}_context" if key_added is None else key_added)
     for sample in iter_samples(samples, table_key=table_key):
         table = sample.table
-        table.obsm[key] = _of_sample(sample, read_features(sample, use_rep), radius_um, patches_key)
+        table.obsm[key], largest = _of_sample(sample, read_features(sample, use_rep), radius_um, patches_key)
         _keys.write_provenance(
-            table.uns, key, function="pp.spatial_context", use_rep=use_rep, radius_um=radius_um, patches_key=patches_key
+            table.uns, key, function="pp.spatial_context", use_rep=use_rep, radius_um=largest, patches_key=patches_key
         )
         sample.save()
         logger.info("%s: wrote obsm[%r]", sample.name, key)
@@ -88,9 +88,10 @@ def spatial_context(
 
 def _of_sample(
     sample: Sample, features: NDArray[np.float32], radius_um: float | None, patches_key: str
-) -> NDArray[np.float32]:
+) -> tuple[NDArray[np.float32], float]:
+    """Means around every row, and the largest radius."""
     record = patch_record(sample, patches_key)
-    found = np.full_like(features, np.nan)
+    found, largest = np.full_like(features, np.nan), 0.0
     for section in sample.sections:
         facts = record["regions"].get(section.region)
         if facts is None:
@@ -98,17 +99,20 @@ def _of_sample(
         centres = patch_centres(sample, section, facts)[0] * facts["mpp"]
         there = ~np.isnan(features[section.rows]).any(1)
         rows = section.rows[there]
-        found[rows] = neighbour_means(features[rows], centres[there], radius_um)
-    return found
+        radius = neighbour_radius(centres[there]) if radius_um is None else radius_um
+        found[rows] = neighbour_means(features[rows], centres[there], radius)
+        largest = max(largest, radius)
+    return found, largest
 
 
-def neighbour_means(x: NDArray[np.float32], points: Floats, radius: float | None) -> NDArray[np.float32]:
+def neighbour_radius(points: Floats) -> float:
+    """1.5 times the median distance of a point to the nearest other."""
+    return PITCHES * float(np.median(KDTree(points).query(points, k=2)[0][:, 1])) if len(points) > 1 else 0.0
+
+
+def neighbour_means(x: NDArray[np.float32], points: Floats, radius: float) -> NDArray[np.float32]:
     """Mean of the rows of ``x`` within ``radius`` of each point, itself included."""
-    if len(points) < 2:
-        return x
     tree = KDTree(points)
-    if radius is None:
-        radius = PITCHES * float(np.median(tree.query(points, k=2)[0][:, 1]))
     near = tree.sparse_distance_matrix(tree, radius, output_type="coo_matrix").tocsr()
     near.data[:] = 1.0  # of pairs; a distance of 0, a spot's own, is stored as well
     near.setdiag(1.0)

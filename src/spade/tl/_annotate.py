@@ -7,7 +7,7 @@ import logging
 import numpy as np
 
 from spade import _keys
-from spade._samples import Samples, as_list, categorical, iter_samples, obs_column
+from spade._samples import Samples, as_list, categorical, check_free, iter_samples, obs_column
 from spade.core.streams import as_seed
 from spade.tl._labelled import Representation, named_representations, read_representations, read_rows, support_scale
 from spade.tl._probes import Probe
@@ -65,7 +65,7 @@ def annotate(
     KeyError
         No such column in any sample, or no such representation.
     ValueError
-        Fewer than two classes with labels, or widths that differ.
+        Fewer than two classes with labels, widths that differ, or a name that is in use. Nothing is written then.
 
     Examples
     --------
@@ -79,11 +79,15 @@ def annotate(
     >>> samples[1]["table"].obs["mine_predicted"].isna().sum()
     np.int64(0)
     """
-    if isinstance(use_rep, list):
+    if not isinstance(use_rep, (str, tuple)):
         raise TypeError(f"use_rep={use_rep!r}: expected one representation, a key or a tuple of keys put side by side.")
     named = named_representations(use_rep)
     stem = f"{label_key}_predicted" if key_added is None else key_added
     probability, uncertainty = (_keys.check_key(f"{stem}_{name}") for name in ("probability", "uncertainty"))
+    if stem == label_key:
+        raise ValueError(
+            f"key_added={stem!r} would replace the labels obs[{label_key!r}] by predictions; choose another name."
+        )
     probe = Probe(classifier, C, n_neighbors)
     listed = as_list(samples)
     labelled = [
@@ -101,7 +105,10 @@ def annotate(
     y = rows.y[rows.y >= 0]
     mean, deviation = support_scale(support, scaling)
     predict = probe.fit((support - mean) / deviation, y, seed)
+    predicted = []
     for sample in iter_samples(listed, table_key=table_key):
+        for key in (stem, uncertainty):
+            check_free(sample, key)
         found_x, own = read_representations(sample, named, scaling)
         (x,) = found_x.values()
         if x.shape[1] != support.shape[1]:
@@ -109,20 +116,25 @@ def annotate(
                 f"{sample.name}: {use_rep!r} has {x.shape[1]} features, but {support.shape[1]} in the samples with labels. Make it alike."
             )
         found = np.full((sample.table.n_obs, len(rows.classes)), np.nan, dtype=np.float32)
-        found[own] = predict((x - mean) / deviation)
-        names = np.full(sample.table.n_obs, "", dtype=object)
-        names[own] = np.array(rows.classes, dtype=object)[found[own].argmax(1)]
-        obs = sample.table.obs
-        obs[stem] = categorical(names, rows.classes)
-        known = np.clip(found, 1e-12, 1)
-        obs[uncertainty] = (-(known * np.log(known)).sum(1) / np.log(len(rows.classes))).astype(np.float32)
-        sample.table.obsm[probability] = found
+        if len(own):
+            found[own] = predict((x - mean) / deviation)
+        predicted.append(found)
+    record = {
+        "function": "tl.annotate", "label_key": label_key, "use_rep": " + ".join(*named.values()), "classifier": classifier,
+        "n_labels": len(y), "scaling": scaling, "seed": seed,
+    }  # fmt: skip
+    for sample, found in zip(iter_samples(listed, table_key=table_key), predicted, strict=True):
+        there = ~np.isnan(found).any(1)
+        names = np.full(len(found), "", dtype=object)
+        names[there] = np.array(rows.classes, dtype=object)[found[there].argmax(1)]
+        known, table = np.clip(found, 1e-12, 1), sample.table
+        table.obs[stem] = categorical(names, rows.classes)
+        table.obs[uncertainty] = (-(known * np.log(known)).sum(1) / np.log(len(rows.classes))).astype(np.float32)
+        table.obsm[probability] = found
+        table.uns.pop(f"{stem}_colors", None)
         if colours:
-            sample.table.uns[f"{stem}_colors"] = np.array([colours[name] for name in rows.classes])
-        _keys.write_provenance(
-            sample.table.uns, stem, function="tl.annotate", label_key=label_key, use_rep=" + ".join(*named.values()),
-            classifier=classifier, n_labels=len(y), scaling=scaling, seed=seed,
-        )  # fmt: skip
+            table.uns[f"{stem}_colors"] = np.array([colours[name] for name in rows.classes])
+        _keys.write_provenance(table.uns, stem, **record)
         sample.save()
         logger.info("%s: wrote obs[%r], obs[%r] and obsm[%r]", sample.name, stem, uncertainty, probability)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any
@@ -14,12 +15,13 @@ from spatialdata import SpatialData
 from tqdm.auto import tqdm
 
 from spade import _keys
-from spade._samples import Samples, as_list, iter_samples
+from spade._checks import check_count
+from spade._samples import Samples, as_list, iter_samples, shorten
 from spade.core.episodes import Episode, anywhere, between_blocks, between_groups
 from spade.core.metrics import balanced_accuracy, macro_auroc, macro_f1, recalls
 from spade.core.routing import Floats
 from spade.core.streams import as_seed, numpy_stream
-from spade.tl._labelled import Representation, Rows, named_representations, patch_side, read_rows, support_scale
+from spade.tl._labelled import Representation, Rows, guard_width, named_representations, read_rows, support_scale
 from spade.tl._probes import Probe
 
 logger = logging.getLogger("spade")
@@ -83,7 +85,8 @@ def few_shot(
     block_um
         Side of the blocks in µm; the sections need patches (:func:`spade.pp.patches`).
     guard_um
-        Labelled spots closer than this to a query spot are left out; None: the side of a patch.
+        Labelled spots closer than this to a query spot are left out; None: the side of a patch and, with representations of
+        :func:`spade.pp.spatial_context`, twice their radius. A model that was trained on such has the same reach.
     scaling
         Features get mean 0 and deviation 1 over each ``"section"`` (no label is read for it, but the whole section is), or over the
         labelled spots (``"support"``); ``"none"``: as they are.
@@ -100,8 +103,8 @@ def few_shot(
     -------
     DataFrame
         One row per ``representation``, ``classifier``, ``shots``, ``repeat``, ``unit`` (section, or group of the query) and ``metric``:
-        ``value`` of ``"balanced_accuracy"``, ``"macro_auroc"``, ``"macro_f1"`` and, per ``label``, ``"recall"``, beside ``n_query``. Only
-        classes that the query has count. For a single ``SpatialData`` (or path) also written to ``uns["few_shot"]``.
+        ``value`` of ``"balanced_accuracy"``, ``"macro_auroc"``, ``"macro_f1"`` and, per ``label``, ``"recall"``, beside ``n_query`` and the
+        ``n_classes`` told apart. Only classes that the unit has count; AUROC is NaN where it has one. For a single ``SpatialData`` (or path) also written to ``uns["few_shot"]``.
         :func:`few_shot_summary` makes means, intervals and paired comparisons of it.
 
     Raises
@@ -123,9 +126,8 @@ def few_shot(
     """
     named = named_representations(use_rep)
     wanted = _check_shots(shots)
-    if isinstance(n_repeats, bool) or n_repeats != int(n_repeats) or n_repeats < 1:
-        raise ValueError(f"n_repeats={n_repeats!r}: expected a whole number of at least 1.")
-    _keys.check_key(key_added)
+    check_count("n_repeats", n_repeats)
+    _keys.check_uns_key(key_added)
     probe = Probe(classifier, C, n_neighbors)
     if groupby is not None and block_um is not None:
         raise ValueError("groupby= and block_um= are two ways to part support and query: choose one.")
@@ -141,7 +143,13 @@ def few_shot(
     listed = as_list(samples)
     rows = read_rows(listed, label_key, named, scaling, groupby, None if block_um is None else patches_key, table_key)
     seed = as_seed(rng)
-    guard = 0.0 if block_um is None else patch_side(listed, patches_key, table_key) if guard_um is None else guard_um
+    guard = (
+        0.0
+        if block_um is None
+        else guard_width(listed, named, patches_key, table_key)
+        if guard_um is None
+        else guard_um
+    )
     if groupby is not None:
         episodes = _of_groups(rows, groupby, n_support_groups, wanted[-1], n_repeats, seed)
     else:
@@ -165,8 +173,9 @@ def few_shot(
                         }
                         found += [facts | one for one in _scores(rows.y[query[own]], probabilities[own], rows.classes)]
                     bar.update()
-    table = pd.DataFrame(found)
+    table = pd.DataFrame(found).assign(n_classes=len(rows.classes))
     table.index = table.index.astype(str)
+    _warn_of_gaps(table, rows, None if groupby is None else set(rows.group[rows.y >= 0].tolist()))
     if len(listed) == 1:
         _store(listed[0], table, key_added, table_key, label_key, seed)
     return table
@@ -186,6 +195,9 @@ def _of_sections(
     found = []
     for section in np.unique(rows.section):
         own = np.flatnonzero((rows.section == section) & (rows.y >= 0))
+        if not len(own):
+            logger.info("%s: no spot has a label, passed over", section)
+            continue
         there = np.bincount(rows.y[own], minlength=len(rows.classes))
         few = [f"{rows.classes[k]!r} has {there[k]}" for k in range(len(there)) if there[k] <= most]
         if few:
@@ -238,6 +250,19 @@ def _of_groups(
     return [(repeat, Episode([own[one] for one in episode.support], own[episode.query])) for repeat, episode in found]
 
 
+def _warn_of_gaps(table: pd.DataFrame, rows: Rows, groups: set[str] | None) -> None:
+    """Say which classes and groups are never asked for, as where one group alone has a class."""
+    never = sorted(set(rows.classes) - set(table.loc[table["metric"] == RECALL, "label"]))
+    silent = sorted((groups or set()) - set(table["unit"]))
+    if never or silent:
+        parts = [f"{what} {shorten(names)}" for what, names in (("classes", never), ("groups", silent)) if names]
+        warnings.warn(
+            f"{' and '.join(parts)} are never in the query, so no figure says how well they are told apart: too few groups have all "
+            "classes that a support needs.",
+            stacklevel=3,
+        )
+
+
 def _listed(classes: list[str], counts: NDArray[np.integer]) -> str:
     return ", ".join(f"{name}: {count}" for name, count in zip(classes, counts, strict=True))
 
@@ -267,7 +292,7 @@ def _store(
     item: SpatialData | Any, table: pd.DataFrame, key: str, table_key: str | None, label_key: str, seed: int
 ) -> None:
     for sample in iter_samples([item], table_key=table_key):
-        sample.table.uns[key] = table
+        sample.table.uns[key] = table.copy()
         _keys.write_provenance(sample.table.uns, key, function="tl.few_shot", label_key=label_key, seed=seed)
         sample.save()
         logger.info("%s: wrote uns[%r]", sample.name, key)

@@ -9,9 +9,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from spade import _keys
 from spade._patches import patch_centres, patch_record
-from spade._samples import Sample, Samples, check_names, group_labels, iter_samples, obs_column, read_features, shorten
+from spade._samples import Sample, Samples, check_names, group_labels, iter_samples, read_features, shorten
 from spade.core.routing import Floats
+from spade.tl._labels import read_labels
 
 logger = logging.getLogger("spade")
 SCALINGS = ("section", "support", "none")
@@ -121,11 +123,10 @@ def read_rows(
     names: list[str] = []
     without = {"a representation": 0, "a label": 0}
     for sample in iter_samples(samples, table_key=table_key):
-        column = obs_column(sample, label_key, "label_key")
         found, rows = read_representations(sample, named, scaling)
         for name, block in found.items():
             x[name].append(block)
-        label = column.astype(object).where(column.notna(), "").astype(str).to_numpy().astype(str)[rows]
+        label = read_labels(sample, label_key, "label_key")[0].astype(str)[rows]
         parts["label"].append(label)
         parts["section"].append(sample.section_of_row()[rows])
         parts["group"].append(group_labels(sample, groupby)[rows])
@@ -172,6 +173,13 @@ def _points(sample: Sample, patches_key: str) -> Floats:
     return points
 
 
-def patch_side(samples: Samples, patches_key: str, table_key: str | None) -> float:
-    """Largest side of the patches of all samples, in µm."""
-    return max(patch_record(one, patches_key)["size_um"] for one in iter_samples(samples, table_key=table_key))
+def guard_width(
+    samples: Samples, named: Mapping[str, tuple[str, ...]], patches_key: str, table_key: str | None
+) -> float:
+    """Distance in µm from which two spots see none of the same tissue: the side of a patch, and twice the radius of context features."""
+    width = 0.0
+    for sample in iter_samples(samples, table_key=table_key):
+        records = [_keys.read_provenance(sample.table.uns, key) for keys in named.values() for key in keys]
+        radii = [float(one["radius_um"]) for one in records if one.get("function") == "pp.spatial_context"]
+        width = max(width, patch_record(sample, patches_key)["size_um"] + 2 * max(radii, default=0.0))
+    return width

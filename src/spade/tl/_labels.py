@@ -6,11 +6,10 @@ import logging
 from collections.abc import Iterator
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 
 from spade._experts import expert_series
-from spade._samples import Sample, Samples, check_names, iter_samples, obs_column, shorten
+from spade._samples import Sample, Samples, category_strings, check_names, iter_samples, obs_column
 
 logger = logging.getLogger("spade")
 
@@ -33,20 +32,7 @@ def iter_experts(samples: Samples, key: str, table_key: str | None) -> Iterator[
 
 def read_labels(sample: Sample, key: str, argument: str) -> tuple[NDArray[np.object_], list[str]]:
     """Return the category of every spot as a string (``""`` where it is missing), and the categories in order."""
-    column = obs_column(sample, key, argument)
-    if isinstance(column.dtype, pd.CategoricalDtype):
-        order = [str(name) for name in column.cat.categories]
-    else:
-        if pd.api.types.is_float_dtype(column.dtype):
-            known = column.dropna()
-            if not np.array_equal(known, np.round(known)):
-                raise TypeError(
-                    f"{sample.name}: {argument}={key!r} is a column of numbers such as {shorten(known, 2)}; expected categories. "
-                    "Cut it into ranges first, as with pandas.cut."
-                )
-            column = column.astype("Int64")
-        order = [str(name) for name in sorted(column.dropna().unique())]
-    return np.where(column.isna(), "", column.astype(str)).astype(object), order
+    return category_strings(obs_column(sample, key, argument), f"{sample.name}: {argument}={key!r}")
 
 
 def by_number(experts: NDArray[np.object_]) -> list[str]:

@@ -71,7 +71,7 @@ def rank_expert_genes(
     DataFrame
         For every expert, best gene first, its ``n_genes`` best genes and those of the other experts, so that one sees how
         specific a gene is; ``table[table["rank"] <= n_genes]`` keeps the expert's own. Columns: ``expert``; ``gene``; ``rank``
-        within the expert among all common genes, from 1; ``score`` (z or t); ``log_fold_change`` (log2, of mean normalised counts);
+        within the expert among all common genes, from 1; ``score`` (z or t); ``log_fold_change`` (log2, as scanpy has it: of the counts that belong to the mean log values);
         ``p``; ``p_adjusted`` (Benjamini–Hochberg over all common genes); ``share_in`` and ``share_out``, of spots in and outside of
         the expert with a value above 0; ``sections`` where the mean is higher in the expert than outside, out of ``n_sections`` that
         have at least 3 spots of each. For a single object the table is also written to ``uns["rank_expert_genes"]``.
@@ -104,8 +104,7 @@ def rank_expert_genes(
     check_count("min_spots", min_spots, 2)
     if method not in METHODS:
         raise ValueError(f"method={method!r}: expected one of {shorten(METHODS)}.")
-    if _keys.check_key(key_added) == _keys.UNS:
-        raise ValueError(f"key_added={key_added!r} is where the package keeps its records; choose another name.")
+    _keys.check_uns_key(key_added)
     items = as_list(samples)
     joined = _joined(items, key, layer, normalized, table_key)
     experts = _able(joined.obs["expert"], min_spots)

@@ -93,6 +93,11 @@ def retrieval_metrics(
     if control is not None:
         check_model(control, "control")
         other = _embed_pairs(listed, control, *options)
+        if not np.array_equal(other.row, found.row):
+            raise ValueError(
+                f"control: reads obsm[{control.config.use_rep!r}], which other spots have than obsm[{model.config.use_rep!r}] of the model. "
+                "Train both on the same features."
+            )
         other.expert = found.expert  # the galleries are those of the model
     rows = []
     for query in MODALITIES:
@@ -122,6 +127,7 @@ class _Pairs:
     gallery: dict[str, NDArray[np.float32]]
     expert: NDArray[np.int64]
     section: NDArray[np.str_]
+    row: NDArray[np.int64]
 
 
 def _embed_pairs(
@@ -153,7 +159,7 @@ def _embed_pairs(
             for side in (False, True)
         )
         expert = np.argmax(model.route(both["image"][rows]), axis=1)
-        parts.append(_Pairs(query, gallery, expert, sample.section_of_row()[rows]))
+        parts.append(_Pairs(query, gallery, expert, sample.section_of_row()[rows], rows))
         names.append(sample.name)
     check_names(names)
     expert = np.concatenate([one.expert for one in parts])
@@ -165,6 +171,7 @@ def _embed_pairs(
         {name: np.concatenate([one.gallery[name] for one in parts]) for name in MODALITIES},
         expert,
         np.concatenate([one.section for one in parts]),
+        np.concatenate([one.row for one in parts]),
     )
 
 

@@ -14,13 +14,15 @@ from numpy.typing import NDArray
 from spatialdata import SpatialData
 from tqdm.auto import tqdm
 
-from spade._samples import Samples, as_list, check_names, iter_samples, shorten
+from spade._samples import Sample, Samples, as_list, check_names, iter_samples, shorten
 from spade.core.retrieval import Nearest
 from spade.models import SpadeModel
 from spade.tl._inputs import check_model, features_key
 from spade.tl._pairs import MODALITIES, check_mix, encode, encode_signature, read_modality
 
 SIGNATURE = "signature"
+#: Columns of a spot of the gallery, and what they are called of a query.
+QUERY = {"sample": "query_sample", "section": "query_section", "spot": "query"}
 #: Change of a gene that is only named, as log2 fold change: four times as much.
 FOLD = 2.0
 
@@ -72,8 +74,8 @@ def retrieve(
     Returns
     -------
     DataFrame
-        One row per query and rank: ``query_sample``, ``query`` (``obs_names``, or ``"signature"``), ``rank`` from 1, ``sample``,
-        ``section``, ``spot`` (``obs_names``) and ``score``. Scores are similarities of at most 1; that of a signature is what the change adds to
+        One row per query and rank: ``query_sample``, ``query_section``, ``query`` (``obs_names``, or ``"signature"``), ``rank`` from 1,
+        ``sample``, ``section``, ``spot`` (``obs_names``) and ``score``. Scores are similarities of at most 1; that of a signature is what the change adds to
         the similarity with the mean expression.
 
     Raises
@@ -98,6 +100,7 @@ def retrieve(
     """
     check_model(model)
     check_mix(mix)
+    items = as_list(gallery)
     signature = _is_signature(query)
     if signature:
         query_by, gallery_by = "expression", gallery_by or "image"
@@ -119,32 +122,51 @@ def retrieve(
                 "spots= and same_section= are of queries from samples; a signature has no spot or section."
             )
         embedded = encode_signature(model, _change(model, query))
-        asked = pd.DataFrame({"query_sample": [""], "section": [""], "query": [SIGNATURE]})
+        asked = pd.DataFrame(
+            {"query_sample": [""], "query_section": [""], "query": [SIGNATURE], "source": [""], "row": [-1]}
+        )
     else:
-        embedded, asked = _read_query(query, model, query_by, mix, spots, source, table_key)
+        queries = as_list(query)
+        embedded, asked = _read_query(queries, model, query_by, mix, spots, source, table_key)
     nearest = Nearest(embedded, np.iinfo(np.int64).max if k is None else int(k))
     found, names = [], []
-    items = as_list(gallery)
+    called: dict[str, str] = {}
     for sample in tqdm(iter_samples(items, table_key=table_key), total=len(items), desc="searching", unit="sample"):
         x, there = read_modality(sample, model, gallery_by, **source)
-        rows = np.flatnonzero(there)
-        of = pd.DataFrame(
-            {"sample": sample.name, "section": sample.section_of_row()[rows], "spot": sample.table.obs_names[rows]}
-        )
+        of = _spots(sample, np.flatnonzero(there))
         passed = None
         if not same_section:
-            passed = _numbers(asked["section"], of["section"])
+            passed = _numbers(asked["source"] + asked["query_section"], of["source"] + of["section"])
         elif query_by == gallery_by and not signature:
-            passed = _numbers(asked["query_sample"] + "\0" + asked["query"], of["sample"] + "\0" + of["spot"])
+            passed = _numbers(asked["source"] + asked["row"].astype(str), of["source"] + of["row"].astype(str))
         if signature:  # weighted by the gallery
             call = model.encode_image if gallery_by == "image" else model.encode_expression
-            nearest.update(call(x[rows], mix="logits"))
+            nearest.update(call(x[there], mix="logits"))
         else:
-            nearest.update(encode(model, gallery_by, x[rows], mix, gallery=True), passed)
+            nearest.update(encode(model, gallery_by, x[there], mix, gallery=True), passed)
+        called |= {_source(sample): sample.name}
         found.append(of)
         names.append(sample.name)
     check_names(names)
+    asked["query_sample"] = asked["source"].map(called).fillna(asked["query_sample"])  # alike where they are the same
     return _table(asked, pd.concat(found, ignore_index=True), nearest)
+
+
+def _source(sample: Sample) -> str:
+    """What tells objects and stores apart, however they are named."""
+    return f"{id(sample.sdata) if sample.path is None else sample.path.resolve()}\n"
+
+
+def _spots(sample: Sample, rows: NDArray[np.int64]) -> pd.DataFrame:
+    """Names of some spots of a sample; those of a section must be unique."""
+    names = sample.table.obs_names[rows].astype(str)
+    found = pd.DataFrame({"sample": sample.name, "section": sample.section_of_row()[rows], "spot": names})
+    if (twice := found.duplicated()).any():
+        raise ValueError(
+            f"{sample.name}: several spots of a section bear one name, such as {shorten(names[twice.to_numpy()], 3)}. Make obs_names "
+            "unique (table.obs_names_make_unique())."
+        )
+    return found.assign(source=_source(sample), row=rows)
 
 
 def _is_signature(query: Any) -> bool:
@@ -174,10 +196,11 @@ def _change(model: SpadeModel, query: Any) -> NDArray[np.float64]:
         raise ValueError(f"query={query!r}: expected genes with finite log2 fold changes, not all 0.")
     panel = pd.Index(model.genes.names)
     positions = panel.get_indexer(list(wanted))
+    changed = [gene for gene, position in zip(wanted, positions, strict=True) if position >= 0 and wanted[gene]]
     missing = [gene for gene, position in zip(wanted, positions, strict=True) if position < 0]
-    if len(missing) == len(wanted):
+    if not changed:
         raise ValueError(
-            f"query: none of {shorten(missing)} is among the model's {len(panel)} genes, such as {shorten(panel[:3])}. Genes are matched "
+            f"query: none of {shorten(list(wanted))} is among the model's {len(panel)} genes, such as {shorten(panel[:3])}. Genes are matched "
             "exactly: are they of another species, or named by other ids?"
         )
     if missing:
@@ -194,6 +217,8 @@ def _read_query(
     table_key: str | None,
 ) -> tuple[NDArray[np.float32], pd.DataFrame]:  # fmt: skip
     wanted = None if spots is None else pd.Index([spots] if isinstance(spots, str) else list(map(str, spots)))
+    if wanted is not None and not len(wanted):
+        raise ValueError("spots= is empty: name spots, or leave it out for all.")
     embedded, asked, names = [], [], []
     for sample in iter_samples(query, table_key=table_key):
         x, there = read_modality(sample, model, query_by, **source)
@@ -204,15 +229,14 @@ def _read_query(
                 f"{sample.name}: spots={shorten(lacking)} have no {query_by} (no valid patch, or no counts)."
             )
         embedded.append(encode(model, query_by, x[rows], mix, gallery=False))
-        section = sample.section_of_row()[rows]
-        asked.append(pd.DataFrame({"query_sample": sample.name, "section": section, "query": names_here[rows]}))
+        asked.append(_spots(sample, rows).rename(columns=QUERY))
         names.append(sample.name)
     check_names(names)
     whole = pd.concat(asked, ignore_index=True)
     if wanted is not None and len(missing := wanted.difference(pd.Index(whole["query"]))):
         raise KeyError(f"spots={shorten(missing)} are not among the obs_names of query ({', '.join(names)}).")
     if not len(whole):
-        raise ValueError(f"query: no spot has a {query_by}.")
+        raise ValueError(f"query: no spot has its {query_by}.")
     return np.concatenate(embedded), whole
 
 
@@ -225,12 +249,15 @@ def _numbers(one: pd.Series, other: pd.Series) -> tuple[NDArray[np.int64], NDArr
 def _table(asked: pd.DataFrame, gallery: pd.DataFrame, nearest: Nearest) -> pd.DataFrame:
     """Put names to the rows found; those passed over have no score."""
     scores, rows = nearest.scores.numpy(), nearest.rows.numpy()
+    if not np.isfinite(scores).any():
+        raise ValueError(
+            "gallery: nothing is left to be found: no spot has the modality that is searched, or same_section=False and all are of the "
+            "query's section."
+        )
     n, width = rows.shape
-    if not len(gallery):
-        raise ValueError("gallery: no spot has the modality that is searched.")
-    table = asked.drop(columns="section").loc[np.repeat(np.arange(n), width)].reset_index(drop=True)
+    table = asked[list(QUERY.values())].loc[np.repeat(np.arange(n), width)].reset_index(drop=True)
     table["rank"] = np.tile(np.arange(1, width + 1), n)
-    found = gallery.iloc[rows.ravel()].reset_index(drop=True)
+    found = gallery[list(QUERY)].iloc[rows.ravel()].reset_index(drop=True)
     table = pd.concat([table, found], axis=1)
     table["score"] = scores.ravel()
     return table[np.isfinite(table["score"])].reset_index(drop=True)
