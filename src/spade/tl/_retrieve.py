@@ -122,34 +122,35 @@ def retrieve(
                 "spots= and same_section= are of queries from samples; a signature has no spot or section."
             )
         embedded = encode_signature(model, _change(model, query))
-        asked = pd.DataFrame(
-            {"query_sample": [""], "query_section": [""], "query": [SIGNATURE], "source": [""], "row": [-1]}
-        )
+        asked = pd.DataFrame({"query_sample": [""], "query_section": [""], "query": [SIGNATURE]})
     else:
         queries = as_list(query)
         embedded, asked = _read_query(queries, model, query_by, mix, spots, source, table_key)
     nearest = Nearest(embedded, np.iinfo(np.int64).max if k is None else int(k))
     found, names = [], []
-    called: dict[str, str] = {}
     for sample in tqdm(iter_samples(items, table_key=table_key), total=len(items), desc="searching", unit="sample"):
         x, there = read_modality(sample, model, gallery_by, **source)
         of = _spots(sample, np.flatnonzero(there))
         passed = None
         if not same_section:
-            passed = _numbers(asked["source"] + asked["query_section"], of["source"] + of["section"])
+            passed = _numbers(asked["source"] + asked["region"], of["source"] + of["region"])
         elif query_by == gallery_by and not signature:
-            passed = _numbers(asked["source"] + asked["row"].astype(str), of["source"] + of["row"].astype(str))
+            passed = _numbers(asked["source"] + asked["row"], of["source"] + of["row"])
         if signature:  # weighted by the gallery
             call = model.encode_image if gallery_by == "image" else model.encode_expression
             nearest.update(call(x[there], mix="logits"))
         else:
             nearest.update(encode(model, gallery_by, x[there], mix, gallery=True), passed)
-        called |= {_source(sample): sample.name}
         found.append(of)
         names.append(sample.name)
     check_names(names)
-    asked["query_sample"] = asked["source"].map(called).fillna(asked["query_sample"])  # alike where they are the same
-    return _table(asked, pd.concat(found, ignore_index=True), nearest)
+    whole = pd.concat(found, ignore_index=True)
+    if not signature:  # sections of both are called as in the gallery
+        of_section = whole.drop_duplicates(["source", "region"])
+        for name in ("sample", "section"):
+            called = dict(zip(of_section["source"] + of_section["region"], of_section[name], strict=True))
+            asked[QUERY[name]] = (asked["source"] + asked["region"]).map(called).fillna(asked[QUERY[name]])
+    return _table(asked, whole, nearest)
 
 
 def _source(sample: Sample) -> str:
@@ -166,7 +167,10 @@ def _spots(sample: Sample, rows: NDArray[np.int64]) -> pd.DataFrame:
             f"{sample.name}: several spots of a section bear one name, such as {shorten(names[twice.to_numpy()], 3)}. Make obs_names "
             "unique (table.obs_names_make_unique())."
         )
-    return found.assign(source=_source(sample), row=rows)
+    region = np.zeros(sample.table.n_obs, dtype=np.int64)
+    for number, section in enumerate(sample.sections):
+        region[section.rows] = number
+    return found.assign(source=_source(sample), row=rows.astype(str), region=region[rows].astype(str))
 
 
 def _is_signature(query: Any) -> bool:
