@@ -15,8 +15,8 @@ from spade.core.config import NonFiniteLossError
 from spade.core.streams import numpy_stream, torch_stream
 
 HEADS = ("mean", "abmil", "transmil")
-#: Attention heads and layers of TransMIL.
-N_HEADS, N_LAYERS = 8, 2
+#: Attention heads of TransMIL.
+N_HEADS = 8
 #: Sides of the depthwise kernels of its position encoding.
 KERNELS = (7, 5, 3)
 Layer = TypeVar("Layer", nn.Linear, nn.Conv2d)
@@ -137,7 +137,7 @@ class TransMIL(_Bagged):
     layer on the class token. Patches are laid out row by row, in the order given, on the smallest square that takes them, and the
     first ones fill it up; so the order matters, and should be that of the tissue. Attention is plain softmax, not the authors'
     Nyström approximation, through ``scaled_dot_product_attention``: memory grows with the number of patches, time with its square.
-    That is at its best up to about 4,000 patches a bag; give larger ones in part.
+    Up to about 4,000 patches a bag that is no burden on a CPU; beyond, use a GPU.
 
     The attention returned is that of the class token to the patches in the last layer, the mean over heads.
     """
@@ -148,7 +148,7 @@ class TransMIL(_Bagged):
             raise ValueError(f"hidden={hidden}: expected a multiple of {N_HEADS}, the attention heads of TransMIL.")
         self.embed = _linear(d_in, hidden, generator)
         self.token = nn.Parameter(0.02 * torch.randn(1, hidden, generator=generator))
-        self.layers = nn.ModuleList(SelfAttention(hidden, dropout, generator) for _ in range(N_LAYERS))
+        self.first, self.last = (SelfAttention(hidden, dropout, generator) for _ in range(2))
         self.place = nn.ModuleList(
             _drawn(skip_init(nn.Conv2d, hidden, hidden, side, padding=side // 2, groups=hidden), generator)
             for side in KERNELS
@@ -160,11 +160,9 @@ class TransMIL(_Bagged):
         """The order of patches matters."""
         n, side = len(bag), math.isqrt(len(bag) - 1) + 1
         h = F.relu(self.embed(bag))
-        x = torch.cat([self.token, h, h[: side * side - n]])
-        for layer in self.layers[:-1]:
-            x = layer(x)
+        x = self.first(torch.cat([self.token, h, h[: side * side - n]]))
         x = torch.cat([x[:1], self._placed(x[1:], side)])
-        token, attention = self.layers[-1].of_first(x)
+        token, attention = self.last.of_first(x)
         of_patch, again = attention[1 : n + 1], attention[n + 1 :]
         of_patch = torch.cat([of_patch[: len(again)] + again, of_patch[len(again) :]])
         return self.out(self.norm(token)), of_patch / of_patch.sum()

@@ -1,5 +1,6 @@
-"""Plots: patches on tissue, experts, training, embeddings, few-shot results, retrieval. All return matplotlib Axes."""
+"""Plots: patches on tissue, experts, training, embeddings, few-shot results, retrieval, attention. All return matplotlib Axes."""
 
+from spade.pl._attention import attention
 from spade.pl._choose_n_experts import choose_n_experts
 from spade.pl._embedding import embedding
 from spade.pl._expert_clusters import expert_clusters
@@ -12,6 +13,7 @@ from spade.pl._retrieval import retrieval
 from spade.pl._training import training
 
 __all__ = [
+    "attention",
     "choose_n_experts",
     "embedding",
     "expert_clusters",

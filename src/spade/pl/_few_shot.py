@@ -40,7 +40,7 @@ def few_shot(
     Parameters
     ----------
     table
-        From :func:`spade.tl.few_shot`.
+        From :func:`spade.tl.few_shot` or :func:`spade.tl.slide_task`.
     metric
         Metric of the first two panels.
     baseline
@@ -177,12 +177,12 @@ def _classes(ax: Axes, summary: pd.DataFrame, shots: int, colours: dict[str, str
     ax.set_ylabel("recall", fontsize=TEXT)
     ax.tick_params(labelsize=SMALL, width=0.6, length=2.5)
     ax.spines[["top", "right"]].set_visible(False)
-    title(ax, f"classes, {shots} {'shot' if shots == 1 else 'shots'}")
+    title(ax, f"classes, {shots or 'all'} {'labels' if not shots else 'shot' if shots == 1 else 'shots'}")
 
 
 def _shots_axis(ax: Axes, summary: pd.DataFrame) -> None:
     shots = sorted(set(summary["shots"]))
-    ax.set_xticks(range(len(shots)), [str(k) for k in shots])
-    ax.set_xlabel("labelled spots per class", fontsize=TEXT)
+    ax.set_xticks(range(len(shots)), [str(k) if k else "all" for k in shots])
+    ax.set_xlabel("labels per class", fontsize=TEXT)
     ax.tick_params(labelsize=SMALL, width=0.6, length=2.5)
     ax.spines[["top", "right"]].set_visible(False)

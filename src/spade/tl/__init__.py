@@ -1,6 +1,7 @@
-"""Tools: experts, training, embeddings, few-shot tasks, retrieval."""
+"""Tools: experts, training, embeddings, few-shot and slide tasks, retrieval."""
 
 from spade.tl._annotate import annotate
+from spade.tl._attention import attention
 from spade.tl._cluster_experts import cluster_experts
 from spade.tl._embed import embed
 from spade.tl._expert_agreement import expert_agreement
@@ -12,10 +13,12 @@ from spade.tl._rank_expert_genes import rank_expert_genes
 from spade.tl._retrieval import retrieval_metrics
 from spade.tl._retrieve import retrieve
 from spade.tl._routing_scores import routing_scores
+from spade.tl._slide_task import slide_task
 from spade.tl._train_spade import train_spade
 
 __all__ = [
     "annotate",
+    "attention",
     "cluster_experts",
     "embed",
     "expert_agreement",
@@ -27,5 +30,6 @@ __all__ = [
     "retrieval_metrics",
     "retrieve",
     "routing_scores",
+    "slide_task",
     "train_spade",
 ]

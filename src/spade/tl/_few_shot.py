@@ -4,28 +4,26 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import islice
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from spatialdata import SpatialData
 from tqdm.auto import tqdm
 
 from spade import _keys
 from spade._checks import check_count
-from spade._samples import Samples, as_list, iter_samples, shorten
+from spade._samples import Samples, as_list, shorten
 from spade.core.episodes import Episode, anywhere, between_blocks, between_groups
-from spade.core.metrics import balanced_accuracy, macro_auroc, macro_f1, recalls
 from spade.core.routing import Floats
 from spade.core.streams import as_seed, numpy_stream
 from spade.tl._labelled import Representation, Rows, guard_width, named_representations, read_rows, support_scale
 from spade.tl._probes import Probe
+from spade.tl._scores import scores, store_table
 
 logger = logging.getLogger("spade")
-RECALL = "recall"
 
 
 def few_shot(
@@ -171,13 +169,13 @@ def few_shot(
                             "repeat": repeat,
                             "unit": unit,
                         }
-                        found += [facts | one for one in _scores(rows.y[query[own]], probabilities[own], rows.classes)]
+                        found += [facts | one for one in scores(rows.y[query[own]], probabilities[own], rows.classes)]
                     bar.update()
     table = pd.DataFrame(found).assign(n_classes=len(rows.classes))
     table.index = table.index.astype(str)
     _warn_of_gaps(table, rows, None if groupby is None else set(rows.group[rows.y >= 0].tolist()))
     if len(listed) == 1:
-        _store(listed[0], table, key_added, table_key, label_key, seed)
+        store_table(listed[0], table, key_added, table_key, function="tl.few_shot", label_key=label_key, seed=seed)
     return table
 
 
@@ -252,7 +250,7 @@ def _of_groups(
 
 def _warn_of_gaps(table: pd.DataFrame, rows: Rows, groups: set[str] | None) -> None:
     """Say which classes and groups are never asked for, as where one group alone has a class."""
-    never = sorted(set(rows.classes) - set(table.loc[table["metric"] == RECALL, "label"]))
+    never = sorted(set(rows.classes) - set(table.loc[table["metric"] == "recall", "label"]))
     silent = sorted((groups or set()) - set(table["unit"]))
     if never or silent:
         parts = [f"{what} {shorten(names)}" for what, names in (("classes", never), ("groups", silent)) if names]
@@ -273,26 +271,3 @@ def _predict(
     """Probabilities of the query's classes, learnt from the support."""
     mean, deviation = support_scale(x[support], scaling)
     return probe.fit((x[support] - mean) / deviation, y[support], seed)((x[query] - mean) / deviation)
-
-
-def _scores(truth: NDArray[np.int64], probabilities: Floats, classes: list[str]) -> Iterator[dict[str, Any]]:
-    predicted, n = probabilities.argmax(1), len(classes)
-    for metric, value in (
-        ("balanced_accuracy", balanced_accuracy(truth, predicted, n)),
-        ("macro_auroc", macro_auroc(truth, probabilities)),
-        ("macro_f1", macro_f1(truth, predicted, n)),
-    ):
-        yield {"metric": metric, "label": "", "value": value, "n_query": len(truth)}
-    for k, value in enumerate(recalls(truth, predicted, n)):
-        if not np.isnan(value):
-            yield {"metric": RECALL, "label": classes[k], "value": value, "n_query": int((truth == k).sum())}
-
-
-def _store(
-    item: SpatialData | Any, table: pd.DataFrame, key: str, table_key: str | None, label_key: str, seed: int
-) -> None:
-    for sample in iter_samples([item], table_key=table_key):
-        sample.table.uns[key] = table.copy()
-        _keys.write_provenance(sample.table.uns, key, function="tl.few_shot", label_key=label_key, seed=seed)
-        sample.save()
-        logger.info("%s: wrote uns[%r]", sample.name, key)

@@ -25,7 +25,7 @@ def few_shot_summary(
     Parameters
     ----------
     table
-        From :func:`few_shot`.
+        From :func:`few_shot` or :func:`slide_task`.
     baseline
         Representation that all others are compared with, unit by unit; None: no comparison.
     metric

@@ -80,14 +80,14 @@ class Probe:
         return min(GRID, key=loss)
 
 
-def linear(x: Floats, y: Labels, c: float) -> Predict:
-    """Multinomial logistic regression with an L2 penalty.
+def linear(x: Floats, y: Labels, c: float, balanced: bool = False) -> Predict:
+    """Multinomial logistic regression with an L2 penalty; ``balanced``: every class counts alike.
 
     Its weights are combinations of the rows, so with fewer rows than features it is solved in the space of the rows: the same
     solution, sooner.
     """
     basis = np.linalg.qr(x.T)[0] if len(x) < x.shape[1] else None
-    model = LogisticRegression(C=c, max_iter=10_000)
+    model = LogisticRegression(C=c, max_iter=10_000, class_weight="balanced" if balanced else None)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # where classes part perfectly there is no end to it
         model.fit(x if basis is None else x @ basis, y)

@@ -1,0 +1,306 @@
+"""Bags of patches, one per slide: described up front, read one at a time, from samples or from feature files."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from os import PathLike
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import anndata as ad
+import numpy as np
+import pandas as pd
+import zarr
+from numpy.typing import NDArray
+from spatialdata import SpatialData
+
+from spade._feature_files import feature_shape, find_feature_files, is_feature_file, read_feature_file
+from spade._label_table import SAMPLE, SPOT, check_label_table
+from spade._samples import Sample, Samples, as_list, check_names, group_labels, iter_samples, read_features, shorten
+from spade._store import is_store
+
+logger = logging.getLogger("spade")
+Files: TypeAlias = str | PathLike[str] | Iterable[str | PathLike[str]]
+BagSource: TypeAlias = Samples | Files | Mapping[str, Files]
+Block = NDArray[np.float32]
+HINTS = {"groupby": " Pass groupby=None if every slide is of another patient."}
+
+
+@dataclass(frozen=True)
+class Bags:
+    """Slides and how to read them.
+
+    Attributes
+    ----------
+    names
+        Of the slides.
+    widths
+        Number of features of every representation.
+    facts
+        Of every slide, by the argument that asked for it: strings, ``""`` where missing.
+    places
+        Sample (its number) and rows of the table of every slide; empty for feature files.
+    readers
+        Of every representation, one per slide.
+    """
+
+    names: list[str]
+    widths: dict[str, int]
+    facts: dict[str, NDArray[np.object_]]
+    places: list[tuple[int, NDArray[np.int64]]]
+    readers: dict[str, list[Callable[[], Block]]]
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def read(self, i: int, name: str) -> Block:
+        """Read the patches of slide ``i`` in one representation, ``(n, d)`` finite float32 with n > 0."""
+        return self.readers[name][i]()
+
+
+def read_bags(
+    bags: BagSource,
+    *,
+    named: Mapping[str, tuple[str, ...]] | None,
+    columns: Mapping[str, str | None],
+    labels: pd.DataFrame | None = None,
+    slide_key: str | None = None,
+    table_key: str | None = None,
+    optional: Collection[str] = (),
+) -> Bags:
+    """Describe the slides of samples or feature files.
+
+    Parameters
+    ----------
+    bags
+        Samples; or a folder or list of feature files; or a dict of these, one entry per representation.
+    named
+        Name and ``obsm`` keys of the representations of samples; None for feature files.
+    columns
+        From an argument, such as ``"label_key"``, to the column asked for; None: not wanted.
+    labels
+        Table with a column ``sample`` that has the columns; None: they are in ``obs``.
+    slide_key
+        ``obs`` column that names the slide; None: every section is one.
+    table_key
+        Table; may be left out when there is one.
+    optional
+        Arguments whose column some of the samples may lack.
+    """
+    wanted = {argument: column for argument, column in columns.items() if column is not None}
+    if isinstance(bags, Iterable) and not isinstance(bags, (str, PathLike, Mapping, SpatialData)):
+        bags = list(bags)  # which may be seen only once
+    files = _as_files(bags)
+    if files is None:
+        if named is None:
+            raise ValueError(
+                "use_rep=None: samples need the obsm key of a representation; feature files alone need none."
+            )
+        items = as_list(bags)
+        if labels is None:
+            _check_columns(items, wanted, optional, table_key)
+        found = _of_samples(items, named, {} if labels is not None else wanted, slide_key, table_key)
+    else:
+        for name, given in (("use_rep", named), ("slide_key", slide_key), ("table_key", table_key)):
+            if given is not None:
+                raise ValueError(
+                    f"{name}= has no meaning for feature files: each is a slide in one representation. Leave it out; for several "
+                    "representations pass a dict of folders."
+                )
+        if labels is None:
+            raise ValueError(
+                "labels=None: feature files have no labels of their own. Pass a table with a column 'sample' that holds their names "
+                "without suffix, such as sp.io.read_annotations returns."
+            )
+        found = _of_files(files)
+    return found if labels is None else _labelled(found, labels, wanted)
+
+
+def _as_files(bags: Any) -> Mapping[str, Files] | None:
+    """Return feature files by representation, or None if these are samples."""
+    if isinstance(bags, Mapping):
+        if not bags:
+            raise ValueError("bags is empty; expected one folder or list of feature files per representation.")
+        return bags
+    if isinstance(bags, (str, PathLike)):
+        path = Path(bags)
+        folder = path.is_dir() and not is_store(path) and path.suffix != ".zarr"
+        return {"features": bags} if folder or is_feature_file(path) else None
+    kinds = (
+        [isinstance(one, (str, PathLike)) and is_feature_file(Path(one)) for one in bags]
+        if isinstance(bags, list)
+        else []
+    )
+    if any(kinds) and not all(kinds):
+        raise ValueError(
+            f"bags: {sum(kinds)} of {len(kinds)} items are feature files and the others are not. Pass one or the other."
+        )
+    return {"features": bags} if any(kinds) else None
+
+
+def _of_files(files: Mapping[str, Files]) -> Bags:
+    """Feature files, matched by name between representations; only shapes are read."""
+    paths = {name: find_feature_files(source, f"bags[{name!r}]") for name, source in files.items()}
+    first, names = next((name, list(own)) for name, own in paths.items())
+    for name, own in paths.items():
+        if lacking := set(names) ^ set(own):
+            raise ValueError(
+                f"bags: {first!r} and {name!r} are not of the same slides; only one of them has {shorten(sorted(lacking))}. Encode "
+                "these, or take them out of the other."
+            )
+    widths = {}
+    for name, own in paths.items():
+        shapes = {slide: feature_shape(path) for slide, path in own.items()}
+        widths[name] = _one_width({slide: shape[1] for slide, shape in shapes.items()}, name)
+    readers: dict[str, list[Callable[[], Block]]] = {
+        name: [partial(read_feature_file, own[slide]) for slide in names] for name, own in paths.items()
+    }
+    return Bags(names, widths, {}, [], readers)
+
+
+def _of_samples(
+    items: list[SpatialData | Path],
+    named: Mapping[str, tuple[str, ...]],
+    wanted: Mapping[str, str],
+    slide_key: str | None,
+    table_key: str | None,
+) -> Bags:
+    """Slides of samples; those in memory stay there, of stores only which rows have features is kept."""
+    names: list[str] = []
+    facts: dict[str, list[str]] = {argument: [] for argument in wanted}
+    places: list[tuple[int, NDArray[np.int64]]] = []
+    readers: dict[str, list[Callable[[], Block]]] = {name: [] for name in named}
+    widths: dict[str, dict[str, int]] = {name: {} for name in named}
+    left_out = 0
+    for number, sample in enumerate(iter_samples(items, table_key=table_key)):
+        slide_of = group_labels(sample, slide_key, "slide_key")
+        own = list(dict.fromkeys(slide_of.tolist()))
+        check_names([*names, *own], "slides")
+        there, width = np.ones(sample.table.n_obs, dtype=bool), {}
+        for key in dict.fromkeys(key for keys in named.values() for key in keys):
+            block = read_features(sample, key)
+            there &= ~np.isnan(block).any(1)
+            width[key] = block.shape[1]
+        left_out += int((~there).sum())
+        for slide in own:
+            rows = np.flatnonzero((slide_of == slide) & there)
+            if not len(rows):
+                raise ValueError(
+                    f"slide {slide!r}: none of its {int((slide_of == slide).sum())} patches has every representation asked for "
+                    f"({shorten(width)}). Look at sp.pl.patches, or leave the slide out."
+                )
+            places.append((number, rows))
+            for argument, column in wanted.items():
+                facts[argument].append(_of_slide(sample, argument, column, slide, slide_of == slide))
+            for name, keys in named.items():
+                source = sample.table if sample.path is None else (sample.path, sample.table_key)
+                readers[name].append(partial(_read_rows, source, keys, rows))
+                widths[name][slide] = sum(width[key] for key in keys)
+        names += own
+    if left_out:
+        logger.info("%d patches without a representation are not used", left_out)
+    return Bags(
+        names,
+        {name: _one_width(of_slide, name) for name, of_slide in widths.items()},
+        {argument: np.array(values, dtype=object) for argument, values in facts.items()},
+        places,
+        readers,
+    )
+
+
+def _check_columns(
+    items: list[SpatialData | Path], wanted: Mapping[str, str], optional: Collection[str], table_key: str | None
+) -> None:
+    """Raise if a sample lacks a column, or all of them one that is optional."""
+    lacking: dict[str, list[str]] = {argument: [] for argument in wanted}
+    for sample in iter_samples(items, table_key=table_key):
+        for argument, column in wanted.items():
+            if column not in sample.table.obs:
+                lacking[argument].append(
+                    f"{sample.name}: {argument}={column!r} is not in obs; columns: {shorten(sample.table.obs.columns, 20)}.{HINTS.get(argument, '')}"
+                )
+    for argument, messages in lacking.items():
+        if messages and (argument not in optional or len(messages) == len(items)):
+            raise KeyError(messages[0])
+
+
+def _read_rows(source: ad.AnnData | tuple[Path, str], keys: tuple[str, ...], rows: NDArray[np.int64]) -> Block:
+    """Read rows of some ``obsm`` arrays side by side, from a table or from a store, of which no more is read."""
+    blocks = []
+    for key in keys:
+        if isinstance(source, ad.AnnData):
+            values, start = source.obsm[key], 0
+        else:
+            path, table_key = source
+            values = zarr.open_group(path, mode="r")[f"tables/{table_key}/obsm/{key}"]
+            start = int(rows[0])
+            values = values[start : rows[-1] + 1] if isinstance(values, zarr.Array) else ad.io.read_elem(values)
+            start = start if isinstance(values, np.ndarray) else 0
+        if hasattr(values, "toarray"):
+            values = values.toarray()
+        blocks.append(np.asarray(values, dtype=np.float32)[rows - start])
+    return np.concatenate(blocks, 1) if len(blocks) > 1 else blocks[0]
+
+
+def _of_slide(sample: Sample, argument: str, column: str, slide: str, own: NDArray[np.bool_]) -> str:
+    """The one value that a slide has in a column, ``""`` if it has none."""
+    if column not in sample.table.obs:
+        return ""
+    values = sorted(set(_text(sample.table.obs[column][own])) - {""})
+    if len(values) > 1:
+        raise ValueError(
+            f"slide {slide!r}: obs[{column!r}] has several values, {shorten(values)}, but {argument}= is one fact per slide. Name the "
+            "slides with slide_key=, or choose a column that is the same for all patches of a slide."
+        )
+    return values[0] if values else ""
+
+
+def _text(column: pd.Series) -> NDArray[np.object_]:
+    """Values as strings, whole numbers without a fraction, ``""`` where missing."""
+    if pd.api.types.is_float_dtype(column.dtype) and (known := column.dropna()).eq(known.round()).all():
+        column = column.astype("Int64")
+    return np.where(column.isna(), "", column.astype(str).str.strip()).astype(object)
+
+
+def _one_width(widths: Mapping[str, int], name: str) -> int:
+    """Width that all slides have."""
+    first, width = next(iter(widths.items()))
+    other = next((slide for slide, one in widths.items() if one != width), None)
+    if other is not None:
+        raise ValueError(
+            f"slide {other!r} has {widths[other]} features in {name!r}, but {first!r} has {width}. Encode all slides with the same "
+            "encoder."
+        )
+    return width
+
+
+def _labelled(bags: Bags, labels: pd.DataFrame, wanted: Mapping[str, str]) -> Bags:
+    """Take facts from a table, which has every slide once, and no other."""
+    if not isinstance(labels, pd.DataFrame):
+        raise TypeError(f"labels: got {type(labels).__name__}; expected a DataFrame with a column 'sample'.")
+    if SPOT in labels or SAMPLE not in labels:
+        raise ValueError(
+            f"labels: expected one row per slide, named in a column {SAMPLE!r}; columns: {shorten(labels.columns, 20)}."
+        )
+    frame = check_label_table(labels, "labels")
+    position = pd.Index(frame[SAMPLE]).get_indexer(pd.Index(bags.names))
+    lacking = [name for name, at in zip(bags.names, position, strict=True) if at < 0]
+    unknown = sorted(set(frame[SAMPLE]) - set(bags.names))
+    if lacking or unknown:
+        parts = [f"{shorten(lacking)} of the slides have no row"] if lacking else []
+        parts += [f"{shorten(unknown)} are no slides"] if unknown else []
+        raise KeyError(
+            f"labels: {' and '.join(parts)}; the slides are {shorten(bags.names, 3)}. Name them alike (files by their name without "
+            "suffix); a slide that is not to be used has a row with an empty label, and labels of others are left out."
+        )
+    facts = {}
+    for argument, column in wanted.items():
+        if column not in frame:
+            raise KeyError(
+                f"labels: {argument}={column!r} is not a column; columns: {shorten(frame.columns, 20)}.{HINTS.get(argument, '')}"
+            )
+        facts[argument] = _text(frame[column])[position]
+    return Bags(bags.names, bags.widths, facts, bags.places, bags.readers)

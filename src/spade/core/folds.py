@@ -1,0 +1,52 @@
+"""Folds of slides that share no patient and have the classes in like shares."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+Ints = NDArray[np.integer]
+
+
+def groups_per_class(groups: Ints, y: Ints, n_classes: int) -> NDArray[np.int64]:
+    """Number of groups that have a row of each class, ``(n_classes,)``."""
+    return np.array([len(np.unique(groups[y == k])) for k in range(n_classes)])
+
+
+def stratified_folds(
+    groups: Ints, y: Ints, n_classes: int, n_folds: int, rng: np.random.Generator
+) -> NDArray[np.int64]:
+    """Return the fold of every row, ``(n,)``; the rows of a group are all in one.
+
+    Groups are dealt in random order, those of the rarest class and the largest first, each to the fold that has least of its
+    classes, and of those to the one with the fewest rows.
+    """
+    names, number = np.unique(groups, return_inverse=True)
+    counts = np.zeros((len(names), n_classes))
+    np.add.at(counts, (number, y), 1)
+    with_class = (counts > 0).sum(0)
+    rarest = np.where(counts > 0, with_class, len(names) + 1).min(1)
+    order = rng.permutation(len(names))
+    order = order[np.lexsort((-counts[order].sum(1), rarest[order]))]
+    weight = counts / np.maximum(counts.sum(0), 1) ** 2
+    filled, fold_of = np.zeros((n_folds, n_classes)), np.zeros(len(names), dtype=np.int64)
+    for g in order:
+        tried = rng.permutation(n_folds)
+        best = tried[np.lexsort((filled[tried].sum(1), (filled[tried] * weight[g]).sum(1).round(12)))[0]]
+        filled[best] += counts[g]
+        fold_of[g] = best
+    return fold_of[number]
+
+
+def inner_split(
+    groups: Ints, y: Ints, n_classes: int, share: float, rng: np.random.Generator
+) -> NDArray[np.bool_] | None:
+    """Return which rows validate, about ``share`` of them and none of a group that trains; None if a part lacks a class."""
+    n_folds = min(max(2, round(1 / share)), int(groups_per_class(groups, y, n_classes).min()))
+    if n_folds < 2:
+        return None
+    fold = stratified_folds(groups, y, n_classes, n_folds, rng)
+    for f in range(n_folds):
+        if all(len(np.unique(y[part])) == n_classes for part in (fold == f, fold != f)):
+            return fold == f
+    return None

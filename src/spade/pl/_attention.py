@@ -1,0 +1,139 @@
+"""Attention of the patches of a slide on the tissue."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.colors import Normalize
+from numpy.typing import NDArray
+from scipy.stats import rankdata
+
+from spade import _keys
+from spade._samples import Sample, Samples, group_labels, iter_samples, shorten
+from spade.pl._axes import colour_bar, finish, given_axes, new_figure, title
+from spade.pl._tissue import Floats, View, common_frames, draw_spots, draw_tissue, views
+
+FADE = 0.45
+PANEL = 3.2
+
+
+def attention(
+    samples: Samples,
+    *,
+    key: str,
+    scale: str = "percentile",
+    patches_key: str = _keys.PATCHES,
+    table_key: str | None = None,
+    ax: Axes | NDArray[Any] | None = None,
+    show: bool = False,
+) -> NDArray[Any]:
+    """Show which patches decided the class of a slide.
+
+    One row per section, all to one scale: left the image, right the attention of its spots, at their true size. Attention sums to 1 over
+    a slide, so its values depend on the number of patches; by default each patch is coloured by its rank among those of its slide.
+
+    Parameters
+    ----------
+    samples
+        A ``SpatialData``, a path to a zarr store, or an iterable of these.
+    key
+        ``obs`` key that :func:`spade.tl.attention` wrote, such as ``"organ_attention"``.
+    scale
+        ``"percentile"``: rank among the patches of the slide, from 0 to 100, ties in their middle. ``"relative"``: attention × number of
+        patches, which is 1 where all count alike; up to the 99th percentile of the slide.
+    patches_key
+        What :func:`spade.pp.patches` wrote: it knows image, scale and spot size.
+    table_key
+        Table; may be left out when there is one.
+    ax
+        As many Axes as there are panels, row by row; None: a new figure.
+    show
+        Call ``plt.show()``.
+
+    Returns
+    -------
+    Array of Axes, ``(n_sections, 2)``, in µm from the upper left corner of the image. Spots without attention are not drawn.
+
+    Raises
+    ------
+    KeyError
+        No such attention, no patches.
+    ValueError
+        A wrong number of ``ax``, or an unknown ``scale``.
+
+    Examples
+    --------
+    >>> import spade as sp
+    >>> samples = sp.datasets.toy(4, 20)
+    >>> sp.pp.patches(samples)
+    >>> sp.pp.encode_patches(samples)
+    >>> slides = sp.tl.attention(samples, label_key="organ", use_rep="X_texture", n_epochs=3)
+    >>> sp.pl.attention(samples[:2], key="organ_attention").shape
+    (2, 2)
+    """
+    if scale not in ("percentile", "relative"):
+        raise ValueError(f'scale={scale!r}: expected "percentile" or "relative".')
+    drawn: list[tuple[View, Floats, str]] = []
+    for sample in iter_samples(samples, table_key=table_key):
+        values, predicted = _read(sample, key, scale)
+        label = _keys.read_provenance(sample.table.uns, key)["label_key"]
+        drawn += [
+            (view, values[view.rows], f"{label}: {predicted[view.rows[0]]}") for view in views(sample, patches_key)
+        ]
+    frames = common_frames([view.frame() for view, _, _ in drawn])
+    axes = _panels(ax, len(drawn), frames[0])
+    for (left, right), (view, values, label), box in zip(axes, drawn, frames, strict=True):
+        draw_tissue(left, view, box)
+        title(left, view.name)
+        draw_tissue(right, view, box, FADE)
+        _draw_heat(right, view, values, scale)
+        title(right, f"attention, predicted {label}")
+    finish(show)
+    return axes
+
+
+def _read(sample: Sample, key: str, scale: str) -> tuple[Floats, NDArray[np.object_]]:
+    """Scaled attention and the predicted class of every row."""
+    record = _keys.read_provenance(sample.table.uns, key)
+    if record.get("function") != "tl.attention" or key not in sample.table.obs:
+        written = [
+            k for k, facts in sample.table.uns.get(_keys.UNS, {}).items() if facts.get("function") == "tl.attention"
+        ]
+        raise KeyError(
+            f"{sample.name}: key={key!r} is no attention; there is {shorten(written) or 'none'}. Make it with sp.tl.attention(samples, …)."
+        )
+    values = sample.table.obs[key].to_numpy(dtype=np.float64)
+    scaled = np.full_like(values, np.nan)
+    slide_of = group_labels(sample, record.get("slide_key"), "slide_key")
+    for slide in np.unique(slide_of):
+        own = np.flatnonzero((slide_of == slide) & np.isfinite(values))
+        scaled[own] = (
+            100 * (rankdata(values[own]) - 0.5) / max(1, len(own)) if scale == "percentile" else values[own] * len(own)
+        )
+    predicted = sample.table.obs[f"{key}_predicted"]
+    names = predicted.astype(object).where(predicted.notna(), "none").to_numpy(dtype=object)
+    for slide in np.unique(slide_of):  # rows without a patch have none of their own
+        own = np.flatnonzero(slide_of == slide)
+        names[own] = next((name for name in names[own] if name != "none"), "none")
+    return scaled, names
+
+
+def _panels(ax: Any, n_rows: int, frame: Floats) -> NDArray[Any]:
+    if ax is not None:
+        return given_axes(ax, (n_rows, 2), f"{n_rows} sections × 2")
+    aspect = (frame[3] - frame[1]) / (frame[2] - frame[0])
+    figure = new_figure((PANEL + 0.5) * 2, (PANEL * aspect + 0.5) * n_rows)
+    return figure.subplots(n_rows, 2, squeeze=False)
+
+
+def _draw_heat(ax: Axes, view: View, values: Floats, scale: str) -> None:
+    known = values[np.isfinite(values)]
+    top = 100.0 if scale == "percentile" else max(2.0, float(np.percentile(known, 99))) if len(known) else 2.0
+    spots = draw_spots(ax, view, cmap="inferno", norm=Normalize(0, top), linewidth=0)
+    spots.set_array(np.ma.masked_invalid(values))
+    cmap = spots.get_cmap().copy()
+    cmap.set_bad(alpha=0)
+    spots.set_cmap(cmap)
+    colour_bar(ax, spots, "attention, percentile of the slide" if scale == "percentile" else "attention × patches")

@@ -1,0 +1,44 @@
+"""Scores of a classification as rows of a table, and where such a table is kept."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from spatialdata import SpatialData
+
+from spade import _keys
+from spade._samples import iter_samples
+from spade.core.metrics import balanced_accuracy, macro_auroc, macro_f1, recalls
+from spade.core.routing import Floats
+
+logger = logging.getLogger("spade")
+RECALL = "recall"
+
+
+def scores(truth: NDArray[np.int64], probabilities: Floats, classes: list[str]) -> Iterator[dict[str, Any]]:
+    """Yield the scores of one unit, over the classes that occur in its truth."""
+    predicted, n = probabilities.argmax(1), len(classes)
+    for metric, value in (
+        ("balanced_accuracy", balanced_accuracy(truth, predicted, n)),
+        ("macro_auroc", macro_auroc(truth, probabilities)),
+        ("macro_f1", macro_f1(truth, predicted, n)),
+    ):
+        yield {"metric": metric, "label": "", "value": value, "n_query": len(truth)}
+    for k, value in enumerate(recalls(truth, predicted, n)):
+        if not np.isnan(value):
+            yield {"metric": RECALL, "label": classes[k], "value": value, "n_query": int((truth == k).sum())}
+
+
+def store_table(item: SpatialData | Path, table: pd.DataFrame, key: str, table_key: str | None, **facts: Any) -> None:
+    """Write a table and its provenance to ``uns[key]`` of one sample."""
+    for sample in iter_samples([item], table_key=table_key):
+        sample.table.uns[key] = table.copy()
+        _keys.write_provenance(sample.table.uns, key, **facts)
+        sample.save()
+        logger.info("%s: wrote uns[%r]", sample.name, key)
