@@ -133,7 +133,4 @@ def _draw_heat(ax: Axes, view: View, values: Floats, scale: str) -> None:
     top = 100.0 if scale == "percentile" else max(2.0, float(np.percentile(known, 99))) if len(known) else 2.0
     spots = draw_spots(ax, view, cmap="inferno", norm=Normalize(0, top), linewidth=0)
     spots.set_array(np.ma.masked_invalid(values))
-    cmap = spots.get_cmap().copy()
-    cmap.set_bad(alpha=0)
-    spots.set_cmap(cmap)
     colour_bar(ax, spots, "attention, percentile of the slide" if scale == "percentile" else "attention × patches")

@@ -1,0 +1,90 @@
+"""Heat maps of attention, by what the artists hold."""
+
+from __future__ import annotations
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+from conftest import fresh
+from matplotlib.collections import EllipseCollection
+from scipy.stats import rankdata
+
+import spade as sp
+
+
+@pytest.fixture(autouse=True)
+def _close(monkeypatch):
+    monkeypatch.setattr(plt, "show", lambda *_, **__: pytest.fail("plt.show was called"))
+    yield
+    plt.close("all")
+
+
+@pytest.fixture(scope="module")
+def _attended(_cohort):
+    samples = [fresh(sample) for sample in _cohort]
+    table = samples[0]["table"]
+    values = table.obsm["X_texture"].copy()
+    values[3] = np.nan
+    table.obsm["X_texture"] = values
+    sp.tl.attention(samples, label_key="organ", use_rep="X_texture", hidden=8, n_epochs=2, device="cpu")
+    return samples
+
+
+@pytest.fixture
+def attended(_attended):
+    return [fresh(sample) for sample in _attended]
+
+
+def heat(ax):
+    (spots,) = [one for one in ax.collections if isinstance(one, EllipseCollection)]
+    return spots
+
+
+def test_patches_are_coloured_by_their_rank_in_the_slide(attended):
+    axes = sp.pl.attention(attended, key="organ_attention")
+    assert axes.shape == (2, 2)
+    for row, sample in zip(axes, attended, strict=True):
+        values = sample["table"].obs["organ_attention"].to_numpy(dtype=float)
+        known = np.isfinite(values)
+        drawn = heat(row[1]).get_array()
+        np.testing.assert_array_equal(np.ma.getmaskarray(drawn), ~known)
+        np.testing.assert_allclose(drawn[known], 100 * (rankdata(values[known]) - 0.5) / known.sum())
+        assert heat(row[1]).get_clim() == (0, 100)
+        assert not [one for one in row[0].collections if isinstance(one, EllipseCollection)]
+        assert len(row[0].images) == len(row[1].images) == 1
+        predicted = sample["table"].obs["organ_attention_predicted"].dropna().iloc[0]
+        assert row[1].get_title(loc="left") == f"attention, predicted organ: {predicted}"
+
+
+def test_relative_attention_is_one_where_all_count_alike(attended):
+    attended[1]["table"].obs["organ_attention"] = np.float32(1 / 80)
+    axes = sp.pl.attention(attended[1], key="organ_attention", scale="relative")
+    np.testing.assert_allclose(heat(axes[0, 1]).get_array(), 1, rtol=1e-6)
+    assert heat(axes[0, 1]).get_clim() == (0, 2)
+
+
+def test_ranks_are_within_slides_of_a_section(attended):
+    table = attended[1]["table"]
+    table.obs["half"] = np.array(["left", "right"])[np.arange(80) % 2]
+    table.uns["spade"]["organ_attention"]["slide_key"] = "half"
+    drawn = heat(sp.pl.attention(attended[1], key="organ_attention")[0, 1]).get_array()
+    for k in (0, 1):
+        assert sorted(drawn[k::2]) == pytest.approx(100 * (np.arange(40) + 0.5) / 40)
+
+
+def test_axes_that_are_given_are_used(attended):
+    _, axes = plt.subplots(1, 2)
+    found = sp.pl.attention(attended[0], key="organ_attention", ax=axes)
+    assert found[0, 0] is axes[0]
+    with pytest.raises(ValueError, match="got 2 Axes for 4 panels"):
+        sp.pl.attention(attended, key="organ_attention", ax=axes)
+
+
+def test_attention_that_is_not_there(attended):
+    with pytest.raises(KeyError, match="key='organ' is no attention; there is 'organ_attention'"):
+        sp.pl.attention(attended, key="organ")
+    with pytest.raises(ValueError, match="scale='log': expected"):
+        sp.pl.attention(attended, key="organ_attention", scale="log")
+    del attended[0]["table"].uns["spade"]["patches"]
+    with pytest.raises(KeyError, match="patches_key='patches' is not there"):
+        sp.pl.attention(attended, key="organ_attention")
