@@ -10,6 +10,7 @@ from spade.pl._expert_genes import expert_genes
 from spade.pl._few_shot import few_shot
 from spade.pl._patches import patches
 from spade.pl._retrieval import retrieval
+from spade.pl._survival import survival
 from spade.pl._training import training
 
 __all__ = [
@@ -23,5 +24,6 @@ __all__ = [
     "few_shot",
     "patches",
     "retrieval",
+    "survival",
     "training",
 ]

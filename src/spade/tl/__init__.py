@@ -14,6 +14,7 @@ from spade.tl._retrieval import retrieval_metrics
 from spade.tl._retrieve import retrieve
 from spade.tl._routing_scores import routing_scores
 from spade.tl._slide_task import slide_task
+from spade.tl._survival_summary import survival_summary
 from spade.tl._train_spade import train_spade
 
 __all__ = [
@@ -31,5 +32,6 @@ __all__ = [
     "retrieve",
     "routing_scores",
     "slide_task",
+    "survival_summary",
     "train_spade",
 ]

@@ -1,0 +1,118 @@
+"""Out-of-fold risks: what ``tl.survival`` returns, ``tl.survival_summary`` summarises and ``pl.survival`` draws."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from spade._checks import check_count
+from spade._samples import shorten
+from spade.core.intervals import bootstrap_weights, interval
+from spade.core.streams import as_seed, numpy_stream
+from spade.core.survival import weighted_concordance
+
+COLUMNS = ("representation", "repeat", "fold", "patient", "time", "event", "risk")
+COMPARE = ("fold", "all")
+
+
+def check_table(table: object) -> pd.DataFrame:
+    """Return the table if it holds one risk per representation, repeat and patient, of the same patients throughout."""
+    if not isinstance(table, pd.DataFrame) or (missing := [name for name in COLUMNS if name not in table]):
+        lacking = f"lacks {shorten(missing)}" if isinstance(table, pd.DataFrame) else f"is {type(table).__name__}"
+        raise ValueError(f"table {lacking}: expected what sp.tl.survival returned.")
+    if table.empty:
+        raise ValueError("table is empty; pass what sp.tl.survival returned.")
+    keys = ["representation", "repeat", "patient"]
+    if (twice := table.duplicated(keys)).any():
+        one = table.loc[twice, keys].iloc[0].to_dict()
+        raise ValueError(
+            f"table: {int(twice.sum())} rows repeat a patient, such as {one}: a patient is in one fold of every repeat. Tables of "
+            "several calls differ in their folds; summarise each by itself."
+        )
+    lacking_risk = table["risk"].isna()
+    if lacking_risk.any():
+        raise ValueError(f"table: risk is missing in {int(lacking_risk.sum())} of {len(table)} rows.")
+    sets = table.groupby(["representation", "repeat"], sort=False)["patient"].agg(frozenset)
+    if sets.nunique() > 1:
+        raise ValueError(
+            "table: representations or repeats differ in their patients, so they cannot be compared. Pass what sp.tl.survival "
+            "returned, or one representation at a time."
+        )
+    facts = table.groupby("patient", sort=False)[["time", "event"]].nunique()
+    if (facts > 1).any(axis=None):
+        raise ValueError(
+            f"table: time or event differ between the rows of a patient, as of {shorten(facts.index[(facts > 1).any(axis=1)])}."
+        )
+    return table
+
+
+def percentiles(own: pd.DataFrame) -> pd.Series:
+    """Return the place of every patient, in (0, 1), by its risk among those of its fold, the mean over repeats."""
+    folds = own.groupby(["repeat", "fold"], sort=False)["risk"]
+    place = ((folds.rank() - 0.5) / folds.transform("size")).groupby(own["patient"], sort=False).mean()
+    return (place.round(12).rank() - 0.5) / len(place)
+
+
+def summarise(
+    table: pd.DataFrame,
+    baseline: str | None,
+    by_repeat: bool,
+    compare: str,
+    n_boot: int,
+    level: float,
+    rng: int | np.random.Generator,
+) -> pd.DataFrame:
+    """As :func:`spade.tl.survival_summary`."""
+    check_table(table)
+    names = list(dict.fromkeys(table["representation"]))
+    repeats = sorted(set(table["repeat"]))
+    if baseline is not None and baseline not in names:
+        raise KeyError(f"baseline={baseline!r} is not in the table; representations: {shorten(names)}.")
+    if compare not in COMPARE:
+        raise ValueError(f'compare={compare!r}: expected "fold" or "all".')
+    if not 0 < level < 1:
+        raise ValueError(f"level={level!r}: expected a number between 0 and 1.")
+    patients = list(dict.fromkeys(table["patient"]))
+    drawn = bootstrap_weights(
+        len(patients), check_count("n_boot", n_boot), numpy_stream(as_seed(rng), "bootstrap of patients")
+    )
+    weights = np.concatenate([np.ones((1, len(patients)), dtype=np.int64), drawn])
+    first = table.drop_duplicates("patient")
+    facts = {"n_patients": len(patients), "n_events": int(first["event"].astype(bool).sum())}
+    values = {
+        name: _values(table[table["representation"] == name], patients, repeats, compare, weights) for name in names
+    }
+    rows = []
+    for name in names:
+        for repeat in range(len(repeats)) if by_repeat else (None,):
+            found = _of(values[name], repeat)
+            row = {"representation": name} | ({} if repeat is None else {"repeat": repeats[repeat]})
+            row |= {"c_index": found[0]} | _bounds(found[1:], level, "") | facts
+            if baseline is not None:
+                difference = found - _of(values[baseline], repeat)
+                row |= {"difference": difference[0]} | _bounds(difference[1:], level, "difference_")
+            rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def _values(
+    own: pd.DataFrame, patients: list[str], repeats: list[int], compare: str, weights: NDArray[np.int64]
+) -> NDArray[np.float64]:
+    """C-index of every repeat and set of weights, ``(n_repeats, n_sets)``."""
+    found = []
+    for repeat in repeats:
+        one = own[own["repeat"] == repeat].set_index("patient").loc[patients]
+        strata = one["fold"].to_numpy() if compare == "fold" else None
+        time, event, risk = (one[column].to_numpy() for column in ("time", "event", "risk"))
+        found.append(weighted_concordance(time, event, risk, weights, strata))
+    return np.array(found)
+
+
+def _of(values: NDArray[np.float64], repeat: int | None) -> NDArray[np.float64]:
+    return values.mean(0) if repeat is None else values[repeat]
+
+
+def _bounds(values: NDArray[np.float64], level: float, prefix: str) -> dict[str, float]:
+    low, high = interval(values, level)
+    return {f"{prefix}low": float(low), f"{prefix}high": float(high)}
