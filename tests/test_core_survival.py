@@ -316,7 +316,7 @@ def test_ridge_cox_is_the_penalised_optimum():
         return event.sum() * slow_cox(scaled @ w, time, event, "efron") + 2 / 2 * (w**2).sum()
 
     t, e = torch.as_tensor(time), torch.as_tensor(event)
-    first, model = ridge_path(x, lambda out, rows: cox_loss(out[:, 0], t, e), 1, event.sum(), (100.0, 2.0), False)
+    first, model = ridge_path(x, lambda out: cox_loss(out[:, 0], t, e), 1, event.sum(), (100.0, 2.0), False)
     wanted = minimize(slow, np.zeros(6), options={"gtol": 1e-7}).x
     np.testing.assert_allclose(model.weights[:, 0], wanted, atol=1e-4)
     np.testing.assert_allclose(model(x)[:, 0], scaled @ wanted, atol=1e-4)
@@ -328,7 +328,7 @@ def test_ridge_hazards_are_the_penalised_optimum_also_with_more_features_than_ro
     x, bins, event = rng.normal(size=(12, 30)), np.arange(12) % 3, rng.random(12) < 0.7
     scaled = (x - x.mean(0)) / x.std(0) / math.sqrt(30)
     b, e = torch.as_tensor(bins), torch.as_tensor(event)
-    (model,) = ridge_path(x, lambda out, rows: discrete_nll(out, b, e), 3, 12, (0.5,), True)
+    (model,) = ridge_path(x, lambda out: discrete_nll(out, b, e), 3, 12, (0.5,), True)
 
     def slow(w):
         w = w.reshape(31, 3)

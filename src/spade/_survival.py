@@ -27,8 +27,8 @@ def check_table(table: object) -> pd.DataFrame:
     if (twice := table.duplicated(keys)).any():
         one = table.loc[twice, keys].iloc[0].to_dict()
         raise ValueError(
-            f"table: {int(twice.sum())} rows repeat a patient, such as {one}: a patient is in one fold of every repeat. Tables of "
-            "several calls differ in their folds; summarise each by itself."
+            f"table: {int(twice.sum())} rows repeat a patient, such as {one}: a patient is in one fold of every repeat. To "
+            "compare several calls, as with different heads, give their representations different names."
         )
     lacking_risk = table["risk"].isna()
     if lacking_risk.any():

@@ -16,8 +16,8 @@ from spade.core.routing import Floats
 STRENGTHS = tuple(10.0 ** np.arange(3, -1.5, -0.5))
 #: Penalty of an intercept, as a share of that of the weights: a hazard that is 1 in the data stays finite.
 INTERCEPT = 1e-3
-#: Mean loss of outputs ``(n, n_out)`` over rows, as numbers of the training rows that they belong to.
-Loss = Callable[[torch.Tensor, NDArray[np.int64]], torch.Tensor]
+#: Mean loss of the outputs ``(n, n_out)`` of all rows.
+Loss = Callable[[torch.Tensor], torch.Tensor]
 
 
 class Linear(NamedTuple):
@@ -51,7 +51,7 @@ def ridge_path(
     x
         ``(n, d)``.
     loss
-        From outputs ``(n, n_out)`` and ``arange(n)`` to a mean over terms.
+        From outputs ``(n, n_out)`` to a mean over terms.
     n_out
         Outputs per row.
     n_terms
@@ -66,7 +66,7 @@ def ridge_path(
     deviation = deviation * np.sqrt(x.shape[1])
     left, scale, axes = np.linalg.svd((x - mean) / deviation, full_matrices=False)
     inner = torch.as_tensor(left * scale)
-    rows, shape = np.arange(len(x)), (len(scale) + intercept, n_out)
+    shape = (len(scale) + intercept, n_out)
 
     def objective(flat: Floats, strength: float) -> tuple[float, Floats]:
         w = torch.as_tensor(flat.reshape(shape)).requires_grad_(True)
@@ -75,7 +75,7 @@ def ridge_path(
         if intercept:
             outputs = outputs + w[-1]
             penalty = penalty + strength * INTERCEPT / 2 * w[-1].square().sum()
-        value = n_terms * loss(outputs, rows) + penalty
+        value = n_terms * loss(outputs) + penalty
         (slope,) = torch.autograd.grad(value, w)
         return float(value.detach()), slope.numpy().ravel()
 

@@ -14,6 +14,7 @@ from spade.tl._retrieval import retrieval_metrics
 from spade.tl._retrieve import retrieve
 from spade.tl._routing_scores import routing_scores
 from spade.tl._slide_task import slide_task
+from spade.tl._survival import survival
 from spade.tl._survival_summary import survival_summary
 from spade.tl._train_spade import train_spade
 
@@ -32,6 +33,7 @@ __all__ = [
     "retrieve",
     "routing_scores",
     "slide_task",
+    "survival",
     "survival_summary",
     "train_spade",
 ]
