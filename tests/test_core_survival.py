@@ -162,8 +162,11 @@ def test_bins_have_alike_numbers_of_events():
         discrete_bins([1, 1, 1, 2, 2, 2], [1] * 6, 4)
     with pytest.raises(ValueError, match="n_bins=1: expected a whole number of at least 2"):
         discrete_bins(time, event, 1)
-    with pytest.raises(ValueError, match="no row has the event"):
+    with pytest.raises(ValueError, match="n_bins=2: 0 events at 0 distinct times"):
         discrete_bins(time, event * 0, 2)
+    tied = np.array([1.0] * 9 + [2, 3])  # most events at the first time, or at the last
+    assert np.bincount(time_bins(tied, discrete_bins(tied, np.ones(11), 3))).tolist() == [9, 1, 1]
+    assert np.bincount(time_bins(4 - tied, discrete_bins(4 - tied, np.ones(11), 3))).tolist() == [1, 1, 9]
 
 
 # --- c-index

@@ -99,20 +99,27 @@ def cox_loss(risk: torch.Tensor, time: torch.Tensor, event: torch.Tensor, ties: 
 
 
 def discrete_bins(time: ArrayLike, event: ArrayLike, n_bins: int) -> Floats:
-    """Return the ``(n_bins - 1,)`` inner edges of time bins with alike numbers of events; a time on an edge is in the later bin."""
+    """Return the ``(n_bins - 1,)`` inner edges of time bins that each have an event, and numbers of them as alike as ties allow.
+
+    Edges are event times, near the quantiles; a time on an edge is in the later bin.
+    """
     times, events = check_times(time, event)
     if isinstance(n_bins, bool) or n_bins != int(n_bins) or n_bins < 2:
         raise ValueError(f"n_bins={n_bins!r}: expected a whole number of at least 2.")
-    own = times[events]
-    if not len(own):
-        raise ValueError("event: no row has the event, so there are no event times to make bins of.")
-    edges = np.quantile(own, np.arange(1, n_bins) / n_bins)
-    if (np.bincount(np.searchsorted(edges, own, side="right"), minlength=n_bins) == 0).any():
+    moments, counts = np.unique(times[events], return_counts=True)
+    if len(moments) < n_bins:
         raise ValueError(
-            f"n_bins={n_bins}: {len(own)} events at {len(np.unique(own))} distinct times leave a bin without an event. Lower n_bins="
-            ", or take more patients."
+            f"n_bins={n_bins}: {counts.sum()} events at {len(moments)} distinct times cannot give each bin one. Lower n_bins=, or take more "
+            "patients."
         )
-    return edges
+    before = counts.cumsum() - counts
+    at = 0
+    edges = []
+    for k in range(1, n_bins):
+        open_ = np.arange(at + 1, len(moments) - (n_bins - 1 - k))
+        at = int(open_[np.abs(before[open_] - k * counts.sum() / n_bins).argmin()])
+        edges.append(moments[at])
+    return np.array(edges)
 
 
 def time_bins(time: ArrayLike, edges: Floats) -> NDArray[np.int64]:
