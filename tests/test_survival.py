@@ -14,6 +14,7 @@ from spatialdata import SpatialData
 from test_core_survival import slow_concordance, slow_cox
 
 import spade as sp
+from spade.core.config import NonFiniteLossError
 from spade.core.folds import stratified_folds
 from spade.core.streams import numpy_stream
 
@@ -280,6 +281,11 @@ def test_ties_are_fine(small):
     with pytest.raises(ValueError, match=r"n_bins=2: .* at 1 distinct times"):
         run(small, n_folds=2, n_bins=2)
     assert np.isfinite(run(small, n_folds=2, loss="cox")["risk"]).all()
+
+
+def test_a_training_that_diverges_says_where(small):
+    with pytest.raises(NonFiniteLossError, match=r"X_f, abmil, fold 0: bag \d+: the loss is (nan|inf)"):
+        run(small, head="abmil", hidden=8, lr=1e30, n_bins=2, n_folds=2)
 
 
 def test_time_in_bins_beyond_those_of_training(small):

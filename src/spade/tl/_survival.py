@@ -12,6 +12,7 @@ from tqdm.auto import tqdm
 
 from spade._bags import Bags, BagSource, read_bags
 from spade._checks import check_count
+from spade.core.config import NonFiniteLossError
 from spade.core.device import resolve_device
 from spade.core.folds import stratified_folds
 from spade.core.routing import Floats
@@ -121,6 +122,8 @@ def survival(
     ValueError
         Negative times, times or events that are missing where the other is given, slides of one patient that disagree in time, event or
         given fold, fewer patients with events than folds, or too few event times for the bins.
+    NonFiniteLossError
+        Training of a head diverged.
 
     Examples
     --------
@@ -174,7 +177,10 @@ def survival(
                 risk = np.full(len(cohort.patients), np.nan)
                 for f in np.unique(fold).tolist():
                     test = np.flatnonzero(fold == f)
-                    risk[test] = risks(np.flatnonzero(fold != f), test, repeat * MOST_FOLDS + f)
+                    try:
+                        risk[test] = risks(np.flatnonzero(fold != f), test, repeat * MOST_FOLDS + f)
+                    except NonFiniteLossError as error:
+                        raise NonFiniteLossError(f"{name}, {head}, fold {f}: {error}") from error
                     bar.update()
                 found.append(
                     pd.DataFrame({"representation": name, "repeat": repeat, "fold": fold, **facts, "risk": risk})

@@ -117,7 +117,7 @@ class Fit:
 
         def loss(outputs: torch.Tensor, i: int) -> torch.Tensor:
             own = torch.as_tensor(bins[i : i + 1]), torch.as_tensor(event[i : i + 1])
-            return weight[i] * discrete_nll(outputs[None], *(one.to(outputs.device) for one in own))
+            return float(weight[i]) * discrete_nll(outputs[None], *(one.to(outputs.device) for one in own))
 
         train_bags(
             lambda i: torch.from_numpy(read(i)), loss, np.flatnonzero(~held).tolist(), np.flatnonzero(held).tolist(), head,
