@@ -12,6 +12,7 @@ TABLE = "table"
 VALID = "spade_valid"
 STEM = "spade"
 MARKERS = "rank_expert_genes"
+PREDICTED = "predicted"
 
 TRAIN, VAL, TEST, GUARD = "train", "val", "test", "guard"
 
@@ -69,6 +70,21 @@ def image(stem: str) -> str:
 def expression(stem: str) -> str:
     """``obsm`` key of the expression side of the joint embedding."""
     return f"X_{stem}_expression"
+
+
+def predicted(stem: str) -> str:
+    """``obsm`` key of predicted expression."""
+    return f"X_{stem}"
+
+
+def predicted_deviation(stem: str) -> str:
+    """``obsm`` key of the uncertainty of predicted expression."""
+    return f"X_{stem}_deviation"
+
+
+def predicted_genes(stem: str) -> str:
+    """``uns`` key of the genes that the columns of predicted expression stand for."""
+    return f"{stem}_genes"
 
 
 def features(encoder: str) -> str:

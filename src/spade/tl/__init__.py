@@ -1,4 +1,4 @@
-"""Tools: experts, training, embeddings, few-shot and slide tasks, retrieval."""
+"""Tools: experts, training, embeddings, few-shot and slide tasks, survival, retrieval, expression."""
 
 from spade.tl._annotate import annotate
 from spade.tl._attention import attention
@@ -6,9 +6,13 @@ from spade.tl._cluster_experts import cluster_experts
 from spade.tl._embed import embed
 from spade.tl._expert_agreement import expert_agreement
 from spade.tl._expert_composition import expert_composition
+from spade.tl._expression_benchmark import expression_benchmark
+from spade.tl._expression_summary import expression_summary
+from spade.tl._expression_trust import expression_trust
 from spade.tl._few_shot import few_shot
 from spade.tl._few_shot_summary import few_shot_summary
 from spade.tl._mixing import mixing
+from spade.tl._predict_expression import predict_expression
 from spade.tl._rank_expert_genes import rank_expert_genes
 from spade.tl._retrieval import retrieval_metrics
 from spade.tl._retrieve import retrieve
@@ -25,9 +29,13 @@ __all__ = [
     "embed",
     "expert_agreement",
     "expert_composition",
+    "expression_benchmark",
+    "expression_summary",
+    "expression_trust",
     "few_shot",
     "few_shot_summary",
     "mixing",
+    "predict_expression",
     "rank_expert_genes",
     "retrieval_metrics",
     "retrieve",

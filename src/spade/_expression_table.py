@@ -1,0 +1,50 @@
+"""Results of expression benchmarks, summarised over sections: for ``tl.expression_summary`` and ``pl.expression_ranking``."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+
+from spade._samples import shorten
+from spade.core.intervals import bootstrap_weights, interval
+from spade.core.routing import Floats
+
+BENCHMARK = ("protocol", "representation", "fold", "section", "gene", "pearson")
+
+
+def check_benchmark(table: object) -> pd.DataFrame:
+    """Return the table, or raise if it is no result of ``tl.expression_benchmark``."""
+    if not isinstance(table, pd.DataFrame):
+        raise TypeError(f"table: got {type(table).__name__}; expected what sp.tl.expression_benchmark returned.")
+    if missing := [name for name in BENCHMARK if name not in table]:
+        raise ValueError(f"table lacks {shorten(missing)}: expected what sp.tl.expression_benchmark returned.")
+    if table.empty:
+        raise ValueError("table is empty; pass what sp.tl.expression_benchmark returned.")
+    return table
+
+
+def mean_known(values: Floats) -> Floats:
+    """Mean over rows that have a value; NaN where none has."""
+    known = ~np.isnan(values)
+    return np.where(known.any(0), np.nansum(values, axis=0) / np.maximum(known.sum(0), 1), np.nan)
+
+
+def mean_bounds(values: Floats, n_boot: int, level: float, rng: np.random.Generator) -> tuple[Floats, Floats]:
+    """Interval of the mean of every column ``(U, G)`` under resampling of its rows; NaN of columns with fewer than two values."""
+    known = ~np.isnan(values)
+    weights = bootstrap_weights(len(values), n_boot, rng)
+    low, high = np.full((2, values.shape[1]), np.nan)
+    for start in range(0, values.shape[1], 1_024):
+        some = slice(start, start + 1_024)
+        with np.errstate(invalid="ignore"):  # a draw may have no unit with a value
+            drawn = weights @ np.nan_to_num(values[:, some]) / (weights @ known[:, some])
+        low[some], high[some] = interval(drawn, level)
+    few = known.sum(0) < 2
+    low[few] = high[few] = np.nan
+    return low, high
+
+
+def units_by_gene(table: pd.DataFrame) -> pd.DataFrame:
+    """Correlations of one protocol and representation: rows sections (folds, where all test spots count together), columns genes."""
+    unit = table["section"].where(table["section"] != "", "fold " + table["fold"].astype(str))
+    return table.assign(unit=unit).pivot_table("pearson", "unit", "gene", "mean", dropna=False, observed=True)

@@ -1,0 +1,27 @@
+"""What ``tl.predict_expression`` wrote, read back."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+
+from spade import _keys
+from spade._samples import Sample, shorten
+
+
+def read_predicted(sample: Sample, key: str, deviation: bool = False) -> pd.DataFrame:
+    """Return predicted expression (or its deviation) by spot and gene, or raise with what there is."""
+    table, names = sample.table, _keys.predicted_genes(key)
+    where = _keys.predicted_deviation(key) if deviation else _keys.predicted(key)
+    if where not in table.obsm or names not in table.uns:
+        there = [one for one in table.obsm if f"{one.removeprefix('X_')}_genes" in table.uns]
+        raise KeyError(
+            f"{sample.name}: key={key!r}: obsm[{where!r}] with uns[{names!r}] is not there; predictions: {shorten(there) or 'none'}. Make "
+            "them with sp.tl.predict_expression(samples, model, reference=...)."
+        )
+    values, genes = np.asarray(table.obsm[where]), [str(name) for name in table.uns[names]]
+    if values.ndim != 2 or values.shape[1] != len(genes):
+        raise ValueError(
+            f"{sample.name}: obsm[{where!r}] has shape {values.shape}, but uns[{names!r}] names {len(genes)} genes. Predict again."
+        )
+    return pd.DataFrame(values, index=table.obs_names, columns=genes)
