@@ -7,6 +7,8 @@ from spade.pl._expert_clusters import expert_clusters
 from spade.pl._expert_composition import expert_composition
 from spade.pl._expert_gallery import expert_gallery
 from spade.pl._expert_genes import expert_genes
+from spade.pl._expression import expression
+from spade.pl._expression_ranking import expression_ranking
 from spade.pl._few_shot import few_shot
 from spade.pl._patches import patches
 from spade.pl._retrieval import retrieval
@@ -21,6 +23,8 @@ __all__ = [
     "expert_composition",
     "expert_gallery",
     "expert_genes",
+    "expression",
+    "expression_ranking",
     "few_shot",
     "patches",
     "retrieval",

@@ -1,0 +1,173 @@
+"""Is expression predicted from the image? Breast cancer across sections and patients, olfactory bulb across spatial blocks.
+
+Genes are the 50 most variable of the sections that are learned from, among those found in a tenth of their spots. Pearson correlation
+over spots, per gene, within each section that is predicted; its mean over genes with a 95 % interval over genes (there are one or two
+sections, so no interval over sections). The mean-expression control predicts the same everywhere: its correlation is 0, its skill 0.
+
+``SPADE_TEST_DATA=... python benchmarks/expression.py``
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from spatialdata import SpatialData
+
+import spade as sp
+from spade._expression_table import mean_bounds
+from spade._samples import iter_samples
+from spade.core.expression import log_normalise
+from spade.core.prediction import pearson_per_gene
+from spade.core.streams import numpy_stream
+from spade.tl._protocols import Measured, variable_genes
+
+FROZEN, CONTEXT = "X_texture", "X_texture_context"
+COMMON = {"lr": 1e-3, "batch_size": 64, "n_prototypes": 8, "n_experts": 2, "temperature": 1.0}
+HER2ST = {"B4": "BT10737_D2_HE.jpg", "C2": "5714_HE_BT_C2.jpg", "C3": "5714_HE_BT_D1.jpg"}
+
+
+def read(folder):
+    """Sections with image features, by name."""
+    samples = {}
+    for name, image in HER2ST.items():
+        place = folder / "her2st" / name
+        samples[name] = sp.io.read_st(
+            place / f"{name}.tsv.gz", place / image, place / f"{name}_selection.tsv", sample_id=name
+        )
+        samples[name]["table"].obs["patient"] = name[0]
+    place = folder / "mob" / "MOB_11"
+    samples["MOB_11"] = sp.io.read_st(place / "Rep11_MOB_count_matrix-1.tsv.gz", place / "11.jpg", sample_id="MOB_11")
+    sp.pp.patches(samples.values())
+    sp.pp.encode_patches(samples.values())
+    sp.pp.spatial_context(samples.values(), use_rep=FROZEN)
+    return samples
+
+
+def rows_of(sample, part, name):
+    """The spots of one part of a split, as a section of its own."""
+    table = sample["table"][(sample["table"].obs["spade_split"] == part).to_numpy()].copy()
+    attrs = {"spade": {**sample.attrs["spade"], "sample": name}}
+    return SpatialData(images=dict(sample.images), shapes=dict(sample.shapes), tables={"table": table}, attrs=attrs)
+
+
+def genes_of(samples, n):
+    measured = [
+        Measured(one.name, {}, one.table.X.tocsr(), one.table.var_names, None, 0.0) for one in iter_samples(samples)
+    ]
+    return variable_genes(measured, n)
+
+
+def truth_of(sample, genes):
+    table = sample["table"]
+    return log_normalise(table.X.tocsr())[:, table.var_names.get_indexer(genes)].toarray()
+
+
+def ways(train, options):
+    """How to predict: keywords of ``predict_expression``."""
+    panel = sp.pp.select_genes(train, n_top_genes=options.panel)
+
+    def fit(**more):
+        return sp.tl.train_spade(train, use_rep=FROZEN, genes=panel, **COMMON | {"n_epochs": options.epochs} | more)
+
+    models = {
+        "spade": fit(),
+        "spade, warm start": fit(warm_start=options.epochs // 2),
+        "one expert": fit(n_prototypes=1, n_experts=1),
+        "shuffled pairs": fit(shuffle_pairs=True),
+    }
+    found = {f"{name}, neighbours": {"model": model} for name, model in models.items()}
+    for name, keys in (("frozen", FROZEN), ("frozen + context", (FROZEN, CONTEXT))):
+        for scaling in ("reference", "section"):
+            label = f"ridge on {name}" + (", each section scaled" if scaling == "section" else "")
+            found[label] = {"method": "ridge", "use_rep": keys, "scaling": scaling}
+    return found
+
+
+def evaluate(train, test, options, what):
+    """Predict the test sections from the training sections, every way."""
+    genes = genes_of(train, options.genes)
+    expected = np.concatenate([truth_of(one, genes) for one in train]).mean(0)
+    rows = []
+    for name, settings in ways(train, options).items():
+        sp.tl.predict_expression(test, reference=train, genes=genes, **settings)
+        for one in test:
+            truth, predicted = truth_of(one, genes), one["table"].obsm["X_predicted"]
+            error, control = (np.square(truth - guess).mean(0) for guess in (predicted, expected))
+            rows += [
+                {
+                    "what": what,
+                    "way": name,
+                    "section": one.attrs["spade"]["sample"],
+                    "gene": gene,
+                    "pearson": p,
+                    "skill": s,
+                }
+                for gene, p, s in zip(
+                    genes, pearson_per_gene(truth, predicted), 1 - error / np.maximum(control, 1e-12), strict=True
+                )
+            ]
+    return rows
+
+
+def show(table):
+    print("| learned from → predicted | way | Pearson, mean of genes | best 10 genes | genes above 0.2 | skill |")
+    print("| --- | --- | --- | --- | --- | --- |")
+    for (what, way), own in table.groupby(["what", "way"], sort=False):
+        by_gene = own.groupby("gene")[["pearson", "skill"]].mean()
+        p = by_gene["pearson"].dropna().to_numpy()
+        (low,), (high,) = mean_bounds(p[:, None], 2_000, 0.95, numpy_stream(0, "genes"))
+        best = np.sort(p)[::-1][:10].mean()
+        print(
+            f"| {what} | {way} | {p.mean():.3f} [{low:.3f}, {high:.3f}] | {best:.3f} | {int((p > 0.2).sum())} of {len(p)} | "
+            f"{by_gene['skill'].mean():+.3f} |"
+        )
+    for what in dict.fromkeys(table["what"]):
+        print(f"| {what} | mean expression | 0 | 0 | 0 of {table['gene'].nunique()} | 0 |")
+
+
+def main(arguments=None):
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--epochs", type=int, default=100)
+    parser.add_argument("--panel", type=int, default=1_000)
+    parser.add_argument("--genes", type=int, default=50)
+    parser.add_argument("--draws", type=int, default=5)
+    parser.add_argument("--data", type=Path, default=Path(os.environ.get("SPADE_TEST_DATA", "../shared/data")))
+    options = parser.parse_args(arguments)
+    warnings.simplefilter("ignore")
+    logging.disable(logging.INFO)
+    samples = read(options.data)
+    b4, c2, c3, bulb = samples.values()
+    found = []
+    for train, test, what in (
+        ([b4, c2], [c3], "B4 + C2 → C3 (patient seen)"),
+        ([b4], [c2, c3], "B4 → C2, C3 (patient unseen)"),
+        ([c2, c3], [b4], "C2 + C3 → B4 (patient unseen)"),
+    ):
+        found += evaluate(train, test, options, what)
+    for draw in range(options.draws):
+        sp.pp.split(bulb, block_um=1000, fractions=(0.7, 0, 0.3), rng=draw)
+        train, test = rows_of(bulb, "train", f"train {draw}"), rows_of(bulb, "test", f"test {draw}")
+        found += evaluate([train], [test], options, f"MOB_11, blocks → blocks ({options.draws} draws)")
+    table = pd.DataFrame(found)
+    print("\nprediction of expression\n")
+    show(table)
+    reps = {"frozen": FROZEN, "frozen + context": (FROZEN, CONTEXT)}
+    bench = sp.tl.expression_benchmark([b4, c2, c3], use_rep=reps, n_genes=options.genes)
+    print("\nthe two protocols, patients B and C held out in turn\n")
+    print("| protocol | representation | Pearson | interval | units |\n| --- | --- | --- | --- | --- |")
+    for row in sp.tl.expression_summary(bench).itertuples():
+        unit = "folds" if row.protocol == "hest" else "sections"
+        print(
+            f"| {row.protocol} | {row.representation} | {row.pearson:.3f} | [{row.low:.3f}, {row.high:.3f}] | {row.n_units} {unit} |"
+        )
+    return table, bench
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,144 @@
+"""Which genes are predicted how well."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from numpy.typing import NDArray
+
+from spade._checks import check_count
+from spade._expression_table import BENCHMARK, check_benchmark, mean_bounds, mean_known, units_by_gene
+from spade._samples import shorten
+from spade.core.streams import as_seed, numpy_stream
+from spade.pl._axes import GREY, SMALL, TEXT, clip, finish, given_axes, new_figure, title
+from spade.pl._colours import SAFE
+
+TRUST = ("gene", "pearson", "low", "high")
+ROW, WIDTH = 0.19, 3.4
+
+
+def expression_ranking(
+    table: pd.DataFrame,
+    *,
+    n_genes: int = 30,
+    n_boot: int = 2_000,
+    rng: int | np.random.Generator = 0,
+    ax: Axes | NDArray[Any] | None = None,
+    show: bool = False,
+) -> NDArray[Any]:
+    """Draw the correlation of predicted with measured expression gene by gene, best first, with intervals over sections.
+
+    Dots are means over held-out sections, lines their 95 % bootstrap intervals (none with fewer than two sections). The dashed line, 0, is
+    the mean-expression control. Of a benchmark there is one panel per protocol, in which representations have a colour each and genes
+    are ordered by the first; of one with several gene sets, the genes measured most often come first.
+
+    Parameters
+    ----------
+    table
+        From :func:`spade.tl.expression_trust` or :func:`spade.tl.expression_benchmark`.
+    n_genes
+        Most genes per panel; those that vary nowhere are not drawn, and the title says how many.
+    n_boot, rng
+        Of the bootstrap of a benchmark.
+    ax
+        As many Axes as there are panels; None: a new figure.
+    show
+        Call ``plt.show()``.
+
+    Returns
+    -------
+    Array of Axes, ``(n_panels,)``.
+
+    Raises
+    ------
+    TypeError, ValueError
+        A table of something else, no gene that varies, or a wrong number of ``ax``.
+
+    Examples
+    --------
+    >>> import spade as sp
+    >>> samples = sp.datasets.toy(3, 60)
+    >>> sp.pp.patches(samples)
+    >>> sp.pp.encode_patches(samples)
+    >>> table = sp.tl.expression_benchmark(samples, use_rep="X_texture", n_genes=20)
+    >>> sp.pl.expression_ranking(table).shape
+    (2,)
+    """
+    check_count("n_genes", n_genes)
+    panels = _panels_of(table, n_boot, as_seed(rng))
+    shown = {name: _chosen(name, rows, n_genes) for name, rows in panels.items()}
+    axes = _axes(ax, list(shown), max(len(genes) for genes in shown.values()))
+    for one, (name, genes) in zip(axes, shown.items(), strict=True):
+        _draw(one, name, panels[name], genes)
+    finish(show)
+    return axes
+
+
+def _panels_of(table: object, n_boot: int, seed: int) -> dict[str, pd.DataFrame]:
+    """One table of representation, gene, pearson, low, high and number of units per panel."""
+    if isinstance(table, pd.DataFrame) and "protocol" not in table:
+        if missing := [name for name in TRUST if name not in table]:
+            raise ValueError(
+                f"table lacks {shorten(missing)}: expected what sp.tl.expression_trust or sp.tl.expression_benchmark returned "
+                f"({', '.join(BENCHMARK)})."
+            )
+        if table.empty:
+            raise ValueError("table is empty; pass what sp.tl.expression_trust returned.")
+        return {"held-out sections": table.assign(representation="")}
+    found: dict[str, list[pd.DataFrame]] = {}
+    for (protocol, name), own in check_benchmark(table).groupby(["protocol", "representation"], sort=False):
+        units = units_by_gene(own)
+        low, high = mean_bounds(units.to_numpy(), n_boot, 0.95, numpy_stream(seed, "bootstrap of sections"))
+        n = (~np.isnan(units.to_numpy())).sum(0)
+        frame = {
+            "gene": units.columns,
+            "pearson": mean_known(units.to_numpy()),
+            "low": low,
+            "high": high,
+            "n_sections": n,
+        }
+        found.setdefault(str(protocol), []).append(pd.DataFrame(frame).assign(representation=name))
+    return {name: pd.concat(parts, ignore_index=True) for name, parts in found.items()}
+
+
+def _chosen(name: str, rows: pd.DataFrame, n_genes: int) -> list[str]:
+    """Genes to draw, best first."""
+    first = rows[rows["representation"] == rows["representation"].iloc[0]].dropna(subset="pearson")
+    if first.empty:
+        raise ValueError(f"table: no gene varies in any section ({name}), so none has a correlation.")
+    order = ["n_sections", "pearson"] if "n_sections" in first else ["pearson"]
+    most = first.sort_values(order, ascending=False, kind="stable").head(n_genes)
+    return most.sort_values("pearson", ascending=False, kind="stable")["gene"].astype(str).tolist()
+
+
+def _axes(ax: Any, names: list[str], n_genes: int) -> NDArray[Any]:
+    if ax is not None:
+        return given_axes(ax, (len(names),), ", ".join(names))
+    figure = new_figure((WIDTH + 0.4) * len(names), ROW * max(n_genes, 5) + 1.2)
+    return figure.subplots(1, len(names), squeeze=False)[0]
+
+
+def _draw(ax: Axes, name: str, rows: pd.DataFrame, genes: list[str]) -> None:
+    representations = list(dict.fromkeys(rows["representation"]))
+    step = 0.6 / len(representations)
+    for i, representation in enumerate(representations):
+        own = rows[rows["representation"] == representation].set_index("gene").reindex(genes)
+        y = np.arange(len(genes)) + step * (i - (len(representations) - 1) / 2)
+        colour = SAFE[i % len(SAFE)]
+        ax.hlines(y, own["low"], own["high"], color=colour, linewidth=1.0)
+        ax.plot(own["pearson"], y, "o", color=colour, markersize=3.5, label=representation)
+    ax.axvline(0, color=GREY, linewidth=0.8, linestyle=(0, (4, 3)))
+    ax.set_yticks(range(len(genes)), [clip(gene) for gene in genes], fontsize=SMALL)
+    ax.set_ylim(len(genes) - 0.4, -0.6)
+    ax.set_xlabel("Pearson correlation, measured and predicted", fontsize=TEXT)
+    ax.tick_params(labelsize=SMALL, width=0.6, length=2.5)
+    ax.spines[["top", "right"]].set_visible(False)
+    if representations != [""]:
+        ax.legend(fontsize=SMALL, frameon=False, loc="upper left", bbox_to_anchor=(0, -0.12), borderaxespad=0)
+    all_genes = rows.groupby("gene")["pearson"].max()
+    still = int(all_genes.isna().sum())
+    constant = f", {still} without variance" if still else ""
+    title(ax, f"{name}: {len(genes)} of {len(all_genes)} genes{constant}")
