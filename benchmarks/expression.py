@@ -56,11 +56,13 @@ def rows_of(sample, part, name):
     return SpatialData(images=dict(sample.images), shapes=dict(sample.shapes), tables={"table": table}, attrs=attrs)
 
 
-def genes_of(samples, n):
+def genes_of(train, test, n):
+    """Most variable genes of the training sections, among those that the others have names for."""
+    shared = set.intersection(*(set(one["table"].var_names) for one in [*train, *test]))
     measured = [
-        Measured(one.name, {}, one.table.X.tocsr(), one.table.var_names, None, 0.0) for one in iter_samples(samples)
+        Measured(one.name, {}, one.table.X.tocsr(), one.table.var_names, None, 0.0) for one in iter_samples(train)
     ]
-    return variable_genes(measured, n)
+    return variable_genes(measured, n, shared)
 
 
 def truth_of(sample, genes):
@@ -91,7 +93,7 @@ def ways(train, options):
 
 def evaluate(train, test, options, what):
     """Predict the test sections from the training sections, every way."""
-    genes = genes_of(train, options.genes)
+    genes = genes_of(train, test, options.genes)
     expected = np.concatenate([truth_of(one, genes) for one in train]).mean(0)
     rows = []
     for name, settings in ways(train, options).items():
@@ -127,8 +129,8 @@ def show(table):
             f"| {what} | {way} | {p.mean():.3f} [{low:.3f}, {high:.3f}] | {best:.3f} | {int((p > 0.2).sum())} of {len(p)} | "
             f"{by_gene['skill'].mean():+.3f} |"
         )
-    for what in dict.fromkeys(table["what"]):
-        print(f"| {what} | mean expression | 0 | 0 | 0 of {table['gene'].nunique()} | 0 |")
+    for what, own in table.groupby("what", sort=False):
+        print(f"| {what} | mean expression | 0 | 0 | 0 of {own['gene'].nunique()} | 0 |")
 
 
 def main(arguments=None):

@@ -14,7 +14,8 @@ def read_predicted(sample: Sample, key: str, deviation: bool = False) -> pd.Data
     table, names = sample.table, _keys.predicted_genes(key)
     where = _keys.predicted_deviation(key) if deviation else _keys.predicted(key)
     if where not in table.obsm or names not in table.uns:
-        there = [one for one in table.obsm if f"{one.removeprefix('X_')}_genes" in table.uns]
+        stems = [one.removeprefix("X_") for one in table.obsm]
+        there = [stem for stem in stems if _keys.predicted_genes(stem) in table.uns]
         raise KeyError(
             f"{sample.name}: key={key!r}: obsm[{where!r}] with uns[{names!r}] is not there; predictions: {shorten(there) or 'none'}. Make "
             "them with sp.tl.predict_expression(samples, model, reference=...)."

@@ -41,7 +41,7 @@ def expression(
 
     One row per section and gene, all to one scale: the spots at their true size on the faded image, left coloured by the log-normalised
     expression that was measured, right by what :func:`spade.tl.predict_expression` predicted, with their correlation over spots. Each panel has
-    a colour scale of its own, from the 2nd to the 98th percentile, as predictions are means and vary less. Without a measurement the
+    a colour scale of its own, from the 2nd to the 98th percentile, as predictions are means and vary less (that of deviations begins at 0). Without a measurement the
     left panel is left out, if no section has one, or stays without spots.
 
     Parameters
@@ -161,7 +161,7 @@ def _draw_row(
             title(ax, f"{head}: none")
             continue
         spots = draw_spots(ax, view, cmap=CMAP if name != "deviation" else "magma", linewidth=0)
-        low, high = np.percentile(known, [2, 98])
+        low, high = np.percentile(known, [2, 98]) if name != "deviation" else (0.0, float(known.max()))
         spots.set_norm(Normalize(low, max(high, low + 1e-6)))
         spots.set_array(np.ma.masked_invalid(values))
         colour_bar(ax, spots, "log expression" if name != "deviation" else "deviation")

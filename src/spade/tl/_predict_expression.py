@@ -155,14 +155,14 @@ def _predict_sample(
             if residual is not None and np.isnan(residual).any():
                 warnings.warn(
                     f"reference: nothing can be held out of one section without patches, so {_keys.predicted_deviation('…')} is NaN.",
-                    stacklevel=4,
+                    stacklevel=3,
                 )
         here = np.isin(rows, section.rows)
         if here.any():
             mean[rows[here]], deviation[rows[here]] = fitted[own].predict(image[here])
         alpha = fitted[own].alpha
     if not len(rows):
-        warnings.warn(f"{sample.name}: no spot has image features; all predictions are NaN.", stacklevel=4)
+        warnings.warn(f"{sample.name}: no spot has image features; all predictions are NaN.", stacklevel=3)
     return mean, deviation, alpha
 
 
