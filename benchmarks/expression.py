@@ -117,20 +117,28 @@ def evaluate(train, test, options, what):
     return rows
 
 
-def show(table):
-    print("| learned from → predicted | way | Pearson, mean of genes | best 10 genes | genes above 0.2 | skill |")
-    print("| --- | --- | --- | --- | --- | --- |")
-    for (what, way), own in table.groupby(["what", "way"], sort=False):
-        by_gene = own.groupby("gene")[["pearson", "skill"]].mean()
-        p = by_gene["pearson"].dropna().to_numpy()
-        (low,), (high,) = mean_bounds(p[:, None], 2_000, 0.95, numpy_stream(0, "genes"))
-        best = np.sort(p)[::-1][:10].mean()
-        print(
-            f"| {what} | {way} | {p.mean():.3f} [{low:.3f}, {high:.3f}] | {best:.3f} | {int((p > 0.2).sum())} of {len(p)} | "
-            f"{by_gene['skill'].mean():+.3f} |"
-        )
-    for what, own in table.groupby("what", sort=False):
-        print(f"| {what} | mean expression | 0 | 0 | 0 of {own['gene'].nunique()} | 0 |")
+def interval(values):
+    (low,), (high,) = mean_bounds(values[:, None], 2_000, 0.95, numpy_stream(0, "genes"))
+    return f"[{low:+.3f}, {high:+.3f}]"
+
+
+def show(table, baseline="ridge on frozen"):
+    print(
+        f"| learned from → predicted | way | Pearson, mean of genes | Δ to {baseline} | best 10 genes | genes above 0.2 | skill |"
+    )
+    print("| --- | --- | --- | --- | --- | --- | --- |")
+    for what, rows in table.groupby("what", sort=False):
+        means = rows.pivot_table(["pearson", "skill"], "gene", "way", "mean")
+        for way in dict.fromkeys(rows["way"]):
+            p, difference = means["pearson", way].dropna(), means["pearson", way] - means["pearson", baseline]
+            difference = difference.dropna().to_numpy()
+            best = np.sort(p)[::-1][:10].mean()
+            delta = "" if way == baseline else f"{difference.mean():+.3f} {interval(difference)}"
+            print(
+                f"| {what} | {way} | {p.mean():.3f} {interval(p.to_numpy())} | {delta} | {best:.3f} | {int((p > 0.2).sum())} of {len(p)} "
+                f"| {means['skill', way].mean():+.3f} |"
+            )
+        print(f"| {what} | mean expression | 0 | | 0 | 0 of {len(p)} | 0 |")
 
 
 def main(arguments=None):

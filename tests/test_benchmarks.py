@@ -80,3 +80,13 @@ def test_few_shot_on_the_olfactory_bulb_made_small(monkeypatch, capsys, data_dir
     tables = run(monkeypatch, "few_shot_mob", *options)
     assert all(set(table["unit"]) == {"MOB_01", "MOB_02", "MOB_03", "MOB_04"} for table in tables)
     assert "B, from one section to the others" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+@pytest.mark.realdata
+def test_expression_on_real_sections_made_small(monkeypatch, capsys, data_dir):
+    options = ("--draws", 1, "--epochs", 2, "--panel", 60, "--genes", 12, "--data", data_dir)
+    table, bench = run(monkeypatch, "expression", *options)
+    assert set(table["section"]) == {"B4", "C2", "C3", "test 0"}
+    assert set(bench["protocol"]) == {"hest", "sound"}
+    assert "mean expression" in capsys.readouterr().out

@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from _tiny import GENES, empty_rows, featured, no_warning, said_of, spoil, train, warns_here
+from _tiny import table as spots_table
 from conftest import fresh
 from scipy.special import softmax
 from scipy.stats import pearsonr
@@ -102,6 +103,28 @@ def test_a_section_never_predicts_itself(model):
             sp.tl.predict_expression(samples[0], reference=samples[0], **settings)
 
 
+def test_sections_of_one_object_predict_each_other():
+    parts = cohort()[:2]
+    x, counts = (np.concatenate(values) for values in zip(*[(s["table"].obsm["X_f"], s["table"].X.toarray()) for s in parts], strict=True))  # fmt: skip
+    both = spots_table([*range(36), *range(36)], region=["a"] * 36 + ["b"] * 36, counts=counts)
+    both.obsm["X_f"] = x
+    one = SpatialData(tables={"table": both})
+    sp.tl.predict_expression(one, reference=one, alpha=1.0, **RIDGE)
+    for own, other in ((parts[0], parts[1]), (parts[1], parts[0])):
+        sp.tl.predict_expression(own, reference=other, alpha=1.0, **RIDGE)
+    apart = np.concatenate([part["table"].obsm["X_predicted"] for part in parts])
+    np.testing.assert_allclose(both.obsm["X_predicted"], apart, atol=1e-5)
+
+
+def test_scaling_each_section_takes_stain_away():
+    samples, stained = cohort(), cohort()
+    stained[0]["table"].obsm["X_f"] = 3 * stained[0]["table"].obsm["X_f"] + 7
+    for scaling, same in (("section", True), ("reference", False)):
+        for one in (samples, stained):
+            sp.tl.predict_expression(one[0], reference=one[1:], scaling=scaling, alpha=1.0, **RIDGE)
+        assert np.allclose(predicted(samples[0]), predicted(stained[0]), atol=1e-4) == same
+
+
 def test_a_store_is_recognised_as_itself(tmp_path):
     samples = cohort()
     for sample in samples[:2]:
@@ -189,6 +212,8 @@ def test_what_is_asked_for_is_checked(model):
         ('model=None: method="neighbours" searches in the joint space', {}),
         ("k=0: expected a whole number", {"model": model, "k": 0}),
         ("temperature=0: expected a positive number", {"model": model, "temperature": 0}),
+        ("a model reads one obsm key", {"model": model, "use_rep": ("X_f", "X_f")}),
+        ('method="ridge" has no use for a model', {"model": model, **RIDGE}),
         ("mix='sum': expected one of", {"model": model, "mix": "sum"}),
         ('use_rep=None: method="ridge" needs', {"method": "ridge"}),
         ("expected one obsm key, or a tuple", {"method": "ridge", "use_rep": ["X_f", "X_g"]}),

@@ -13,7 +13,6 @@ from tqdm.auto import tqdm
 from spade import _keys
 from spade._samples import Sample, Samples, as_list, iter_samples
 from spade.models import GenePanel, SpadeModel
-from spade.tl._inputs import check_model
 from spade.tl._reference import Predictor, Reference, Way, identity, read_reference
 
 logger = logging.getLogger("spade")
@@ -117,8 +116,6 @@ def predict_expression(
         method=method, model=model, use_rep=use_rep, k=k, temperature=temperature, mix=mix, alpha=alpha, scaling=scaling,
         layer=layer, normalized=normalized, patches_key=patches_key,
     )  # fmt: skip
-    if model is not None:
-        check_model(model)
     _keys.check_key(key_added)
     written = {_keys.predicted(key_added), _keys.predicted_deviation(key_added)}
     if clash := written & ({use_rep} if isinstance(use_rep, str) else set(use_rep or ())):

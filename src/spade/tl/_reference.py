@@ -69,7 +69,13 @@ class Way:
             check_count("k", self.k)
             if not (np.isfinite(self.temperature) and self.temperature > 0):
                 raise ValueError(f"temperature={self.temperature!r}: expected a positive number.")
+            if not (self.use_rep is None or isinstance(self.use_rep, str)):
+                raise ValueError(f"use_rep={self.use_rep!r}: a model reads one obsm key; name it, or leave it out.")
             return
+        if self.model is not None:
+            raise ValueError(
+                'model=: method="ridge" has no use for a model; leave it out, or name what it embedded in use_rep=.'
+            )
         if self.use_rep is None:
             raise ValueError('use_rep=None: method="ridge" needs an obsm key, such as use_rep="X_texture".')
         if len(named_representations(self.use_rep)) > 1:
