@@ -260,7 +260,8 @@ def _of_slide(sample: Sample, argument: str, column: str, slide: str, own: NDArr
 
 def _text(column: pd.Series) -> NDArray[np.object_]:
     """Values as strings, whole numbers without a fraction, ``""`` where missing."""
-    if pd.api.types.is_float_dtype(column.dtype) and (known := column.dropna()).eq(known.round()).all():
+    known = column.dropna()
+    if pd.api.types.is_float_dtype(column.dtype) and np.isfinite(known).all() and known.eq(known.round()).all():
         column = column.astype("Int64")
     return np.where(column.isna(), "", column.astype(str).str.strip()).astype(object)
 
