@@ -73,6 +73,12 @@ def test_few_shot_made_small(monkeypatch):
     assert same > 0.99
 
 
+def test_slides_made_small(monkeypatch, capsys):
+    ratio = run(monkeypatch, "slides", "--slides", 4, "--patches", 50, "--features", 8, "--repeats", 1)
+    assert ratio > 0
+    assert "times the speed of plain torch" in capsys.readouterr().out
+
+
 @pytest.mark.slow
 @pytest.mark.realdata
 def test_few_shot_on_the_olfactory_bulb_made_small(monkeypatch, capsys, data_dir):

@@ -1,0 +1,91 @@
+"""Gated attention over many slides, forward and backward, against the same written out in plain torch, in one run.
+
+``PYTHONPATH=src python benchmarks/slides.py``
+"""
+
+from __future__ import annotations
+
+import argparse
+import resource
+import statistics
+import time
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from spade.core.mil import make_head, train_bags
+
+
+class Plain(nn.Module):
+    """As the paper writes it: three matrices for the attention."""
+
+    def __init__(self, d, hidden, n_out, dropout):
+        super().__init__()
+        self.embed = nn.Sequential(nn.Linear(d, hidden), nn.ReLU(), nn.Dropout(dropout))
+        self.v, self.u = nn.Linear(hidden, hidden // 2), nn.Linear(hidden, hidden // 2)
+        self.w, self.out = nn.Linear(hidden // 2, 1), nn.Linear(hidden, n_out)
+
+    def forward(self, x):
+        h = self.embed(x)
+        a = torch.softmax(self.w(torch.tanh(self.v(h)) * torch.sigmoid(self.u(h))), dim=0)
+        return self.out((a * h).sum(0))
+
+
+def main(arguments=None):
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--slides", type=int, default=200)
+    parser.add_argument("--patches", type=int, default=5_000)
+    parser.add_argument("--features", type=int, default=256)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--device", default="cpu")
+    options = parser.parse_args(arguments)
+    device, n = options.device, options.slides
+    generator = torch.Generator().manual_seed(0)
+    held = [torch.randn(options.patches, options.features, generator=generator) for _ in range(8)]
+    truth = (torch.arange(n) % 2).to(device)
+
+    def spade():
+        head = make_head("abmil", options.features, 2, generator=torch.Generator().manual_seed(0))
+        train_bags(
+            lambda i: held[i % 8], lambda outputs, i: F.cross_entropy(outputs, truth[i]), range(n), [], head, n_epochs=1, device=device
+        )  # fmt: skip
+
+    def plain():
+        head = Plain(options.features, 256, 2, 0.25).to(device)
+        optimiser = torch.optim.AdamW(head.parameters(), lr=2e-4, weight_decay=1e-5)
+        for i in torch.randperm(n).tolist():
+            optimiser.zero_grad()
+            loss = F.cross_entropy(head(held[i % 8].to(device)), truth[i])
+            loss.backward()
+            optimiser.step()
+            loss.item()
+
+    ways = {"spade": spade, "plain torch": plain}
+    seconds = {name: [] for name in ways}
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    for _ in range(options.repeats):
+        for name, work in ways.items():
+            if device.startswith("cuda"):
+                torch.cuda.synchronize()
+            start = time.perf_counter()
+            work()
+            if device.startswith("cuda"):
+                torch.cuda.synchronize()
+            seconds[name].append(time.perf_counter() - start)
+    more = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 2**10
+    median = {name: statistics.median(times) for name, times in seconds.items()}
+    ratio = median["plain torch"] / median["spade"]
+    print(
+        f"{n} slides of {options.patches:,} x {options.features}, one epoch on {device}, {torch.get_num_threads()} threads, median of "
+        f"{options.repeats}"
+    )
+    for name, value in median.items():
+        print(f"{name:>14}: {value:.2f} s, {n / value:,.0f} slides/s")
+    print(f"times the speed of plain torch: {ratio:.2f}")
+    print(f"memory beyond what is held: {more:.0f} MiB")
+    return ratio
+
+
+if __name__ == "__main__":
+    main()
