@@ -99,10 +99,7 @@ def read_bags(
             raise ValueError(
                 "use_rep=None: samples need the obsm key of a representation; feature files alone need none."
             )
-        items = as_list(bags)
-        if labels is None:
-            _check_columns(items, wanted, optional, table_key)
-        found = _of_samples(items, named, {} if labels is not None else wanted, slide_key, table_key)
+        found = _of_samples(as_list(bags), named, {} if labels is not None else wanted, slide_key, table_key, optional)
     else:
         for name, given in (("use_rep", named), ("slide_key", slide_key), ("table_key", table_key)):
             if given is not None:
@@ -167,6 +164,7 @@ def _of_samples(
     wanted: Mapping[str, str],
     slide_key: str | None,
     table_key: str | None,
+    optional: Collection[str],
 ) -> Bags:
     """Slides of samples; those in memory stay there, of stores only which rows have features is kept."""
     names: list[str] = []
@@ -175,7 +173,9 @@ def _of_samples(
     readers: dict[str, list[Callable[[], Block]]] = {name: [] for name in named}
     widths: dict[str, dict[str, int]] = {name: {} for name in named}
     left_out = 0
+    lacking: list[dict[str, str]] = []
     for number, sample in enumerate(iter_samples(items, table_key=table_key)):
+        lacking.append(_lacking(sample, wanted, optional))
         slide_of = group_labels(sample, slide_key, "slide_key")
         own = list(dict.fromkeys(slide_of.tolist()))
         check_names([*names, *own], "slides")
@@ -200,6 +200,9 @@ def _of_samples(
                 readers[name].append(partial(_read_rows, source, keys, rows))
                 widths[name][slide] = sum(width[key] for key in keys)
         names += own
+    for argument, message in lacking[0].items():
+        if all(argument in one for one in lacking):
+            raise KeyError(message)
     if left_out:
         logger.info("%d patches without a representation are not used", left_out)
     return Bags(
@@ -211,20 +214,19 @@ def _of_samples(
     )
 
 
-def _check_columns(
-    items: list[SpatialData | Path], wanted: Mapping[str, str], optional: Collection[str], table_key: str | None
-) -> None:
-    """Raise if a sample lacks a column, or all of them one that is optional."""
-    lacking: dict[str, list[str]] = {argument: [] for argument in wanted}
-    for sample in iter_samples(items, table_key=table_key):
-        for argument, column in wanted.items():
-            if column not in sample.table.obs:
-                lacking[argument].append(
-                    f"{sample.name}: {argument}={column!r} is not in obs; columns: {shorten(sample.table.obs.columns, 20)}.{HINTS.get(argument, '')}"
-                )
-    for argument, messages in lacking.items():
-        if messages and (argument not in optional or len(messages) == len(items)):
-            raise KeyError(messages[0])
+def _lacking(sample: Sample, wanted: Mapping[str, str], optional: Collection[str]) -> dict[str, str]:
+    """Raise if a sample lacks a column; of those it may lack, return what to say if all do."""
+    found = {}
+    for argument, column in wanted.items():
+        if column not in sample.table.obs:
+            message = (
+                f"{sample.name}: {argument}={column!r} is not in obs; columns: {shorten(sample.table.obs.columns, 20)}."
+                f"{HINTS.get(argument, '')}"
+            )
+            if argument not in optional:
+                raise KeyError(message)
+            found[argument] = message
+    return found
 
 
 def _read_rows(source: ad.AnnData | tuple[Path, str], keys: tuple[str, ...], rows: NDArray[np.int64]) -> Block:

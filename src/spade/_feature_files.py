@@ -144,6 +144,8 @@ def _checked(parts: Any, path: Path) -> Any:
     kind = features.dtype.kind if isinstance(features, h5py.Dataset) else "f" if features.is_floating_point() else "?"
     if kind != "f":
         raise ValueError(f"{where}: {FEATURES!r} is of type {features.dtype}; expected floating-point numbers.")
+    if isinstance(features, h5py.Dataset) and not _is_whole(features):
+        raise ValueError(f"{where}: {FEATURES!r} was not written to its end. Encode the slide again.")
     if COORDS in parts:
         of_coords = tuple(getattr(parts[COORDS], "shape", ()))
         of_coords = of_coords[1:] if len(of_coords) == 3 and of_coords[0] == 1 else of_coords
@@ -153,3 +155,11 @@ def _checked(parts: Any, path: Path) -> Any:
                 "patch. Encode the slide again."
             )
     return features
+
+
+def _is_whole(features: h5py.Dataset) -> bool:
+    """Whether all of an array is stored; what is not would be read as zeros."""
+    if features.chunks is None:
+        return features.id.get_storage_size() > 0 or bool(features.external) or features.is_virtual
+    expected = np.prod([-(-n // chunk) for n, chunk in zip(features.shape, features.chunks, strict=True)])
+    return features.id.get_num_chunks() == expected

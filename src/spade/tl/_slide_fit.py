@@ -26,6 +26,8 @@ from spade.tl._probes import linear
 
 logger = logging.getLogger("spade")
 Ints = NDArray[np.int64]
+#: Rows that are in memory in double precision.
+PIECE = 4_096
 #: From the number of a slide to the probabilities of its classes and the attention of its patches.
 Read = Callable[[int], tuple[Floats, Floats]]
 
@@ -157,7 +159,8 @@ def read_moments(slides: Slides, name: str) -> Moments:
     for i in tqdm(slides.labelled, desc=f"reading {name}", unit="slide", leave=False):
         block = slides.bags.read(i, name)
         mean[i] = block.mean(0, dtype=np.float64)
-        variance[i] = block.var(0, dtype=np.float64)
+        pieces = (block[start : start + PIECE] - mean[i] for start in range(0, len(block), PIECE))
+        variance[i] = sum(np.square(piece).sum(0) for piece in pieces) / len(block)
     return Moments(mean, variance)
 
 
