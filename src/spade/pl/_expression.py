@@ -160,7 +160,7 @@ def _draw_row(
         if not len(known):
             title(ax, f"{head}: none")
             continue
-        spots = draw_spots(ax, view, cmap=CMAP if name != "deviation" else "magma", linewidth=0)
+        spots = draw_spots(ax, view, cmap=CMAP if name != "deviation" else "magma_r", linewidth=0)
         low, high = np.percentile(known, [2, 98]) if name != "deviation" else (0.0, float(known.max()))
         spots.set_norm(Normalize(low, max(high, low + 1e-6)))
         spots.set_array(np.ma.masked_invalid(values))
