@@ -14,7 +14,8 @@ from spade._samples import Samples, shorten
 from spade.core.prediction import pearson_per_gene
 from spade.core.streams import as_seed, numpy_stream
 from spade.models import GenePanel, SpadeModel
-from spade.tl._reference import Predictor, Way, read_reference
+from spade.tl._predictor import Predictor
+from spade.tl._reference import Way, read_reference
 
 
 def expression_trust(

@@ -13,7 +13,8 @@ from tqdm.auto import tqdm
 from spade import _keys
 from spade._samples import Sample, Samples, as_list, iter_samples
 from spade.models import GenePanel, SpadeModel
-from spade.tl._reference import Predictor, Reference, Way, identity, read_reference
+from spade.tl._predictor import Predictor
+from spade.tl._reference import Reference, Way, identity, read_reference
 
 logger = logging.getLogger("spade")
 
