@@ -106,7 +106,18 @@ def test_the_mean_probe_is_that_of_scikit_learn(twelve):
 
 def test_the_columns_are_those_of_few_shot_and_summaries_and_plots_take_them(twelve):
     table = run(twelve, use_rep=["X_f", "X_noise"], shots=(1, 3), n_repeats=2)
-    expected = ["representation", "classifier", "shots", "repeat", "unit", "metric", "label", "value", "n_query"]
+    expected = [
+        "representation",
+        "classifier",
+        "shots",
+        "repeat",
+        "unit",
+        "metric",
+        "label",
+        "value",
+        "n_query",
+        "n_classes",
+    ]
     assert list(table.columns) == expected
     summary = sp.tl.few_shot_summary(table, baseline="X_noise")
     assert summary[["representation", "shots", "n_units"]].values.tolist() == [

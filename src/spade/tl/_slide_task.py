@@ -201,7 +201,7 @@ def slide_task(
             without,
             n_epochs,
         )
-    table = pd.DataFrame(found)
+    table = pd.DataFrame(found).assign(n_classes=len(slides.classes))
     table.index = table.index.astype(str)
     if slides.bags.places and len(listed := as_list(bags)) == 1:
         store_table(listed[0], table, key_added, table_key, function="tl.slide_task", label_key=label_key, seed=seed)
