@@ -1,0 +1,91 @@
+"""Slides, survival and expression on real sections: two tissues, four patients; what cannot be known of so few is made up and said so."""
+
+from __future__ import annotations
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+
+import spade as sp
+
+pytestmark = [pytest.mark.realdata, pytest.mark.slow]
+
+
+@pytest.fixture(scope="module")
+def slides(data_dir):
+    """Five bulbs of two animals and three tumours of two patients."""
+    samples = []
+    for name, animal in (("11", "m11"), ("01", "m1"), ("02", "m1"), ("03", "m1"), ("04", "m1")):
+        place = data_dir / "mob" / f"MOB_{name}"
+        counts = place / "Rep11_MOB_count_matrix-1.tsv.gz" if name == "11" else None
+        samples.append(
+            sp.io.read_st(counts, place / f"{name}.jpg", labels=place / f"{name}_01.tsv", sample_id=f"MOB_{name}")
+        )
+        samples[-1]["table"].obs[["patient", "tissue"]] = [animal, "bulb"]
+    for name, image in (("B4", "BT10737_D2_HE.jpg"), ("C2", "5714_HE_BT_C2.jpg"), ("C3", "5714_HE_BT_D1.jpg")):
+        place = data_dir / "her2st" / name
+        samples.append(
+            sp.io.read_st(place / f"{name}.tsv.gz", place / image, place / f"{name}_selection.tsv", sample_id=name)
+        )
+        samples[-1]["table"].obs[["patient", "tissue"]] = [name[0], "breast"]
+    sp.pp.patches(samples)
+    sp.pp.encode_patches(samples)
+    return samples
+
+
+@pytest.mark.parametrize("head", ["mean", "abmil", "transmil"])
+def test_tissues_of_unseen_patients_are_told_apart(slides, head):
+    options = {"n_epochs": 8, "lr": 1e-3, "hidden": 32, "inner_val": 0}
+    table = sp.tl.slide_task(slides, label_key="tissue", use_rep="X_texture", head=head, n_folds=2, **options)
+    assert sp.tl.few_shot_summary(table).loc[0, "mean"] > 0.7
+    sp.pl.few_shot(table)
+    plt.close("all")
+
+
+def test_attention_is_written_and_drawn(slides):
+    found = sp.tl.attention(
+        slides, label_key="tissue", use_rep="X_texture", hidden=32, n_epochs=5, lr=1e-3, inner_val=0
+    )
+    assert len(found) == 8
+    for sample in slides:
+        weights = sample["table"].obs["tissue_attention"]
+        assert weights.sum() == pytest.approx(1, abs=1e-3)
+        assert weights.nunique() > 10
+    assert sp.pl.attention(slides[-2:], key="tissue_attention").shape == (2, 2)
+    plt.close("all")
+
+
+@pytest.mark.parametrize("loss", ["nll", "cox"])
+def test_made_up_times_that_follow_the_tissue_are_found(slides, loss):
+    for i, sample in enumerate(slides):
+        breast = sample["table"].obs["tissue"].iloc[0] == "breast"
+        sample["table"].obs[["months", "died"]] = [10.0 + i if breast else 50.0 + i, True]
+    table = sp.tl.survival(
+        slides, time_key="months", event_key="died", use_rep="X_texture", groupby=None, loss=loss, n_bins=2, n_folds=2
+    )
+    risk = table.set_index("patient")["risk"]
+    assert len(risk) == 8
+    summary = sp.tl.survival_summary(table)
+    assert summary.loc[0, "c_index"] > 0.6
+    sp.pl.survival(table)
+    plt.close("all")
+
+
+def test_expression_of_another_patient(slides):
+    samples = slides[-3:]
+    genes = sp.pp.select_genes(samples, n_top_genes=30)
+    ridge = {"method": "ridge", "use_rep": "X_texture", "genes": genes, "scaling": "section"}
+    trust = sp.tl.expression_trust(samples, **ridge)
+    assert trust["pearson"].head(10).mean() > 0.2
+    assert (trust["n_sections"].head(10) >= 2).all()
+    sp.tl.predict_expression(samples[0], reference=samples[1:], **ridge)
+    assert np.isfinite(samples[0]["table"].obsm["X_predicted"]).all()
+    assert sp.pl.expression(samples[0], trust["gene"].iloc[:2].tolist()).shape == (2, 2)
+    sp.pl.expression_ranking(trust, n_genes=10)
+    plt.close("all")
+    table = sp.tl.expression_benchmark(samples, use_rep="X_texture", n_genes=20)
+    summary = sp.tl.expression_summary(table)
+    assert set(summary["protocol"]) == {"hest", "sound"}
+    assert (summary["pearson"] > 0).all()
+    sp.pl.expression_ranking(table, n_genes=10)
+    plt.close("all")
