@@ -200,7 +200,8 @@ def test_a_process_that_is_killed_is_an_error_and_a_restart_finishes(tmp_path, m
     """The first worker that has finished an expert is killed from outside."""
     from spade.core import processes
 
-    _, one = train_experts(*arguments())
+    long = TrainingConfig(n_epochs=300, batch_size=16, lr=1e-3)  # so that it is killed long before it ends
+    _, one = train_experts(*arguments(long))
     started = []
     popen = subprocess.Popen
 
@@ -215,9 +216,9 @@ def test_a_process_that_is_killed_is_an_error_and_a_restart_finishes(tmp_path, m
             started[0].kill()
 
     with pytest.raises(RuntimeError, match=r"process on cpu ended with code -9.*checkpoint_dir"):
-        train_experts(*arguments(), devices=2, checkpoints=Checkpoints(tmp_path, {}), progress=kill)
+        train_experts(*arguments(long), devices=2, checkpoints=Checkpoints(tmp_path, {}), progress=kill)
     assert all(process.poll() is not None for process in started)
-    _, many = train_experts(*arguments(), devices=2, checkpoints=Checkpoints(tmp_path, {}))
+    _, many = train_experts(*arguments(long), devices=2, checkpoints=Checkpoints(tmp_path, {}))
     np.testing.assert_array_equal(rows_of(many), rows_of(one))
 
 

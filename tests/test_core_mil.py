@@ -278,5 +278,7 @@ def test_an_inner_split_has_all_classes_on_both_sides_or_is_none():
     assert set(y[val]) == set(y[~val]) == {0, 1}
     few = inner_split(np.arange(5), np.array([0, 0, 0, 1, 1]), 2, 0.2, rng)
     assert 0 < few.sum() < 5
+    rare = inner_split(np.arange(100), (np.arange(100) > 97).astype(int), 2, 0.2, rng)  # 98 + 2
+    assert rare.sum() == 21
     assert inner_split(np.arange(4), np.array([0, 0, 0, 1]), 2, 0.2, rng) is None
     assert inner_split(np.zeros(8, int), np.arange(8) % 2, 2, 0.2, rng) is None

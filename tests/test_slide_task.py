@@ -585,3 +585,22 @@ def test_only_shapes_are_read_up_front(files, monkeypatch):
     bags = read_bags(folder, named=None, columns={"label_key": "kind"}, labels=labels)
     assert len(bags) == 12
     assert bags.widths == {"features": 8}
+
+
+def test_whole_numbers_are_one_patient_in_any_type(twelve):
+    for i, sample in enumerate(twelve):
+        number = [i // 2, float(i // 2)][i % 2]
+        sample["table"].obs["pat"] = pd.Categorical([number] * sample["table"].n_obs)
+        sample["table"].obs["fold"] = f"f{i % 2}"
+    with pytest.raises(ValueError, match="fold"):
+        run(twelve, groupby="pat", fold_key="fold")
+
+
+def test_results_and_attention_do_not_replace_what_is_read(twelve):
+    with pytest.raises(ValueError, match="key_added='spade' is where records of the object are kept"):
+        run(twelve[0], key_added="spade")
+    label = twelve[0]["table"].obs.columns[-1]
+    for key, said in (("kind", "would replace obs"), ("region", "cannot be written as obs")):
+        with pytest.raises(ValueError, match=said):
+            sp.tl.attention(twelve, label_key="kind", use_rep="X_f", key_added=key, n_epochs=1)
+    assert label in twelve[0]["table"].obs

@@ -261,11 +261,14 @@ def _of_slide(sample: Sample, argument: str, column: str, slide: str, own: NDArr
 
 
 def _text(column: pd.Series) -> NDArray[np.object_]:
-    """Values as strings, whole numbers without a fraction, ``""`` where missing."""
-    known = column.dropna()
-    if pd.api.types.is_float_dtype(column.dtype) and np.isfinite(known).all() and known.eq(known.round()).all():
-        column = column.astype("Int64")
-    return np.where(column.isna(), "", column.astype(str).str.strip()).astype(object)
+    """Values as strings, whole numbers without a fraction whatever their type, ``""`` where missing."""
+
+    def text(value: Any) -> str:
+        whole = isinstance(value, (float, np.floating)) and float(value).is_integer()
+        return str(int(value)) if whole else str(value).strip()
+
+    values = column.astype(object)
+    return values.map(text, na_action="ignore").where(values.notna(), "").to_numpy(dtype=object)
 
 
 def _one_width(widths: Mapping[str, int], name: str) -> int:

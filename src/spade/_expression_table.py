@@ -46,5 +46,6 @@ def mean_bounds(values: Floats, n_boot: int, level: float, rng: np.random.Genera
 
 def units_by_gene(table: pd.DataFrame) -> pd.DataFrame:
     """Correlations of one protocol and representation: rows sections (folds, where all test spots count together), columns genes."""
-    unit = table["section"].where(table["section"] != "", "fold " + table["fold"].astype(str))
+    section = table["section"].astype(object).fillna("")  # which a way through a file makes of ""
+    unit = section.where(section != "", "fold " + table["fold"].astype(str))
     return table.assign(unit=unit).pivot_table("pearson", "unit", "gene", "mean", dropna=False, observed=True)

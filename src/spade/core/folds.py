@@ -41,12 +41,15 @@ def stratified_folds(
 def inner_split(
     groups: Ints, y: Ints, n_classes: int, share: float, rng: np.random.Generator
 ) -> NDArray[np.bool_] | None:
-    """Return which rows validate, about ``share`` of them and none of a group that trains; None if a part lacks a class."""
-    n_folds = min(max(2, round(1 / share)), int(groups_per_class(groups, y, n_classes).min()))
-    if n_folds < 2:
-        return None
-    fold = stratified_folds(groups, y, n_classes, n_folds, rng)
-    for f in range(n_folds):
-        if all(len(np.unique(y[part])) == n_classes for part in (fold == f, fold != f)):
-            return fold == f
-    return None
+    """Return which rows validate, about ``share`` of the groups of each class and none that trains; None if a part lacks a class."""
+    names, number = np.unique(groups, return_inverse=True)
+    has = np.zeros((len(names), n_classes), dtype=bool)
+    has[number, y] = True
+    total = has.sum(0)
+    wanted = np.maximum(np.round(share * total), 1)
+    chosen = np.zeros(len(names), dtype=bool)
+    for g in rng.permutation(len(names)):
+        taken = has[chosen].sum(0)
+        leaves_some = (taken + 1 < total)[has[g]].all()
+        chosen[g] = leaves_some and (taken < wanted)[has[g]].any()
+    return chosen[number] if has[chosen].any(0).all() and has[~chosen].any(0).all() else None

@@ -80,7 +80,8 @@ def attention(
         values, predicted = _read(sample, key, scale)
         label = _keys.read_provenance(sample.table.uns, key)["label_key"]
         drawn += [
-            (view, values[view.rows], f"{label}: {predicted[view.rows[0]]}") for view in views(sample, patches_key)
+            (view, values[view.rows], f"{label}: {', '.join(dict.fromkeys(predicted[view.rows]))}")
+            for view in views(sample, patches_key)
         ]
     frames = common_frames([view.frame() for view, _, _ in drawn])
     axes = _panels(ax, len(drawn), frames[0])

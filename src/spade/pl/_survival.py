@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -83,7 +84,7 @@ def survival(
     longest = max(len(set(label)) for *_, label in cohorts.values())
     axes = _panels(ax, len(cohorts), longest)
     for (name, (time, event, label)), (above, below) in zip(cohorts.items(), axes.T, strict=True):
-        names = sorted(set(label), reverse="low risk" in label)  # low before high
+        names = sorted(set(label), key=_natural, reverse="low risk" in label)  # low before high
         colours = {one: SAFE[i % len(SAFE)] for i, one in enumerate(names)}
         for one, colour in colours.items():
             _curve(above, kaplan_meier(time[label == one], event[label == one], level), one, colour)
@@ -95,6 +96,11 @@ def survival(
 
 
 Cohort = tuple[Floats, NDArray[np.bool_], NDArray[Any]]
+
+
+def _natural(name: str) -> list[tuple[int, str]]:
+    """Sort by the numbers in a name, not by their digits."""
+    return [(int(part), "") if part.isdigit() else (0, part) for part in re.split(r"(\d+)", str(name))]
 
 
 def _cohorts(table: Any, groups: Any, n_groups: int, representation: str | None) -> dict[str, Cohort]:

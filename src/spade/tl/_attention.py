@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from spade import _keys
-from spade._samples import Samples, as_list, categorical, iter_samples
+from spade._samples import Samples, as_list, categorical, check_free, iter_samples
 from spade.core.device import resolve_device
 from spade.core.streams import as_seed
 from spade.tl._labelled import Representation, named_representations
@@ -104,6 +104,11 @@ def attention(
     seed = as_seed(rng)
     items = as_list(samples)
     columns = {"label_key": label_key, "groupby": groupby}
+    for name in (key, f"{key}_predicted"):
+        if name in (label_key, groupby, slide_key):
+            raise ValueError(f"key_added={key!r} would replace obs[{name!r}], which is read; choose another name.")
+        for sample in iter_samples(items, table_key=table_key):
+            check_free(sample, name)
     slides = read_slides(items, named, columns, labels, slide_key, table_key, ("label_key",))
     (name,) = named
     read, _ = fit(slides, name, read_moments(slides, name), head, slides.labelled, config, device, seed)

@@ -11,7 +11,7 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from spade import _keys
-from spade._samples import Sample, Samples, as_list, iter_samples
+from spade._samples import Sample, Samples, as_list, iter_samples, read_features
 from spade.models import GenePanel, SpadeModel
 from spade.tl._predictor import Predictor
 from spade.tl._reference import Reference, Way, identity, read_reference
@@ -43,7 +43,7 @@ def predict_expression(
     ``"neighbours"``: the image is compared with the expression of all reference spots in the joint space of a model, each modality
     routed by itself; predicted is the mean of the ``k`` best, weighted by softmax(similarity / temperature). ``"ridge"``: linear
     regression from any representation. Samples need no expression. A section never predicts itself: where it is in ``reference``
-    too (as the same object or store), its rows there are passed over.
+    too (as the same object or store: a copy is another section), its rows there are passed over.
 
     Parameters
     ----------
@@ -119,11 +119,14 @@ def predict_expression(
     )  # fmt: skip
     _keys.check_key(key_added)
     written = {_keys.predicted(key_added), _keys.predicted_deviation(key_added)}
-    if clash := written & ({use_rep} if isinstance(use_rep, str) else set(use_rep or ())):
+    if clash := written & set(way.keys):
         raise ValueError(f"key_added={key_added!r}: would replace obsm[{clash.pop()!r}], which is predicted from.")
     known = read_reference(reference, way, genes, table_key)
     fitted: dict[tuple[str, ...], Predictor] = {}
     listed = as_list(samples)
+    for sample in iter_samples(listed, table_key=table_key):  # nothing is written unless all can be predicted
+        for key in way.keys:
+            read_features(sample, key)
     done = tqdm(iter_samples(listed, table_key=table_key), total=len(listed), desc="predicting", unit="sample")
     for item, sample in zip(listed, done, strict=True):
         found = _predict_sample(item, sample, known, way, fitted)

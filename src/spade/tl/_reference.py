@@ -87,11 +87,17 @@ class Way:
             layer, normalized = layer or config.layer, config.normalized if normalized is None else normalized
         return cls(layer=layer, normalized=bool(normalized), **rest)
 
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """The ``obsm`` keys that are read."""
+        if self.method == "neighbours" and self.model is not None:
+            return (features_key(self.model, self.use_rep),)
+        return next(iter(named_representations(self.use_rep).values()))
+
     def read_image(self, sample: Sample) -> tuple[NDArray[np.floating], NDArray[np.int64]]:
         """Return the image side of the rows that have one, and these rows."""
         if self.method == "neighbours" and self.model is not None:
-            key = features_key(self.model, self.use_rep)
-            features, there = read_modality(sample, self.model, "image", key, self.layer, self.normalized)
+            features, there = read_modality(sample, self.model, "image", self.keys[0], self.layer, self.normalized)
             rows = np.flatnonzero(there)
             return encode(self.model, "image", features[rows], self.mix, gallery=False), rows
         scaling = "section" if self.scaling == "section" else "none"

@@ -152,7 +152,7 @@ def slide_task(
     wanted = _check_shots(shots)
     check_count("n_repeats", n_repeats)
     check_count("n_folds", n_folds, 2)
-    _keys.check_key(key_added)
+    _keys.check_uns_key(key_added)
     device = resolve_device(device)
     seed = as_seed(rng)
     columns = {"label_key": label_key, "groupby": groupby, "fold_key": fold_key}
