@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 
 from spade._samples import shorten
-from spade.core.intervals import bootstrap_weights, interval
+from spade.core.intervals import bootstrap_weights, mean_interval
 from spade.core.routing import Floats
 
 BENCHMARK = ("protocol", "representation", "fold", "section", "gene", "pearson")
@@ -31,17 +31,7 @@ def mean_known(values: Floats) -> Floats:
 
 def mean_bounds(values: Floats, n_boot: int, level: float, rng: np.random.Generator) -> tuple[Floats, Floats]:
     """Interval of the mean of every column ``(U, G)`` under resampling of its rows; NaN of columns with fewer than two values."""
-    known = ~np.isnan(values)
-    weights = bootstrap_weights(len(values), n_boot, rng)
-    low, high = np.full((2, values.shape[1]), np.nan)
-    for start in range(0, values.shape[1], 1_024):
-        some = slice(start, start + 1_024)
-        with np.errstate(invalid="ignore"):  # a draw may have no unit with a value
-            drawn = weights @ np.nan_to_num(values[:, some]) / (weights @ known[:, some])
-        low[some], high[some] = interval(drawn, level)
-    few = known.sum(0) < 2
-    low[few] = high[few] = np.nan
-    return low, high
+    return mean_interval(values, bootstrap_weights(len(values), n_boot, rng), level)
 
 
 def units_by_gene(table: pd.DataFrame) -> pd.DataFrame:

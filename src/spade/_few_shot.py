@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from spade._samples import shorten
-from spade.core.intervals import bootstrap_weights, holm, interval, sign_flip_p
+from spade.core.intervals import bootstrap_weights, holm, mean_interval, sign_flip_p
 from spade.core.streams import as_seed, numpy_stream
 
 COLUMNS = ("representation", "shots", "repeat", "unit", "metric", "label", "value")
@@ -65,12 +65,12 @@ def summarise(
             continue
         values = means[name, shots, label].to_numpy()
         row = {"representation": name, "shots": shots, "label": label, "mean": np.nanmean(values)}
-        row["low"], row["high"] = _interval(values, weights, level)
+        row["low"], row["high"] = _bounds(values, weights, level)
         row["n_units"] = int((~np.isnan(values)).sum())
         if baseline is not None:
             differences = values - means[baseline, shots, label].to_numpy()
             row["difference"] = np.nanmean(differences)
-            row["difference_low"], row["difference_high"] = _interval(differences, weights, level)
+            row["difference_low"], row["difference_high"] = _bounds(differences, weights, level)
             row["p"] = np.nan if name == baseline else sign_flip_p(differences[~np.isnan(differences)], generator)
         rows.append(row)
     found = pd.DataFrame(rows)
@@ -79,12 +79,6 @@ def summarise(
     return found
 
 
-def _interval(values: np.ndarray, weights: np.ndarray, level: float) -> tuple[float, float]:
-    """Interval of the mean under resampling of units; NaN with fewer than two."""
-    there = ~np.isnan(values)
-    if there.sum() < 2:
-        return np.nan, np.nan
-    counts = weights[:, there]
-    with np.errstate(invalid="ignore"):  # a sample may have none of the units with a value
-        low, high = interval(counts @ values[there] / counts.sum(1), level)
-    return float(low), float(high)
+def _bounds(values: np.ndarray, weights: np.ndarray, level: float) -> tuple[float, float]:
+    low, high = mean_interval(values[:, None], weights, level)
+    return float(low[0]), float(high[0])

@@ -5,6 +5,9 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+#: Columns whose draws are in memory at a time.
+COLUMNS = 1_024
+
 
 def bootstrap_weights(n_units: int, n_boot: int, rng: int | np.random.Generator) -> NDArray[np.int64]:
     """Return how often each unit is drawn, ``(n_boot, n_units)``; every row is a draw of ``n_units`` with replacement."""
@@ -24,6 +27,25 @@ def interval(
     tail = (1 - level) / 2
     bounds[:, known] = np.nanquantile(values[:, known], [tail, 1 - tail], axis=0)
     return bounds[0], bounds[1]
+
+
+def mean_interval(
+    values: NDArray[np.floating], weights: NDArray[np.integer], level: float = 0.95
+) -> tuple[NDArray[np.floating], NDArray[np.floating]]:
+    """Return the bounds of the mean of every column ``(n_units, m)`` over its rows that have a value, under resampling of the rows.
+
+    ``weights`` are those of :func:`bootstrap_weights`; a column with fewer than two values has NaN.
+    """
+    known = ~np.isnan(values)
+    low, high = np.full((2, values.shape[1]), np.nan)
+    for start in range(0, values.shape[1], COLUMNS):
+        some = slice(start, start + COLUMNS)
+        with np.errstate(invalid="ignore"):  # a draw may have none of the units with a value
+            drawn = weights @ np.nan_to_num(values[:, some]) / (weights @ known[:, some])
+        low[some], high[some] = interval(drawn, level)
+    few = known.sum(0) < 2
+    low[few] = high[few] = np.nan
+    return low, high
 
 
 def sign_flip_p(differences: NDArray[np.floating], rng: np.random.Generator, n_random: int = 10_000) -> float:
