@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import warnings
 from contextlib import contextmanager
+from io import StringIO
 from pathlib import Path
 
 import numpy as np
@@ -168,3 +169,8 @@ def no_warning():
     with warnings.catch_warnings():
         warnings.simplefilter("error", UserWarning)
         yield
+
+
+def through_csv(table: pd.DataFrame) -> pd.DataFrame:
+    """Write a table as text and read it back as pandas does by default, by which empty strings become missing."""
+    return pd.read_csv(StringIO(table.to_csv(index=False)))

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import scanpy as sc
-from _tiny import GENES, featured, spoil
+from _tiny import GENES, featured, spoil, through_csv
 from scipy.sparse import csr_matrix
 from scipy.stats import pearsonr
 from sklearn.decomposition import PCA
@@ -182,6 +182,14 @@ def test_summary_by_hand():
             sp.tl.expression_summary(table)
     with pytest.raises(ValueError, match="by='fold'"):
         sp.tl.expression_summary(pd.DataFrame(rows), by="fold")
+
+
+def test_results_from_a_file_have_the_same_summary():
+    table = run(cohort(), protocol="hest")
+    assert (table["section"] == "").all()
+    summaries = [sp.tl.expression_summary(one) for one in (table, through_csv(table))]
+    assert summaries[0].loc[0, "n_units"] == 2
+    pd.testing.assert_frame_equal(*summaries)
 
 
 def test_what_is_asked_for_is_checked():

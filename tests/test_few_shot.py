@@ -7,7 +7,7 @@ from itertools import islice
 import numpy as np
 import pandas as pd
 import pytest
-from _tiny import featured, spoil, warns_here
+from _tiny import featured, spoil, through_csv, warns_here
 from scipy.stats import norm
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import balanced_accuracy_score, f1_score, recall_score, roc_auc_score
@@ -422,8 +422,15 @@ def test_summaries_of_what_is_not_there(options, error, said):
 def test_summaries_of_other_tables():
     with pytest.raises(ValueError, match="table lacks 'representation'"):
         sp.tl.few_shot_summary(pd.DataFrame({"value": [1]}))
-    with pytest.raises(ValueError, match="table is list"):
+    with pytest.raises(TypeError, match=r"table: got list; expected what sp\.tl\.few_shot returned"):
         sp.tl.few_shot_summary([])
+
+
+def test_results_from_a_file_have_the_same_summary():
+    table = results({"x": [[0.5], [0.6]], "y": [[0.7], [0.9]]})
+    summaries = [sp.tl.few_shot_summary(one, baseline="x") for one in (table, through_csv(table))]
+    assert len(summaries[0]) == 2
+    pd.testing.assert_frame_equal(*summaries)
 
 
 # --- annotate

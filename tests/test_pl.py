@@ -10,6 +10,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
+from _tiny import through_csv
 from anndata import AnnData
 from matplotlib.collections import EllipseCollection, PathCollection, PolyCollection
 from matplotlib.colors import to_hex, to_rgba
@@ -683,3 +684,11 @@ def test_planted_clusters_are_seen_as_a_bend():
 def test_choosing_says_what_it_needs(cohort, options, error, said):
     with pytest.raises(error, match=said):
         sp.pl.choose_n_experts(cohort, **{"use_rep": "X_texture", **options})
+
+
+def test_a_search_from_a_file_is_drawn_alike(cohort, model):
+    found = sp.tl.retrieve(list(model.genes.names[:3]), cohort, model, k=None)
+    drawn, again = (sp.pl.retrieval(table, cohort) for table in (found, through_csv(found)))
+    assert drawn.shape == again.shape == (2,)
+    for one, other in zip(drawn, again, strict=True):
+        np.testing.assert_allclose(one.collections[0].get_array(), other.collections[0].get_array())

@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
+import pandas as pd
+
+from spade._samples import shorten
+
+#: Columns of results in which an empty string says that there is none.
+MAY_BE_EMPTY = ("label", "section", "query_sample", "query_section")
 
 
 def check_count(name: str, value: int, least: int = 1) -> int:
@@ -10,3 +18,17 @@ def check_count(name: str, value: int, least: int = 1) -> int:
     if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < least:
         raise ValueError(f"{name}={value!r}: expected a whole number of at least {least}.")
     return int(value)
+
+
+def check_table(table: object, columns: Sequence[str], made_by: str) -> pd.DataFrame:
+    """Return a result that has these columns, and rows, else raise; what a way through a file made missing is ``""`` again."""
+    if not isinstance(table, pd.DataFrame):
+        raise TypeError(f"table: got {type(table).__name__}; expected what {made_by} returned.")
+    if missing := [name for name in columns if name not in table]:
+        raise ValueError(
+            f"table lacks {shorten(missing)}; columns: {shorten(table.columns, 20)}. Pass what {made_by} returned."
+        )
+    if table.empty:
+        raise ValueError(f"table is empty; pass what {made_by} returned.")
+    emptied = [name for name in MAY_BE_EMPTY if name in table and table[name].isna().any()]
+    return table.assign(**{name: table[name].astype(object).fillna("") for name in emptied})

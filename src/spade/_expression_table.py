@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from spade._samples import shorten
+from spade._checks import check_table
 from spade.core.intervals import bootstrap_weights, mean_interval
 from spade.core.routing import Floats
 
@@ -14,13 +14,7 @@ BENCHMARK = ("protocol", "representation", "fold", "section", "gene", "pearson")
 
 def check_benchmark(table: object) -> pd.DataFrame:
     """Return the table, or raise if it is no result of ``tl.expression_benchmark``."""
-    if not isinstance(table, pd.DataFrame):
-        raise TypeError(f"table: got {type(table).__name__}; expected what sp.tl.expression_benchmark returned.")
-    if missing := [name for name in BENCHMARK if name not in table]:
-        raise ValueError(f"table lacks {shorten(missing)}: expected what sp.tl.expression_benchmark returned.")
-    if table.empty:
-        raise ValueError("table is empty; pass what sp.tl.expression_benchmark returned.")
-    return table
+    return check_table(table, BENCHMARK, "sp.tl.expression_benchmark")
 
 
 def mean_known(values: Floats) -> Floats:
@@ -36,6 +30,5 @@ def mean_bounds(values: Floats, n_boot: int, level: float, rng: np.random.Genera
 
 def units_by_gene(table: pd.DataFrame) -> pd.DataFrame:
     """Correlations of one protocol and representation: rows sections (folds, where all test spots count together), columns genes."""
-    section = table["section"].astype(object).fillna("")  # which a way through a file makes of ""
-    unit = section.where(section != "", "fold " + table["fold"].astype(str))
+    unit = table["section"].where(table["section"] != "", "fold " + table["fold"].astype(str))
     return table.assign(unit=unit).pivot_table("pearson", "unit", "gene", "mean", dropna=False, observed=True)

@@ -7,6 +7,7 @@ from itertools import product
 import numpy as np
 import pandas as pd
 
+from spade._checks import check_table
 from spade._samples import shorten
 from spade.core.intervals import bootstrap_weights, holm, mean_interval, sign_flip_p
 from spade.core.streams import as_seed, numpy_stream
@@ -14,11 +15,9 @@ from spade.core.streams import as_seed, numpy_stream
 COLUMNS = ("representation", "shots", "repeat", "unit", "metric", "label", "value")
 
 
-def check_table(table: object, metric: str) -> pd.DataFrame:
+def of_metric(table: pd.DataFrame, metric: str) -> pd.DataFrame:
     """Return the rows of one metric, or raise if this is no result of ``tl.few_shot``."""
-    if not isinstance(table, pd.DataFrame) or (missing := [name for name in COLUMNS if name not in table]):
-        lacking = f"lacks {shorten(missing)}" if isinstance(table, pd.DataFrame) else f"is {type(table).__name__}"
-        raise ValueError(f"table {lacking}: expected what sp.tl.few_shot returned.")
+    table = check_table(table, COLUMNS, "sp.tl.few_shot")
     if metric not in set(table["metric"]):
         raise KeyError(f"metric={metric!r} is not in the table; metrics: {shorten(sorted(set(table['metric'])))}.")
     own = table[table["metric"] == metric]
@@ -50,7 +49,7 @@ def summarise(
     rng: int | np.random.Generator,
 ) -> pd.DataFrame:
     """As :func:`spade.tl.few_shot_summary`."""
-    own = check_table(table, metric)
+    own = of_metric(table, metric)
     names = list(dict.fromkeys(own["representation"]))
     if baseline is not None and baseline not in names:
         raise KeyError(f"baseline={baseline!r} is not in the table; representations: {shorten(names)}.")

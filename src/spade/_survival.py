@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from spade._checks import check_count
+from spade._checks import check_count, check_table
 from spade._samples import shorten
 from spade.core.intervals import bootstrap_weights, interval
 from spade.core.streams import as_seed, numpy_stream
@@ -16,13 +16,9 @@ COLUMNS = ("representation", "repeat", "fold", "patient", "time", "event", "risk
 COMPARE = ("fold", "all")
 
 
-def check_table(table: object) -> pd.DataFrame:
+def check_risks(table: pd.DataFrame) -> pd.DataFrame:
     """Return the table if it holds one risk per representation, repeat and patient, of the same patients throughout."""
-    if not isinstance(table, pd.DataFrame) or (missing := [name for name in COLUMNS if name not in table]):
-        lacking = f"lacks {shorten(missing)}" if isinstance(table, pd.DataFrame) else f"is {type(table).__name__}"
-        raise ValueError(f"table {lacking}: expected what sp.tl.survival returned.")
-    if table.empty:
-        raise ValueError("table is empty; pass what sp.tl.survival returned.")
+    table = check_table(table, COLUMNS, "sp.tl.survival")
     keys = ["representation", "repeat", "patient"]
     if (twice := table.duplicated(keys)).any():
         one = table.loc[twice, keys].iloc[0].to_dict()
@@ -64,7 +60,7 @@ def summarise(
     rng: int | np.random.Generator,
 ) -> pd.DataFrame:
     """As :func:`spade.tl.survival_summary`."""
-    check_table(table)
+    table = check_risks(table)
     names = list(dict.fromkeys(table["representation"]))
     repeats = sorted(set(table["repeat"]))
     if baseline is not None and baseline not in names:

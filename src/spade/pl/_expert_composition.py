@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from spade.pl._axes import GREY, LEGEND_ROWS, SMALL, TEXT, clip, finish, given_axes, new_figure, title
 from spade.pl._colours import expert_colours
-from spade.pl._tables import check_table
+from spade.pl._tables import check_pairs
 
 COLUMNS = ("value", "expert", "n_value", "share", "log2_enrichment", "log2_low", "log2_high")
 #: Height in inches of an expert's line in the enrichment panel, and least and greatest height of all of a value's.
@@ -64,7 +64,7 @@ def expert_composition(
     >>> sp.pl.expert_composition(table).shape
     (2,)
     """
-    check_table(table, COLUMNS, "sp.tl.expert_composition(samples, by=...)")
+    table = check_pairs(table, COLUMNS, "sp.tl.expert_composition(samples, by=...)")
     values = list(dict.fromkeys(table["value"]))
     usual = expert_colours(set(table["expert"]))
     colours = usual if colors is None else {name: colors[name] for name in usual if name in colors}

@@ -13,7 +13,7 @@ from matplotlib.ticker import MaxNLocator
 from spade._checks import check_count
 from spade.pl._axes import GREY, SMALL, TEXT, finish, given_axes, new_figure
 from spade.pl._colours import expert_colours
-from spade.pl._tables import check_table
+from spade.pl._tables import check_pairs
 
 COLUMNS = ("expert", "gene", "rank", "log_fold_change", "share_in")
 #: Inches per gene and per expert, and the diameter in points of a dot of share 1.
@@ -70,7 +70,7 @@ def expert_genes(
     6
     """
     check_count("n_genes", n_genes)
-    check_table(table, COLUMNS, "sp.tl.rank_expert_genes(samples)")
+    table = check_pairs(table, COLUMNS, "sp.tl.rank_expert_genes(samples)")
     colours = expert_colours(set(table["expert"]))
     leads = _leads(table, list(colours), n_genes)
     genes = [gene for own in leads.values() for gene in own]

@@ -9,9 +9,8 @@ import pandas as pd
 from matplotlib.axes import Axes
 from numpy.typing import NDArray
 
-from spade._checks import check_count
-from spade._expression_table import BENCHMARK, check_benchmark, mean_bounds, mean_known, units_by_gene
-from spade._samples import shorten
+from spade._checks import check_count, check_table
+from spade._expression_table import check_benchmark, mean_bounds, mean_known, units_by_gene
 from spade.core.streams import as_seed, numpy_stream
 from spade.pl._axes import GREY, SMALL, TEXT, clip, finish, given_axes, new_figure, title
 from spade.pl._colours import SAFE
@@ -80,14 +79,8 @@ def expression_ranking(
 def _panels_of(table: object, n_boot: int, seed: int) -> dict[str, pd.DataFrame]:
     """One table of representation, gene, pearson, low, high and number of units per panel."""
     if isinstance(table, pd.DataFrame) and "protocol" not in table:
-        if missing := [name for name in TRUST if name not in table]:
-            raise ValueError(
-                f"table lacks {shorten(missing)}: expected what sp.tl.expression_trust or sp.tl.expression_benchmark returned "
-                f"({', '.join(BENCHMARK)})."
-            )
-        if table.empty:
-            raise ValueError("table is empty; pass what sp.tl.expression_trust returned.")
-        return {"held-out sections": table.assign(representation="")}
+        trust = check_table(table, TRUST, "sp.tl.expression_trust or sp.tl.expression_benchmark")
+        return {"held-out sections": trust.assign(representation="")}
     found: dict[str, list[pd.DataFrame]] = {}
     for (protocol, name), own in check_benchmark(table).groupby(["protocol", "representation"], sort=False):
         units = units_by_gene(own)

@@ -9,7 +9,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from numpy.typing import NDArray
 
-from spade._few_shot import check_table, summarise, unit_means
+from spade._few_shot import of_metric, summarise, unit_means
 from spade.pl._axes import GREY, SMALL, TEXT, finish, given_axes, new_figure, title
 from spade.pl._colours import SAFE
 
@@ -62,7 +62,7 @@ def few_shot(
     ------
     KeyError
         No such metric, representation or number of shots.
-    ValueError
+    TypeError, ValueError
         A table of something else, or a wrong number of ``ax``.
 
     Examples
@@ -135,7 +135,7 @@ def _curves(ax: Axes, summary: pd.DataFrame, metric: str, colours: dict[str, str
 
 def _unit_differences(table: pd.DataFrame, metric: str, baseline: str) -> pd.DataFrame:
     """Mean difference to the baseline of every unit: rows units, columns (representation, shots)."""
-    means = unit_means(check_table(table, metric)).T.groupby(["representation", "shots"], sort=False).mean().T
+    means = unit_means(of_metric(table, metric)).T.groupby(["representation", "shots"], sort=False).mean().T
     return means.apply(lambda column: column - means[baseline, column.name[1]])
 
 

@@ -11,7 +11,7 @@ from matplotlib.colors import Normalize
 from numpy.typing import NDArray
 
 from spade import _keys
-from spade._checks import check_count
+from spade._checks import check_count, check_table
 from spade._samples import Samples, iter_samples, shorten
 from spade.pl._axes import GREY, SMALL, bare, colour_bar, finish, given_axes, new_figure, title
 from spade.pl._tissue import View, common_frames, draw_spots, draw_tissue, scale_bar, views
@@ -66,7 +66,7 @@ def retrieval(
     ------
     KeyError
         Sections or spots of the table that the samples do not have, or no patches.
-    ValueError
+    TypeError, ValueError
         A table of something else, or an empty one.
 
     Examples
@@ -83,11 +83,7 @@ def retrieval(
     """
     check_count("n_queries", n_queries)
     check_count("n_patches", n_patches)
-    if not isinstance(table, pd.DataFrame) or (missing := [name for name in COLUMNS if name not in table]):
-        lacking = f"lacks {shorten(missing)}" if isinstance(table, pd.DataFrame) else f"is {type(table).__name__}"
-        raise ValueError(f"table {lacking}: expected what sp.tl.retrieve returned.")
-    if table.empty:
-        raise ValueError("table is empty; pass what sp.tl.retrieve returned.")
+    table = check_table(table, COLUMNS, "sp.tl.retrieve")
     if (table["query_sample"] == "").all():
         axes = _map(table, samples, patches_key, table_key, ax)
     else:

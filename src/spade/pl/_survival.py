@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from spade._checks import check_count
 from spade._samples import shorten
-from spade._survival import check_table, percentiles
+from spade._survival import check_risks, percentiles
 from spade.core.routing import Floats
 from spade.core.survival import Curve, check_times, kaplan_meier, log_rank
 from spade.pl._axes import GREY, SMALL, TEXT, finish, given_axes, new_figure, title
@@ -70,7 +70,7 @@ def survival(
     ------
     KeyError
         No such representation or column.
-    ValueError
+    TypeError, ValueError
         A table of something else, missing groups, risks that cannot be parted, or a wrong number of ``ax``.
 
     Examples
@@ -112,7 +112,7 @@ def _cohorts(table: Any, groups: Any, n_groups: int, representation: str | None)
         raise ValueError(f"table lacks {shorten(missing)}; columns: {shorten(frame.columns, 20)}.")
     if groups is not None:
         return {"": _given(frame, groups)}
-    names = list(dict.fromkeys(check_table(frame)["representation"]))
+    names = list(dict.fromkeys(check_risks(frame)["representation"]))
     if representation is not None and representation not in names:
         raise KeyError(f"representation={representation!r} is not in the table; there is {shorten(names)}.")
     return {

@@ -58,7 +58,7 @@ def expression_summary(
     >>> sp.tl.expression_summary(pd.DataFrame(rows))[["pearson", "low", "high", "n_units"]].round(2).values.tolist()
     [[0.4, 0.3, 0.5, 2.0]]
     """
-    check_benchmark(table)
+    table = check_benchmark(table)
     if by not in (None, "gene"):
         raise ValueError(f'by={by!r}: expected None or "gene".')
     if not 0 < level < 1:

@@ -48,7 +48,7 @@ def few_shot_summary(
     ------
     KeyError
         No such metric or representation.
-    ValueError
+    TypeError, ValueError
         A table that :func:`few_shot` did not make.
 
     Examples

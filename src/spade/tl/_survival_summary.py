@@ -51,7 +51,7 @@ def survival_summary(
     ------
     KeyError
         No such representation.
-    ValueError
+    TypeError, ValueError
         A table that :func:`survival` did not make, or in which a patient is in two folds of one repeat.
 
     Examples
