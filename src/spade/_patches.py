@@ -35,6 +35,13 @@ def patch_record(sample: Sample, patches_key: str) -> dict[str, Any]:
     return record
 
 
+def region_facts(record: dict[str, Any], section: Section) -> dict[str, Any]:
+    """Return what is recorded of the patches of a section, or raise if it has none."""
+    if section.region not in record["regions"]:
+        raise KeyError(f"{section.name}: has no patches; run sp.pp.patches for every region first.")
+    return record["regions"][section.region]
+
+
 def patch_centres(
     sample: Sample, section: Section, facts: dict[str, Any]
 ) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
@@ -51,3 +58,9 @@ def patch_centres(
     finest = image_arrays(sample.sdata.images[facts["image"]])[0]
     inside = ((centres >= 0) & (centres < [finest.sizes["x"], finest.sizes["y"]])).all(1)
     return centres, inside
+
+
+def section_points(sample: Sample, section: Section, record: dict[str, Any]) -> NDArray[np.float64]:
+    """Return centres (x, y) of a section's patches in µm, row by row, or raise if it has none."""
+    facts = region_facts(record, section)
+    return patch_centres(sample, section, facts)[0] * facts["mpp"]

@@ -18,7 +18,7 @@ import spade.pp._label_sources as sources
 from spade import _keys, _label_table
 from spade._files import suffix
 from spade._label_table import SAMPLE, SPOT, check_label_table, read_label_table
-from spade._patches import patch_record
+from spade._patches import patch_record, region_facts
 from spade._samples import Samples, as_list, check_free, check_names, iter_samples, shorten
 from spade.pp._label_section import Labelled, label_section
 
@@ -217,9 +217,7 @@ def _of_polygons(
             if section.name not in given:
                 continue
             record = patch_record(sample, patches_key)
-            facts = record["regions"].get(section.region)
-            if facts is None:
-                raise KeyError(f"{section.name}: has no patches; run sp.pp.patches for every region first.")
+            facts = region_facts(record, section)
             outlines = sources.in_pixels(sample, section, given[section.name], column, settings["mpp"], facts)
             side = record["size_um"] / facts["mpp"]
             result = label_section(sample, section, facts, side, outlines, settings["by"], settings["min_share"])

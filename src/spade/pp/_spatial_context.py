@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from scipy.spatial import KDTree
 
 from spade import _keys
-from spade._patches import patch_centres, patch_record
+from spade._patches import patch_record, section_points
 from spade._samples import Sample, Samples, iter_samples, read_features
 from spade.core.routing import Floats
 
@@ -93,10 +93,7 @@ def _of_sample(
     record = patch_record(sample, patches_key)
     found, largest = np.full_like(features, np.nan), 0.0
     for section in sample.sections:
-        facts = record["regions"].get(section.region)
-        if facts is None:
-            raise KeyError(f"{section.name}: has no patches; run sp.pp.patches for every region first.")
-        centres = patch_centres(sample, section, facts)[0] * facts["mpp"]
+        centres = section_points(sample, section, record)
         there = ~np.isnan(features[section.rows]).any(1)
         rows = section.rows[there]
         radius = neighbour_radius(centres[there]) if radius_um is None else radius_um

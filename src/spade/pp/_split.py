@@ -10,7 +10,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from spade import _keys
-from spade._patches import patch_centres, patch_record
+from spade._patches import patch_record, section_points
 from spade._samples import Sample, Samples, as_list, check_names, group_labels, iter_samples
 from spade.core.blocks import too_near
 from spade.core.streams import as_seed, numpy_stream
@@ -175,10 +175,7 @@ def _blocks_of_sample(
     guard = record["size_um"] if guard_um is None else guard_um
     parts = np.full(sample.table.n_obs, _keys.GUARD, dtype="U5")
     for section in sample.sections:
-        facts = record["regions"].get(section.region)
-        if facts is None:
-            raise KeyError(f"{section.name}: has no patches; run sp.pp.patches for every region first.")
-        points = patch_centres(sample, section, facts)[0] * facts["mpp"]
+        points = section_points(sample, section, record)
         cells = np.floor((points - points.min(0)) / block_um).astype(int)
         blocks = np.array([f"{column}x{row}" for column, row in cells])
         names, counts = np.unique(blocks, return_counts=True)

@@ -22,7 +22,7 @@ from spade.encoders import Encoder
 from spade.models import GenePanel
 from spade.tl._labelled import Representation, named_representations, read_representations
 from spade.tl._protocols import HEST, SOUND, Measured, hest_fold, sound_fold, variable_genes
-from spade.tl._reference import section_points
+from spade.tl._reference import sample_points
 
 logger = logging.getLogger("spade")
 #: Training and test sections of every fold, by its name.
@@ -177,7 +177,7 @@ def _of_samples(
         x, rows = read_representations(sample, named, "none")
         counts = read_counts(sample, layer)
         labels = group_labels(sample, groupby)
-        points, side = section_points(sample, patches_key)
+        points, side = sample_points(sample, patches_key)
         filled = np.asarray(counts.sum(1)).ravel() > 0
         for section in sample.sections:
             check_names([*sections, section.name], "sections")

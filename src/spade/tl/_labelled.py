@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from spade import _keys
-from spade._patches import patch_centres, patch_record
+from spade._patches import patch_record, section_points
 from spade._samples import Sample, Samples, check_names, group_labels, iter_samples, read_features, shorten
 from spade.core.routing import Floats
 from spade.tl._labels import read_labels
@@ -162,14 +162,11 @@ def read_rows(
 
 
 def _points(sample: Sample, patches_key: str) -> Floats:
-    """Centres of all rows in µm; NaN where a region has no patches."""
+    """Centres of all rows in µm."""
     record = patch_record(sample, patches_key)
     points = np.full((sample.table.n_obs, 2), np.nan)
     for section in sample.sections:
-        facts = record["regions"].get(section.region)
-        if facts is None:
-            raise KeyError(f"{section.name}: has no patches; run sp.pp.patches for every region first.")
-        points[section.rows] = patch_centres(sample, section, facts)[0] * facts["mpp"]
+        points[section.rows] = section_points(sample, section, record)
     return points
 
 

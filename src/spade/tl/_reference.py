@@ -15,7 +15,7 @@ from spatialdata import SpatialData
 
 from spade import _keys
 from spade._checks import check_count
-from spade._patches import patch_centres, patch_record
+from spade._patches import patch_record, section_points
 from spade._samples import Sample, Samples, Section, as_list, check_names, iter_samples, read_counts, shorten
 from spade.core.expression import log_normalise
 from spade.core.prediction import (
@@ -181,7 +181,7 @@ def read_reference(
         for section in sample.sections:
             origin[section.rows] = identity(item, section)
             names.append(section.name)
-        points, side = section_points(sample, way.patches_key)
+        points, side = sample_points(sample, way.patches_key)
         sides.append(side)
         parts["origin"].append(origin[rows].astype(str))
         parts["section"].append(sample.section_of_row()[rows])
@@ -218,7 +218,7 @@ def _panel(
     return GenePanel(tuple(name for name in first if name in common))
 
 
-def section_points(sample: Sample, patches_key: str) -> tuple[Floats, float]:
+def sample_points(sample: Sample, patches_key: str) -> tuple[Floats, float]:
     """Centres of all rows in µm (NaN without patches, or where their images are not at hand), and the side of a patch."""
     points = np.full((sample.table.n_obs, 2), np.nan)
     regions = _keys.read_provenance(sample.table.uns, patches_key).get("regions", {})
@@ -229,7 +229,6 @@ def section_points(sample: Sample, patches_key: str) -> tuple[Floats, float]:
         return points, 0.0
     record = patch_record(sample, patches_key)
     for section in sample.sections:
-        facts = record["regions"].get(section.region)
-        if facts is not None:
-            points[section.rows] = patch_centres(sample, section, facts)[0] * facts["mpp"]
+        if section.region in record["regions"]:
+            points[section.rows] = section_points(sample, section, record)
     return points, float(record["size_um"])
