@@ -8,7 +8,8 @@ from _tiny import featured, spoil
 from spatialdata import read_zarr
 
 import spade as sp
-from spade.pp._spatial_context import neighbour_means, neighbour_radius
+from spade.core.blocks import spacing
+from spade.pp._spatial_context import neighbour_means
 
 
 def test_means_are_those_of_a_loop_over_spots():
@@ -43,7 +44,7 @@ def test_points_at_one_place_count_each():
     x = np.array([[1.0], [3.0], [10.0]], dtype=np.float32)
     points = np.array([[0.0, 0], [0, 0], [9, 9]])
     np.testing.assert_allclose(neighbour_means(x, points, 1.0).ravel(), [2, 2, 10])
-    np.testing.assert_array_equal(neighbour_means(x[:1], points[:1], neighbour_radius(points[:1])), x[:1])
+    np.testing.assert_array_equal(neighbour_means(x[:1], points[:1], spacing(points[:1])), x[:1])
 
 
 def test_what_is_not_there_is_named(cohort):

@@ -14,9 +14,9 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
-from scipy.spatial import KDTree
 
 from spade._samples import shorten
+from spade.core.blocks import spacing
 from spade.encoders import Encoder
 
 GENES = "var_50genes.json"
@@ -171,16 +171,11 @@ def _encode(
 _DATASETS = {"img": ("img", "imgs"), "barcode": ("barcode", "barcodes"), "coords": ("coords",)}
 
 
-def lattice_pitch(points: NDArray[np.float64]) -> float:
-    """Median distance of a point to the nearest other, 0 of a single one."""
-    return float(np.median(KDTree(points).query(points, k=2)[0][:, 1])) if len(points) > 1 else 0.0
-
-
 def _check_places(spots: NDArray[np.float64], coords: NDArray[np.float64], name: str) -> None:
     """Raise if patches and spots that are joined do not lie at the same places, a common shift aside."""
     if len(spots) < 3:
         return
-    pitch = lattice_pitch(spots)
+    pitch = spacing(spots)
     shift = spots - coords
     off = np.abs(shift - np.median(shift, axis=0)).max(1) > max(pitch / 2, 1)
     if off.any():

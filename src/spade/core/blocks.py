@@ -1,4 +1,4 @@
-"""Square blocks of tissue, and the guard band between those that must not see each other."""
+"""How far apart spots are, square blocks of tissue, and the guard band between those that must not see each other."""
 
 from __future__ import annotations
 
@@ -9,12 +9,14 @@ from scipy.spatial import KDTree
 from spade.core.routing import Floats
 
 
-def block_numbers(points: Floats, side: float, corner: Floats | None = None) -> NDArray[np.int64]:
-    """Number, from 0, of the square block of every point; blocks without points get none.
+def spacing(points: Floats) -> float:
+    """Median distance of a point to the nearest other, 0 of a single one."""
+    return float(np.median(KDTree(points).query(points, k=2)[0][:, 1])) if len(points) > 1 else 0.0
 
-    ``corner`` is where a block begins; None: the least x and y.
-    """
-    cells = np.floor((points - (points.min(0) if corner is None else corner)) / side).astype(np.int64)
+
+def block_numbers(points: Floats, side: float, corner: Floats) -> NDArray[np.int64]:
+    """Number, from 0, of the square block of every point; blocks begin at the corner, and those without points get none."""
+    cells = np.floor((points - corner) / side).astype(np.int64)
     return np.unique(cells, axis=0, return_inverse=True)[1].reshape(-1)
 
 

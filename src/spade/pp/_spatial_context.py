@@ -11,6 +11,7 @@ from scipy.spatial import KDTree
 from spade import _keys
 from spade._patches import patch_record, section_points
 from spade._samples import Sample, Samples, iter_samples, read_features
+from spade.core.blocks import spacing
 from spade.core.routing import Floats
 
 logger = logging.getLogger("spade")
@@ -96,15 +97,10 @@ def _of_sample(
         centres = section_points(sample, section, record)
         there = ~np.isnan(features[section.rows]).any(1)
         rows = section.rows[there]
-        radius = neighbour_radius(centres[there]) if radius_um is None else radius_um
+        radius = PITCHES * spacing(centres[there]) if radius_um is None else radius_um
         found[rows] = neighbour_means(features[rows], centres[there], radius)
         largest = max(largest, radius)
     return found, largest
-
-
-def neighbour_radius(points: Floats) -> float:
-    """1.5 times the median distance of a point to the nearest other."""
-    return PITCHES * float(np.median(KDTree(points).query(points, k=2)[0][:, 1])) if len(points) > 1 else 0.0
 
 
 def neighbour_means(x: NDArray[np.float32], points: Floats, radius: float) -> NDArray[np.float32]:

@@ -14,9 +14,10 @@ from tqdm.auto import tqdm
 
 from spade import _keys, encoders
 from spade._checks import check_count
-from spade._hest_bench import lattice_pitch, read_task, read_task_sample
+from spade._hest_bench import read_task, read_task_sample
 from spade._samples import Samples, as_list, check_names, group_labels, iter_samples, read_counts, shorten
 from spade._store import is_store
+from spade.core.blocks import spacing
 from spade.core.expression import TARGET_SUM
 from spade.encoders import Encoder
 from spade.models import GenePanel
@@ -160,9 +161,7 @@ def _of_folder(folder: Path, encoder: str | Encoder, batch_size: int) -> tuple[d
     sections = {}
     for name in tqdm(task.files, desc=f"{ready.name}: {folder.name}", unit="sample"):
         one = read_task_sample(task, name, ready, batch_size)
-        guard = (
-            0.0 if one.points is None else 1.2 * lattice_pitch(one.points)
-        )  # patches are about as wide as spots are apart
+        guard = 0.0 if one.points is None else 1.2 * spacing(one.points)  # patches are about as wide as spots are apart
         sections[name] = Measured(name, {ready.name: one.x}, one.counts, one.genes, one.points, guard)
     return sections, task.folds, task.genes
 
