@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 from _tiny import GENES, empty_rows, featured, spoil, train, warns_here
 from scipy.stats import mannwhitneyu
+from spatialdata import read_zarr
 
 import spade as sp
 from spade._samples import iter_samples
@@ -114,6 +115,19 @@ def test_objects_are_known_whatever_they_are_called(model):
         sp.tl.retrieve(nameless[0], nameless[0], model, same_section=False)
     with pytest.raises(ValueError, match="spots= is empty"):
         sp.tl.retrieve(nameless[0], nameless[1], model, spots=[])
+
+
+def test_objects_are_known_beside_their_store(model, tmp_path):
+    """A store that was read and cut, and the store: rows differ, spots do not."""
+    sp.io.write(featured(name="a"), tmp_path / "a.zarr")
+    read = read_zarr(tmp_path / "a.zarr")
+    read.tables["table"] = read["table"][6:].copy()
+    for query, gallery, n in ((read, tmp_path / "a.zarr", 30 * 35), (tmp_path / "a.zarr", read, 6 * 30 + 30 * 29)):
+        table = sp.tl.retrieve(query, gallery, model, query_by="image", gallery_by="image", k=None)
+        assert len(table) == n
+        assert not (table["query"] == table["spot"]).any()
+        with pytest.raises(ValueError, match="nothing is left to be found"):
+            sp.tl.retrieve(query, gallery, model, same_section=False)
 
 
 def test_single_spots_can_be_asked_for(model):

@@ -81,6 +81,11 @@ class Sample:
             names[section.rows] = section.name
         return names.astype(str)
 
+    def origin(self, section: Section) -> str:
+        """What tells a section from all others, however they are named: its store or object, and its region."""
+        path = self.path or self.sdata.path
+        return f"{id(self.sdata) if path is None else Path(path).resolve()}\n{section.region}"
+
     def save(self, *elements: str) -> None:
         """Write the table (and further elements, such as ``"shapes/patches"``) back if the sample came from a path."""
         if self.path is not None:

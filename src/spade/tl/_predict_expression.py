@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import warnings
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 from tqdm.auto import tqdm
@@ -14,7 +13,7 @@ from spade import _keys
 from spade._samples import Sample, Samples, as_list, iter_samples, read_features
 from spade.models import GenePanel, SpadeModel
 from spade.tl._predictor import Predictor
-from spade.tl._reference import Reference, Way, identity, read_reference
+from spade.tl._reference import Reference, Way, read_reference
 
 logger = logging.getLogger("spade")
 
@@ -121,20 +120,20 @@ def predict_expression(
     written = {_keys.predicted(key_added), _keys.predicted_deviation(key_added)}
     if clash := written & set(way.keys):
         raise ValueError(f"key_added={key_added!r}: would replace obsm[{clash.pop()!r}], which is predicted from.")
+    reference, listed = as_list(reference), as_list(samples)  # held, so that no two objects ever have one id
     known = read_reference(reference, way, genes, table_key)
     fitted: dict[tuple[str, ...], Predictor] = {}
-    listed = as_list(samples)
     for sample in iter_samples(listed, table_key=table_key):  # nothing is written unless all can be predicted
         for key in way.keys:
             read_features(sample, key)
     done = tqdm(iter_samples(listed, table_key=table_key), total=len(listed), desc="predicting", unit="sample")
-    for item, sample in zip(listed, done, strict=True):
-        found = _predict_sample(item, sample, known, way, fitted)
+    for sample in done:
+        found = _predict_sample(sample, known, way, fitted)
         _write(sample, known, found, way, key_added)
 
 
 def _predict_sample(
-    item: Any, sample: Sample, known: Reference, way: Way, fitted: dict[tuple[str, ...], Predictor]
+    sample: Sample, known: Reference, way: Way, fitted: dict[tuple[str, ...], Predictor]
 ) -> tuple[np.ndarray, np.ndarray, float]:
     """Predict section by section, each from the rows that are not its own."""
     image, rows = way.read_image(sample)
@@ -142,7 +141,7 @@ def _predict_sample(
     deviation = np.full_like(mean, np.nan)
     alpha = np.nan
     for section in sample.sections:
-        origin = identity(item, section)
+        origin = sample.origin(section)
         own = (origin,) if (known.origin == origin).any() else ()
         if own not in fitted:
             others = np.flatnonzero(known.origin != origin)

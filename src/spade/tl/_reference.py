@@ -16,7 +16,7 @@ from spatialdata import SpatialData
 from spade import _keys
 from spade._checks import check_count
 from spade._patches import patch_record, section_points
-from spade._samples import Sample, Samples, Section, as_list, check_names, iter_samples, read_counts, shorten
+from spade._samples import Sample, Samples, as_list, check_names, iter_samples, read_counts, shorten
 from spade.core.expression import log_normalise
 from spade.core.prediction import (
     section_folds,
@@ -105,12 +105,6 @@ class Way:
         return next(iter(found.values())), rows
 
 
-def identity(item: SpatialData | Path, section: Section) -> str:
-    """What tells one section from all others: its object or store, and its region."""
-    path = item if isinstance(item, Path) else item.path
-    return f"{id(item) if path is None else Path(path).resolve()}\0{section.region}"
-
-
 @dataclass(frozen=True)
 class Reference:
     """Rows that have an image and counts, of all samples together.
@@ -126,7 +120,7 @@ class Reference:
     genes
         Names of its columns.
     section, origin
-        Name and :func:`identity` of every row's section.
+        Name and origin of every row's section.
     points
         ``(n, 2)`` centres in µm; NaN where there are no patches.
     guard
@@ -158,7 +152,7 @@ def read_reference(
     parts: dict[str, list[Any]] = {name: [] for name in ("image", "gallery", "y", "section", "origin", "points")}
     names, sides = [], [0.0]
     left_out = 0
-    for item, sample in zip(listed, iter_samples(listed, table_key=table_key), strict=True):
+    for sample in iter_samples(listed, table_key=table_key):
         x, rows = way.read_image(sample)
         counts = read_counts(sample, way.layer, way.normalized)
         filled = np.asarray(abs(counts).sum(1)).ravel() > 0
@@ -179,7 +173,7 @@ def read_reference(
             parts["gallery"].append(encode(way.model, "expression", g[rows], way.mix, gallery=True))
         origin = np.full(sample.table.n_obs, "", dtype=object)
         for section in sample.sections:
-            origin[section.rows] = identity(item, section)
+            origin[section.rows] = sample.origin(section)
             names.append(section.name)
         points, side = sample_points(sample, way.patches_key)
         sides.append(side)

@@ -133,9 +133,9 @@ def retrieve(
         of = _spots(sample, np.flatnonzero(there))
         passed = None
         if not same_section:
-            passed = _numbers(asked["source"] + asked["region"], of["source"] + of["region"])
+            passed = _numbers(asked["origin"], of["origin"])
         elif query_by == gallery_by and not signature:
-            passed = _numbers(asked["source"] + asked["row"], of["source"] + of["row"])
+            passed = _numbers(asked["origin"] + "\n" + asked["query"], of["origin"] + "\n" + of["spot"])
         if signature:  # weighted by the gallery
             call = model.encode_image if gallery_by == "image" else model.encode_expression
             nearest.update(call(x[there], mix="logits"))
@@ -146,16 +146,10 @@ def retrieve(
     check_names(names)
     whole = pd.concat(found, ignore_index=True)
     if not signature:  # sections of both are called as in the gallery
-        of_section = whole.drop_duplicates(["source", "region"])
+        of_section = whole.drop_duplicates("origin").set_index("origin")
         for name in ("sample", "section"):
-            called = dict(zip(of_section["source"] + of_section["region"], of_section[name], strict=True))
-            asked[QUERY[name]] = (asked["source"] + asked["region"]).map(called).fillna(asked[QUERY[name]])
+            asked[QUERY[name]] = asked["origin"].map(of_section[name]).fillna(asked[QUERY[name]])
     return _table(asked, whole, nearest)
-
-
-def _source(sample: Sample) -> str:
-    """What tells objects and stores apart, however they are named."""
-    return f"{id(sample.sdata) if sample.path is None else sample.path.resolve()}\n"
 
 
 def _spots(sample: Sample, rows: NDArray[np.int64]) -> pd.DataFrame:
@@ -167,10 +161,10 @@ def _spots(sample: Sample, rows: NDArray[np.int64]) -> pd.DataFrame:
             f"{sample.name}: several spots of a section bear one name, such as {shorten(names[twice.to_numpy()], 3)}. Make obs_names "
             "unique (table.obs_names_make_unique())."
         )
-    region = np.zeros(sample.table.n_obs, dtype=np.int64)
-    for number, section in enumerate(sample.sections):
-        region[section.rows] = number
-    return found.assign(source=_source(sample), row=rows.astype(str), region=region[rows].astype(str))
+    origin = np.full(sample.table.n_obs, "", dtype=object)
+    for section in sample.sections:
+        origin[section.rows] = sample.origin(section)
+    return found.assign(origin=origin[rows])
 
 
 def _is_signature(query: Any) -> bool:
