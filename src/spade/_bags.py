@@ -19,7 +19,17 @@ from spatialdata import SpatialData
 
 from spade._feature_files import feature_shape, find_feature_files, is_feature_file, read_feature_file
 from spade._label_table import SAMPLE, SPOT, check_label_table
-from spade._samples import Sample, Samples, as_list, check_names, group_labels, iter_samples, read_features, shorten
+from spade._samples import (
+    Sample,
+    Samples,
+    as_list,
+    check_names,
+    group_labels,
+    iter_samples,
+    read_features,
+    shorten,
+    value_strings,
+)
 from spade._store import is_store
 
 logger = logging.getLogger("spade")
@@ -261,14 +271,7 @@ def _of_slide(sample: Sample, argument: str, column: str, slide: str, own: NDArr
 
 
 def _text(column: pd.Series) -> NDArray[np.object_]:
-    """Values as strings, whole numbers without a fraction whatever their type, ``""`` where missing."""
-
-    def text(value: Any) -> str:
-        whole = isinstance(value, (float, np.floating)) and float(value).is_integer()
-        return str(int(value)) if whole else str(value).strip()
-
-    values = column.astype(object)
-    return values.map(text, na_action="ignore").where(values.notna(), "").to_numpy(dtype=object)
+    return np.array([text.strip() for text in value_strings(column)], dtype=object)
 
 
 def _one_width(widths: Mapping[str, int], name: str) -> int:

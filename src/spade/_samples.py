@@ -289,24 +289,32 @@ def obs_column(sample: Sample, key: str, argument: str) -> pd.Series:
     return sample.table.obs[key]
 
 
-def category_strings(column: pd.Series, where: str) -> tuple[NDArray[np.object_], list[str]]:
-    """Return the category of every row as a string (``""`` where it is missing), and the categories in order.
+def value_strings(column: pd.Series) -> NDArray[np.object_]:
+    """Return values as strings, ``""`` where missing.
 
     Whole numbers that became floats, as columns with missing values do, are whole numbers again, so that they are called the same in
     every sample.
     """
-    categorical_dtype = isinstance(column.dtype, pd.CategoricalDtype)
-    known = column.cat.categories.to_series() if categorical_dtype else column.dropna()
-    if pd.api.types.is_float_dtype(known.dtype):
-        if not np.array_equal(known, np.round(known)):
-            raise TypeError(
-                f"{where} is a column of numbers such as {shorten(known, 2)}; expected categories. Cut it into ranges first, as with "
-                "pandas.cut."
-            )
-        column, known = column.astype("Int64"), known.astype("Int64")
-    order = known.tolist() if categorical_dtype else sorted(known.unique())
-    values = column.astype(object).map(str, na_action="ignore")
-    return values.where(column.notna(), "").to_numpy(dtype=object), [str(name) for name in order]
+
+    def text(value: Any) -> str:
+        whole = isinstance(value, (float, np.floating)) and value.is_integer()
+        return str(int(value) if whole else value)
+
+    return column.astype(object).map(text, na_action="ignore").where(column.notna(), "").to_numpy(dtype=object)
+
+
+def category_strings(column: pd.Series, where: str) -> tuple[NDArray[np.object_], list[str]]:
+    """Return the category of every row as a string (``""`` where it is missing), and the categories in order."""
+    if isinstance(column.dtype, pd.CategoricalDtype):
+        known = column.cat.categories.to_series()
+    else:
+        known = pd.Series(column.dropna().unique()).sort_values()
+    if pd.api.types.is_float_dtype(known.dtype) and (known % 1 != 0).any():
+        raise TypeError(
+            f"{where} is a column of numbers such as {shorten(known, 2)}; expected categories. Cut it into ranges first, as with "
+            "pandas.cut."
+        )
+    return value_strings(column), value_strings(known).tolist()
 
 
 def group_labels(sample: Sample, groupby: str | None, argument: str = "groupby") -> NDArray[np.str_]:
