@@ -17,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from _sections import TUMOURS, read_bulb, read_tumour
 from spatialdata import SpatialData
 
 import spade as sp
@@ -29,20 +30,14 @@ from spade.tl._protocols import Measured, variable_genes
 
 FROZEN, CONTEXT = "X_texture", "X_texture_context"
 COMMON = {"lr": 1e-3, "batch_size": 64, "n_prototypes": 8, "n_experts": 2, "temperature": 1.0}
-HER2ST = {"B4": "BT10737_D2_HE.jpg", "C2": "5714_HE_BT_C2.jpg", "C3": "5714_HE_BT_D1.jpg"}
 
 
 def read(folder):
     """Sections with image features, by name."""
-    samples = {}
-    for name, image in HER2ST.items():
-        place = folder / "her2st" / name
-        samples[name] = sp.io.read_st(
-            place / f"{name}.tsv.gz", place / image, place / f"{name}_selection.tsv", sample_id=name
-        )
-        samples[name]["table"].obs["patient"] = name[0]
-    place = folder / "mob" / "MOB_11"
-    samples["MOB_11"] = sp.io.read_st(place / "Rep11_MOB_count_matrix-1.tsv.gz", place / "11.jpg", sample_id="MOB_11")
+    samples = {name: read_tumour(folder / "her2st", name) for name in TUMOURS}
+    for name, sample in samples.items():
+        sample["table"].obs["patient"] = name[0]
+    samples["MOB_11"] = read_bulb(folder / "mob", "11")
     sp.pp.patches(samples.values())
     sp.pp.encode_patches(samples.values())
     sp.pp.spatial_context(samples.values(), use_rep=FROZEN)

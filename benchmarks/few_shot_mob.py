@@ -15,6 +15,7 @@ import warnings
 from pathlib import Path
 
 import numpy as np
+from _sections import read_bulb
 from scipy.sparse import csr_matrix
 from sklearn.cross_decomposition import PLSRegression
 from sklearn.decomposition import PCA
@@ -36,18 +37,6 @@ WAYS = {
     "shuffled pairs": ONE | {"shuffle_pairs": True},
 }
 SHOTS = (1, 2, 4, 8)
-
-
-def read(folder):
-    """MOB_11 with expression, then four sections of another animal."""
-    samples = []
-    for name in ("11", "01", "02", "03", "04"):
-        place = folder / f"MOB_{name}"
-        counts = place / "Rep11_MOB_count_matrix-1.tsv.gz" if name == "11" else None
-        samples.append(
-            sp.io.read_st(counts, place / f"{name}.jpg", labels=place / f"{name}_01.tsv", sample_id=f"MOB_{name}")
-        )
-    return samples
 
 
 def side_by_side(samples, keys, key_added):
@@ -124,7 +113,7 @@ def main(arguments=None):
     options = parser.parse_args(arguments)
     warnings.simplefilter("ignore")
     logging.disable(logging.INFO)
-    samples = read(options.data)
+    samples = [read_bulb(options.data, name) for name in ("11", "01", "02", "03", "04")]
     sp.pp.patches(samples)
     sp.pp.encode_patches(samples)
     sp.pp.spatial_context(samples, use_rep=FROZEN)

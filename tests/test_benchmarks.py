@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import importlib
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
+from _cohort import make
 
-FOLDER = Path(__file__).parents[1] / "benchmarks"
 SMALL = ["--features", "16", "--genes", "40"]
 
 
-def run(monkeypatch, name, *arguments):
-    monkeypatch.syspath_prepend(str(FOLDER))
+def run(name, *arguments):
     module = importlib.import_module(name)
     try:
         return module.main([*map(str, arguments)])
@@ -22,10 +20,7 @@ def run(monkeypatch, name, *arguments):
         sys.modules.pop(name, None)
 
 
-def test_the_cohort_is_of_the_size_asked_for(monkeypatch):
-    monkeypatch.syspath_prepend(str(FOLDER))
-    from _cohort import make
-
+def test_the_cohort_is_of_the_size_asked_for():
     features, expression = make(500, 12, 40)
     again = make(500, 12, 40)
     assert (features.shape, expression.shape, features.dtype, expression.dtype) == ((500, 12), (500, 40), "f4", "f4")
@@ -36,9 +31,9 @@ def test_the_cohort_is_of_the_size_asked_for(monkeypatch):
     assert (expression != again[1]).nnz == 0
 
 
-def test_full_size_made_small(monkeypatch, capsys):
+def test_full_size_made_small(capsys):
     options = ("--spots", 900, "--organs", 3, "--experts", 4, "--epochs", 2, "--device", "cpu", "--compare")
-    found = run(monkeypatch, "full_size", *options, *SMALL)
+    found = run("full_size", *options, *SMALL)
     assert set(found) == {"clustering", "training", "ratio"}
     said = capsys.readouterr().out
     assert "48 prototypes" in said
@@ -46,8 +41,8 @@ def test_full_size_made_small(monkeypatch, capsys):
 
 
 @pytest.mark.slow
-def test_training_made_small(monkeypatch, capsys):
-    speed = run(monkeypatch, "training", "--spots", 512, "--experts", 2, "--epochs", 2, "--repeats", 1, *SMALL)
+def test_training_made_small(capsys):
+    speed = run("training", "--spots", 512, "--experts", 2, "--epochs", 2, "--repeats", 1, *SMALL)
     assert set(speed) == {"published loop", "spade fp32", "spade bf16", "bare products fp32", "bare products bf16"}
     losses = [
         float(line.split("|")[5])
@@ -58,41 +53,41 @@ def test_training_made_small(monkeypatch, capsys):
 
 
 @pytest.mark.slow
-def test_embedding_and_scaling_made_small(monkeypatch, capsys):
-    assert run(monkeypatch, "embedding", "--spots", 5_000, "--features", 16, "--repeats", 1) > 0
-    rows = run(monkeypatch, "scaling", "--spots", 2_100, 4_200, *SMALL)
+def test_embedding_and_scaling_made_small(capsys):
+    assert run("embedding", "--spots", 5_000, "--features", 16, "--repeats", 1) > 0
+    rows = run("scaling", "--spots", 2_100, 4_200, *SMALL)
     assert [row["spots"] for row in rows] == [2_100, 4_200]
     assert all(row["peak"] > row["data"] for row in rows)
     assert "bytes per spot" in capsys.readouterr().out
 
 
 @pytest.mark.slow
-def test_few_shot_made_small(monkeypatch):
+def test_few_shot_made_small():
     sizes = ("--spots", 400, "--features", 32, "--draws", 2, "--gallery", 5_000, "--queries", 50, "--repeats", 1)
-    *_, same = run(monkeypatch, "few_shot", *sizes)
+    *_, same = run("few_shot", *sizes)
     assert same > 0.99
 
 
-def test_slides_made_small(monkeypatch, capsys):
-    ratio = run(monkeypatch, "slides", "--slides", 4, "--patches", 50, "--features", 8, "--repeats", 1)
+def test_slides_made_small(capsys):
+    ratio = run("slides", "--slides", 4, "--patches", 50, "--features", 8, "--repeats", 1)
     assert ratio > 0
     assert "times the speed of plain torch" in capsys.readouterr().out
 
 
 @pytest.mark.slow
 @pytest.mark.realdata
-def test_few_shot_on_the_olfactory_bulb_made_small(monkeypatch, capsys, data_dir):
+def test_few_shot_on_the_olfactory_bulb_made_small(capsys, data_dir):
     options = ("--draws", 2, "--epochs", 2, "--genes", 60, "--data", data_dir / "mob")
-    tables = run(monkeypatch, "few_shot_mob", *options)
+    tables = run("few_shot_mob", *options)
     assert all(set(table["unit"]) == {"MOB_01", "MOB_02", "MOB_03", "MOB_04"} for table in tables)
     assert "B, from one section to the others" in capsys.readouterr().out
 
 
 @pytest.mark.slow
 @pytest.mark.realdata
-def test_expression_on_real_sections_made_small(monkeypatch, capsys, data_dir):
+def test_expression_on_real_sections_made_small(capsys, data_dir):
     options = ("--draws", 1, "--epochs", 2, "--panel", 60, "--genes", 12, "--data", data_dir)
-    table, bench = run(monkeypatch, "expression", *options)
+    table, bench = run("expression", *options)
     assert set(table["section"]) == {"B4", "C2", "C3", "test 0"}
     assert set(bench["protocol"]) == {"hest", "sound"}
     assert "mean expression" in capsys.readouterr().out

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 import pytest
+from _sections import read_tumour
 from _tiny import GENES, empty_rows, featured, no_warning, said_of, spoil, train, warns_here
 from _tiny import table as spots_table
 from conftest import fresh
@@ -378,12 +379,7 @@ def test_trusted_genes_are_those_with_a_program(toy):
 @pytest.mark.slow
 def test_one_breast_cancer_section_predicts_another(data_dir):
     """Two sections of one patient, by ridge on the built-in features."""
-    samples = []
-    for name, image in (("C2", "5714_HE_BT_C2.jpg"), ("C3", "5714_HE_BT_D1.jpg")):
-        place = data_dir / "her2st" / name
-        samples.append(
-            sp.io.read_st(place / f"{name}.tsv.gz", place / image, place / f"{name}_selection.tsv", sample_id=name)
-        )
+    samples = [read_tumour(data_dir / "her2st", name) for name in ("C2", "C3")]
     sp.pp.patches(samples)
     sp.pp.encode_patches(samples)
     genes = sp.pp.select_genes(samples[0], n_top_genes=50)

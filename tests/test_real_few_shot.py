@@ -5,6 +5,7 @@ from __future__ import annotations
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
+from _sections import read_bulb
 
 import spade as sp
 
@@ -13,14 +14,9 @@ pytestmark = [pytest.mark.realdata, pytest.mark.slow]
 
 @pytest.fixture(scope="module")
 def bulb(data_dir):
-    samples = []
-    for name in ("11", "01", "02"):
-        place = data_dir / "mob" / f"MOB_{name}"
-        counts = place / "Rep11_MOB_count_matrix-1.tsv.gz" if name == "11" else None
-        samples.append(
-            sp.io.read_st(counts, place / f"{name}.jpg", labels=place / f"{name}_01.tsv", sample_id=f"MOB_{name}")
-        )
-        samples[-1]["table"].obs["section"] = f"MOB_{name}"
+    samples = [read_bulb(data_dir / "mob", name) for name in ("11", "01", "02")]
+    for sample in samples:
+        sample["table"].obs["section"] = sample.attrs["spade"]["sample"]
     sp.pp.patches(samples)
     sp.pp.encode_patches(samples)
     sp.pp.spatial_context(samples, use_rep="X_texture")

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from _sections import read_bulb, read_tumour
 from spatialdata import SpatialData, read_zarr
 
 import spade as sp
@@ -116,11 +117,7 @@ def test_pairs_are_found_above_every_chance_level(trained, record_property):
 
 
 def test_mouse_and_human_together_are_refused(data_dir):
-    mouse, human = data_dir / "mob" / "MOB_11", data_dir / "her2st" / "B4"
-    samples = [
-        sp.io.read_st(mouse / "Rep11_MOB_count_matrix-1.tsv.gz", mouse / "11.jpg", sample_id="MOB_11"),
-        sp.io.read_st(human / "B4.tsv.gz", human / "BT10737_D2_HE.jpg", human / "B4_selection.tsv", sample_id="B4"),
-    ]
+    samples = [read_bulb(data_dir / "mob", "11"), read_tumour(data_dir / "her2st", "B4")]
     message = (
         r"only 6 gene names in common, fewer than min_genes=50 \(MOB_11: 16218 genes .*; B4: 15289 genes .*\)"
         r".*different species.*Ensembl id"

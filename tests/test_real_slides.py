@@ -5,6 +5,7 @@ from __future__ import annotations
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
+from _sections import TUMOURS, read_bulb, read_tumour
 
 import spade as sp
 
@@ -14,20 +15,13 @@ pytestmark = [pytest.mark.realdata, pytest.mark.slow]
 @pytest.fixture(scope="module")
 def slides(data_dir):
     """Five bulbs of two animals and three tumours of two patients."""
-    samples = []
-    for name, animal in (("11", "m11"), ("01", "m1"), ("02", "m1"), ("03", "m1"), ("04", "m1")):
-        place = data_dir / "mob" / f"MOB_{name}"
-        counts = place / "Rep11_MOB_count_matrix-1.tsv.gz" if name == "11" else None
-        samples.append(
-            sp.io.read_st(counts, place / f"{name}.jpg", labels=place / f"{name}_01.tsv", sample_id=f"MOB_{name}")
-        )
-        samples[-1]["table"].obs[["patient", "tissue"]] = [animal, "bulb"]
-    for name, image in (("B4", "BT10737_D2_HE.jpg"), ("C2", "5714_HE_BT_C2.jpg"), ("C3", "5714_HE_BT_D1.jpg")):
-        place = data_dir / "her2st" / name
-        samples.append(
-            sp.io.read_st(place / f"{name}.tsv.gz", place / image, place / f"{name}_selection.tsv", sample_id=name)
-        )
-        samples[-1]["table"].obs[["patient", "tissue"]] = [name[0], "breast"]
+    bulbs = {name: read_bulb(data_dir / "mob", name) for name in ("11", "01", "02", "03", "04")}
+    for name, sample in bulbs.items():
+        sample["table"].obs[["patient", "tissue"]] = ["m11" if name == "11" else "m1", "bulb"]
+    tumours = {name: read_tumour(data_dir / "her2st", name) for name in TUMOURS}
+    for name, sample in tumours.items():
+        sample["table"].obs[["patient", "tissue"]] = [name[0], "breast"]
+    samples = [*bulbs.values(), *tumours.values()]
     sp.pp.patches(samples)
     sp.pp.encode_patches(samples)
     return samples
