@@ -6,25 +6,24 @@
 from __future__ import annotations
 
 import argparse
-import statistics
-import time
 import warnings
 
 import numpy as np
 import torch
+from _timing import timed
 from sklearn.cluster import KMeans
 
 from spade.core.clustering import kmeans
 
 
-def main():
+def main(arguments=None):
     parser = argparse.ArgumentParser()
     parser.add_argument("--spots", type=int, default=50_000)
     parser.add_argument("--features", type=int, default=1_024)
     parser.add_argument("--clusters", type=int, default=16)
     parser.add_argument("--iterations", type=int, default=20)
     parser.add_argument("--repeats", type=int, default=3)
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     warnings.simplefilter("ignore")  # scikit-learn says that it did not converge, as it must not
     rng = np.random.default_rng(0)
     latent = rng.standard_normal((options.spots, 32), dtype=np.float32)  # no clear clusters: no one stops early
@@ -39,21 +38,16 @@ def main():
         settings = {"n_init": 1, "max_iter": options.iterations, "tol": 0, "algorithm": "lloyd"}
         return KMeans(options.clusters, init=starts, **settings).fit(x).inertia_
 
-    seconds, inertia = {}, {}
-    for name, run in (("spade", ours), ("scikit-learn", theirs)):
-        times = []
-        for _ in range(options.repeats):
-            start = time.perf_counter()
-            inertia[name] = run()
-            times.append(time.perf_counter() - start)
-        seconds[name] = statistics.median(times)
+    seconds, inertia = timed({"spade": ours, "scikit-learn": theirs}, options.repeats)
     print(
         f"{options.spots} x {options.features}, k={options.clusters}, {options.iterations} iterations, {torch.get_num_threads()} threads"
     )
     for name in seconds:
         print(f"{name:>14}: {seconds[name]:.2f} s, inertia {inertia[name]:.6g}")
     print(f"time, scikit-learn / spade: {seconds['scikit-learn'] / seconds['spade']:.2f}")
-    print(f"inertia, spade / scikit-learn: {inertia['spade'] / inertia['scikit-learn']:.6f}")
+    ratio = inertia["spade"] / inertia["scikit-learn"]
+    print(f"inertia, spade / scikit-learn: {ratio:.6f}")
+    return ratio
 
 
 if __name__ == "__main__":

@@ -7,11 +7,10 @@ from __future__ import annotations
 
 import argparse
 import resource
-import statistics
-import time
 
 import numpy as np
 import torch
+from _timing import timed
 
 from spade.core.heads import Experts
 from spade.core.routing import Routing
@@ -37,6 +36,9 @@ def main(arguments=None):
     )
     model = SpadeModel(experts, routing, config=SpadeConfig(n_experts=options.experts))
 
+    def ours():
+        model.encode_image(features)  # and let go of what it returns, for the memory is measured
+
     @torch.no_grad()
     def bare():
         prototypes, first = torch.randn(d, k), torch.randn(options.experts, d, width)
@@ -47,16 +49,10 @@ def main(arguments=None):
             for one, two in zip(first, second, strict=True):
                 x @ one @ two
 
-    seconds = {"spade": [], "bare products": []}
     model.encode_image(features[:BATCH])
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    for _ in range(options.repeats):
-        for name, work in (("spade", lambda: model.encode_image(features)), ("bare products", bare)):
-            start = time.perf_counter()
-            work()
-            seconds[name].append(time.perf_counter() - start)
+    median, _ = timed({"spade": ours, "bare products": bare}, options.repeats)
     more = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024 - n * (width * 4 + options.experts * 8)
-    median = {name: statistics.median(times) for name, times in seconds.items()}
     share = median["bare products"] / median["spade"]
     print(
         f"{n:,} x {d:,} through {options.experts} experts, {torch.get_num_threads()} threads, median of {options.repeats}"

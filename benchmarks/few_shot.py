@@ -7,13 +7,12 @@ from __future__ import annotations
 
 import argparse
 import logging
-import statistics
-import time
 import warnings
 
 import numpy as np
 import pandas as pd
 import torch
+from _timing import timed
 from anndata import AnnData
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import balanced_accuracy_score, f1_score, recall_score, roc_auc_score
@@ -73,16 +72,6 @@ def plain(sample, n_repeats, rng):
                         )
                     )
     return np.mean([one[0] for one in found])
-
-
-def timed(ways, repeats):
-    seconds, result = {name: [] for name in ways}, {}
-    for _ in range(repeats):
-        for name, run in ways.items():
-            start = time.perf_counter()
-            result[name] = run()
-            seconds[name].append(time.perf_counter() - start)
-    return {name: statistics.median(times) for name, times in seconds.items()}, result
 
 
 def few_shot(options, rng):

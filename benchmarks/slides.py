@@ -7,11 +7,10 @@ from __future__ import annotations
 
 import argparse
 import resource
-import statistics
-import time
 
 import torch
 import torch.nn.functional as F
+from _timing import timed
 from torch import nn
 
 from spade.core.mil import make_head, train_bags
@@ -61,20 +60,9 @@ def main(arguments=None):
             optimiser.step()
             loss.item()
 
-    ways = {"spade": spade, "plain torch": plain}
-    seconds = {name: [] for name in ways}
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    for _ in range(options.repeats):
-        for name, work in ways.items():
-            if device.startswith("cuda"):
-                torch.cuda.synchronize()
-            start = time.perf_counter()
-            work()
-            if device.startswith("cuda"):
-                torch.cuda.synchronize()
-            seconds[name].append(time.perf_counter() - start)
+    median, _ = timed({"spade": spade, "plain torch": plain}, options.repeats, device)
     more = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 2**10
-    median = {name: statistics.median(times) for name, times in seconds.items()}
     ratio = median["plain torch"] / median["spade"]
     print(
         f"{n} slides of {options.patches:,} x {options.features}, one epoch on {device}, {torch.get_num_threads()} threads, median of "

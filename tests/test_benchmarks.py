@@ -52,6 +52,16 @@ def test_training_made_small(capsys):
     np.testing.assert_allclose(losses, losses[0], rtol=0.1)  # the published loop trains the same thing
 
 
+def test_clustering_made_small():
+    sizes = ("--spots", 2_000, "--features", 16, "--clusters", 4, "--iterations", 5, "--repeats", 1)
+    assert run("clustering", *sizes) == pytest.approx(1, abs=0.01)
+
+
+def test_training_on_devices_made_small(capsys):
+    run("training_devices", "--spots", 600, "--experts", 2, "--epochs", 2, "--repeats", 1, *SMALL)
+    assert "bf16 cpu" in capsys.readouterr().out
+
+
 @pytest.mark.slow
 def test_embedding_and_scaling_made_small(capsys):
     assert run("embedding", "--spots", 5_000, "--features", 16, "--repeats", 1) > 0
