@@ -307,7 +307,8 @@ def test_time_in_bins_beyond_those_of_training(small):
         ({"n_repeats": 0}, "n_repeats=0: expected a whole number of at least 1"),
         ({"n_repeats": 2, "fold_key": "part"}, "n_repeats=2 with fold_key='part'"),
         ({"inner_val": 1}, "inner_val=1: expected a number from 0 to 0.5"),
-        ({"lr": 0}, "lr=0, weight_decay"),
+        ({"lr": 0}, "lr=0: expected a positive number"),
+        ({"weight_decay": -1}, "weight_decay=-1: expected a number of at least 0"),
         ({"use_rep": None}, "use_rep=None: samples need the obsm key"),
     ],
 )

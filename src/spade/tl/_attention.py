@@ -95,7 +95,10 @@ def attention(
     if isinstance(use_rep, list):
         raise TypeError(f"use_rep={use_rep!r}: expected one representation, a key or a tuple of keys put side by side.")
     named = named_representations(use_rep)
-    config = SlideConfig(scaling, bool(class_weights), hidden, dropout, n_epochs, lr, weight_decay, patience, inner_val)
+    config = SlideConfig(
+        scaling=scaling, class_weights=bool(class_weights), hidden=hidden, dropout=dropout, n_epochs=n_epochs, lr=lr,
+        weight_decay=weight_decay, patience=patience, inner_val=inner_val,
+    )  # fmt: skip
     if not isinstance(head, str):
         raise TypeError(f'head={head!r}: expected one head, "abmil" or "transmil".')
     check_heads(head, ("abmil", "transmil"), hidden)

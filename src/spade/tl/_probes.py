@@ -14,6 +14,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedKFold
 from sklearn.neighbors import KNeighborsClassifier
 
+from spade._checks import check_count
 from spade.core.routing import Floats
 
 #: Values of C that are tried inside the support.
@@ -48,8 +49,7 @@ class Probe:
             raise ValueError(f'classifier={self.classifier!r}: expected "linear", "centroid" or "knn".')
         if self.C not in ("paper", "cv") and (isinstance(self.C, str) or not 0 < self.C < np.inf):
             raise ValueError(f'C={self.C!r}: expected a positive number, "paper" (width × classes / 100) or "cv".')
-        if isinstance(self.n_neighbors, bool) or self.n_neighbors != int(self.n_neighbors) or self.n_neighbors < 1:
-            raise ValueError(f"n_neighbors={self.n_neighbors!r}: expected a whole number of at least 1.")
+        check_count("n_neighbors", self.n_neighbors)
 
     def fit(self, x: Floats, y: Labels, seed: int = 0) -> Predict:
         """Learn from rows ``(n, d)`` and their classes."""

@@ -32,12 +32,10 @@ PIECE = 4_096
 Read = Callable[[int], tuple[Floats, Floats]]
 
 
-@dataclass(frozen=True)
-class SlideConfig:
-    """Settings of heads; see :func:`spade.tl.slide_task`."""
+@dataclass(frozen=True, kw_only=True)
+class HeadConfig:
+    """Settings of heads and their training; see :func:`spade.tl.slide_task`."""
 
-    scaling: str = "train"
-    class_weights: bool = True
     hidden: int = 256
     dropout: float = 0.25
     n_epochs: int = 20
@@ -48,8 +46,6 @@ class SlideConfig:
 
     def __post_init__(self) -> None:
         """Check the settings."""
-        if self.scaling not in ("train", "none"):
-            raise ValueError(f'scaling={self.scaling!r}: expected "train" or "none".')
         for name in ("hidden", "n_epochs", "patience"):
             check_count(name, getattr(self, name))
         for name, low, high in (("dropout", 0, 1), ("inner_val", 0, 0.5 + 1e-9)):
@@ -59,6 +55,20 @@ class SlideConfig:
             raise ValueError(f"lr={self.lr!r}: expected a positive number.")
         if not 0 <= self.weight_decay < np.inf:
             raise ValueError(f"weight_decay={self.weight_decay!r}: expected a number of at least 0.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SlideConfig(HeadConfig):
+    """Settings of heads that learn classes; see :func:`spade.tl.slide_task`."""
+
+    scaling: str = "train"
+    class_weights: bool = True
+
+    def __post_init__(self) -> None:
+        """Check the settings."""
+        super().__post_init__()
+        if self.scaling not in ("train", "none"):
+            raise ValueError(f'scaling={self.scaling!r}: expected "train" or "none".')
 
 
 @dataclass(frozen=True)

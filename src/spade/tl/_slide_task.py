@@ -147,7 +147,10 @@ def slide_task(
     >>> sp.tl.few_shot_summary(table, metric="accuracy")[["representation", "shots", "n_units"]].values.tolist()
     [['X_texture', 0, 8]]
     """
-    config = SlideConfig(scaling, bool(class_weights), hidden, dropout, n_epochs, lr, weight_decay, patience, inner_val)
+    config = SlideConfig(
+        scaling=scaling, class_weights=bool(class_weights), hidden=hidden, dropout=dropout, n_epochs=n_epochs, lr=lr,
+        weight_decay=weight_decay, patience=patience, inner_val=inner_val,
+    )  # fmt: skip
     heads = check_heads(head, hidden=hidden)
     wanted = _check_shots(shots)
     check_count("n_repeats", n_repeats)

@@ -35,20 +35,20 @@ def survival(
     labels: pd.DataFrame | None = None,
     slide_key: str | None = None,
     groupby: str | None = "patient",
-    head: str = "mean",
-    loss: str = "nll",
-    n_bins: int = 4,
-    strength: float | str = "cv",
+    head: str = Fit.head,
+    loss: str = Fit.loss,
+    n_bins: int = Fit.n_bins,
+    strength: float | str = Fit.strength,
     n_folds: int = 5,
     n_repeats: int = 1,
     fold_key: str | None = None,
-    hidden: int = 256,
-    dropout: float = 0.25,
-    n_epochs: int = 20,
-    lr: float = 2e-4,
-    weight_decay: float = 1e-5,
-    patience: int = 5,
-    inner_val: float = 0.2,
+    hidden: int = Fit.hidden,
+    dropout: float = Fit.dropout,
+    n_epochs: int = Fit.n_epochs,
+    lr: float = Fit.lr,
+    weight_decay: float = Fit.weight_decay,
+    patience: int = Fit.patience,
+    inner_val: float = Fit.inner_val,
     device: str = "auto",
     table_key: str | None = None,
     rng: int | np.random.Generator = 0,
@@ -141,8 +141,9 @@ def survival(
     [['patient_0', 1.0, False], ['patient_1', 4.0, True]]
     """
     fit = Fit(
-        head, loss, n_bins, strength, hidden, dropout, n_epochs, lr, weight_decay, patience, inner_val,
-        resolve_device(device) if head != "mean" else "cpu",
+        head=head, loss=loss, n_bins=n_bins, strength=strength, hidden=hidden, dropout=dropout, n_epochs=n_epochs, lr=lr,
+        weight_decay=weight_decay, patience=patience, inner_val=inner_val,
+        device=resolve_device(device) if head != "mean" else "cpu",
     )  # fmt: skip
     check_count("n_repeats", n_repeats)
     if not 2 <= check_count("n_folds", n_folds, 2) <= MOST_FOLDS:

@@ -16,31 +16,25 @@ from spade.core.ridge import STRENGTHS, Linear, Loss, ridge_path
 from spade.core.routing import Floats
 from spade.core.streams import numpy_stream, torch_stream
 from spade.core.survival import cox_loss, discrete_bins, discrete_nll, discrete_risk, time_bins
+from spade.tl._slide_fit import HeadConfig, Ints
 
 LOSSES = ("nll", "cox")
 INNER_FOLDS = 5
-Ints = NDArray[np.int64]
 
 
-@dataclass(frozen=True)
-class Fit:
+@dataclass(frozen=True, kw_only=True)
+class Fit(HeadConfig):
     """A head, a loss and how it is trained; see :func:`spade.tl.survival`."""
 
     head: str = "mean"
     loss: str = "nll"
     n_bins: int = 4
     strength: float | str = "cv"
-    hidden: int = 256
-    dropout: float = 0.25
-    n_epochs: int = 20
-    lr: float = 2e-4
-    weight_decay: float = 1e-5
-    patience: int = 5
-    inner_val: float = 0.2
     device: str = "cpu"
 
     def __post_init__(self) -> None:
         """Check the settings."""
+        super().__post_init__()
         if self.head not in HEADS:
             raise ValueError(f"head={self.head!r}: expected one of {', '.join(map(repr, HEADS))}.")
         if self.loss not in LOSSES:
@@ -52,12 +46,7 @@ class Fit:
             )
         if self.strength != "cv" and (isinstance(self.strength, str) or not 0 < self.strength < np.inf):
             raise ValueError(f'strength={self.strength!r}: expected a positive number or "cv".')
-        if not 0 <= self.inner_val <= 0.5:
-            raise ValueError(f"inner_val={self.inner_val!r}: expected a number from 0 to 0.5.")
-        if not 0 < self.lr < np.inf or not 0 <= self.weight_decay < np.inf:
-            raise ValueError(f"lr={self.lr!r}, weight_decay={self.weight_decay!r}: expected positive numbers.")
-        for name, least in (("n_bins", 2), ("n_epochs", 1), ("patience", 1), ("hidden", 1)):
-            check_count(name, getattr(self, name), least)
+        check_count("n_bins", self.n_bins, 2)
 
     def linear(
         self, x: Floats, time: Floats, event: NDArray[np.bool_], seed: int, index: int
