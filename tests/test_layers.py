@@ -112,7 +112,7 @@ def test_core_runs_without_the_rest_of_the_stack():
         "import sys\n"
         "for name in ('anndata', 'spatialdata', 'scanpy', 'squidpy', 'pandas', 'matplotlib', 'sklearn', 'timm'):\n"
         "    sys.modules[name] = None\n"
-        "import spade.core.training, spade.core.clustering, spade.core.tiles, spade.core.retrieval, spade.core.expression\n"
+        "import spade.core.training, spade.core.clustering, spade.core.tiles, spade.core.retrieval, spade.core.expression, spade.core.pixels, spade.core.augment\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
 

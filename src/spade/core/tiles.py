@@ -56,13 +56,17 @@ class ChunkCache:
         if key in self.chunks:
             self.chunks.move_to_end(key)
             return self.chunks[key]
-        y, x = self.level.y_edges, self.level.x_edges
-        block = self.level.read(int(y[row]), int(y[row + 1]), int(x[column]), int(x[column + 1]))
+        block = self.read(row, column)
         self.chunks[key] = block
         self.bytes += block.nbytes
         while self.bytes > self.max_bytes and len(self.chunks) > 1:
             self.bytes -= self.chunks.popitem(last=False)[1].nbytes
         return block
+
+    def read(self, row: int, column: int) -> Pixels:
+        """Return one chunk, read."""
+        y, x = self.level.y_edges, self.level.x_edges
+        return self.level.read(int(y[row]), int(y[row + 1]), int(x[column]), int(x[column + 1]))
 
     def window(self, y0: int, y1: int, x0: int, x1: int) -> Pixels:
         """Return ``(3, y1 - y0, x1 - x0)``, which must lie inside the level."""
@@ -172,6 +176,22 @@ def choose_level(levels: list[Level], px_per_patch: float, n_px: int) -> Level:
     return max(fine_enough, key=lambda level: max(level.downsample), default=levels[0])
 
 
+def on_level(
+    levels: list[Level], centres: Floats, px_per_patch: float, n_px: int
+) -> tuple[Level, Floats, tuple[float, float]]:
+    """Return the level to read patches from, and their centres and size in its pixels."""
+    level = choose_level(levels, px_per_patch, n_px)
+    scale = np.asarray(level.downsample)
+    return level, np.asarray(centres, dtype=np.float64) / scale, (px_per_patch / scale[0], px_per_patch / scale[1])
+
+
+def chunk_order(level: Level, local: Floats) -> tuple[NDArray[np.generic], ...]:
+    """Return the keys for ``np.lexsort`` that put centres in pixels of a level into the order of its chunks."""
+    rows = np.searchsorted(level.y_edges, local[:, 0], "right")
+    columns = np.searchsorted(level.x_edges, local[:, 1], "right")
+    return local[:, 0], columns, rows
+
+
 def iter_patches(
     levels: list[Level], centres: Floats, px_per_patch: float, n_px: int, batch_size: int
 ) -> Iterator[tuple[NDArray[np.int64], Pixels]]:
@@ -194,13 +214,8 @@ def iter_patches(
     ------
     Positions in ``centres`` and patches ``(b, n_px, n_px, 3)`` uint8.
     """
-    level = choose_level(levels, px_per_patch, n_px)
-    scale = np.asarray(level.downsample)
-    local = np.asarray(centres, dtype=np.float64) / scale
-    size = px_per_patch / scale[0], px_per_patch / scale[1]
-    rows = np.searchsorted(level.y_edges, local[:, 0], "right")
-    columns = np.searchsorted(level.x_edges, local[:, 1], "right")
-    order = np.lexsort((local[:, 0], columns, rows))
+    level, local, size = on_level(levels, centres, px_per_patch, n_px)
+    order = np.lexsort(chunk_order(level, local))
     cache = ChunkCache(level)
     for start in range(0, len(order), batch_size):
         index = order[start : start + batch_size]
