@@ -6,11 +6,15 @@ import shutil
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from _tiny import SIDE, circles, pixels, square_lattice, table, tiny, warns_here
 
-from spade.core import pixels
+import spade as sp
+from spade._pixels import placed_sections
+from spade._samples import iter_samples
 from spade.core.pixels import GivenPatches, LivePatches, MappedPatches, Placed, batches, write_patches
 from spade.core.tiles import Level, iter_patches
 
@@ -208,10 +212,12 @@ def test_a_file_that_was_not_finished_is_not_there(tmp_path):
 
 
 def test_room_is_looked_for_first(tmp_path, monkeypatch):
-    monkeypatch.setattr(pixels.shutil, "disk_usage", lambda folder: shutil._ntuple_diskusage(10**9, 10**9, 1000))
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: SimpleNamespace(free=1000))
     source = LivePatches(cohort(), PX)
     monkeypatch.setattr(source, "take", lambda rows: pytest.fail("nothing should be read"))
-    with pytest.raises(OSError, match=r"72 patches of 20×20 pixels take 0\.0 GB, but 0\.0 GB are free.*patches\.npy"):
+    with pytest.raises(
+        OSError, match=r"72 patches of 20×20 pixels take 8\.64e-05 GB, but 1e-06 GB are free.*patches\.npy"
+    ):
         write_patches(tmp_path / "patches.npy", source)
     assert not list(tmp_path.iterdir())
 
@@ -297,3 +303,33 @@ def test_batches_of_images_and_of_their_file_are_the_same(tmp_path):
     rows = list(np.random.default_rng(0).permutation(72).reshape(9, 8))
     for one, other in zip(batches(live, rows, 2), batches(mapped, rows, 2), strict=True):
         np.testing.assert_array_equal(one, other)
+
+
+# --- of a sample
+
+
+def test_a_sample_gives_the_rows_that_have_patches_and_where_these_lie():
+    ids = [f"s{i:02d}" for i in range(12)]
+    far = square_lattice(12)
+    far[[2, 7]] += 2 * SIDE
+    sdata = tiny(12)
+    sdata.shapes["far"], sdata.shapes["bare"] = circles(far), circles(square_lattice(12))
+    sdata.tables["table"] = table(ids * 3, region=["bare"] * 12 + ["spots"] * 12 + ["far"] * 12)
+    sp.pp.patches(sdata, shapes_key="spots", size_um=PX, size_px=PX)
+    with warns_here("2 of 36"):
+        sp.pp.patches(sdata, shapes_key="far", size_um=PX, size_px=PX)
+    (sample,) = iter_samples(sdata)
+    every, some = np.arange(12), np.setdiff1d(np.arange(12), [2, 7])
+    sections = placed_sections(sample, "patches")
+    for (rows, placed), first, valid in zip(sections, (24, 12), (some, every), strict=True):
+        np.testing.assert_array_equal(rows, first + valid)
+        assert placed.px_per_patch == PX
+        found = LivePatches([placed], PX).take(np.arange(len(rows)))
+        for patch, (x, y) in zip(found, square_lattice(12)[valid].astype(int) - PX // 2, strict=True):
+            np.testing.assert_array_equal(patch, pixels()[:, y : y + PX, x : x + PX].transpose(1, 2, 0))
+
+
+def test_a_sample_without_patches_says_how_to_make_them():
+    (sample,) = iter_samples(tiny(6))
+    with pytest.raises(KeyError, match=r"patches_key='patches' is not there; patches: none"):
+        placed_sections(sample, "patches")

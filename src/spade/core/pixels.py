@@ -192,7 +192,7 @@ def write_patches(
     if needed > free:
         raise OSError(
             errno.ENOSPC,
-            f"{shape[0]} patches of {source.n_px}×{source.n_px} pixels take {needed / 1e9:.1f} GB, but {free / 1e9:.1f} GB are "
+            f"{shape[0]} patches of {source.n_px}×{source.n_px} pixels take {needed / 1e9:.3g} GB, but {free / 1e9:.3g} GB are "
             "free. Make room, or choose another folder",
             str(path),
         )

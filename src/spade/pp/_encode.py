@@ -10,8 +10,8 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from spade import _keys, encoders
-from spade._images import image_levels
-from spade._patches import patch_centres, patch_record
+from spade._patches import patch_record
+from spade._pixels import placed_sections
 from spade._samples import Sample, Samples, iter_samples
 from spade.core.tiles import iter_patches
 from spade.encoders import Encoder
@@ -107,23 +107,18 @@ def _encode_sample(sample: Sample, encoder: Encoder, patches_key: str, batch_siz
     size_um = record["size_um"]
     n_px = encoder.input_px or record["size_px"]
     features = np.full((sample.table.n_obs, encoder.dim), np.nan, dtype=np.float32)
-    with tqdm(total=sample.table.n_obs, desc=f"{encoder.name}: {sample.name}", unit="patch") as bar:
-        for section in sample.sections:
-            if section.region not in record["regions"]:
-                warnings.warn(
-                    f"{section.name}: has no patches, so its {len(section.rows)} spots get NaN features. Make them with "
-                    "sp.pp.patches(samples).",
-                    stacklevel=3,
-                )
-                bar.update(len(section.rows))
-                continue
-            facts = record["regions"][section.region]
-            centres, inside = patch_centres(sample, section, facts)
-            rows = section.rows[inside]
-            bar.update(len(section.rows) - len(rows))
-            levels = image_levels(sample.sdata.images[facts["image"]])
-            side = size_um / facts["mpp"]
-            for index, batch in iter_patches(levels, centres[inside][:, ::-1], side, n_px, batch_size):
+    for section in sample.sections:
+        if section.region not in record["regions"]:
+            warnings.warn(
+                f"{section.name}: has no patches, so its {len(section.rows)} spots get NaN features. Make them with "
+                "sp.pp.patches(samples).",
+                stacklevel=3,
+            )
+    sections = placed_sections(sample, patches_key)
+    missing = sample.table.n_obs - sum(len(rows) for rows, _ in sections)
+    with tqdm(total=sample.table.n_obs, initial=missing, desc=f"{encoder.name}: {sample.name}", unit="patch") as bar:
+        for rows, placed in sections:
+            for index, batch in iter_patches(placed.levels, placed.centres, placed.px_per_patch, n_px, batch_size):
                 features[rows[index]] = encoder.encode(batch, size_um / n_px)
                 bar.update(len(index))
     sample.table.obsm[key] = features
