@@ -163,6 +163,23 @@ def test_a_chunk_that_is_being_read_holds_nobody_up():
     assert passed.is_set()
 
 
+def test_a_chunk_read_by_two_at_once_counts_once():
+    meet, placed = threading.Barrier(2, timeout=10), section(0, 1, chunk=1000)
+    inner = placed.levels[0]
+
+    def read(*window):
+        meet.wait()
+        return inner.read(*window)
+
+    placed.levels[0] = Level(read, inner.y_edges, inner.x_edges)
+    source = LivePatches([placed], PX)
+    with ThreadPoolExecutor(2) as pool:
+        one, other = pool.map(source.take, np.array([[0], [0]]))
+    np.testing.assert_array_equal(one, other)
+    shared = source._caches[0].shared
+    assert shared.bytes == sum(block.nbytes for block in shared.chunks.values()) == 3 * 200 * 260
+
+
 def test_there_must_be_patches():
     with pytest.raises(ValueError, match=r"sections: there is no patch in any of 1\."):
         LivePatches([section(1, 0)], PX)
@@ -231,10 +248,11 @@ def test_room_is_looked_for_first(tmp_path, monkeypatch):
         lambda raw: b"PK" + raw[2:],
         lambda raw: raw.replace(b"'|u1'", b"'|i1'"),
         lambda raw: raw.replace(b"'|u1'", b"'|u1("),
+        lambda raw: raw.replace(b"}", b" "),
         lambda raw: raw.replace(b"(72, 20, 20, 3)", b"(72, 20, 60, 1)"),
         lambda raw: raw.replace(b"(72, 20, 20, 3)", b"(72, 20, 60)   "),
     ],
-    ids=["one byte short", "in the header", "empty", "no magic", "type", "syntax", "sides", "axes"],
+    ids=["one byte short", "in the header", "empty", "no magic", "type", "syntax", "open bracket", "sides", "axes"],
 )
 def test_a_damaged_file_is_to_be_deleted(tmp_path, spoil):
     path = tmp_path / "patches.npy"
