@@ -13,6 +13,9 @@ VALID = "spade_valid"
 STEM = "spade"
 MARKERS = "rank_expert_genes"
 PREDICTED = "predicted"
+SMOOTHED = "smoothed"
+#: Function that the record of a layer of smoothed counts names.
+SMOOTHING = "pp.smooth_expression"
 
 TRAIN, VAL, TEST, GUARD = "train", "val", "test", "guard"
 

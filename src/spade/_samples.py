@@ -211,10 +211,13 @@ def add_empty_table(sdata: SpatialData, shapes_key: str) -> None:
     logger.info("added tables[%r] of width 0 for the %d spots of shapes[%r]", _keys.TABLE, len(ids), shapes_key)
 
 
-def read_counts(sample: Sample, layer: str | None = None, normalized: bool = False) -> csr_matrix:
+def read_counts(
+    sample: Sample, layer: str | None = None, normalized: bool = False, smoothed: bool = True
+) -> csr_matrix:
     """Return ``X`` (layer None or ``"X"``) or a layer as CSR float32, checked.
 
-    Raw counts must be finite, non-negative whole numbers; with ``normalized=True`` they must only be finite.
+    Raw counts must be finite, non-negative whole numbers; with ``normalized=True`` they must only be finite. Those that
+    ``pp.smooth_expression`` averaged need not be whole, unless ``smoothed=False`` asks for counts that are not averaged.
     """
     table = sample.table
     in_x = layer is None or (layer == "X" and layer not in table.layers)
@@ -237,7 +240,8 @@ def read_counts(sample: Sample, layer: str | None = None, normalized: bool = Fal
             f"{sample.name}: {where} has negative values (lowest {values.min():g}), but raw counts are expected. Name the "
             "layer= that holds the counts, or pass normalized=True to use the values as they are."
         )
-    if not normalized and not np.array_equal(values, np.round(values)):
+    averaged = not in_x and _keys.read_provenance(table.uns, str(layer)).get("function") == _keys.SMOOTHING
+    if not normalized and not (averaged and smoothed) and not np.array_equal(values, np.round(values)):
         example = values[values != np.round(values)][0]
         raise ValueError(
             f"{sample.name}: {where} has values that are not whole numbers (such as {example:g}), but raw counts are "

@@ -62,6 +62,25 @@ def spot_pitch(centres: np.ndarray) -> float:
     return float(np.median(np.linalg.norm(centres[pairs[:, 0]] - centres[pairs[:, 1]], axis=1)))
 
 
+def lattice_reach(centres: np.ndarray) -> float:
+    """Distance within which the neighbours of a spot lie: 6 on a hexagonal lattice, 8 on a square one; NaN if spots lie on neither.
+
+    The lattice is told by its second distance, √2 or √3 of the pitch, and the reach lies midway between the last neighbours and the
+    next spots. Spots may be missing, and distances may be a fifth of a pitch off, as those of classic ST are.
+    """
+    pitch = spot_pitch(centres)
+    if not pitch > 0:
+        return float("nan")
+    pairs = KDTree(centres).query_pairs(1.8 * pitch, output_type="ndarray")
+    distance = np.linalg.norm(centres[pairs[:, 0]] - centres[pairs[:, 1]], axis=1) / pitch
+    first = np.abs(distance - 1) < 0.2
+    for second, reach in ((np.sqrt(2), (np.sqrt(2) + 2) / 2), (np.sqrt(3), (1 + np.sqrt(3)) / 2)):
+        there = np.abs(distance - second) < 0.2
+        if there.any() and np.mean(first | there) > 0.9:
+            return float(reach * pitch)
+    return float("nan")
+
+
 def visium_mpp(centres: np.ndarray, radii: np.ndarray, array: np.ndarray | None = None) -> float | None:
     """Microns per pixel if spots (in pixels) are a Visium lattice, else None.
 

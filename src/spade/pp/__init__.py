@@ -4,7 +4,16 @@ from spade.pp._encode import encode_patches
 from spade.pp._genes import select_genes
 from spade.pp._label_patches import label_patches
 from spade.pp._patches import patches
+from spade.pp._smooth_expression import smooth_expression
 from spade.pp._spatial_context import spatial_context
 from spade.pp._split import split
 
-__all__ = ["encode_patches", "label_patches", "patches", "select_genes", "spatial_context", "split"]
+__all__ = [
+    "encode_patches",
+    "label_patches",
+    "patches",
+    "select_genes",
+    "smooth_expression",
+    "spatial_context",
+    "split",
+]
