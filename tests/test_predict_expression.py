@@ -235,7 +235,7 @@ def test_what_is_asked_for_is_checked(model):
 
 def test_genes_that_do_not_match(model):
     samples = cohort()
-    with pytest.raises(KeyError, match=r"b: genes: 'g00', 'Actb' are not in the table. Genes are matched exactly"):
+    with pytest.raises(KeyError, match=r"b: genes: 'g00', 'Actb' are not in the table. Names are matched exactly"):
         sp.tl.predict_expression(samples[0], model, reference=samples[1:], genes=["G00", "g00", "Actb"])
     other = featured(name="other", genes=tuple(gene.lower() for gene in GENES))
     with pytest.raises(ValueError, match="only 0 gene names in common"):

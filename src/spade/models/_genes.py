@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,20 +19,36 @@ from spade.core.expression import TARGET_SUM
 MIN_GENES = 50
 
 
-def few_common(names: Mapping[str, Sequence[str]], n_common: int, least: str) -> str:
+#: How names are matched, by ``fold_case``; for messages.
+MATCHING = {
+    False: "Names are matched exactly.",
+    True: "Names are matched in upper case; those that become equal are left out.",
+}
+
+
+def fold_names(names: Iterable[str]) -> list[str]:
+    """Return names in upper case, ``""`` for those that are no longer different from another."""
+    folded = [str(name).upper() for name in names]
+    count = Counter(folded)
+    return [name if count[name] == 1 else "" for name in folded]
+
+
+def few_common(names: Mapping[str, Sequence[str]], n_common: int, least: str, fold_case: bool = False) -> str:
     """Say that samples, given by the names of their genes, have too little in common, and why that may be."""
     listed = "; ".join(f"{name}: {len(genes)} genes such as {', '.join(genes[:3])}" for name, genes in names.items())
     return (
-        f"samples have only {n_common} gene names in common, fewer than {least} ({listed}). Names are matched exactly. Are the "
+        f"samples have only {n_common} gene names in common, fewer than {least} ({listed}). {MATCHING[fold_case]} Are the "
         "samples of different species, or are some named by symbol and others by Ensembl id?"
     )
 
 
-def common_genes(names: Mapping[str, Sequence[str]], advice: str) -> set[str]:
+def common_genes(names: Mapping[str, Sequence[str]], advice: str, fold_case: bool = False) -> set[str]:
     """Return the genes of all samples, or raise if there are suspiciously few: under 50, and under a tenth of the smallest sample's."""
+    if fold_case:
+        names = {sample: list(filter(None, fold_names(genes))) for sample, genes in names.items()}
     common = set.intersection(*map(set, names.values()))
     if len(names) > 1 and len(common) < min(MIN_GENES, min(map(len, names.values())) / 10):
-        raise ValueError(f"{few_common(names, len(common), str(MIN_GENES))} {advice}")
+        raise ValueError(f"{few_common(names, len(common), str(MIN_GENES), fold_case)} {advice}")
     return common
 
 
@@ -41,29 +59,36 @@ class GenePanel:
     Parameters
     ----------
     names
-        Gene names, matched exactly (case matters), each once.
+        Gene names, each once.
     n_common
         Genes that the samples had in common, 0 if not known.
     target_sum
         Counts per spot are scaled to this sum over all genes of the sample before ``log1p``.
     dropped
         Samples that shared too few genes and left selection; training leaves them out as well.
+    fold_case
+        Whether a sample's gene is looked up by its name in upper case, so that ``Sox2`` is ``SOX2``; ``names`` are then upper case. Where
+        several genes of a sample become one name, none of them counts: the sample lacks that gene. False: names are matched exactly.
 
     Examples
     --------
     >>> from spade.models import GenePanel
     >>> len(GenePanel(("Sox2", "Mbp")))
     2
+    >>> GenePanel(("SOX2", "MBP"), fold_case=True).columns(["Mbp", "Sox2"])
+    array([1, 0])
     """
 
     names: tuple[str, ...]
     n_common: int = 0
     target_sum: float = TARGET_SUM
     dropped: tuple[str, ...] = ()
+    fold_case: bool = False
 
     def __post_init__(self) -> None:
         """Check the names."""
-        object.__setattr__(self, "names", tuple(map(str, self.names)))
+        names = map(str, self.names)
+        object.__setattr__(self, "names", tuple(map(str.upper, names) if self.fold_case else names))
         object.__setattr__(self, "dropped", tuple(map(str, self.dropped)))
         if not self.names:
             raise ValueError("genes: the gene panel is empty; choose genes with sp.pp.select_genes or name some.")
@@ -84,9 +109,13 @@ class GenePanel:
             raise TypeError(f"genes={genes!r}: expected a GenePanel or a list of gene names, got one string.")
         return cls(tuple(genes))
 
+    def fold(self, names: Iterable[str]) -> list[str]:
+        """Return names as they are looked up in the panel, ``""`` for those that more than one gene goes by."""
+        return fold_names(names) if self.fold_case else list(names)
+
     def columns(self, var_names: Iterable[str]) -> NDArray[np.int64]:
         """Return the column of every panel gene among ``var_names``, −1 where it is missing."""
-        position = {name: i for i, name in enumerate(var_names)}
+        position = {name: i for i, name in enumerate(self.fold(var_names))}
         return np.array([position.get(name, -1) for name in self.names], dtype=np.int64)
 
     def take(self, matrix: csr_matrix, var_names: Iterable[str]) -> tuple[csr_matrix, NDArray[np.bool_]]:
@@ -99,9 +128,13 @@ class GenePanel:
         )
         return (matrix @ selector).tocsr(), present
 
+    def facts(self) -> dict[str, Any]:
+        """Return the fields, JSON-able; ``fold_case`` only where it is set, so that older panels stay what they are."""
+        return {name: value for name, value in asdict(self).items() if name != "fold_case" or value}
+
     def save(self, path: Path) -> None:
         """Write the panel as JSON."""
-        path.write_text(json.dumps(asdict(self), indent=1) + "\n")
+        path.write_text(json.dumps(self.facts(), indent=1) + "\n")
 
     @classmethod
     def load(cls, path: Path) -> GenePanel:

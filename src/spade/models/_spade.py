@@ -119,7 +119,7 @@ class SpadeModel:
         for name, array in sorted(self._arrays().items()):
             digest.update(f"{name}{array.shape}{array.dtype}".encode())
             digest.update(np.ascontiguousarray(array).tobytes())
-        digest.update(json.dumps([self._settings(), self.genes and asdict(self.genes)]).encode())
+        digest.update(json.dumps([self._settings(), self.genes and self.genes.facts()]).encode())
         return digest.hexdigest()[:12]
 
     def _settings(self) -> dict[str, Any]:

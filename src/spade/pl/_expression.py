@@ -16,6 +16,7 @@ from spade._predicted import read_predicted
 from spade._samples import Sample, Samples, iter_samples, read_counts, shorten
 from spade.core.expression import log_normalise
 from spade.core.prediction import pearson_per_gene
+from spade.models import GenePanel
 from spade.pl._axes import colour_bar, finish, given_axes, new_figure, title
 from spade.pl._tissue import Floats, View, common_frames, draw_spots, draw_tissue, views
 
@@ -128,7 +129,9 @@ def _read(sample: Sample, genes: list[str], key: str, deviation: bool, layer: st
         )
     spread = read_predicted(sample, key, deviation=True)[genes].to_numpy(float) if deviation else None
     measured = None
-    columns = sample.table.var_names.get_indexer(genes)
+    fold_case = bool(_keys.read_provenance(sample.table.uns, _keys.predicted(key)).get("fold_case", False))
+    panel = GenePanel(tuple(frame.columns), fold_case=fold_case)
+    columns = panel.columns(sample.table.var_names)[frame.columns.get_indexer(genes)]
     if (columns >= 0).any():
         counts = read_counts(sample, layer, normalized)
         filled = np.asarray(abs(counts).sum(1)).ravel() > 0

@@ -14,6 +14,7 @@ from spade import _keys
 from spade._palette import palette
 from spade._samples import Sample, Samples, categorical, iter_samples, shorten
 from spade.models import GenePanel, SpadeModel
+from spade.models._genes import MATCHING
 from spade.tl._inputs import check_model, features_key, read_expression, read_model_features
 
 logger = logging.getLogger("spade")
@@ -171,7 +172,7 @@ def _panel_of(model: SpadeModel, genes: GenePanel | Sequence[str] | None) -> Gen
         raise ValueError(f"genes: got {len(panel)} names, but the model reads {model.n_genes}.")  # type: ignore[arg-type]
     if model.genes is not None and panel.names != model.genes.names:  # type: ignore[union-attr]
         raise ValueError("genes differs from the model's own panel (model.genes); leave genes= out.")
-    return panel  # type: ignore[return-value]
+    return model.genes or panel  # type: ignore[return-value]
 
 
 def _panel_expression(
@@ -184,7 +185,7 @@ def _panel_expression(
     if share < min_overlap:
         raise ValueError(
             f"{sample.name}: only {int(present.sum())} of the model's {len(panel)} genes are there ({share:.0%}, fewer than "
-            f"min_overlap={min_overlap:.0%}); missing: {shorten(missing)}. Names are matched exactly. Is the sample of another species, "
+            f"min_overlap={min_overlap:.0%}); missing: {shorten(missing)}. {MATCHING[panel.fold_case]} Is the sample of another species, "
             "or named by other ids? Lower min_overlap= to embed it all the same."
         )
     if not filled.all():

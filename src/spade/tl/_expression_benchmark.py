@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from spade.core.blocks import spacing
 from spade.core.expression import TARGET_SUM
 from spade.encoders import Encoder
 from spade.models import GenePanel
+from spade.models._genes import MATCHING
 from spade.tl._labelled import Representation, named_representations, read_representations
 from spade.tl._protocols import HEST, SOUND, Measured, hest_fold, sound_fold, variable_genes
 from spade.tl._reference import sample_points
@@ -114,7 +116,8 @@ def expression_benchmark(
         raise ValueError(f'protocol={odd[0] if wanted else wanted!r}: expected "hest", "sound" or both.')
     check_count("n_genes", n_genes)
     check_count("batch_size", batch_size)
-    panel = None if genes is None else list(GenePanel.of(genes).names)
+    given = None if genes is None else GenePanel.of(genes)
+    panel = None if given is None else list(given.names)
     if isinstance(samples, (str, PathLike)) and Path(samples).is_dir() and not is_store(Path(samples)):
         if use_rep is not None:
             raise ValueError(
@@ -127,7 +130,9 @@ def expression_benchmark(
             raise ValueError('use_rep=None: name an obsm key, such as use_rep="X_texture".')
         sections, folds = _of_samples(samples, use_rep, groupby, layer, patches_key, table_key)
         hest_genes = panel
-    _check_genes(sections, panel if HEST not in wanted else hest_genes)
+    if given is not None and given.fold_case:
+        sections = {name: _folded(one, given) for name, one in sections.items()}
+    _check_genes(sections, panel if HEST not in wanted else hest_genes, given is not None and given.fold_case)
     if hest_genes is None and HEST in wanted:
         hest_genes = variable_genes(list(sections.values()), n_genes)
     shared = set.intersection(*(set(one.genes) for one in sections.values()))
@@ -149,10 +154,16 @@ def expression_benchmark(
     return pd.DataFrame(found)
 
 
-def _check_genes(sections: Mapping[str, Measured], genes: Iterable[str] | None) -> None:
+def _folded(one: Measured, panel: GenePanel) -> Measured:
+    """Name the genes of a section as the panel does; those that more than one goes by get no name of the panel."""
+    names = zip(one.genes, panel.fold(one.genes), strict=True)
+    return replace(one, genes=pd.Index([folded or f"{name} (ambiguous)" for name, folded in names]))
+
+
+def _check_genes(sections: Mapping[str, Measured], genes: Iterable[str] | None, fold_case: bool) -> None:
     for one in sections.values():
         if missing := [name for name in genes or () if name not in one.genes]:
-            raise KeyError(f"{one.name}: genes: {shorten(missing)} are not in the table. Genes are matched exactly.")
+            raise KeyError(f"{one.name}: genes: {shorten(missing)} are not in the table. {MATCHING[fold_case]}")
 
 
 def _of_folder(folder: Path, encoder: str | Encoder, batch_size: int) -> tuple[dict[str, Measured], Folds, list[str]]:

@@ -29,7 +29,7 @@ from spade.core.expression import log_normalise
 from spade.core.streams import numpy_stream
 from spade.core.task import NOT_USED, TRAIN, VAL
 from spade.models import GenePanel, SpadeConfig, SpadeModel
-from spade.models._genes import common_genes
+from spade.models._genes import MATCHING, common_genes
 
 ROLES = {_keys.TRAIN: TRAIN, _keys.VAL: VAL}
 #: Origin of features: names in the settings, and in the record that ``pp.encode_patches`` writes.
@@ -137,13 +137,15 @@ def resolve_panel(
     if genes is not None:
         return GenePanel.of(genes)
     key = _keys.gene(_keys.STEM)
-    marked: dict[str, tuple[str, ...]] = {}
+    marked: dict[str, GenePanel] = {}
     dropped = []
     for sample in iter_samples(samples, table_key=table_key):
         if sample.has_expression and key in sample.table.var:
-            genes_marked = sorted(sample.table.var_names[sample.table.var[key].to_numpy(dtype=bool)])
-            if genes_marked:
-                marked[sample.name] = tuple(genes_marked)
+            genes_marked = sample.table.var_names[sample.table.var[key].to_numpy(dtype=bool)]
+            fold_case = bool(_keys.read_provenance(sample.table.uns, key).get("fold_case", False))
+            if len(genes_marked):
+                names = map(str.upper, genes_marked) if fold_case else genes_marked
+                marked[sample.name] = GenePanel(tuple(sorted(names)), fold_case=fold_case)
             else:
                 dropped.append(sample.name)
     if not marked:
@@ -155,7 +157,7 @@ def resolve_panel(
         raise ValueError(
             f"genes=None, but var[{key!r}] differs between samples ({sizes}). Run sp.pp.select_genes on all of them."
         )
-    return GenePanel(next(iter(marked.values())), dropped=tuple(dropped))
+    return replace(next(iter(marked.values())), dropped=tuple(dropped))
 
 
 def load_training(
@@ -169,7 +171,7 @@ def load_training(
     var_names: dict[str, pd.Index] = {}
     for sample in iter_samples(samples, table_key=table_key):
         names = sample.table.var_names
-        if sample.name in panel.dropped and not set(panel.names) <= set(names):
+        if sample.name in panel.dropped and (panel.columns(names) < 0).any():
             left_out.append(sample.name)
             continue
         check_names([*widths, sample.name])
@@ -203,10 +205,10 @@ def load_training(
     if any(absent.values()):
         listed = ", ".join(f"{name} lacks {count} of {len(panel)}" for name, count in absent.items() if count)
         raise ValueError(
-            f"genes: training needs every gene of the panel in every sample, but {listed}. Are the samples of different species, or "
+            f"genes: training needs every gene of the panel in every sample, but {listed}. {MATCHING[panel.fold_case]} Are the samples of different species, or "
             "named by other ids? Choose a common panel with sp.pp.select_genes(samples)."
         )
-    common_genes(var_names, "Train them apart, or rename the genes.")
+    common_genes(var_names, "Train them apart, or rename the genes.", panel.fold_case)
     if left_out:
         warnings.warn(
             f"{', '.join(left_out)}: left out of training, as when its genes were selected (genes.dropped).",

@@ -179,6 +179,7 @@ def _write(
         sample.table.uns,
         key,
         function="tl.predict_expression",
+        fold_case=known.fold_case or None,
         method=way.method,
         use_rep=way.use_rep if way.use_rep is None or isinstance(way.use_rep, str) else " + ".join(way.use_rep),
         model_id=way.model.id if neighbours and way.model is not None else None,

@@ -23,7 +23,7 @@ from spade.core.prediction import (
 )
 from spade.core.routing import Floats
 from spade.models import GenePanel, SpadeModel
-from spade.models._genes import common_genes
+from spade.models._genes import MATCHING, common_genes
 from spade.tl._inputs import check_model, features_key
 from spade.tl._labelled import named_representations, read_representations
 from spade.tl._pairs import check_mix, encode, read_modality
@@ -119,6 +119,8 @@ class Reference:
         Log-normalised expression ``(n, G)``.
     genes
         Names of its columns.
+    fold_case
+        Whether these are looked up in upper case, as in :class:`spade.models.GenePanel`.
     section, origin
         Name and origin of every row's section.
     points
@@ -135,6 +137,7 @@ class Reference:
     origin: NDArray[np.str_]
     points: Floats
     guard: float
+    fold_case: bool = False
 
     def folds(self, rows: NDArray[np.int64]) -> list[tuple[NDArray[np.int64], NDArray[np.int64]]]:
         """Training and held-out rows by section, of a single one by halves; empty if it has no patches."""
@@ -163,7 +166,7 @@ def read_reference(
         if not present.all():
             missing = [name for name, there in zip(panel.names, present, strict=True) if not there]
             raise KeyError(
-                f"{sample.name}: genes: {shorten(missing)} are not in the table. Genes are matched exactly; predict genes that every "
+                f"{sample.name}: genes: {shorten(missing)} are not in the table. {MATCHING[panel.fold_case]} Predict genes that every "
                 "sample of reference has (genes=None takes all of them)."
             )
         parts["image"].append(x[both])
@@ -192,7 +195,9 @@ def read_reference(
         raise ValueError("reference: no spot has both image features and counts.")
     gallery = np.concatenate(parts["gallery"]) if parts["gallery"] else np.empty((0, 0), dtype=np.float32)
     joined = {key: np.concatenate(parts[key]) for key in ("image", "section", "origin", "points")}
-    return Reference(gallery=gallery, y=y, genes=list(panel.names), guard=max(sides), **joined)
+    return Reference(
+        gallery=gallery, y=y, genes=list(panel.names), guard=max(sides), fold_case=panel.fold_case, **joined
+    )
 
 
 def _panel(

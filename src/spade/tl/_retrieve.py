@@ -17,6 +17,7 @@ from tqdm.auto import tqdm
 from spade._samples import Sample, Samples, as_list, check_names, iter_samples, shorten
 from spade.core.retrieval import Nearest
 from spade.models import SpadeModel
+from spade.models._genes import MATCHING
 from spade.tl._inputs import check_model, features_key
 from spade.tl._pairs import MODALITIES, check_mix, encode, encode_signature, read_modality
 
@@ -193,13 +194,13 @@ def _change(model: SpadeModel, query: Any) -> NDArray[np.float64]:
     if not wanted or not np.isfinite(list(wanted.values())).all() or not any(wanted.values()):
         raise ValueError(f"query={query!r}: expected genes with finite log2 fold changes, not all 0.")
     panel = pd.Index(model.genes.names)
-    positions = panel.get_indexer(list(wanted))
+    positions = panel.get_indexer(model.genes.fold(wanted))
     changed = [gene for gene, position in zip(wanted, positions, strict=True) if position >= 0 and wanted[gene]]
     missing = [gene for gene, position in zip(wanted, positions, strict=True) if position < 0]
     if not changed:
         raise ValueError(
-            f"query: none of {shorten(list(wanted))} is among the model's {len(panel)} genes, such as {shorten(panel[:3])}. Genes are matched "
-            "exactly: are they of another species, or named by other ids?"
+            f"query: none of {shorten(list(wanted))} is among the model's {len(panel)} genes, such as {shorten(panel[:3])}. "
+            f"{MATCHING[model.genes.fold_case]} Are they of another species, or named by other ids?"
         )
     if missing:
         warnings.warn(
