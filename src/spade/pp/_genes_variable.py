@@ -1,0 +1,73 @@
+"""The most variable of the genes that samples have in common: of each by itself, or of all together."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import anndata as ad
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from scipy.sparse import csr_matrix, vstack
+
+from spade.core.expression import log_normalise
+from spade.core.routing import Floats
+from spade.models import GenePanel
+
+#: A gene with fewer counts than this in all spots together is left out.
+MIN_COUNTS = 3
+
+
+def variable_alone(counts: csr_matrix, var_names: pd.Index, common: GenePanel, n_top_genes: int) -> set[str]:
+    """Return the most variable of the common genes in the spots of one sample, as the SPADE paper chooses them."""
+    import scanpy as sc
+
+    scratch = ad.AnnData(counts)
+    sc.pp.normalize_total(scratch)
+    sc.pp.log1p(scratch)
+    columns = np.sort(common.columns(var_names))
+    scratch = scratch[:, columns].copy()
+    scratch.var_names = np.array(common.fold(var_names), dtype=object)[columns]
+    if n_top_genes >= scratch.n_vars:
+        return set(scratch.var_names)
+    sc.pp.highly_variable_genes(scratch, n_top_genes=n_top_genes)
+    return set(scratch.var_names[scratch.var["highly_variable"]])
+
+
+@dataclass(frozen=True)
+class Part:
+    """What one sample adds: log-normalised values of the common genes ``(n, G)``, their counts ``(G,)``, and the section of each spot."""
+
+    values: csr_matrix
+    total: Floats
+    section: NDArray[np.str_]
+
+    @classmethod
+    def of(cls, counts: csr_matrix, var_names: pd.Index, section: NDArray[np.str_], common: GenePanel) -> Part:
+        """Take the common genes of a sample; spots are scaled by their counts of all genes."""
+        total = np.asarray(common.take(counts, var_names)[0].sum(0, dtype=np.float64)).ravel()
+        return cls(common.take(log_normalise(counts), var_names)[0], total, section)
+
+
+def variable_together(parts: Sequence[Part], common: GenePanel, n_top_genes: int, by_section: bool) -> set[str]:
+    """Return the most variable of the common genes in the spots of all samples, as the SEAL paper chooses them.
+
+    With ``by_section`` those that vary within most sections, scanpy's ``batch_key``.
+    """
+    import scanpy as sc
+
+    section = np.concatenate([part.section for part in parts])
+    found = sum(part.total for part in parts) >= MIN_COUNTS
+    names = np.array(common.names, dtype=object)[found]
+    if n_top_genes >= len(names):
+        return set(names)
+    obs = pd.DataFrame({"section": pd.Categorical(section)}, index=np.arange(len(section)).astype(str))
+    single = obs["section"].value_counts().loc[lambda count: count < 2].index
+    if by_section and len(single):
+        raise ValueError(f"by_section=True: {single[0]} has a single spot with counts, in which nothing varies.")
+    values = csr_matrix(vstack([part.values for part in parts], format="csr")[:, found])
+    scratch = ad.AnnData(values, obs=obs, var=pd.DataFrame(index=names))
+    batch_key = "section" if by_section else None
+    sc.pp.highly_variable_genes(scratch, flavor="seurat", n_top_genes=n_top_genes, batch_key=batch_key)
+    return set(scratch.var_names[scratch.var["highly_variable"]])
