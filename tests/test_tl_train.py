@@ -210,7 +210,7 @@ def test_a_dropped_sample_is_left_out_of_training_too(trained):
         (
             ["G01", "g02", "G99"],
             ValueError,
-            r"every sample, but a lacks 2 of 3, b lacks 2 of 3. Are the samples of different spec",
+            r"every sample, but a lacks 2 of 3, b lacks 2 of 3. Names are matched exactly. Are the samples of different spec",
         ),
         (GenePanel(("Sox2",)), ValueError, r"a lacks 1 of 1.*sp\.pp\.select_genes"),
     ],
