@@ -311,7 +311,7 @@ def test_a_damaged_state_is_named(tmp_path, damage):
         path.write_bytes(path.read_bytes()[:-100])
     else:
         np.savez(path, facts=np.array(json.dumps({"step": 1})))
-    with pytest.raises(ValueError, match=r"expert_0000\.npz cannot be read .*Delete it to train this expert anew"):
+    with pytest.raises(ValueError, match=r"expert_0000\.npz cannot be read .*Delete it to train anew"):
         train_experts(*arguments, checkpoints=Checkpoints(tmp_path, {}))
     path.unlink()
     train_experts(*arguments, checkpoints=Checkpoints(tmp_path, {}))

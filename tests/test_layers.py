@@ -17,7 +17,7 @@ SHELLS = {"pp", "tl", "pl", "io", "datasets"}
 BELOW = {
     "core": set(),
     "encoders": {"core"},
-    "models": {"core"},
+    "models": {"core", "encoders"},
     "io": {"core", "models", "encoders"},
     "datasets": {"core", "models", "encoders"},
     "pp": {"core", "models", "encoders"},

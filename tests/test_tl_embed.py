@@ -399,6 +399,7 @@ def test_a_model_of_a_layer_embeds_counts_in_x():
 def test_a_path_is_no_model():
     for call in (sp.tl.embed, sp.tl.retrieval_metrics):
         with pytest.raises(
-            TypeError, match=r"model='folder': expected a SpadeModel; read one with sp\.models\.SpadeModel"
+            TypeError,
+            match=r"model='folder': expected a SpadeModel or a SealModel; read one with sp\.models\.SpadeModel",
         ):
             call(featured(), "folder")

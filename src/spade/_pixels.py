@@ -1,14 +1,20 @@
-"""Where the pixels of a sample's patches lie."""
+"""The patches of a sample: where their pixels lie, and how they are encoded."""
 
 from __future__ import annotations
 
+import warnings
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
+from tqdm.auto import tqdm
 
 from spade._images import image_levels
 from spade._patches import patch_centres, patch_record
 from spade._samples import Sample
 from spade.core.pixels import Placed
+from spade.core.tiles import iter_patches
+from spade.encoders import Encoder
 
 
 def placed_sections(sample: Sample, patches_key: str) -> list[tuple[NDArray[np.int64], Placed]]:
@@ -26,3 +32,34 @@ def placed_sections(sample: Sample, patches_key: str) -> list[tuple[NDArray[np.i
             placed = Placed(levels, centres[inside][:, ::-1], record["size_um"] / facts["mpp"])
             found.append((section.rows[inside], placed))
     return found
+
+
+def encode_rows(
+    sample: Sample, encoder: Encoder, patches_key: str, batch_size: int
+) -> tuple[NDArray[np.float32], dict[str, Any]]:
+    """Encode the patches of a sample, streamed.
+
+    Returns
+    -------
+    ``(n_obs, d)``, NaN where the patch is not valid; and the facts of its origin for :func:`spade._keys.write_provenance`.
+    """
+    record = patch_record(sample, patches_key)
+    size_um = record["size_um"]
+    n_px = encoder.input_px or record["size_px"]
+    features = np.full((sample.table.n_obs, encoder.dim), np.nan, dtype=np.float32)
+    for section in sample.sections:
+        if section.region not in record["regions"]:
+            warnings.warn(
+                f"{section.name}: has no patches, so its {len(section.rows)} spots get NaN features. Make them with "
+                "sp.pp.patches(samples).",
+                stacklevel=4,
+            )
+    sections = placed_sections(sample, patches_key)
+    missing = sample.table.n_obs - sum(len(rows) for rows, _ in sections)
+    with tqdm(total=sample.table.n_obs, initial=missing, desc=f"{encoder.name}: {sample.name}", unit="patch") as bar:
+        for rows, placed in sections:
+            for index, batch in iter_patches(placed.levels, placed.centres, placed.px_per_patch, n_px, batch_size):
+                features[rows[index]] = encoder.encode(batch, size_um / n_px)
+                bar.update(len(index))
+    origin = {"encoder": encoder.name, "encoder_id": encoder.id, "patches_key": patches_key}
+    return features, origin | {"size_um": size_um, "input_px": n_px}

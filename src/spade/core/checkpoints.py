@@ -47,8 +47,8 @@ def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
         part.unlink(missing_ok=True)
 
 
-class Checkpoints:
-    """One file per expert in a folder that belongs to one training, which runs once at a time, in one process or many.
+class StateFolder:
+    """A folder with states of one training, which runs once at a time, in one process or many.
 
     Parameters
     ----------
@@ -93,6 +93,38 @@ class Checkpoints:
                 "the call it was made by."
             )
 
+    def write(self, path: Path, facts: Mapping[str, Any], arrays: Mapping[str, Tensor]) -> None:
+        """Write facts and arrays into one file, whole or not at all."""
+        plain = {name: value.detach().cpu().numpy() for name, value in arrays.items()}
+
+        def write(part: Path) -> None:
+            with part.open("wb") as file:
+                np.savez(file, allow_pickle=False, facts=np.array(json.dumps(facts)), **plain)
+
+        write_atomically(path, write)
+
+    def read(
+        self, path: Path, names: Iterable[str] | None, needed: Iterable[str], facts: Iterable[str]
+    ) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+        """Return the facts of a file and those of some arrays (None: all) that there are; what is ``needed`` must be."""
+        try:
+            with np.load(path, allow_pickle=False) as file:
+                wanted = [name for name in file.files if name != "facts"] if names is None else names
+                state = {name: file[name] for name in wanted if name in file.files}
+                found = json.loads(str(file["facts"]))
+            missing = sorted(set(facts) - set(found)) + sorted(set(needed) - set(state))
+            if missing:
+                raise ValueError(f"{', '.join(missing)} missing")
+        except (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile) as error:
+            raise ValueError(
+                f"{path} cannot be read ({error}); was it cut off or edited? Delete it to train anew."
+            ) from error
+        return found, state
+
+
+class Checkpoints(StateFolder):
+    """One file per expert."""
+
     def path(self, expert: int) -> Path:
         """File of one expert."""
         return self.folder / f"expert_{expert:04d}.npz"
@@ -125,13 +157,7 @@ class Checkpoints:
             arrays["best"] = run.best
         facts = {name: getattr(run, name) for name in ("step", "train_loss", "val_loss", "best_epoch")}
         facts["total"] = float(run.total)
-        plain = {name: value.detach().cpu().numpy() for name, value in arrays.items()}
-
-        def write(part: Path) -> None:
-            with part.open("wb") as file:
-                np.savez(file, allow_pickle=False, facts=np.array(json.dumps(facts)), **plain)
-
-        write_atomically(self.path(run.expert), write)
+        self.write(self.path(run.expert), facts, arrays)
 
     def restore(self, run: Run) -> dict[str, Tensor]:
         """Put a run where it was saved, and return its rows; empty if it was not."""
@@ -159,19 +185,8 @@ class Checkpoints:
 
     def _read(self, path: Path, *names: str) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         """Return the facts of a file, and of the arrays those that there are."""
-        try:
-            with np.load(path, allow_pickle=False) as file:
-                state = {name: file[name] for name in names if name in file.files}
-                facts = json.loads(str(file["facts"]))
-            missing = sorted({"step", "total", "best_epoch", "train_loss", "val_loss"} - set(facts))
-            missing += sorted({"values", "first", "second", "dropout", "shuffling"} & set(names) - set(state))
-            if missing:
-                raise ValueError(f"{', '.join(missing)} missing")
-        except (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile) as error:
-            raise ValueError(
-                f"{path} cannot be read ({error}); was it cut off or edited? Delete it to train this expert anew."
-            ) from error
-        return facts, state
+        needed = {"values", "first", "second", "dropout", "shuffling"} & set(names)
+        return self.read(path, names, needed, ("step", "total", "best_epoch", "train_loss", "val_loss"))
 
 
 def _write_text(path: Path, text: str) -> None:

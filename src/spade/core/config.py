@@ -22,6 +22,18 @@ KINDS: dict[type, tuple[Any, Callable[[Any], Any], str]] = {
 }
 
 
+def check_kinds(config: Any) -> None:
+    """Raise if a field of a frozen dataclass is not of the kind of its default; numbers of numpy become plain ones."""
+    for one in fields(config):
+        kind, value = type(one.default), getattr(config, one.name)
+        if kind in KINDS:
+            base, plain, what = KINDS[kind]
+            if not isinstance(value, base) or (kind is not bool and isinstance(value, (bool, np.bool_))):
+                raise ValueError(f"{one.name}={value!r}: expected {what}.")
+            if type(value) not in KINDS:
+                object.__setattr__(config, one.name, plain(value))
+
+
 @dataclass(frozen=True)
 class TrainingConfig:
     """Everything that shapes the training of one expert."""
@@ -40,14 +52,7 @@ class TrainingConfig:
 
     def __post_init__(self) -> None:
         """Check every value; numbers of numpy become plain ones."""
-        for one in fields(self):
-            kind, value = type(one.default), getattr(self, one.name)
-            if kind in KINDS:
-                base, plain, what = KINDS[kind]
-                if not isinstance(value, base) or (kind is not bool and isinstance(value, (bool, np.bool_))):
-                    raise ValueError(f"{one.name}={value!r}: expected {what}.")
-                if type(value) not in KINDS:
-                    object.__setattr__(self, one.name, plain(value))
+        check_kinds(self)
         if self.loss not in LOSSES:
             raise ValueError(f"loss={self.loss!r}: expected one of {', '.join(map(repr, LOSSES))}.")
         if self.precision not in PRECISIONS:

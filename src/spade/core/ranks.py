@@ -11,6 +11,7 @@ from datetime import timedelta
 from typing import Any
 
 import torch.distributed as dist
+from torch import Tensor
 
 #: All processes must have begun within this time.
 BEGIN = timedelta(hours=1)
@@ -40,6 +41,11 @@ class Ranks:
         with _lost(self.rank):
             dist.broadcast_object_list(box, src=0, group=self.group)
         return box[0]
+
+    def add_up(self, values: Tensor) -> None:
+        """Replace a tensor by its sum over the ranks, on every rank."""
+        with _lost(self.rank):
+            dist.all_reduce(values, group=self.group)
 
     def alike(self, own: dict[str, Any]) -> None:
         """Raise an error if not all ranks have the same settings and data."""

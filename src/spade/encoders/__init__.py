@@ -67,10 +67,11 @@ def get(
         return TextureEncoder()
     from spade.encoders._timm import TimmEncoder
 
-    return TimmEncoder(_spec(encoder), weights=weights, device=device, precision=precision, rng=rng)
+    return TimmEncoder(spec_of(encoder), weights=weights, device=device, precision=precision, rng=rng)
 
 
-def _spec(encoder: str) -> EncoderSpec:
+def spec_of(encoder: str) -> EncoderSpec:
+    """Return what is known of an encoder, or raise with the names there are."""
     for spec in SPECS.values():
         if encoder and encoder in (spec.name, spec.model):
             return spec

@@ -59,11 +59,25 @@ class EncoderSpec:
 class Encoder(Protocol):
     """An encoder that is ready to run."""
 
-    name: str
-    id: str
-    dim: int
-    input_px: int
-    mpp: float | None
+    @property
+    def name(self) -> str:
+        """Name, from which the key of its features is made."""
+
+    @property
+    def id(self) -> str:
+        """What tells its weights from others."""
+
+    @property
+    def dim(self) -> int:
+        """Width of its features."""
+
+    @property
+    def input_px(self) -> int:
+        """Side of its input in pixels; 0: any."""
+
+    @property
+    def mpp(self) -> float | None:
+        """µm/px it was trained on; None if not stated."""
 
     def encode(self, patches: NDArray[np.uint8], mpp: float) -> NDArray[np.float32]:
         """Encode ``(n, px, px, 3)`` patches at ``mpp`` µm/px to ``(n, dim)``."""

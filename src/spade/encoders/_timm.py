@@ -5,9 +5,10 @@ from __future__ import annotations
 import hashlib
 import sys
 import warnings
+from collections.abc import Mapping
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,10 +16,13 @@ from numpy.typing import NDArray
 from spade._weights import read_state, reason
 from spade.core.device import resolve_device
 from spade.core.streams import as_seed, torch_stream
+from spade.core.vision import PixelTower, pooled
 from spade.encoders._spec import EncoderSpec
 
 if TYPE_CHECKING:
     import torch
+
+    Weights: TypeAlias = str | PathLike[str] | Mapping[str, torch.Tensor] | None
 
 
 class TimmEncoder:
@@ -29,7 +33,7 @@ class TimmEncoder:
     spec
         What to build.
     weights
-        None: the published weights; a path: a local file; ``"random"``: random ones.
+        None: the published weights; a path: a local file; ``"random"``: random ones; tensors by name: these.
     device, precision
         Where and in which precision it runs (``"fp32"`` or ``"bf16"``).
     rng
@@ -40,7 +44,7 @@ class TimmEncoder:
         self,
         spec: EncoderSpec,
         *,
-        weights: str | PathLike[str] | None = None,
+        weights: Weights = None,
         device: str = "auto",
         precision: str = "fp32",
         rng: int | np.random.Generator = 0,
@@ -56,12 +60,17 @@ class TimmEncoder:
         self.precision = precision
         self.model: Any = _build(spec, weights, rng)
         self.id = _identity(self.model)
-        self.input_px, *moments = input_of(spec, self.model)
-        self._mean, self._std = (torch.tensor(v, device=self.device).view(1, 3, 1, 1) * 255 for v in moments)
+        self.input_px, *self.moments = input_of(spec, self.model)
+        self._mean, self._std = (torch.tensor(v, device=self.device).view(1, 3, 1, 1) * 255 for v in self.moments)
         self.model.to(self.device)
         self.dim = self.encode(np.zeros((1, self.input_px, self.input_px, 3), dtype=np.uint8), 0.5).shape[1]
         if spec.dim and self.dim != spec.dim:
             raise ValueError(f"encoder {spec.name!r} gives {self.dim} features, but {spec.dim} are known of it.")
+
+    def tower(self) -> PixelTower:
+        """Return the network with its normalisation, to be trained on."""
+        mean, deviation = self.moments
+        return PixelTower(self.model, mean, deviation, self.spec.pool)
 
     def encode(self, patches: NDArray[np.uint8], mpp: float) -> NDArray[np.float32]:
         """Encode uint8 ``(n, input_px, input_px, 3)`` patches; ``mpp`` does not change a network's input."""
@@ -75,12 +84,7 @@ class TimmEncoder:
         x = torch.from_numpy(np.ascontiguousarray(patches.transpose(0, 3, 1, 2))).to(self.device)
         with torch.inference_mode(), torch.autocast(x.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
             x = (x.float() - self._mean) / self._std
-            if self.spec.pool == "cls+mean":
-                tokens = self.model.forward_features(x)
-                n_prefix = self.model.num_prefix_tokens
-                out = torch.cat([tokens[:, 0], tokens[:, n_prefix:].mean(1)], dim=-1)
-            else:
-                out = self.model(x)
+            out = pooled(self.model, x, self.spec.pool)
         return out.float().cpu().numpy()
 
 
@@ -92,7 +96,7 @@ def input_of(spec: EncoderSpec, model: torch.nn.Module) -> tuple[int, tuple[floa
     return spec.input_px or int(data["input_size"][-1]), spec.mean or data["mean"], spec.std or data["std"]
 
 
-def _build(spec: EncoderSpec, weights: str | PathLike[str] | None, rng: int | np.random.Generator) -> torch.nn.Module:
+def _build(spec: EncoderSpec, weights: Weights, rng: int | np.random.Generator) -> torch.nn.Module:
     import timm
     import torch
 
@@ -108,6 +112,10 @@ def _build(spec: EncoderSpec, weights: str | PathLike[str] | None, rng: int | np
                 "weights='random' gives untrained weights."
             ) from error
     architecture = _architecture(spec)
+    if isinstance(weights, Mapping):
+        model = timm.create_model(architecture, pretrained=False, **kwargs)
+        fit_strict(model, dict(weights), "weights", spec.name)
+        return model.eval()
     if weights != "random":
         model = timm.create_model(architecture, pretrained=False, **kwargs)
         load_strict(model, Path(weights), spec.name)
@@ -149,6 +157,11 @@ def load_strict(model: torch.nn.Module, path: Path, name: str) -> None:
     classifiers = facts.get("classifier") or ()
     classifiers = (classifiers,) if isinstance(classifiers, str) else tuple(classifiers)
     state = {k: v for k, v in state.items() if not any(k.startswith(f"{c}.") for c in classifiers)}
+    fit_strict(model, state, f"weights={str(path)!r}", name)
+
+
+def fit_strict(model: torch.nn.Module, state: dict[str, torch.Tensor], what: str, name: str) -> None:
+    """Load tensors into ``model``; every name and shape must fit."""
     own = model.state_dict()
     missing, extra = sorted(set(own) - set(state)), sorted(set(state) - set(own))
     shapes = [
@@ -158,7 +171,7 @@ def load_strict(model: torch.nn.Module, path: Path, name: str) -> None:
     ]
     if missing or extra or shapes:
         raise ValueError(
-            f"weights={str(path)!r} does not fit encoder={name!r}: {len(missing)} keys missing {missing[:3]}, {len(extra)} keys too "
+            f"{what} does not fit encoder={name!r}: {len(missing)} keys missing {missing[:3]}, {len(extra)} keys too "
             f"many {extra[:3]}, {len(shapes)} of other shape {shapes[:3]}. Is the file of another architecture?"
         )
     model.load_state_dict(state)

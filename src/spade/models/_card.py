@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from spade.models._seal import SealModel
     from spade.models._spade import SpadeModel
 
 
@@ -39,6 +40,52 @@ def card(model: SpadeModel) -> str:
         "",
         'model = sp.models.SpadeModel.load("this directory")',
         "sp.tl.embed(samples, model)",
+        "```",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def seal_card(model: SealModel) -> str:
+    """Say what a fine-tuned encoder is, what it was trained on and how it may be used."""
+    from spade import __version__
+
+    config = model.config
+    losses = ", ".join(f"{name.replace('_', ' ')} {weight:g}" for name, weight in config.loss_weights().items())
+    if model.reads_pixels:
+        images = f"patches of {model.input_px} px{f' ({config.patch_um:g} µm)' if config.patch_um else ''}"
+        tuned = (
+            f"last {config.n_blocks} block(s), {', '.join(config.targets)}: rank {config.rank}, alpha {config.alpha:g}"
+        )
+        use = "sp.pp.encode_patches(samples, encoder=model)"
+    else:
+        images, tuned = f"`{config.use_rep}`: {model.n_features} features", f"a head ({config.head}) on frozen features"
+        use = "sp.tl.embed(samples, model)"
+    lines = [
+        "# SEAL model",
+        "",
+        f"Images and expression of tissue in one space of {model.dim} dimensions (SEAL, arXiv 2602.14177), written by spade "
+        f"{__version__}.",
+        "",
+        "| | |",
+        "| --- | --- |",
+        f"| id | `{model.id}` |",
+        f"| encoder | {config.encoder or 'not recorded'} (weights {config.encoder_id or 'not recorded'}) |",
+        f"| reads | {images} |",
+        f"| trained | {tuned} |",
+        f"| gene panel | {model.n_genes} genes |",
+        f"| losses | {losses} |",
+        f"| optimiser | AdamW, lr {config.lr:g}, weight decay {config.weight_decay:g}, batch {config.batch_size}, "
+        f"{config.n_epochs} epochs, seed {config.seed} |",
+        *(f"| {name.replace('_', ' ')} | {value} |" for name, value in model.facts.items()),
+        "",
+        "The weights inherit the terms of the training data and of the image encoder; check both before sharing them.",
+        "",
+        "```python",
+        "import spade as sp",
+        "",
+        'model = sp.models.SealModel.load("this directory")',
+        use,
         "```",
         "",
     ]

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from spade.core.config import TrainingConfig
+from spade.core.seal_config import SealTraining
 
 CLUSTER_SPACES = ("image", "expression", "joint")
 OF_ROUTING = (
@@ -61,3 +62,25 @@ class SpadeConfig(TrainingConfig):
             )
         if self.warm_start < 0:
             raise ValueError(f"warm_start={self.warm_start!r}: expected a number of epochs, 0 for none.")
+
+
+@dataclass(frozen=True)
+class SealConfig(SealTraining):
+    """Settings of :func:`spade.tl.train_seal`; those of network and optimiser are inherited."""
+
+    encoder: str | None = None
+    encoder_id: str | None = None
+    weights: str = ""
+    patch_um: float | None = None
+    patch_px: int | None = None
+    use_rep: str = ""
+    layer: str | None = None
+    normalized: bool = False
+    shuffle_pairs: bool = False
+    split_key: str | None = None
+    seed: int = 0
+
+    @property
+    def on_features(self) -> bool:
+        """Whether it reads features of a frozen encoder in place of pixels."""
+        return bool(self.use_rep)

@@ -16,18 +16,27 @@ from spade.models._genes import GenePanel
 
 FORMAT = 1
 CONFIG, ARRAYS, GENES, CARD = "config.json", "model.safetensors", "genes.json", "README.md"
-REQUIRED = {"config", "dim", "expression_routing", "facts", "history", "id", "n_experts", "routing"}
+#: What the description of each kind of model has.
+REQUIRED = {
+    "SpadeModel": {"config", "dim", "expression_routing", "facts", "history", "id", "n_experts", "routing"},
+    "SealModel": {"config", "dim", "facts", "history", "id", "merged"},
+}
 
 
 def write_folder(
-    path: Path, description: dict[str, Any], arrays: dict[str, NDArray[Any]], genes: GenePanel | None, card: str
+    path: Path,
+    kind: str,
+    description: dict[str, Any],
+    arrays: dict[str, NDArray[Any]],
+    genes: GenePanel | None,
+    card: str,
 ) -> None:
-    """Write a model's folder; a model that is there is replaced in one step, anything else is refused."""
+    """Write the folder of a kind of model; a model that is there is replaced in one step, anything else is refused."""
     target = path.resolve()
     recover(target)
     if target.exists():
         try:
-            _read_description(target)
+            _read_description(target, kind)
         except (FileNotFoundError, NotADirectoryError, ValueError) as error:
             raise FileExistsError(
                 f"path={str(path)!r} exists and is no model ({error}), so it is not replaced. Choose another path."
@@ -35,7 +44,7 @@ def write_folder(
 
     def build(folder: Path) -> None:
         folder.mkdir(parents=True)
-        stamped = {"format": FORMAT, "model": "SpadeModel", **description}
+        stamped = {"format": FORMAT, "model": kind, **description}
         (folder / CONFIG).write_text(json.dumps(stamped, indent=1) + "\n")
         save_file({name: np.ascontiguousarray(array) for name, array in arrays.items()}, folder / ARRAYS)
         if genes is not None:
@@ -45,14 +54,14 @@ def write_folder(
     publish(build, target)
 
 
-def read_folder(path: Path) -> tuple[dict[str, Any], dict[str, NDArray[Any]], GenePanel | None]:
+def read_folder(path: Path, kind: str) -> tuple[dict[str, Any], dict[str, NDArray[Any]], GenePanel | None]:
     """Read what :func:`write_folder` wrote: the description, the arrays and the gene panel."""
-    description = _read_description(path)
+    description = _read_description(path, kind)
     genes = GenePanel.load(path / GENES) if (path / GENES).exists() else None
     return description, _read_arrays(path / ARRAYS), genes
 
 
-def _read_description(folder: Path) -> dict[str, Any]:
+def _read_description(folder: Path, kind: str) -> dict[str, Any]:
     if not (folder / CONFIG).is_file():
         raise FileNotFoundError(
             f"{folder} is not a model: it has no {CONFIG}. A model is a directory written by save()."
@@ -62,12 +71,12 @@ def _read_description(folder: Path) -> dict[str, Any]:
     except ValueError as error:
         raise ValueError(f"{folder}/{CONFIG} is not valid JSON ({error}); was the file cut off?") from error
     found = (description.get("model"), description.get("format")) if isinstance(description, dict) else (None, None)
-    if found != ("SpadeModel", FORMAT):
+    if found != (kind, FORMAT):
         raise ValueError(
-            f"{folder}/{CONFIG} describes model {found[0]!r} in format {found[1]!r}; this version reads 'SpadeModel' in "
-            f"format {FORMAT}."
+            f"{folder}/{CONFIG} describes model {found[0]!r} in format {found[1]!r}; this reads {kind!r} in format {FORMAT}"
+            f"{f', and sp.models.{found[0]}.load reads that' if found[0] in REQUIRED and found[0] != kind else ''}."
         )
-    missing = sorted(REQUIRED - set(description))
+    missing = sorted(REQUIRED[kind] - set(description))
     if missing:
         raise ValueError(f"{folder}/{CONFIG} lacks {missing}; was it edited?")
     return description

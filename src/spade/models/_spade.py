@@ -244,7 +244,7 @@ class SpadeModel:
             "facts": self.facts,
             "history": self.history.astype(object).where(self.history.notna(), None).to_dict(orient="split"),
         }
-        write_folder(Path(path), description, self._arrays(), self.genes, card(self))
+        write_folder(Path(path), "SpadeModel", description, self._arrays(), self.genes, card(self))
 
     @classmethod
     def load(cls, path: str | PathLike[str]) -> SpadeModel:
@@ -254,7 +254,7 @@ class SpadeModel:
         --------
         >>> model = sp.models.SpadeModel.load("mob_model")  # doctest: +SKIP
         """
-        description, arrays, genes = read_folder(Path(path))
+        description, arrays, genes = read_folder(Path(path), "SpadeModel")
         try:
             return cls._restore(description, arrays, genes)
         except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:

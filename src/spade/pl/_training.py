@@ -13,7 +13,9 @@ from matplotlib.ticker import MaxNLocator
 from spade._palette import palette
 from spade.pl._axes import GREY, LEGEND_ROWS, TEXT, finish, given_axes, new_figure
 
-COLUMNS = ("expert", "epoch", "train_loss", "val_loss")
+COLUMNS = ("epoch", "train_loss", "val_loss")
+#: What tells the curves apart: experts of a mixture, or the terms of the loss of a tuned encoder.
+CURVES = {"expert": "expert", "term": "loss"}
 
 
 def training(
@@ -59,28 +61,32 @@ def training(
     """
     history = _history(model_or_history)
     panel = new_figure(5.2, 3.0).subplots() if ax is None else given_axes(ax, (1,), "the losses")[0]
-    names = list(dict.fromkeys(history["expert"].astype(str)))
+    column = next(name for name in CURVES if name in history)
+    heading = CURVES[column]
+    if "stage" in history:
+        history = history[history["stage"] == history["stage"].iloc[-1]]
+    names = list(dict.fromkeys(history[column].astype(str)))
     numbered = all(name.isdecimal() for name in names)
     colours = palette(max(map(int, names)) + 1 if numbered else len(names))
     validated = False
     handles = []
     for position, name in enumerate(names):
-        own = history[history["expert"].astype(str) == name].sort_values("epoch")
+        own = history[history[column].astype(str) == name].sort_values("epoch")
         colour = colours[int(name) if numbered else position]
-        epochs, train, val = (own[column].to_numpy(dtype=float) for column in COLUMNS[1:])
+        epochs, train, val = (own[value].to_numpy(dtype=float) for value in COLUMNS)
         marker = "o" if len(own) == 1 else "none"
-        panel.plot(epochs, train, color=colour, linewidth=1.2, label=f"expert {name}, train", marker=marker)
+        panel.plot(epochs, train, color=colour, linewidth=1.2, label=f"{heading} {name}, train", marker=marker)
         size = f" ({int(own['n_spots'].iloc[0]):,})" if "n_spots" in own else ""
         handles.append(Line2D([], [], color=colour, linewidth=2, label=f"{name}{size}"))
         if np.isfinite(val).any():
             validated = True
             best = int(np.nanargmin(val))
-            panel.plot(epochs, val, color=colour, linewidth=1.2, linestyle=(0, (4, 2)), label=f"expert {name}, val")
+            panel.plot(epochs, val, color=colour, linewidth=1.2, linestyle=(0, (4, 2)), label=f"{heading} {name}, val")
             panel.plot(
                 epochs[best], val[best], "o", markersize=5, markerfacecolor=colour, markeredgecolor="white",
-                markeredgewidth=0.8, zorder=3, label=f"expert {name}, best epoch",
+                markeredgewidth=0.8, zorder=3, label=f"{heading} {name}, best epoch",
             )  # fmt: skip
-    _dress(panel, handles, validated, "expert\n(training spots)" if "n_spots" in history else "expert")
+    _dress(panel, handles, validated, f"{heading}\n(training spots)" if "n_spots" in history else heading)
     finish(show)
     return panel
 
@@ -97,6 +103,8 @@ def _history(model_or_history: Any) -> pd.DataFrame:
             "sp.tl.train_spade returns has one."
         )
     missing = [column for column in COLUMNS if column not in history]
+    if not any(column in history for column in CURVES):
+        missing = ["expert", *missing]
     if missing:
         raise ValueError(
             f"model_or_history: the history lacks {missing}; columns: {list(history.columns)}. Pass model.history as it is."

@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import logging
-import warnings
 from os import PathLike
 
 import numpy as np
-from tqdm.auto import tqdm
 
 from spade import _keys, encoders
-from spade._patches import patch_record
-from spade._pixels import placed_sections
+from spade._pixels import encode_rows
 from spade._samples import Sample, Samples, iter_samples
-from spade.core.tiles import iter_patches
 from spade.encoders import Encoder
 
 logger = logging.getLogger("spade")
@@ -44,8 +40,8 @@ def encode_patches(
         A ``SpatialData``, a path to a zarr store, or an iterable of these.
     encoder
         ``"texture"``: the built-in features that need no weights. Otherwise a name of
-        :func:`spade.encoders.available`, any timm architecture, ``"hf-hub:owner/name"``, or an encoder from
-        :func:`spade.encoders.get`. A network gets patches of its own input size, normalised by its own mean and
+        :func:`spade.encoders.available`, any timm architecture, ``"hf-hub:owner/name"``, an encoder from
+        :func:`spade.encoders.get`, or a :class:`spade.models.SealModel` that tuned one. A network gets patches of its own input size, normalised by its own mean and
         deviation.
     patches_key
         What :func:`patches` wrote.
@@ -103,34 +99,8 @@ def encode_patches(
 
 
 def _encode_sample(sample: Sample, encoder: Encoder, patches_key: str, batch_size: int, key: str) -> None:
-    record = patch_record(sample, patches_key)
-    size_um = record["size_um"]
-    n_px = encoder.input_px or record["size_px"]
-    features = np.full((sample.table.n_obs, encoder.dim), np.nan, dtype=np.float32)
-    for section in sample.sections:
-        if section.region not in record["regions"]:
-            warnings.warn(
-                f"{section.name}: has no patches, so its {len(section.rows)} spots get NaN features. Make them with "
-                "sp.pp.patches(samples).",
-                stacklevel=3,
-            )
-    sections = placed_sections(sample, patches_key)
-    missing = sample.table.n_obs - sum(len(rows) for rows, _ in sections)
-    with tqdm(total=sample.table.n_obs, initial=missing, desc=f"{encoder.name}: {sample.name}", unit="patch") as bar:
-        for rows, placed in sections:
-            for index, batch in iter_patches(placed.levels, placed.centres, placed.px_per_patch, n_px, batch_size):
-                features[rows[index]] = encoder.encode(batch, size_um / n_px)
-                bar.update(len(index))
+    features, origin = encode_rows(sample, encoder, patches_key, batch_size)
     sample.table.obsm[key] = features
-    _keys.write_provenance(
-        sample.table.uns,
-        key,
-        function="pp.encode_patches",
-        encoder=encoder.name,
-        encoder_id=encoder.id,
-        patches_key=patches_key,
-        size_um=size_um,
-        input_px=n_px,
-    )
+    _keys.write_provenance(sample.table.uns, key, function="pp.encode_patches", **origin)
     sample.save()
     logger.info("%s: wrote obsm[%r], %d × %d", sample.name, key, *features.shape)

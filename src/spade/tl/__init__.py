@@ -20,6 +20,7 @@ from spade.tl._routing_scores import routing_scores
 from spade.tl._slide_task import slide_task
 from spade.tl._survival import survival
 from spade.tl._survival_summary import survival_summary
+from spade.tl._train_seal import train_seal
 from spade.tl._train_spade import train_spade
 
 __all__ = [
@@ -43,5 +44,6 @@ __all__ = [
     "slide_task",
     "survival",
     "survival_summary",
+    "train_seal",
     "train_spade",
 ]

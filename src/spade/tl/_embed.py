@@ -5,24 +5,29 @@ from __future__ import annotations
 import logging
 import warnings
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 
 from spade import _keys
+from spade._checks import check_count
 from spade._palette import palette
+from spade._patches import patch_record
+from spade._pixels import encode_rows
 from spade._samples import Sample, Samples, categorical, iter_samples, shorten
-from spade.models import GenePanel, SpadeModel
+from spade.models import GenePanel, SealModel, SpadeModel
 from spade.models._genes import MATCHING
-from spade.tl._inputs import check_model, features_key, read_expression, read_model_features
+from spade.tl._inputs import Model, check_model, features_key, read_expression, read_model_features, tuned
+from spade.tl._pairs import unit
 
 logger = logging.getLogger("spade")
 
 
 def embed(
     samples: Samples,
-    model: SpadeModel,
+    model: Model,
     *,
     key_added: str | None = None,
     mix: str = "mean",
@@ -31,31 +36,37 @@ def embed(
     normalized: bool | None = None,
     genes: GenePanel | Sequence[str] | None = None,
     min_overlap: float = 0.5,
+    patches_key: str = _keys.PATCHES,
+    batch_size: int = 64,
     table_key: str | None = None,
 ) -> None:
     r"""Write the joint embeddings of a trained model.
 
-    The image side of a spot is :math:`\sum_e w_e f_e(x)` with routing weights w from its distances to the prototypes; the
-    expression side uses the same weights; the joint embedding is the mean of both sides, each L2-normalised.
+    The joint embedding is the mean of an image side and an expression side, each L2-normalised. Of a mixture of experts, the image
+    side of a spot is :math:`\sum_e w_e f_e(x)` with routing weights w from its distances to the prototypes, and the expression side
+    uses the same weights. Of a :class:`spade.models.SealModel`, the sides are those of its two towers; a tuned encoder reads the patches.
 
     Parameters
     ----------
     samples
         A ``SpatialData``, a path to a zarr store, or an iterable of these; expression is not needed.
     model
-        From :func:`train_spade` or :meth:`spade.models.SpadeModel.load`.
+        From :func:`train_spade` or :func:`train_seal`, or loaded.
     key_added
-        Stem of the keys written, ``"spade"`` by default.
+        Stem of the keys written; by default ``"spade"``, or ``"seal"`` for a ``SealModel``.
     mix
         ``"mean"``, or ``"concat"``: the experts' outputs side by side, each scaled by its weight.
     use_rep
-        ``obsm`` key of the image features; None: the one the model was trained on.
+        ``obsm`` key of the image features; None: the one the model was trained on. For a tuned encoder what
+        ``sp.pp.encode_patches(samples, encoder=model)`` wrote; None: the patches are read and encoded here.
     layer, normalized
         Where the expression is, as in :func:`train_spade`; None: as the model was trained. ``layer="X"`` is ``X`` itself.
     genes
         Gene names behind the model's input, for a model that does not know them.
     min_overlap
         Least share of the model's genes that a sample must have. Genes that it lacks are set to their mean in training.
+    patches_key, batch_size
+        For a tuned encoder: what :func:`spade.pp.patches` wrote, and how many of them are encoded at a time.
     table_key
         Table; may be left out when there is one.
 
@@ -63,8 +74,8 @@ def embed(
     -------
     None
         Writes, with stem ``spade``: ``obsm["X_spade"]``, ``["X_spade_image"]``, ``["X_spade_expression"]``
-        (float32 ``(n_obs, d)``), ``["spade_expert_weights"]`` ``(n_obs, E)``, ``obs["spade_expert"]`` (largest weight) and
-        its colours in ``uns``. Without expression ``X_spade`` is the L2-normalised image side and
+        (float32 ``(n_obs, d)``), and of a mixture ``["spade_expert_weights"]`` ``(n_obs, E)``, ``obs["spade_expert"]`` (largest weight)
+        and its colours in ``uns``. Without expression ``X_spade`` is the L2-normalised image side and
         ``X_spade_expression`` is not written. Rows without a valid patch are NaN; a spot without counts has NaN in
         ``X_spade_expression`` and its image side in ``X_spade``.
 
@@ -73,11 +84,11 @@ def embed(
     KeyError
         Features or table that are not there.
     ValueError
-        Features of another width or encoder, too few of the model's genes.
+        Features of another width or encoder, patches of another size, too few of the model's genes.
 
     Notes
     -----
-    The expression side uses weights that come from the image, so it reveals its image. To measure retrieval across
+    The expression side of a mixture uses weights that come from the image, so it reveals its image. To measure retrieval across
     modalities use ``model.encode_expression(x)``, which routes by the expression itself.
 
     Examples
@@ -93,12 +104,16 @@ def embed(
     (60, 256)
     """
     check_model(model)
-    stem = _keys.check_key(_keys.STEM if key_added is None else key_added)
+    stem = _keys.check_key(_stem(model) if key_added is None else key_added)
     if mix not in ("mean", "concat"):
         raise ValueError(f'mix={mix!r}: expected "mean" or "concat".')
+    if mix != "mean" and not isinstance(model, SpadeModel):
+        raise ValueError(f"mix={mix!r}: a SealModel has no experts to mix; leave mix= out.")
     if not 0 < min_overlap <= 1:
         raise ValueError(f"min_overlap={min_overlap!r}: expected a share above 0 and up to 1.")
-    use_rep = features_key(model, use_rep)
+    check_count("batch_size", batch_size)
+    if use_rep is not None or not tuned(model):
+        use_rep = features_key(model, use_rep)
     written = {_keys.joint(stem), _keys.image(stem), _keys.expression(stem), _keys.weights(stem)}
     if use_rep in written:
         raise ValueError(
@@ -107,62 +122,88 @@ def embed(
     layer = layer or model.config.layer
     normalized = model.config.normalized if normalized is None else normalized
     for sample in iter_samples(samples, table_key=table_key):
-        _embed_sample(sample, model, stem, mix, use_rep, layer, normalized, genes, min_overlap)
+        origin: dict[str, Any] = {}
+        if use_rep is None and isinstance(model, SealModel):
+            features, origin = _read_patches(sample, model, patches_key, batch_size)
+        else:
+            features = read_model_features(sample, use_rep or "", model)
+        weights = model.route(features) if isinstance(model, SpadeModel) else None
+        options: dict[str, Any] = {} if weights is None else {"weights": weights, "mix": mix}
+        image = model.encode_image(features, **options)
+        expression = None
+        if sample.has_expression:
+            x, filled = _panel_expression(sample, _panel_of(model, genes), model, layer, normalized, min_overlap)
+            expression = model.encode_expression(x, **options)
+            expression[~filled] = np.nan
+        _write(sample, model, stem, image, expression, weights, origin, {"use_rep": use_rep, "mix": options.get("mix")})
 
 
-def _embed_sample(
+def _stem(model: Model) -> str:
+    return _keys.STEM if isinstance(model, SpadeModel) else _keys.SEAL
+
+
+def _read_patches(
+    sample: Sample, model: SealModel, patches_key: str, batch_size: int
+) -> tuple[NDArray[np.float32], dict[str, Any]]:
+    """Encode the patches of a sample, which must be of the size that the encoder was tuned on."""
+    size_um, known = patch_record(sample, patches_key)["size_um"], model.config.patch_um
+    if known is not None and abs(size_um - known) > 1e-6:
+        raise ValueError(
+            f"{sample.name}: patches of {size_um:g} µm, but the model was tuned on patches of {known:g} µm. Make them with "
+            f"sp.pp.patches(samples, size_um={known:g})."
+        )
+    return encode_rows(sample, model, patches_key, batch_size)
+
+
+def _write(
     sample: Sample,
-    model: SpadeModel,
+    model: Model,
     stem: str,
-    mix: str,
-    use_rep: str,
-    layer: str | None,
-    normalized: bool,
-    genes: GenePanel | Sequence[str] | None,
-    min_overlap: float,
+    image: NDArray[np.float32],
+    expression: NDArray[np.float32] | None,
+    weights: NDArray[np.floating] | None,
+    origin: dict[str, Any],
+    settings: dict[str, Any],
 ) -> None:
-    features = read_model_features(sample, use_rep, model)
-    weights = model.route(features)
-    image = model.encode_image(features, weights, mix=mix)
-    joint = _unit(image)
-    obsm = sample.table.obsm
-    written = {_keys.weights(stem): weights, _keys.image(stem): image}
-    if sample.has_expression:
-        x, filled = _panel_expression(sample, _panel_of(model, genes), model, layer, normalized, min_overlap)
-        expression = model.encode_expression(x, weights, mix=mix)
-        expression[~filled] = np.nan
-        joint[filled] = (joint[filled] + _unit(expression[filled])) / 2
+    obsm, joint = sample.table.obsm, unit(image)
+    written: dict[str, NDArray[np.floating]] = {_keys.image(stem): image}
+    if expression is not None:
+        filled = ~np.isnan(expression).any(1)
+        joint[filled] = (joint[filled] + unit(expression[filled])) / 2
         written[_keys.expression(stem)] = expression
-    elif _keys.expression(stem) in obsm:
-        del obsm[_keys.expression(stem)]
     written[_keys.joint(stem)] = joint
+    if weights is not None:
+        written[_keys.weights(stem)] = weights
+    for key in (_keys.expression(stem), _keys.weights(stem)):  # of an earlier call
+        if key in obsm and key not in written:
+            del obsm[key]
     for key, values in written.items():
         obsm[key] = values.astype(np.float32)
-    experts = [str(e) for e in range(model.n_experts)]
+    if weights is not None:
+        _write_experts(sample, stem, weights)
+    facts = {
+        "model": type(model).__name__,
+        "model_id": model.id,
+        "encoder": model.config.encoder,
+        "seed": model.config.seed,
+    }
+    _keys.write_provenance(sample.table.uns, _keys.joint(stem), function="tl.embed", **facts, **settings)
+    if origin:
+        _keys.write_provenance(sample.table.uns, _keys.image(stem), function="tl.embed", **origin)
+    sample.save()
+    logger.info("%s: wrote obsm %s", sample.name, ", ".join(map(repr, written)))
+
+
+def _write_experts(sample: Sample, stem: str, weights: NDArray[np.floating]) -> None:
+    """Write the expert of the largest weight, and the colours of all."""
+    experts = [str(e) for e in range(weights.shape[1])]
     routed = ~np.isnan(weights).any(1)
     largest = np.argmax(np.nan_to_num(weights, nan=-1), axis=1)
     sample.table.obs[_keys.expert(stem)] = categorical(np.where(routed, np.array(experts)[largest], ""), experts)
-    sample.table.uns[f"{_keys.expert(stem)}_colors"] = palette(model.n_experts)
-    _keys.write_provenance(
-        sample.table.uns,
-        _keys.joint(stem),
-        function="tl.embed",
-        model="SpadeModel",
-        model_id=model.id,
-        encoder=model.config.encoder,
-        use_rep=use_rep,
-        mix=mix,
-        seed=model.config.seed,
-    )
-    sample.save()
-    logger.info("%s: wrote obsm %s and obs[%r]", sample.name, ", ".join(map(repr, written)), _keys.expert(stem))
+    sample.table.uns[f"{_keys.expert(stem)}_colors"] = palette(len(experts))
 
 
-def _unit(x: NDArray[np.float32]) -> NDArray[np.float32]:
-    return x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-12)
-
-
-def _panel_of(model: SpadeModel, genes: GenePanel | Sequence[str] | None) -> GenePanel:
+def _panel_of(model: Model, genes: GenePanel | Sequence[str] | None) -> GenePanel:
     if model.genes is None and genes is None:
         raise ValueError(
             "genes=None, and the model does not know its gene panel: pass the names in the order of its input."
@@ -176,7 +217,7 @@ def _panel_of(model: SpadeModel, genes: GenePanel | Sequence[str] | None) -> Gen
 
 
 def _panel_expression(
-    sample: Sample, panel: GenePanel, model: SpadeModel, layer: str | None, normalized: bool, min_overlap: float
+    sample: Sample, panel: GenePanel, model: Model, layer: str | None, normalized: bool, min_overlap: float
 ) -> tuple[csr_matrix | NDArray[np.float32], NDArray[np.bool_]]:
     """Return expression in panel order with missing genes at their training mean, and which spots have counts."""
     x, present, filled = read_expression(sample, panel, layer, normalized)
@@ -192,13 +233,13 @@ def _panel_expression(
         warnings.warn(
             f"{sample.name}: {int((~filled).sum())} of {len(filled)} spots have no counts: NaN on the expression side, image side "
             "alone in the joint embedding.",
-            stacklevel=4,
+            stacklevel=3,
         )
     if missing:
         warnings.warn(
             f"{sample.name}: {len(missing)} of the model's {len(panel)} genes are missing and set to their mean in training: "
             f"{shorten(missing)}.",
-            stacklevel=4,
+            stacklevel=3,
         )
         dense = x.toarray()
         dense[:, ~present] = model.expression_mean[~present]

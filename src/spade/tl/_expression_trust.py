@@ -13,14 +13,15 @@ from spade._expression_table import mean_bounds, mean_known
 from spade._samples import Samples, shorten
 from spade.core.prediction import pearson_per_gene
 from spade.core.streams import as_seed, numpy_stream
-from spade.models import GenePanel, SpadeModel
+from spade.models import GenePanel
+from spade.tl._inputs import Model
 from spade.tl._predictor import Predictor
 from spade.tl._reference import Way, read_reference
 
 
 def expression_trust(
     reference: Samples,
-    model: SpadeModel | None = None,
+    model: Model | None = None,
     *,
     genes: GenePanel | Sequence[str] | None = None,
     method: str = "neighbours",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
@@ -32,3 +34,8 @@ def history_of(trained: list[TrainedExpert], sizes: NDArray[np.int64]) -> pd.Dat
         for epoch, losses in enumerate(zip(one.train_loss, one.val_loss, strict=True))
     ]
     return pd.DataFrame(rows, columns=["expert", "epoch", "n_spots", "train_loss", "val_loss"])
+
+
+def seal_history(rows: list[dict[str, Any]]) -> pd.DataFrame:
+    """Every loss per stage and epoch."""
+    return pd.DataFrame(rows, columns=["stage", "term", "epoch", "train_loss", "val_loss"])

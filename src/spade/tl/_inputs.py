@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import pandas as pd
@@ -28,9 +28,10 @@ from spade._samples import (
 from spade.core.expression import log_normalise
 from spade.core.streams import numpy_stream
 from spade.core.task import NOT_USED, TRAIN, VAL
-from spade.models import GenePanel, SpadeConfig, SpadeModel
+from spade.models import GenePanel, SealConfig, SealModel, SpadeConfig, SpadeModel
 from spade.models._genes import MATCHING, common_genes
 
+Model: TypeAlias = SpadeModel | SealModel
 ROLES = {_keys.TRAIN: TRAIN, _keys.VAL: VAL}
 #: Origin of features: names in the settings, and in the record that ``pp.encode_patches`` writes.
 SOURCE = {"encoder": "encoder", "encoder_id": "encoder_id", "patch_um": "size_um", "patch_px": "input_px"}
@@ -42,17 +43,18 @@ EARLIER = "those of the routing or samples before it are"
 class TrainingData:
     """Rows of all samples together; rows that cannot be used are not among them."""
 
-    features: NDArray[np.float32]
+    features: Any
     expression: csr_matrix
     role: NDArray[np.int64]
     groups: NDArray[np.str_]
+    section: NDArray[np.str_]
     samples: list[str]
 
-    def shuffled(self, section: NDArray[np.str_], seed: int) -> TrainingData:
+    def shuffled(self, seed: int) -> TrainingData:
         """Deal the expression anew among the rows of each section and role."""
         rows = np.arange(len(self.role))
-        for index, pair in enumerate(sorted(set(zip(section.tolist(), self.role.tolist(), strict=True)))):
-            own = np.flatnonzero((section == pair[0]) & (self.role == pair[1]))
+        for index, pair in enumerate(sorted(set(zip(self.section.tolist(), self.role.tolist(), strict=True)))):
+            own = np.flatnonzero((self.section == pair[0]) & (self.role == pair[1]))
             rows[own] = numpy_stream(seed, "shuffled pairs", index).permutation(own)
         return replace(self, expression=self.expression[rows])
 
@@ -100,32 +102,52 @@ def _describe(source: Mapping[str, Any]) -> str:
 
 def check_model(model: object, argument: str = "model") -> None:
     """Raise if this is no trained model."""
+    if not isinstance(model, (SpadeModel, SealModel)):
+        raise TypeError(
+            f"{argument}={model!r}: expected a SpadeModel or a SealModel; read one with sp.models.SpadeModel.load(path)."
+        )
+
+
+def check_spade(model: object, argument: str = "model") -> None:
+    """Raise if this is no mixture of experts."""
     if not isinstance(model, SpadeModel):
         raise TypeError(f"{argument}={model!r}: expected a SpadeModel; read one with sp.models.SpadeModel.load(path).")
 
 
-def features_key(model: SpadeModel, use_rep: str | None) -> str:
-    """Return the key given, else that of the model's training."""
-    if not (use_rep or model.config.use_rep):
+def tuned(model: Model) -> bool:
+    """Whether the model is a tuned encoder, which reads pixels."""
+    return isinstance(model, SealModel) and model.reads_pixels
+
+
+def features_key(model: Model, use_rep: str | None) -> str:
+    """Return the key given, else that of the model's training, or of what :func:`spade.tl.embed` writes by a tuned encoder."""
+    known = _keys.image(_keys.SEAL) if tuned(model) else model.config.use_rep
+    if not (use_rep or known):
         raise ValueError(
             "use_rep=None, and the model does not know the key of its features: name it, such as use_rep='X_uni'."
         )
-    return use_rep or model.config.use_rep
+    return use_rep or known
 
 
-def read_model_features(sample: Sample, use_rep: str, model: SpadeModel) -> NDArray[np.floating]:
+def read_model_features(sample: Sample, use_rep: str, model: Model) -> NDArray[np.floating]:
     """Return ``obsm[use_rep]``, or raise if it is not what the model was trained on."""
+    if tuned(model) and _keys.read_provenance(sample.table.uns, use_rep).get("encoder_id") != model.id:
+        raise ValueError(
+            f"{sample.name}: obsm[{use_rep!r}] is not there or not by this model. Encode the patches with sp.tl.embed(samples, model), "
+            "or with sp.pp.encode_patches(samples, encoder=model) and name its key with use_rep=."
+        )
     features = read_features(sample, use_rep)
     if features.shape[1] != model.n_features:
         raise ValueError(
             f"{sample.name}: obsm[{use_rep!r}] has {features.shape[1]} features, but the model reads {model.n_features} of "
             f"encoder {model.config.encoder!r}. Encode the patches with that encoder, or name its features with use_rep=."
         )
-    check_source(sample, use_rep, source_of(model.config), "the model's features are")
+    if not tuned(model):
+        check_source(sample, use_rep, source_of(model.config), "the model's features are")
     return features
 
 
-def source_of(config: SpadeConfig) -> dict[str, Any]:
+def source_of(config: SpadeConfig | SealConfig) -> dict[str, Any]:
     """Return the origin of the features that a model was trained on."""
     return {name: getattr(config, name) for name in SOURCE}
 
@@ -160,46 +182,69 @@ def resolve_panel(
     return replace(next(iter(marked.values())), dropped=tuple(dropped))
 
 
+class FeatureReader:
+    """Image features of samples that come one after another, put together."""
+
+    def __init__(self) -> None:
+        self.parts: list[NDArray[np.float32]] = []
+        self.widths: dict[str, int] = {}
+
+    def read(self, sample: Sample, config: Any) -> tuple[NDArray[np.bool_], Any]:
+        """Read a sample; return which rows have features, and the settings with their origin."""
+        self.x = read_features(sample, config.use_rep)
+        config = replace(config, **check_source(sample, config.use_rep, source_of(config), EARLIER))
+        self.widths[sample.name] = self.x.shape[1]
+        if len(set(self.widths.values())) > 1:
+            raise ValueError(
+                f"obsm[{config.use_rep!r}] differs in width between samples: {self.widths}. Encode all of them alike."
+            )
+        return np.asarray(~np.isnan(self.x).any(1)), config
+
+    def keep(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Keep some rows of the sample that was read last; return them in the order they are kept in."""
+        self.parts.append(self.x[rows])
+        return rows
+
+    def joined(self) -> NDArray[np.float32]:
+        """All rows that were kept."""
+        return _joined(self.parts)
+
+
 def load_training(
-    samples: Sequence[SpatialData | Path], config: SpadeConfig, panel: GenePanel, table_key: str | None
-) -> tuple[TrainingData, SpadeConfig]:
-    """Read every usable row of every sample, and note the encoder in the settings."""
-    features, expression, role, groups, section, left_out = [], [], [], [], [], []
+    samples: Sequence[SpatialData | Path], config: Any, panel: GenePanel, table_key: str | None, images: Any = None
+) -> tuple[TrainingData, Any]:
+    """Read every usable row of every sample, and note the origin of the images in the settings.
+
+    ``images`` reads them, as :class:`FeatureReader` does, which is taken if it is None.
+    """
+    images = images or FeatureReader()
+    expression, role, groups, section, left_out = [], [], [], [], []
     excluded = {"without a valid patch": 0, "without counts": 0}
     absent: dict[str, int] = {}
-    widths: dict[str, int] = {}
     var_names: dict[str, pd.Index] = {}
+    groupby = getattr(config, "groupby", None)
     for sample in iter_samples(samples, table_key=table_key):
         names = sample.table.var_names
         if sample.name in panel.dropped and (panel.columns(names) < 0).any():
             left_out.append(sample.name)
             continue
-        check_names([*widths, sample.name])
+        check_names([*var_names, sample.name])
         if not sample.has_expression:
             raise ValueError(
                 f"{sample.name}: has no expression (table of width 0) and cannot be trained on; leave it out."
             )
-        x = read_features(sample, config.use_rep)
-        source = check_source(sample, config.use_rep, source_of(config), EARLIER)
-        config = replace(config, **source)
-        widths[sample.name] = x.shape[1]
+        valid, config = images.read(sample, config)
         var_names[sample.name] = names
-        if len(set(widths.values())) > 1:
-            raise ValueError(
-                f"obsm[{config.use_rep!r}] differs in width between samples: {widths}. Encode all of them alike."
-            )
         g, present, filled = read_expression(sample, panel, config.layer, config.normalized)
         absent[sample.name] = int((~present).sum())
-        valid = ~np.isnan(x).any(1)
         excluded["without a valid patch"] += int((~valid).sum())
         excluded["without counts"] += int((valid & ~filled).sum())
-        rows = np.flatnonzero(valid & filled)
+        rows = images.keep(np.flatnonzero(valid & filled))
         roles = read_roles(sample, config.split_key)
-        features.append(x[rows])
         expression.append(g[rows])
         role.append(roles[rows])
         section.append(sample.section_of_row()[rows])
-        groups.append(group_labels(sample, config.groupby)[rows] if config.groupby else np.zeros(len(rows), dtype="U1"))
+        groups.append(group_labels(sample, groupby)[rows] if groupby else np.zeros(len(rows), dtype="U1"))
     if not var_names:
         raise ValueError("samples: none is left to train on; all were dropped when the genes were selected.")
     if any(absent.values()):
@@ -218,10 +263,11 @@ def load_training(
         if count:
             warnings.warn(f"{count} spots {reason} are left out of training.", stacklevel=3)
     data = TrainingData(
-        _joined(features),
+        images.joined(),
         _stacked(expression),
         np.concatenate(role),
         np.concatenate(groups),
+        np.concatenate(section),
         list(var_names),
     )
     if not (data.role == TRAIN).any():
@@ -229,7 +275,7 @@ def load_training(
             f"no spot is left to train on among {len(data.role)} usable ones (split_key={config.split_key!r})."
         )
     if config.shuffle_pairs:
-        data = data.shuffled(np.concatenate(section), config.seed)
+        data = data.shuffled(config.seed)
     return data, config
 
 

@@ -11,7 +11,8 @@ from tqdm.auto import tqdm
 
 from spade import _keys
 from spade._samples import Sample, Samples, as_list, iter_samples, read_features
-from spade.models import GenePanel, SpadeModel
+from spade.models import GenePanel
+from spade.tl._inputs import Model
 from spade.tl._predictor import Predictor
 from spade.tl._reference import Reference, Way, read_reference
 
@@ -20,7 +21,7 @@ logger = logging.getLogger("spade")
 
 def predict_expression(
     samples: Samples,
-    model: SpadeModel | None = None,
+    model: Model | None = None,
     *,
     reference: Samples,
     genes: GenePanel | Sequence[str] | None = None,

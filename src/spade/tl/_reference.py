@@ -22,9 +22,9 @@ from spade.core.prediction import (
     section_folds,
 )
 from spade.core.routing import Floats
-from spade.models import GenePanel, SpadeModel
+from spade.models import GenePanel, SealModel, SpadeModel
 from spade.models._genes import MATCHING, common_genes
-from spade.tl._inputs import check_model, features_key
+from spade.tl._inputs import Model, check_model, features_key
 from spade.tl._labelled import named_representations, read_representations
 from spade.tl._pairs import check_mix, encode, read_modality
 
@@ -37,7 +37,7 @@ class Way:
     """How to predict, checked."""
 
     method: str
-    model: SpadeModel | None
+    model: Model | None
     use_rep: Any
     k: int
     temperature: float
@@ -59,7 +59,7 @@ class Way:
                     'choose method="ridge".'
                 )
             check_model(self.model)
-            check_mix(self.mix)
+            check_mix(self.mix, self.model)
             check_count("k", self.k)
             if not (np.isfinite(self.temperature) and self.temperature > 0):
                 raise ValueError(f"temperature={self.temperature!r}: expected a positive number.")
@@ -82,7 +82,7 @@ class Way:
     @classmethod
     def of(cls, *, layer: str | None, normalized: bool | None, **rest: Any) -> Way:
         """Fill in what a model knows of its expression."""
-        config = rest["model"].config if isinstance(rest["model"], SpadeModel) else None
+        config = rest["model"].config if isinstance(rest["model"], (SealModel, SpadeModel)) else None
         if rest["method"] == "neighbours" and config is not None:
             layer, normalized = layer or config.layer, config.normalized if normalized is None else normalized
         return cls(layer=layer, normalized=bool(normalized), **rest)

@@ -12,19 +12,22 @@ from spade import _keys
 from spade._samples import Samples, as_list, check_names, iter_samples, obs_column
 from spade.core.retrieval import chance_rank, chance_recall, group_sizes, ranks_within, recall_at
 from spade.models import SpadeModel
-from spade.tl._inputs import check_model, features_key
+from spade.tl._inputs import Model, check_model, features_key
 from spade.tl._pairs import MODALITIES, check_mix, encode, read_modality
+
+#: Expert of a spot for a model that has none.
+NO_EXPERT = -1
 
 
 def retrieval_metrics(
     samples: Samples,
-    model: SpadeModel,
+    model: Model,
     *,
     k: int = 10,
     mix: str = "concat",
     split_key: str | None = None,
     part: str = _keys.TEST,
-    control: SpadeModel | None = None,
+    control: Model | None = None,
     use_rep: str | None = None,
     layer: str | None = None,
     normalized: bool | None = None,
@@ -62,8 +65,8 @@ def retrieval_metrics(
     DataFrame
         One row per ``direction`` (``"image → expression"``, ``"expression → image"``) and ``gallery``, the spots that compete
         with the true partner: ``"all spots"``; ``"same section"``, so that what tells sections apart (stain, batch) does
-        not count; ``"other sections"``, all spots but those of the query's section (if there are several sections); ``"same expert"``, those that the image routes to the query's expert, so that what routing alone
-        explains does not count. Columns: number of queries ``n``, ``k``, ``recall`` beside ``chance_recall``,
+        not count; ``"other sections"``, all spots but those of the query's section (if there are several sections); ``"same expert"`` (of a mixture), those that the image routes to the
+        query's expert, so that what routing alone explains does not count. Columns: number of queries ``n``, ``k``, ``recall`` beside ``chance_recall``,
         ``median_rank`` beside ``chance_rank``. With ``control`` also ``control_recall`` and ``control_rank``.
 
     Raises
@@ -85,7 +88,7 @@ def retrieval_metrics(
     check_model(model)
     if k < 1:
         raise ValueError(f"k={k!r}: expected a whole number of at least 1.")
-    check_mix(mix)
+    check_mix(mix, model)
     listed = as_list(samples)
     options = (mix, split_key, part, use_rep, layer, normalized, table_key)
     found = _embed_pairs(listed, model, *options)
@@ -132,7 +135,7 @@ class _Pairs:
 
 def _embed_pairs(
     samples: Samples,
-    model: SpadeModel,
+    model: Model,
     mix: str,
     split_key: str | None,
     part: str,
@@ -158,7 +161,9 @@ def _embed_pairs(
             {modality: encode(model, modality, x[rows], mix, gallery=side) for modality, x in both.items()}
             for side in (False, True)
         )
-        expert = np.argmax(model.route(both["image"][rows]), axis=1)
+        expert = np.full(len(rows), NO_EXPERT)
+        if isinstance(model, SpadeModel):
+            expert = np.argmax(model.route(both["image"][rows]), axis=1)
         parts.append(_Pairs(query, gallery, expert, sample.section_of_row()[rows], rows))
         names.append(sample.name)
     check_names(names)
@@ -178,7 +183,9 @@ def _embed_pairs(
 def _ranks(pairs: _Pairs, query: str) -> dict[str, tuple[NDArray[np.float64], NDArray[np.int64]]]:
     """Rank of every true partner in every gallery, and the gallery's size."""
     gallery = MODALITIES[1 - MODALITIES.index(query)]
-    groups = {"all spots": np.zeros_like(pairs.expert), "same section": pairs.section, "same expert": pairs.expert}
+    groups = {"all spots": np.zeros_like(pairs.expert), "same section": pairs.section}
+    if (pairs.expert != NO_EXPERT).all():
+        groups["same expert"] = pairs.expert
     found = {
         name: (ranks_within(pairs.query[query], pairs.gallery[gallery], of), group_sizes(of))
         for name, of in groups.items()

@@ -16,9 +16,8 @@ from tqdm.auto import tqdm
 
 from spade._samples import Sample, Samples, as_list, check_names, iter_samples, shorten
 from spade.core.retrieval import Nearest
-from spade.models import SpadeModel
 from spade.models._genes import MATCHING
-from spade.tl._inputs import check_model, features_key
+from spade.tl._inputs import Model, check_model, features_key
 from spade.tl._pairs import MODALITIES, check_mix, encode, encode_signature, read_modality
 
 SIGNATURE = "signature"
@@ -31,7 +30,7 @@ FOLD = 2.0
 def retrieve(
     query: Samples | Sequence[str] | Mapping[str, float],
     gallery: Samples,
-    model: SpadeModel,
+    model: Model,
     *,
     query_by: str = "image",
     gallery_by: str | None = None,
@@ -100,7 +99,7 @@ def retrieve(
     120
     """
     check_model(model)
-    check_mix(mix)
+    check_mix(mix, model)
     items = as_list(gallery)
     signature = _is_signature(query)
     if signature:
@@ -138,8 +137,7 @@ def retrieve(
         elif query_by == gallery_by and not signature:
             passed = _numbers(asked["origin"] + "\n" + asked["query"], of["origin"] + "\n" + of["spot"])
         if signature:  # weighted by the gallery
-            call = model.encode_image if gallery_by == "image" else model.encode_expression
-            nearest.update(call(x[there], mix="logits"))
+            nearest.update(encode(model, gallery_by, x[there], "logits", gallery=False))
         else:
             nearest.update(encode(model, gallery_by, x[there], mix, gallery=True), passed)
         found.append(of)
@@ -182,7 +180,7 @@ def _is_signature(query: Any) -> bool:
     )
 
 
-def _change(model: SpadeModel, query: Any) -> NDArray[np.float64]:
+def _change(model: Model, query: Any) -> NDArray[np.float64]:
     """Change of log1p expression ``(1, G)`` that a signature asks for."""
     if model.genes is None:
         raise ValueError("the model does not know its gene panel, so a signature cannot be put in its order.")
@@ -212,7 +210,7 @@ def _change(model: SpadeModel, query: Any) -> NDArray[np.float64]:
 
 
 def _read_query(
-    query: Samples, model: SpadeModel, query_by: str, mix: str, spots: Sequence[str] | None, source: dict[str, Any],
+    query: Samples, model: Model, query_by: str, mix: str, spots: Sequence[str] | None, source: dict[str, Any],
     table_key: str | None,
 ) -> tuple[NDArray[np.float32], pd.DataFrame]:  # fmt: skip
     wanted = None if spots is None else pd.Index([spots] if isinstance(spots, str) else list(map(str, spots)))

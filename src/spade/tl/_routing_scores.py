@@ -10,7 +10,7 @@ from spade import _keys
 from spade._samples import Samples, iter_samples
 from spade.core.routing import routing_entropy
 from spade.models import SpadeModel
-from spade.tl._inputs import check_model, features_key, read_model_features
+from spade.tl._inputs import check_spade, features_key, read_model_features
 
 logger = logging.getLogger("spade")
 
@@ -78,7 +78,7 @@ def routing_scores(
     >>> bool((samples[0]["table"].obs["spade_distance"] < 2).all())
     True
     """
-    check_model(model)
+    check_spade(model)
     stem = _keys.check_key(key_added)
     use_rep = features_key(model, use_rep)
     for sample in iter_samples(samples, table_key=table_key):

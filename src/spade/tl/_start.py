@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from spade.core.checkpoints import Checkpoints, digest
+from spade.core.checkpoints import Checkpoints, StateFolder, digest
 from spade.core.heads import Experts
 from spade.core.ranks import Ranks
 from spade.core.routing import Floats, Routing
@@ -100,20 +100,28 @@ def describe(data: TrainingData, config: SpadeConfig, device: str) -> dict[str, 
 def open_checkpoints(
     folder: str | PathLike[str] | None, settings: dict[str, Any], group: Ranks | None
 ) -> Checkpoints | None:
+    """Return where to keep the state of every expert."""
+    found = open_states(folder, settings, group)
+    return None if found is None else Checkpoints(found.folder, None)
+
+
+def open_states(
+    folder: str | PathLike[str] | None, settings: dict[str, Any], group: Ranks | None
+) -> StateFolder | None:
     """Return where to keep the state of a training; of several processes, one on every machine looks whether it may."""
     if folder is None:
         return None
     if group is None:
-        return Checkpoints(Path(folder), settings)
+        return StateFolder(Path(folder), settings)
     for rank, local in enumerate(group.gather(group.local)):
         if local:
             continue
         refused = None
         if rank == group.rank:  # one after another, as machines may share the folder
             try:
-                Checkpoints(Path(folder), settings)
+                StateFolder(Path(folder), settings)
             except (OSError, ValueError) as error:
                 refused = str(error)
         if reason := group.gather(refused)[rank]:
             raise ValueError(reason)
-    return Checkpoints(Path(folder), None)
+    return StateFolder(Path(folder), None)

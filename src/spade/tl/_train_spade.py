@@ -25,7 +25,7 @@ from spade.core.training import fold_scaling, train_experts
 from spade.models import GenePanel, SpadeConfig, SpadeModel
 from spade.tl._clusters import cluster_training
 from spade.tl._history import history_of, kept_losses, licence
-from spade.tl._inputs import TrainingData, check_model, load_training, resolve_panel
+from spade.tl._inputs import TrainingData, check_spade, load_training, resolve_panel
 from spade.tl._start import check_init, describe, open_checkpoints, unfolded, warm_start_experts
 
 logger = logging.getLogger("spade")
@@ -199,7 +199,7 @@ def train_spade(
         seed=as_seed(rng),
     )
     if init is not None:
-        check_model(init, "init")
+        check_spade(init, "init")
         routing = init.routing if routing is None else routing
         genes = init.genes if genes is None else genes
         config = replace(config, init=init.id, dim=init.dim)

@@ -1,0 +1,90 @@
+"""The expression tower of SEAL: a variational autoencoder of genes whose posterior passes planar flows."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+HIDDEN = (1024, 512)
+N_FLOWS = 3
+#: Deviation of the weights that a flow begins with: nearly the identity.
+FLOW_SCALE = 0.01
+
+
+class PlanarFlow(nn.Module):
+    r"""One step :math:`z' = z + u \tanh(w^\top z + b)` (Rezende & Mohamed 2015, equation 10)."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.u, self.w = (nn.Parameter(FLOW_SCALE * torch.randn(dim)) for _ in range(2))
+        self.b = nn.Parameter(torch.zeros(1))
+
+    def forward(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        r"""Return ``z'`` ``(n, d)`` and :math:`\log|\det ∂z'/∂z| = \log|1 + u^\top w (1 − \tanh^2)|` ``(n,)``."""
+        slope = torch.tanh(z @ self.w + self.b)
+        determinant = 1 + (1 - slope**2) * (self.u @ self.w)
+        return z + slope.unsqueeze(1) * self.u, torch.log(torch.abs(determinant) + 1e-8)
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """What the autoencoder makes of expression ``(n, G)``: ``z`` ``(n, d)`` after the flows, ``y`` ``(n, G)``, and the terms of its KL."""
+
+    z: Tensor
+    y: Tensor
+    mean: Tensor
+    log_variance: Tensor
+    log_det: Tensor
+
+    def kl(self) -> Tensor:
+        r"""Mean of :math:`KL[q(z) \| N(0, I)] = \frac12 Σ(σ^2 + μ^2 − 1 − \log σ^2) − Σ \log|\det J|` over the batch."""
+        gaussian = 0.5 * (self.log_variance.exp() + self.mean**2 - 1 - self.log_variance).sum(1)
+        return (gaussian - self.log_det).mean()
+
+
+class GeneVAE(nn.Module):
+    """Genes → 1024 → 512 (linear, batch norm, ReLU) → μ, log σ² → three flows → z → 512 → 1024 → genes.
+
+    Parameters
+    ----------
+    n_genes, dim
+        Widths of expression and of z.
+    hidden, n_flows
+        Widths between, and number of flows.
+    """
+
+    def __init__(self, n_genes: int, dim: int, hidden: tuple[int, ...] = HIDDEN, n_flows: int = N_FLOWS) -> None:
+        super().__init__()
+        self.n_genes, self.dim = n_genes, dim
+        widths = (n_genes, *hidden)
+        self.encoder = nn.Sequential(
+            *(
+                layer
+                for one, other in zip(widths, hidden, strict=False)
+                for layer in (nn.Linear(one, other), nn.BatchNorm1d(other), nn.ReLU())
+            )
+        )
+        self.fc_mu, self.fc_logvar = nn.Linear(hidden[-1], dim), nn.Linear(hidden[-1], dim)
+        self.flows = nn.ModuleList(PlanarFlow(dim) for _ in range(n_flows))
+        back = (dim, *reversed(hidden))
+        self.decoder = nn.Sequential(
+            *(layer for one, other in itertools.pairwise(back) for layer in (nn.Linear(one, other), nn.ReLU())),
+            nn.Linear(back[-1], n_genes),
+        )
+
+    def forward(self, x: Tensor, generator: torch.Generator | None = None) -> Encoded:
+        """Encode and decode; z is drawn while training, and made of the mean of the posterior otherwise."""
+        hidden = self.encoder(x)
+        mean, log_variance = self.fc_mu(hidden), self.fc_logvar(hidden)
+        z = mean
+        if self.training:
+            noise = torch.empty_like(mean).normal_(generator=generator)
+            z = mean + torch.exp(0.5 * log_variance) * noise
+        log_det = torch.zeros(len(x), device=x.device)
+        for flow in self.flows:
+            z, change = flow(z)
+            log_det = log_det + change
+        return Encoded(z, self.decoder(z), mean, log_variance, log_det)

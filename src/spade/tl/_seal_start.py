@@ -1,0 +1,93 @@
+"""What a fine-tuning begins with: the encoder, the pairs of images and expression, and the network."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, replace
+from os import PathLike
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from spade import encoders
+from spade.core.checkpoints import digest
+from spade.core.expression import group_sums
+from spade.core.routing import feature_scale
+from spade.core.seal import SealNet
+from spade.core.seal_data import Pairs
+from spade.core.streams import torch_stream
+from spade.core.task import TRAIN
+from spade.core.vision import FeatureTower, PixelTower
+from spade.models import SealConfig
+from spade.models._seal import adapt_tower, feature_tower
+from spade.tl._inputs import TrainingData
+from spade.tl._patch_reader import PatchReader
+
+if TYPE_CHECKING:
+    from spade.encoders._timm import TimmEncoder
+
+
+def base_encoder(config: SealConfig, weights: str | PathLike[str] | None) -> tuple[TimmEncoder | None, SealConfig]:
+    """Return the encoder to tune, and the settings with what tells its weights from others; None for a head on features."""
+    if config.on_features:
+        return None, config
+    if config.encoder == "texture":
+        raise ValueError(
+            'encoder="texture" is no network, so it cannot be tuned. Name a timm model, or train a head on its features with '
+            'on_features="X_texture".'
+        )
+    encoder: Any = encoders.get(config.encoder or "", weights=weights, device="cpu", rng=config.seed)
+    name = "" if weights is None else "random" if weights == "random" else Path(weights).name
+    return encoder, replace(config, encoder=encoder.name, encoder_id=encoder.id, weights=name, dim=encoder.dim)
+
+
+def pairs_of(data: TrainingData, config: SealConfig) -> Pairs:
+    """Return the training's rows with numbered sections, or raise if there are too few to compare."""
+    names, section = np.unique(data.section, return_inverse=True)
+    train = section[data.role == TRAIN]
+    sizes = np.bincount(train, minlength=len(names))
+    if len(train) < 2:
+        raise ValueError("a single spot is left to train on, and the loss compares spots; add spots or sections.")
+    if config.negatives == "section" and (sizes == 1).any():
+        alone = ", ".join(names[sizes == 1])
+        raise ValueError(
+            f'negatives="section": {alone} has a single training spot, which has nothing to be told from. Leave it out, or choose '
+            'negatives="all".'
+        )
+    if config.adversary and (sizes > 0).sum() < 2:
+        raise ValueError(
+            f"adversary={config.adversary:g}: there is one section to train on, so none to make alike; leave it 0."
+        )
+    return Pairs(data.features, data.expression, section, data.role, names.tolist())
+
+
+def start_net(base: TimmEncoder | None, pairs: Pairs, config: SealConfig) -> SealNet:
+    """Return the network before its first step."""
+    rows = np.flatnonzero(pairs.role == TRAIN)
+    (sums,), (squares,) = group_sums(pairs.expression, rows, np.zeros(len(pairs.role), dtype=np.int64), 1)
+    mean = sums / len(rows)
+    deviation = np.sqrt(np.maximum(squares / len(rows) - mean**2, 0))
+    deviation[deviation < 1e-6] = 1
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(torch_stream(config.seed, "initialisation").initial_seed())
+        tower: PixelTower | FeatureTower
+        if base is None:
+            tower = feature_tower(config, *feature_scale(pairs.images[rows], "standard"))  # type: ignore[index]
+        else:
+            tower = base.tower()
+            adapt_tower(tower, base.input_px, config, torch_stream(config.seed, "adapters"))
+        n_sections = len(pairs.names) if config.adversary else 0
+        return SealNet(tower, config.dim, mean, deviation, n_sections)
+
+
+def describe(data: TrainingData, config: SealConfig, device: str, images: Any) -> dict[str, Any]:
+    """Return what tells a training from others: settings and data."""
+    g = data.expression
+    return asdict(config) | {
+        "device": torch.device(device).type,
+        "samples": data.samples,
+        "images": images.id if isinstance(images, PatchReader) else digest(data.features),
+        "expression": digest(g.indptr, g.indices, g.data),
+        "rows": digest(data.role),
+    }
