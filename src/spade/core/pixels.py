@@ -156,6 +156,7 @@ class MappedPatches(GivenPatches):
     """Patches in a ``.npy`` file, ``(n, n_px, n_px, 3)`` uint8, of which only what is asked for is read."""
 
     def __init__(self, path: Path) -> None:
+        self.path = path
         try:
             super().__init__(np.lib.format.open_memmap(path, mode="r"))
         except (ValueError, OverflowError, SyntaxError, TokenError) as error:

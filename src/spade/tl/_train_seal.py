@@ -20,6 +20,7 @@ from spade.models import GenePanel, SealConfig, SealModel
 from spade.tl._history import licence, seal_history
 from spade.tl._inputs import FeatureReader, load_training, resolve_panel
 from spade.tl._patch_reader import PatchReader
+from spade.tl._seal_processes import train_in_processes
 from spade.tl._seal_start import base_encoder, describe, pairs_of, start_net
 from spade.tl._start import open_states
 
@@ -252,17 +253,20 @@ def train_seal(
                 bar.set_postfix_str(f"loss {loss:.3f}", refresh=False)
                 bar.update(done - bar.n)
 
-            record = train_seal_net(
-                net,
-                pairs,
-                config,
-                seed=config.seed,
-                device=where,
-                ranks=group,
-                n_workers=n_workers,
-                folder=folder,
-                progress=progress,
-            )
+            if devices > 1:
+                record = train_in_processes(net, pairs, config, where, devices, n_workers, folder, progress)
+            else:
+                record = train_seal_net(
+                    net,
+                    pairs,
+                    config,
+                    seed=config.seed,
+                    device=where,
+                    ranks=group,
+                    n_workers=n_workers,
+                    folder=folder,
+                    progress=progress,
+                )
     train = int((data.role == TRAIN).sum())
     model = SealModel(
         net,
