@@ -190,9 +190,13 @@ class SealModel:
 
     def predict_expression(self, x: NDArray[Any]) -> NDArray[np.float32]:
         """Predict log-normalised expression ``(n, G)`` of images, as :meth:`encode_image` takes them, by the image-to-gene head."""
+        self.check_head()
+        return self._run(self.net.image_to_gene, self.encode_image(x))
+
+    def check_head(self) -> None:
+        """Raise if the model was trained without a head that predicts expression."""
         if not self.config.image_to_gene:
             raise ValueError("image_to_gene=0: this model was trained without a head that predicts expression.")
-        return self._run(self.net.image_to_gene, self.encode_image(x))
 
     def as_timm(self) -> nn.Module:
         """Return the tuned encoder as a plain timm module on the CPU, in evaluation mode, for other pipelines.

@@ -12,9 +12,10 @@ from tqdm.auto import tqdm
 from spade import _keys
 from spade._samples import Sample, Samples, as_list, iter_samples, read_features
 from spade.models import GenePanel
+from spade.tl._gene_head import predict_by_head
 from spade.tl._inputs import Model
 from spade.tl._predictor import Predictor
-from spade.tl._reference import Reference, Way, read_reference
+from spade.tl._reference import HEAD, METHODS, Reference, Way, read_reference
 
 logger = logging.getLogger("spade")
 
@@ -23,7 +24,7 @@ def predict_expression(
     samples: Samples,
     model: Model | None = None,
     *,
-    reference: Samples,
+    reference: Samples | None = None,
     genes: GenePanel | Sequence[str] | None = None,
     method: str = "neighbours",
     use_rep: str | tuple[str, ...] | None = None,
@@ -42,7 +43,8 @@ def predict_expression(
 
     ``"neighbours"``: the image is compared with the expression of all reference spots in the joint space of a model, each modality
     routed by itself; predicted is the mean of the ``k`` best, weighted by softmax(similarity / temperature). ``"ridge"``: linear
-    regression from any representation. Samples need no expression. A section never predicts itself: where it is in ``reference``
+    regression from any representation. ``"head"``: the image-to-gene head of a :class:`spade.models.SealModel`, which needs no reference.
+    Samples need no expression. A section never predicts itself: where it is in ``reference``
     too (as the same object or store: a copy is another section), its rows there are passed over.
 
     Parameters
@@ -50,14 +52,14 @@ def predict_expression(
     samples
         A ``SpatialData``, a path to a zarr store, or an iterable of these, with image features.
     model
-        A trained model, for ``"neighbours"``.
+        A trained model, for ``"neighbours"`` and ``"head"``.
     reference
-        Samples with image features and expression.
+        Samples with image features and expression; only ``"head"`` goes without.
     genes
-        Names of genes to predict, which every sample of ``reference`` has; None: all that these have in common. Memory is that of
-        two dense arrays of spots × genes.
+        Names of genes to predict, which every sample of ``reference`` has; None: all that these have in common. For ``"head"`` some of
+        the model's panel; None: all. Memory is that of two dense arrays of spots × genes.
     method
-        ``"neighbours"`` or ``"ridge"``.
+        ``"neighbours"``, ``"ridge"`` or ``"head"``.
     use_rep
         ``obsm`` key of the image features; None: the one the model was trained on. For ``"ridge"`` any representation, or a tuple
         of keys that are put side by side; it must be named.
@@ -86,7 +88,7 @@ def predict_expression(
         Writes ``obsm["X_predicted"]``, log-normalised expression, and ``obsm["X_predicted_deviation"]``, both float32 ``(n_obs, G)``, and
         the names of the genes in ``uns["predicted_genes"]``. The deviation is the weighted one among the neighbours; for ``"ridge"``
         the root mean squared error of each gene on held-out parts of ``reference``, the same for all spots (NaN, with a warning, where
-        nothing can be held out). Rows without a valid patch are NaN.
+        nothing can be held out); ``"head"`` tells none. Rows without a valid patch are NaN.
 
     Raises
     ------
@@ -113,11 +115,22 @@ def predict_expression(
     >>> found.shape == (60, len(genes))
     True
     """
+    _keys.check_key(key_added)
+    if method not in (*METHODS, HEAD):
+        raise ValueError(f"method={method!r}: expected one of {', '.join(map(repr, (*METHODS, HEAD)))}.")
+    if method == HEAD:
+        if reference is not None:
+            raise ValueError('reference=: method="head" predicts from the image alone; leave reference= out.')
+        predict_by_head(samples, model, genes, use_rep, key_added, table_key)  # type: ignore[arg-type]
+        return
+    if reference is None:
+        raise ValueError(
+            f'reference=None: method={method!r} predicts from samples with expression; only "head" goes without.'
+        )
     way = Way.of(
         method=method, model=model, use_rep=use_rep, k=k, temperature=temperature, mix=mix, alpha=alpha, scaling=scaling,
         layer=layer, normalized=normalized, patches_key=patches_key,
     )  # fmt: skip
-    _keys.check_key(key_added)
     written = {_keys.predicted(key_added), _keys.predicted_deviation(key_added)}
     if clash := written & set(way.keys):
         raise ValueError(f"key_added={key_added!r}: would replace obsm[{clash.pop()!r}], which is predicted from.")

@@ -29,6 +29,8 @@ from spade.tl._labelled import named_representations, read_representations
 from spade.tl._pairs import check_mix, encode, read_modality
 
 METHODS = ("neighbours", "ridge")
+#: The method that needs no reference.
+HEAD = "head"
 SCALINGS = ("reference", "section")
 
 
