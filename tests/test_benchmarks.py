@@ -110,3 +110,13 @@ def test_expression_on_real_sections_made_small(capsys, data_dir):
     assert set(table["section"]) == {"B4", "C2", "C3", "test 0"}
     assert set(bench["protocol"]) == {"hest", "sound"}
     assert "mean expression" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_fine_tuning_made_small(capsys):
+    sizes = ("--encoder", "test_vit", "--genes", 30, "--batch", 4, "--steps", 2, "--repeats", 1)
+    overhead, factor = run("seal", *sizes)
+    assert overhead > 0
+    assert factor > 0
+    said = capsys.readouterr().out
+    assert "images/s" in said
