@@ -9,7 +9,8 @@ import pandas as pd
 
 from spade._checks import check_table
 from spade._samples import shorten
-from spade.core.intervals import bootstrap_weights, holm, mean_interval, sign_flip_p
+from spade._units import unit_difference, unit_mean
+from spade.core.intervals import bootstrap_weights, holm
 from spade.core.streams import as_seed, numpy_stream
 
 COLUMNS = ("representation", "shots", "repeat", "unit", "metric", "label", "value")
@@ -63,21 +64,12 @@ def summarise(
         if (name, shots, label) not in means:
             continue
         values = means[name, shots, label].to_numpy()
-        row = {"representation": name, "shots": shots, "label": label, "mean": np.nanmean(values)}
-        row["low"], row["high"] = _bounds(values, weights, level)
-        row["n_units"] = int((~np.isnan(values)).sum())
+        row = {"representation": name, "shots": shots, "label": label} | unit_mean(values, weights, level)
         if baseline is not None:
-            differences = values - means[baseline, shots, label].to_numpy()
-            row["difference"] = np.nanmean(differences)
-            row["difference_low"], row["difference_high"] = _bounds(differences, weights, level)
-            row["p"] = np.nan if name == baseline else sign_flip_p(differences[~np.isnan(differences)], generator)
+            base = means[baseline, shots, label].to_numpy()
+            row |= unit_difference(values, base, weights, level, None if name == baseline else generator)
         rows.append(row)
     found = pd.DataFrame(rows)
     if baseline is not None:
         found["p_corrected"] = holm(found["p"].to_numpy())
     return found
-
-
-def _bounds(values: np.ndarray, weights: np.ndarray, level: float) -> tuple[float, float]:
-    low, high = mean_interval(values[:, None], weights, level)
-    return float(low[0]), float(high[0])

@@ -13,6 +13,8 @@ from spade.core.routing import Floats
 CHUNK = 4_096
 #: Rows of a gallery that queries are compared with at a time.
 GALLERY_CHUNK = 16_384
+#: Least length that a row is divided by.
+TINY = 1e-12
 
 
 class Nearest:
@@ -59,8 +61,10 @@ class Nearest:
 
 
 def pair_ranks(query: Floats, gallery: Floats) -> NDArray[np.float64]:
-    """Rank (from 1) of gallery row i for query row i by cosine similarity; ties share their mean rank."""
-    unit_query, unit_gallery = (x / np.linalg.norm(x, axis=1, keepdims=True) for x in (query, gallery))
+    """Rank (from 1) of gallery row i for query row i by cosine similarity; ties share their mean rank, and a row of zeros ties with all."""
+    unit_query, unit_gallery = (
+        x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), TINY) for x in (query, gallery)
+    )
     ranks = np.empty(len(query))
     for start in range(0, len(query), CHUNK):
         similarity = unit_query[start : start + CHUNK] @ unit_gallery.T

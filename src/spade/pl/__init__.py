@@ -13,6 +13,7 @@ from spade.pl._few_shot import few_shot
 from spade.pl._patches import patches
 from spade.pl._retrieval import retrieval
 from spade.pl._survival import survival
+from spade.pl._switchboard import switchboard
 from spade.pl._training import training
 
 __all__ = [
@@ -29,5 +30,6 @@ __all__ = [
     "patches",
     "retrieval",
     "survival",
+    "switchboard",
     "training",
 ]

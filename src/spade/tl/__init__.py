@@ -20,6 +20,8 @@ from spade.tl._routing_scores import routing_scores
 from spade.tl._slide_task import slide_task
 from spade.tl._survival import survival
 from spade.tl._survival_summary import survival_summary
+from spade.tl._switchboard import switchboard
+from spade.tl._switchboard_summary import switchboard_summary
 from spade.tl._train_seal import train_seal
 from spade.tl._train_spade import train_spade
 
@@ -44,6 +46,8 @@ __all__ = [
     "slide_task",
     "survival",
     "survival_summary",
+    "switchboard",
+    "switchboard_summary",
     "train_seal",
     "train_spade",
 ]

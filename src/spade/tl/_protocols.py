@@ -12,7 +12,15 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_matrix, vstack
 
 from spade.core.expression import log_normalise
-from spade.core.prediction import ALPHAS, best_penalty, fit_ridge, pearson_per_gene, ridge_errors, section_folds
+from spade.core.prediction import (
+    ALPHAS,
+    Ridge,
+    best_penalty,
+    fit_ridge,
+    pearson_per_gene,
+    ridge_errors,
+    section_folds,
+)
 from spade.core.routing import Floats
 from spade.tl._labelled import column_scale
 
@@ -86,27 +94,53 @@ def hest_fold(
     yield from _scores("", genes, truth, predicted, alpha)
 
 
+@dataclass(frozen=True)
+class RidgeProbe:
+    """Ridge regression on standardised features, with the penalty that held-out training rows chose."""
+
+    ridge: Ridge
+    mean: Floats
+    deviation: Floats
+    alpha: float
+
+    def predict(self, x: NDArray[np.floating]) -> Floats:
+        """Predict expression ``(n, G)`` of features ``(n, d)``."""
+        return self.ridge.predict((x - self.mean) / self.deviation, self.alpha)
+
+
+def fit_probe(
+    x: NDArray[np.floating], y: csr_matrix, folds: list[tuple[NDArray[np.int64], NDArray[np.int64]]]
+) -> RidgeProbe:
+    """Fit features ``(n, d)`` to expression ``(n, G)``; ``folds`` are rows to learn from and to choose the penalty on."""
+    mean, deviation = column_scale(x)
+    x = (x - mean) / deviation
+    alpha = float(ALPHAS[best_penalty(ridge_errors(x, y, folds, ALPHAS))])
+    return RidgeProbe(fit_ridge(x, y), mean, deviation, alpha)
+
+
+def no_penalty(section: str) -> str:
+    """Say why no penalty can be chosen where ``section`` is all there is to train on."""
+    return (
+        f"{section} is the only training section of a fold and has no patches, so no penalty can be chosen within it. Add sections, or "
+        "run sp.pp.patches: its halves are then held out."
+    )
+
+
 def sound_fold(
     train: Sequence[Measured], test: Sequence[Measured], rep: str, genes: Sequence[str], target_sum: float | None
 ) -> Iterator[dict[str, Any]]:
     """Pearson correlation per gene within each test section, of a ridge regression whose penalty the training sections chose."""
     x = np.concatenate([one.x[rep] for one in train])
-    mean, deviation = column_scale(x)
-    x = (x - mean) / deviation
     y = csr_matrix(vstack([one.take(genes, target_sum) for one in train]))
     section = np.concatenate([np.full(len(one.x[rep]), one.name) for one in train])
     places = train[0].points if len(train) == 1 else None
     folds = section_folds(section, places, train[0].guard)
     if not folds:
-        raise ValueError(
-            f"{train[0].name} is the only training section of a fold and has no patches, so no penalty can be chosen within it. Add "
-            "sections, or run sp.pp.patches: its halves are then held out."
-        )
-    alpha = float(ALPHAS[best_penalty(ridge_errors(x, y, folds, ALPHAS))])
-    ridge = fit_ridge(x, y)
+        raise ValueError(no_penalty(train[0].name))
+    probe = fit_probe(x, y, folds)
     for one in test:
-        predicted = ridge.predict((one.x[rep] - mean) / deviation, alpha)
-        yield from _scores(one.name, genes, one.take(genes, target_sum).toarray(), predicted, alpha)
+        predicted = probe.predict(one.x[rep])
+        yield from _scores(one.name, genes, one.take(genes, target_sum).toarray(), predicted, probe.alpha)
 
 
 def _scores(
