@@ -19,9 +19,9 @@ from spade.core.config import NonFiniteLossError
 from spade.core.streams import as_seed
 from spade.models import GenePanel
 from spade.tl._inputs import resolve_panel
-from spade.tl._switchboard_cohort import deal_folds, read_cohort
+from spade.tl._switchboard_cohort import Cohort, Fold, deal_folds, read_cohort
 from spade.tl._switchboard_scores import score
-from spade.tl._switchboard_variants import Seen, resolve_variants, see, train_variant
+from spade.tl._switchboard_variants import Seen, Variant, resolve_variants, see, train_variant
 
 logger = logging.getLogger("spade")
 
@@ -56,20 +56,17 @@ def switchboard(
     Everything is learned on the groups that are not held out: models, scaling, the penalty of the ridge regression. All variants have
     the same spots, folds, seeds and draws of labels. The samples are only read, never written.
 
-    ========================================  ====================================================================================
-    variant                                   what it is
-    ========================================  ====================================================================================
-    ``"frozen"``                              the features as they are; always there
-    ``"projection"``                          a linear layer on the features, by the contrastive loss alone
-    ``"spade"``                               experts on the features: :func:`train_spade`
-    ``"seal"``                                :func:`train_seal` with its three losses
-    ``"seal without contrastive"``, ``"seal without gene reconstruction"``, ``"seal without image-to-gene"``
-                                              one loss switched off
-    ``"contrastive only"``                    both others switched off
-    ``"seal, shuffled pairs"``                trained on wrong pairs: what it gains, it gains without the pairs
-    ========================================  ====================================================================================
+    The variants:
 
-    What is measured on every held-out section, by a ``"probe"`` that is the same for all variants:
+    - ``"frozen"``: the features as they are; always there;
+    - ``"projection"``: a linear layer on the features, by the contrastive loss alone;
+    - ``"spade"``: experts on the features, :func:`train_spade`;
+    - ``"seal"``: :func:`train_seal` with its three losses;
+    - ``"seal without contrastive"``, ``"seal without gene reconstruction"``, ``"seal without image-to-gene"``: one of them switched off;
+    - ``"contrastive only"``: both others switched off;
+    - ``"seal, shuffled pairs"``: trained on wrong pairs of the same sections. What it gains, it gains without knowing the pairs.
+
+    On every held-out section is measured, by a ``"probe"`` that is the same for all variants:
 
     - expression: Pearson correlation within the section, mean over genes, of a ridge regression from the image representation, as in
       the sound protocol of :func:`expression_benchmark`;
@@ -182,35 +179,41 @@ def switchboard(
     found: list[dict[str, Any]] = []
     with tqdm(total=len(folds) * (1 + n_seeds * (len(ways) - 1)), desc="switchboard", unit="variant") as bar:
         for fold in folds:
-            training = cohort.training(fold)
             for way in ways:
                 for one in range(seed, seed + (n_seeds if way.train else 1)):
                     bar.set_postfix_str(f"{way.name}, {fold.name} held out", refresh=False)
-                    seen = Seen(cohort.x)
-                    if way.train:
-                        with warnings.catch_warnings(record=True) as said:
-                            warnings.simplefilter("always")
-                            try:
-                                model = train_variant(
-                                    way,
-                                    cohort,
-                                    training,
-                                    encoder=encoder,
-                                    weights=weights,
-                                    patches_key=patches_key,
-                                    device=device,
-                                    seed=one,
-                                )
-                            except NonFiniteLossError as error:
-                                raise NonFiniteLossError(f"{way.name}, {fold.name} held out: {error}") from error
-                        for text in dict.fromkeys(str(warning.message) for warning in said):
-                            warnings.warn(f"{way.name}, {fold.name} held out: {text}", stacklevel=2)
-                        seen = see(model, cohort, fold, patches_key)
+                    seen = _seen(way, cohort, fold, one, encoder, weights, patches_key, device)
                     facts = {"variant": way.name, "fold": fold.name, "seed": one}
                     found += [facts | row for row in score(seen, cohort, fold, k, wanted, seed)]
                     bar.update()
     logger.info("measured %d variants on %d folds of %d spots", len(ways), len(folds), len(cohort.x))
     return pd.DataFrame(found)
+
+
+def _seen(
+    way: Variant,
+    cohort: Cohort,
+    fold: Fold,
+    seed: int,
+    encoder: str | None,
+    weights: str | PathLike[str] | None,
+    patches_key: str,
+    device: str,
+) -> Seen:
+    """Train a variant and look at the cohort through it; what the training warns of is told with its name."""
+    if way.train is None:
+        return Seen(cohort.x)
+    where = f"{way.name}, {fold.name} held out"
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        try:
+            model = train_variant(way, cohort, fold, seed, encoder, weights, patches_key, device)
+        except NonFiniteLossError as error:
+            raise NonFiniteLossError(f"{where}: {error}") from error
+    texts = [str(one.message) for one in said if issubclass(one.category, (UserWarning, RuntimeWarning))]
+    for text in dict.fromkeys(texts):
+        warnings.warn(f"{where}: {text}", stacklevel=3)
+    return see(model, cohort, fold, patches_key)
 
 
 def _check_features(

@@ -274,7 +274,7 @@ def deal_folds(
     names, number = np.unique(cohort.group, return_inverse=True)
     if len(names) < 2:
         raise ValueError(
-            f"groupby={groupby!r}: all sections are of {names[0]!r}, so none can be held out. Add others, or hold sections out with "
+            f"groupby={groupby!r}: all sections are of {str(names[0])!r}, so none can be held out. Add others, or hold sections out with "
             "groupby=None."
         )
     if n_folds is None:

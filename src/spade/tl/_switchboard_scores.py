@@ -34,7 +34,7 @@ def score(seen: Seen, cohort: Cohort, fold: Fold, k: int, shots: Sequence[int], 
         spaces[MODEL] = seen.joint
     for name in np.unique(cohort.section[fold.test]):
         own = cohort.section[fold.test] == name
-        facts = {"unit": name, "group": cohort.group[fold.test][own][0]}
+        facts = {"unit": str(name), "group": str(cohort.group[fold.test][own][0])}
         for by, values in ((PROBE, predicted), (MODEL, seen.predicted)):
             if values is not None:
                 pearson = float(mean_known(pearson_per_gene(truth[own], values[own])))
@@ -97,6 +97,6 @@ def _few_shot(
                 found.setdefault((name, "balanced_accuracy"), []).append(accuracy)
                 found.setdefault((name, "macro_auroc"), []).append(macro_auroc(truth, probabilities[own]))
         for (name, metric), values in found.items():
-            facts = {"unit": name, "group": cohort.group[cohort.section == name][0]}
+            facts = {"unit": str(name), "group": str(cohort.group[cohort.section == name][0])}
             chance = 1 / n_classes if metric == "balanced_accuracy" else 0.5
             yield facts | _row(FEW_SHOT, metric, PROBE, float(mean_known(np.array(values))), chance, shots=k)

@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from spatialdata import SpatialData
 
 from spade._pixels import encode_rows
 from spade._samples import iter_samples, shorten
@@ -117,15 +116,14 @@ def _check(train: Callable[..., Any], config: Any, settings: Mapping[str, Any], 
 def train_variant(
     variant: Variant,
     cohort: Cohort,
-    samples: list[SpatialData],
-    *,
+    fold: Fold,
+    seed: int,
     encoder: str | None,
     weights: str | PathLike[str] | None,
     patches_key: str,
     device: str,
-    seed: int,
 ) -> Model:
-    """Train one variant on the samples' spots that are marked to train on."""
+    """Train one variant on the spots of a fold that are not held out."""
     if variant.train is None:
         raise ValueError(f"variant {variant.name!r} is not trained.")
     images: dict[str, Any]
@@ -136,7 +134,7 @@ def train_variant(
     else:
         images = {"encoder": encoder, "weights": weights, "patches_key": patches_key}
     return variant.train(
-        samples,
+        cohort.training(fold),
         **images,
         genes=cohort.panel,
         normalized=True,
