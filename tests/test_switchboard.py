@@ -329,7 +329,7 @@ def test_errors(options, error, match, monkeypatch):
 def test_one_group_cannot_be_held_out():
     with pytest.raises(ValueError, match=r"all sections are of 'patient_0', so none can be held out"):
         run(cohort()[:2])
-    with pytest.raises(ValueError, match=r"c is the only training section of a fold and has no patches"):
+    with pytest.raises(ValueError, match=r"d is the only training section of a fold and has no patches"):
         run(cohort()[2:])
 
 
