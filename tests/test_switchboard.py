@@ -6,9 +6,12 @@ import numpy as np
 import pandas as pd
 import pytest
 from _tiny import GENES, assert_same, empty_rows, featured, spoil, warns_here
+from _tiny import table as spots_table
 from conftest import fresh
 from safetensors.torch import save_file
 from scipy.sparse import csr_matrix
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import roc_auc_score
 
 import spade as sp
 from spade.core.retrieval import pair_ranks
@@ -164,6 +167,24 @@ def test_retrieval_by_the_probe_is_by_correlation_with_what_it_predicts(table):
         assert values(table, "frozen", metric="median_rank", **facts)["d"] == np.median(ranks)
 
 
+def test_classes_are_learned_from_labels_of_the_training_groups():
+    samples = cohort()
+    for i, sample in enumerate(samples):  # equally many of each, which features do not quite tell
+        order = np.argsort(sample["table"].obsm["X_f"][:, 0] + np.random.default_rng(i).normal(0, 6, 36))
+        sample["table"].obs["kind"] = np.array(["low", "high"])[(np.argsort(order) >= 18).astype(int)]
+    found = run(
+        samples, n_folds=None, groupby=None, label_key="kind", shots=54, n_repeats=1
+    )  # all labels of three sections
+    scaled = [(x - x.mean(0)) / x.std(0) for x in (one["table"].obsm["X_f"].astype(float) for one in samples)]
+    y = [one["table"].obs["kind"].to_numpy() for one in samples]
+    model = LogisticRegression(C=8 * 2 / 100, max_iter=10_000).fit(np.concatenate(scaled[:3]), np.concatenate(y[:3]))
+    expected = np.mean([(model.predict(scaled[3]) == y[3])[y[3] == kind].mean() for kind in ("low", "high")])
+    auroc = roc_auc_score(y[3] == "low", model.predict_proba(scaled[3])[:, 1])
+    assert 0.5 < expected < 1
+    assert values(found, "frozen", metric="balanced_accuracy")["d"] == pytest.approx(expected)
+    assert values(found, "frozen", metric="macro_auroc")["d"] == pytest.approx(auroc)
+
+
 def test_a_prediction_alike_everywhere_finds_no_better_than_chance():
     np.testing.assert_array_equal(pair_ranks(np.zeros((5, 3)), np.eye(5, 3) + 1), np.full(5, 3.0))
 
@@ -245,6 +266,28 @@ def test_features_that_are_held_out_are_not_learned_from(models):
     samples[3]["table"].obsm["X_f"] = samples[3]["table"].obsm["X_f"] * 7 + 1
     run(samples, ["seal", "spade"])
     assert models["patient_2"] == known
+
+
+def test_sections_of_one_object_are_parted_as_those_of_several():
+    samples = cohort()
+    one, other = samples[2], samples[3]
+    both = fresh(one)
+    both.shapes["more"] = other["spots"]
+    tables = [one["table"], other["table"]]
+    obs = {name: [value for part in tables for value in part.obs[name]] for name in ("patient", "organ")}
+    ids = list(one["spots"].index)
+    both.tables["table"] = spots_table(
+        ids * 2,
+        region=["spots"] * 36 + ["more"] * 36,
+        counts=np.concatenate([part.X.toarray() for part in tables]),
+        **obs,
+    )
+    both["table"].obsm["X_f"] = np.concatenate([part.obsm["X_f"] for part in tables])
+    options = {"label_key": "organ", "shots": 2, "n_repeats": 2}
+    apart = run(samples, ["seal", "spade"], **options)
+    found = run([*samples[:2], both], ["seal", "spade"], **options)
+    found["unit"] = found["unit"].replace({"c/spots": "c", "c/more": "d"})
+    pd.testing.assert_frame_equal(found, apart)
 
 
 def test_samples_are_left_as_they_were(tmp_path):
