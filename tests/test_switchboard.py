@@ -577,4 +577,4 @@ def test_all_variants_on_the_toy_cohort():
     assert recall.loc["seal", "mean"] > 1.5 * recall.loc["seal", "chance"]
     assert recall.loc["seal, shuffled pairs", "mean"] < recall.loc["seal", "mean"]
     pearson = summary.loc["pearson", "", "model"]["mean"]
-    assert pearson["seal"] > 0.1 > pearson["seal, shuffled pairs"]
+    assert pearson["seal"] > pearson["seal, shuffled pairs"] + 0.05
