@@ -553,7 +553,7 @@ def test_balanced_batches_have_as_many_rows_of_every_section(sizes, batch):
         ],
         *[
             ({name: value}, rf"{name}={value!r}: expected a number in \[0, 1\)")
-            for name in ("dropout",)
+            for name in ("dropout", "stain_jitter")
             for value in (-0.1, 1.0, math.nan)
         ],
         ({"lr": "1e-3"}, "lr='1e-3': expected a number"),

@@ -64,11 +64,12 @@ class SealTraining:
         for name in ("alpha", "temperature", "lr"):
             if not (math.isfinite(getattr(self, name)) and getattr(self, name) > 0):
                 raise ValueError(f"{name}={getattr(self, name)!r}: expected a positive number.")
-        for name in (*WEIGHTS, "weight_decay", "stain_jitter"):
+        for name in (*WEIGHTS, "weight_decay"):
             if not (math.isfinite(getattr(self, name)) and getattr(self, name) >= 0):
                 raise ValueError(f"{name}={getattr(self, name)!r}: expected a number of at least 0.")
-        if not 0 <= self.dropout < 1:
-            raise ValueError(f"dropout={self.dropout!r}: expected a number in [0, 1).")
+        for name in ("dropout", "stain_jitter"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)!r}: expected a number in [0, 1).")
         if not self.targets or not all(isinstance(name, str) and name for name in self.targets):
             raise ValueError(f"targets={self.targets!r}: expected names of layers, such as ('qkv', 'proj').")
         if not (self.contrastive or self.image_to_gene):
