@@ -278,6 +278,34 @@ def test_a_training_that_is_killed_at_any_step_ends_as_one_that_was_not(name, tm
     assert found.best_epoch == record.best_epoch
 
 
+@pytest.mark.parametrize("name", SETTINGS)
+def test_a_training_that_is_killed_after_every_save_ends_as_one_that_was_not(name, tmp_path, monkeypatch):
+    monkeypatch.setattr(seal_training, "SECONDS", 0.0)
+    kind, options = SETTINGS[name]
+    options = dict(options)
+    pairs = pairs_of(kind, validation=options.pop("validation", True))
+    net, record = train(kind, pairs=pairs, **options)
+    write = StateFolder.write
+
+    def write_and_stop(self, *args):
+        write(self, *args)
+        raise Stop
+
+    stopped = 0
+    with monkeypatch.context() as patch:
+        patch.setattr(StateFolder, "write", write_and_stop)
+        while True:
+            try:
+                again, found = train(kind, pairs=pairs, folder=StateFolder(tmp_path, {}), **options)
+                break
+            except Stop:
+                stopped += 1
+    assert stopped > 6
+    assert not differing(state(net), state(again))
+    assert str(found.history) == str(record.history)
+    assert found.best_epoch == record.best_epoch
+
+
 def test_a_finished_training_is_returned_at_once(tmp_path):
     steps = []
     net, record = train(folder=StateFolder(tmp_path, {}), progress=lambda *step: steps.append(step))

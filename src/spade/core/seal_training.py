@@ -127,8 +127,8 @@ class _Run:
         self._restore()
         while self.record.stage in (GENE, JOINT):
             n_epochs = self.config.gene_warmup if self.record.stage == GENE else self.config.n_epochs
-            done = self.record.step // self._steps()
-            for epoch in range(done, n_epochs):
+            done = {row["epoch"] for row in self.record.history if row["stage"] == self.record.stage}
+            for epoch in range(len(done), n_epochs):
                 self._epoch(epoch, n_epochs)
             self.record.stage, self.record.step = (JOINT, 0) if self.record.stage == GENE else ("", self.record.step)
             self.optimiser = self._new_optimiser()
