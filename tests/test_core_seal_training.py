@@ -484,6 +484,13 @@ def test_so_does_the_warm_up():
         train(pairs=spoiled("expression", TRAIN), gene_warmup=1)
 
 
+@pytest.mark.parametrize("kind", ["images", "expression"])
+@pytest.mark.parametrize("warmup", [0, 1])
+def test_a_validation_loss_that_is_no_number_names_the_section(kind, warmup):
+    with pytest.raises(NonFiniteLossError, match=r"the validation loss became nan .*on spots of other"):
+        train(pairs=spoiled(kind, VAL), gene_warmup=warmup)
+
+
 def test_a_step_that_is_too_large_is_an_error():
     with pytest.raises(NonFiniteLossError, match=r"the loss became (nan|inf).*on spots of one, other"):
         train(lr=1e30, n_epochs=20)

@@ -208,7 +208,7 @@ class _Run:
         self.net.train()
         self.optimiser.zero_grad(set_to_none=True)
         losses, blame = self._losses(rows, images, stage, self.record.step)
-        self._check(losses["loss"], rows, blame)
+        self._check("loss", losses["loss"], rows, blame)
         losses["loss"].backward()
         if self.ranks is not None:
             join_gradients([(name, self.trained[name]) for name in self.names], self.ranks)
@@ -257,7 +257,7 @@ class _Run:
                 parts = [checkpoint(self.net.vision, part, use_reentrant=False) for part in x.split(size)]
         return torch.cat(parts).float()
 
-    def _check(self, loss: Tensor, rows: Rows, seen: list[Tensor]) -> None:
+    def _check(self, name: str, loss: Tensor, rows: Rows, seen: list[Tensor]) -> None:
         """Stop if the loss is not a number, and say in which sections."""
         if torch.isfinite(loss):
             return
@@ -266,7 +266,7 @@ class _Run:
             bad |= (~torch.isfinite(values).all(1)).cpu().numpy()
         sections = np.unique(self.pairs.section[rows[bad] if bad.any() else rows])
         raise NonFiniteLossError(
-            f"the loss became {float(loss.detach())} in step {self.record.step}, on spots of {', '.join(self.pairs.names[i] for i in sections)}"
+            f"the {name} became {float(loss.detach())} in step {self.record.step}, on spots of {', '.join(self.pairs.names[i] for i in sections)}"
             f"{', whose embeddings are not finite' if bad.any() else ''}. Lower lr={self.config.lr:g}, or look at the images, features "
             "and counts of these sections."
         )
@@ -284,7 +284,8 @@ class _Run:
         sums: dict[str, float] = {}
         images = self._images(order, stage)
         for rows in order:
-            losses, _ = self._losses(rows, next(images, None), stage, 0)
+            losses, blame = self._losses(rows, next(images, None), stage, 0)
+            self._check("validation loss", losses["loss"], rows, blame)
             for name, value in losses.items():
                 sums[name] = sums.get(name, 0.0) + float(value) * len(rows)
         return {name: value / len(self.val) for name, value in sums.items()}
