@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import multiprocessing
+import threading
 import traceback
 
 import numpy as np
@@ -327,6 +328,14 @@ def test_a_state_that_was_cut_off_is_an_error(tmp_path):
     path.write_bytes(path.read_bytes()[:5000])
     with pytest.raises(ValueError, match=r"state\.npz cannot be read .*Delete it to train anew"):
         train(folder=StateFolder(tmp_path, {}))
+
+
+def test_no_thread_outlives_a_training_that_fails():
+    before = set(threading.enumerate())
+    for kind in ("features", "pixels"):
+        with pytest.raises(Stop) as caught:
+            train(kind, n_workers=3, progress=stop_after(2))
+        assert set(threading.enumerate()) <= before, caught  # though the error is still held
 
 
 # --- settings do what they say

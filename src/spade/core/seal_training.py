@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -157,18 +158,18 @@ class _Run:
             self.train, self.pairs.section, steps, self.config.balance_sections, self._shuffling(epoch)
         )
         left = order[record.step - epoch * steps :]
-        images = self._images(left, record.stage)
-        for rows in left:
-            for group in self.optimiser.param_groups:
-                group["lr"] = self.config.lr * cosine(record.step, n_epochs * steps)
-            losses = self._step(rows, next(images, None), record.stage)
-            for name, value in losses.items():
-                record.sums[name] = record.sums.get(name, 0.0) + value * len(rows)
-            record.rows += len(rows)
-            record.step += 1
-            self._tell(losses["loss"])
-            if time.monotonic() - self.saved >= SECONDS:
-                self._save()
+        with closing(self._images(left, record.stage)) as images:
+            for rows in left:
+                for group in self.optimiser.param_groups:
+                    group["lr"] = self.config.lr * cosine(record.step, n_epochs * steps)
+                losses = self._step(rows, next(images, None), record.stage)
+                for name, value in losses.items():
+                    record.sums[name] = record.sums.get(name, 0.0) + value * len(rows)
+                record.rows += len(rows)
+                record.step += 1
+                self._tell(losses["loss"])
+                if time.monotonic() - self.saved >= SECONDS:
+                    self._save()
         train = {name: value / record.rows for name, value in record.sums.items()}
         val = self._validate(record.stage)
         record.sums, record.rows = {}, 0
@@ -198,11 +199,10 @@ class _Run:
     def _shuffling(self, epoch: int) -> np.random.Generator:
         return numpy_stream(self.seed, f"order of {self.record.stage}", epoch)
 
-    def _images(self, order: Sequence[Rows], stage: str) -> Iterator[Tensor]:
-        """Images of this process's share of every batch."""
-        if stage == GENE:
-            return iter(())
-        return self.pairs.read_images([rows[self.rank :: self.world] for rows in order], self.n_workers)
+    def _images(self, order: Sequence[Rows], stage: str) -> Generator[Tensor]:
+        """Images of this process's share of every batch; its threads end when it is closed."""
+        if stage == JOINT:
+            yield from self.pairs.read_images([rows[self.rank :: self.world] for rows in order], self.n_workers)
 
     def _step(self, rows: Rows, images: Tensor | None, stage: str) -> dict[str, float]:
         self.net.train()
@@ -282,12 +282,12 @@ class _Run:
         )
         self.net.eval()
         sums: dict[str, float] = {}
-        images = self._images(order, stage)
-        for rows in order:
-            losses, blame = self._losses(rows, next(images, None), stage, 0)
-            self._check("validation loss", losses["loss"], rows, blame)
-            for name, value in losses.items():
-                sums[name] = sums.get(name, 0.0) + float(value) * len(rows)
+        with closing(self._images(order, stage)) as images:
+            for rows in order:
+                losses, blame = self._losses(rows, next(images, None), stage, 0)
+                self._check("validation loss", losses["loss"], rows, blame)
+                for name, value in losses.items():
+                    sums[name] = sums.get(name, 0.0) + float(value) * len(rows)
         return {name: value / len(self.val) for name, value in sums.items()}
 
     def _save(self) -> None:
