@@ -147,6 +147,18 @@ def test_training_only_reads_its_samples():
         assert before == [(dict(s["table"].uns), sorted(s["table"].obsm), list(s["table"].obs)) for s in samples]
 
 
+def test_the_same_seed_gives_the_same_model_and_leaves_random_numbers_alone(tune):
+    torch.manual_seed(3)
+    np.random.seed(3)  # noqa: NPY002
+    before = torch.random.get_rng_state(), np.random.get_state()[1].tolist()  # noqa: NPY002
+    for run, make in ((seal, cohort), (tune, pictures)):
+        one, same, drawn, other = (run(make(), rng=rng).id for rng in (1, 1, np.random.default_rng(1), 2))
+        assert one == same
+        assert len({one, drawn, other}) == 3
+    assert torch.equal(torch.random.get_rng_state(), before[0])
+    assert np.random.get_state()[1].tolist() == before[1]  # noqa: NPY002
+
+
 @pytest.mark.slow
 def test_samples_may_be_paths(tmp_path, headed, tuned, tune):
     for model, make, run in ((headed, cohort, seal), (tuned, pictures, tune)):

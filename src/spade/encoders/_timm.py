@@ -97,13 +97,10 @@ def input_of(spec: EncoderSpec, model: torch.nn.Module) -> tuple[int, tuple[floa
 
 
 def _build(spec: EncoderSpec, weights: Weights, rng: int | np.random.Generator) -> torch.nn.Module:
-    import timm
-    import torch
-
     kwargs = {"num_classes": 0, **spec.kwargs()}
     if weights is None:
         try:
-            return timm.create_model(spec.model, pretrained=True, **kwargs).eval()
+            return _created(spec.model, pretrained=True, **kwargs)
         except (OSError, RuntimeError, ValueError) as error:  # every failure of the hub client is one of these
             access = f"Request access on the model's page (licence: {spec.licence}) and log in, or download"
             raise RuntimeError(
@@ -113,21 +110,28 @@ def _build(spec: EncoderSpec, weights: Weights, rng: int | np.random.Generator) 
             ) from error
     architecture = _architecture(spec)
     if isinstance(weights, Mapping):
-        model = timm.create_model(architecture, pretrained=False, **kwargs)
+        model = _created(architecture, **kwargs)
         fit_strict(model, dict(weights), "weights", spec.name)
-        return model.eval()
+        return model
     if weights != "random":
-        model = timm.create_model(architecture, pretrained=False, **kwargs)
+        model = _created(architecture, **kwargs)
         load_strict(model, Path(weights), spec.name)
-        return model.eval()
+        return model
     warnings.warn(
         f"encoder={spec.name!r} has random weights: its features mean nothing beyond what a random network sees.",
         stacklevel=_level_of_caller(),
     )
-    seed = torch_stream(as_seed(rng), "encoder weights").initial_seed()
+    return _created(architecture, seed=torch_stream(as_seed(rng), "encoder weights").initial_seed(), **kwargs)
+
+
+def _created(name: str, *, seed: int = 0, pretrained: bool = False, **kwargs: Any) -> torch.nn.Module:
+    """Build a network, whose first weights are drawn from the seed and not from torch's own state."""
+    import timm
+    import torch
+
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return timm.create_model(architecture, pretrained=False, **kwargs).eval()
+        torch.default_generator.manual_seed(seed)
+        return timm.create_model(name, pretrained=pretrained, **kwargs).eval()
 
 
 def _architecture(spec: EncoderSpec) -> str:
