@@ -182,6 +182,18 @@ def test_random_weights_are_said_to_be_random(tune):
     assert model.config.weights == "random"
 
 
+def test_a_cnn(tmp_path):
+    with warns_here("random weights"):
+        model = sp.tl.train_seal(pictures(), encoder="test_resnet", weights="random", **FAST)
+    samples = pictures()
+    sp.tl.embed(samples, model)
+    assert samples[0]["table"].obsm["X_seal"].shape == (12, model.dim)
+    model.save(tmp_path / "merged", merge=True)
+    assert SealModel.load(tmp_path / "merged").id == model.id
+    module = model.as_timm()
+    assert module(torch.zeros(2, 3, model.input_px, model.input_px)).shape == (2, model.dim)
+
+
 @pytest.mark.parametrize(
     "options",
     [

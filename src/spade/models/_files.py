@@ -46,7 +46,8 @@ def write_folder(
         folder.mkdir(parents=True)
         stamped = {"format": FORMAT, "model": kind, **description}
         (folder / CONFIG).write_text(json.dumps(stamped, indent=1) + "\n")
-        save_file({name: np.ascontiguousarray(array) for name, array in arrays.items()}, folder / ARRAYS)
+        whole = {name: np.ascontiguousarray(array).reshape(array.shape) for name, array in arrays.items()}
+        save_file(whole, folder / ARRAYS)  # what is a number stays one
         if genes is not None:
             genes.save(folder / GENES)
         (folder / CARD).write_text(card)
