@@ -15,6 +15,7 @@ from _tiny import (
     circles,
     empty_rows,
     featured,
+    no_warning,
     said_of,
     spoil,
     square_lattice,
@@ -242,6 +243,37 @@ def outputs(model, samples):
     )
     g = np.log1p(table.X.toarray()[:, :20])
     return [model.encode_image(images), model.predict_expression(images), model.encode_expression(g)]
+
+
+def test_a_head_is_saved_and_loaded(headed, tmp_path):
+    headed.save(tmp_path / "model")
+    again = SealModel.load(tmp_path / "model")
+    assert again.id == headed.id
+    assert (again.config, again.genes, again.facts) == (headed.config, headed.genes, headed.facts)
+    pd.testing.assert_frame_equal(again.history, headed.history)
+    for one, other in zip(outputs(headed, cohort()), outputs(again, cohort()), strict=True):
+        np.testing.assert_array_equal(one, other)
+    sp.pl.training(again)
+    headed.save(tmp_path / "model")  # in place of what is there
+    assert "SealModel.load" in (tmp_path / "model" / "README.md").read_text()
+
+
+@pytest.mark.parametrize("merge", [False, True])
+def test_a_tuned_encoder_is_saved_and_loaded(tuned, merge, tmp_path, weights):
+    tuned.save(tmp_path / "model", merge=merge)
+    with no_warning():
+        again = SealModel.load(tmp_path / "model", weights=None if merge else weights)
+    assert again.id == tuned.id
+    assert (again.config, again.genes, again.input_px, again.spec) == (tuned.config, tuned.genes, PX, tuned.spec)
+    pd.testing.assert_frame_equal(again.history, tuned.history)
+    for one, other in zip(outputs(tuned, pictures()), outputs(again, pictures()), strict=True):
+        np.testing.assert_array_equal(one, other)
+    arrays = load_file(tmp_path / "model" / "model.safetensors")
+    base = {name.removeprefix("base.") for name in arrays if name.startswith("base.")}
+    assert base == ({name for name in load_file(weights) if not name.startswith("head.")} if merge else set())
+    if merge:  # what is loaded can be saved without
+        again.save(tmp_path / "small")
+        assert SealModel.load(tmp_path / "small", weights=weights).id == tuned.id
 
 
 def test_random_weights_are_made_anew_from_the_seed(tune, tmp_path):

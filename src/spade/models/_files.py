@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
@@ -62,6 +63,12 @@ def read_folder(path: Path, kind: str) -> tuple[dict[str, Any], dict[str, NDArra
     return description, _read_arrays(path / ARRAYS), genes
 
 
+def read_history(stored: dict[str, Any]) -> pd.DataFrame:
+    """Return the losses of a description."""
+    history = pd.DataFrame(stored["data"], index=stored["index"], columns=stored["columns"])
+    return history.astype({name: float for name in history.columns if name.endswith("loss")})
+
+
 def _read_description(folder: Path, kind: str) -> dict[str, Any]:
     if not (folder / CONFIG).is_file():
         raise FileNotFoundError(
@@ -74,7 +81,7 @@ def _read_description(folder: Path, kind: str) -> dict[str, Any]:
     found = (description.get("model"), description.get("format")) if isinstance(description, dict) else (None, None)
     if found != (kind, FORMAT):
         raise ValueError(
-            f"{folder}/{CONFIG} describes model {found[0]!r} in format {found[1]!r}; this reads {kind!r} in format {FORMAT}"
+            f"{folder}/{CONFIG} describes model {found[0]!r} in format {found[1]!r}; this version reads {kind!r} in format {FORMAT}"
             f"{f', and sp.models.{found[0]}.load reads that' if found[0] in REQUIRED and found[0] != kind else ''}."
         )
     missing = sorted(REQUIRED[kind] - set(description))

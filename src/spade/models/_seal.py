@@ -27,7 +27,7 @@ from spade.core.vision import FeatureTower, PixelTower, to_unit
 from spade.encoders import EncoderSpec
 from spade.models._card import seal_card
 from spade.models._config import SealConfig
-from spade.models._files import CONFIG, GENES, read_folder, write_folder
+from spade.models._files import CONFIG, GENES, read_folder, read_history, write_folder
 from spade.models._genes import GenePanel
 
 #: Patches, and rows of features or expression, that are encoded at a time.
@@ -286,7 +286,7 @@ class SealModel:
                 genes=genes,
                 spec=spec,
                 input_px=input_px,
-                history=pd.DataFrame(**description["history"]),
+                history=read_history(description["history"]),
                 facts=description["facts"],
                 device=device,
             )

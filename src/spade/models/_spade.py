@@ -21,7 +21,7 @@ from spade.core.heads import Experts, Head, mix_experts
 from spade.core.routing import Floats, Routing
 from spade.models._card import card
 from spade.models._config import SpadeConfig
-from spade.models._files import CONFIG, GENES, read_folder, write_folder
+from spade.models._files import CONFIG, GENES, read_folder, read_history, write_folder
 from spade.models._genes import GenePanel
 
 BATCH = 4_096
@@ -293,7 +293,7 @@ class SpadeModel:
             genes=genes,
             expression_routing=routings.get("expression_routing"),
             expression_mean=mean,
-            history=_read_history(description["history"]),
+            history=read_history(description["history"]),
             facts=description["facts"],
         )
         if model.id != description["id"]:
@@ -306,8 +306,3 @@ def _blocks(x: Floats | csr_matrix) -> Iterator[NDArray[np.float32]]:
     for start in range(0, x.shape[0], BATCH):
         block: Any = x[start : start + BATCH]
         yield np.asarray(block.toarray() if issparse(block) else block, dtype=np.float32)
-
-
-def _read_history(stored: dict[str, Any]) -> pd.DataFrame:
-    history = pd.DataFrame(stored["data"], index=stored["index"], columns=stored["columns"])
-    return history.astype({name: float for name in history.columns if name.endswith("loss")})
