@@ -318,6 +318,45 @@ def swap(folder, name):
     save_file(arrays | {name: arrays[name] + 1}, folder / "model.safetensors")
 
 
+@pytest.mark.parametrize("kind", ["headed", "tuned"])
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        (
+            lambda f: edit(f, lambda d: d["config"].update(temperature=0.1)),
+            r"cannot be read as a model .* have id \w+, but",
+        ),
+        (lambda f: edit(f, lambda d: d["config"].update(rank=0)), r"cannot be read as a model .*rank=0"),
+        (
+            lambda f: edit(f, lambda d: d["config"].pop("lr")),
+            r"the settings \['lr'\] in config.json are unknown or missing",
+        ),
+        (lambda f: edit(f, lambda d: d["config"].update(new=1)), r"the settings \['new'\] in config.json are unknown"),
+        (lambda f: edit(f, lambda d: d.update(dim=3)), "cannot be read as a model"),
+        (lambda f: edit(f, lambda d: d.update(dim="wide")), "cannot be read as a model"),
+        (lambda f: edit(f, lambda d: d.update(history={})), "cannot be read as a model"),
+        (lambda f: edit(f, lambda d: d.pop("facts")), r"lacks \['facts'\]; was it edited"),
+        (lambda f: edit(f, lambda d: d.update(id="0")), r"have id \w+, but config.json says 0"),
+        (lambda f: drop(f, "gene.fc_mu.weight"), r"cannot be read as a model .*missing \['gene.fc_mu.weight'\]"),
+        (lambda f: drop(f, "mean"), "cannot be read as a model .*mean"),
+        (lambda f: add(f, "new"), r"cannot be read as a model .*1 too many \['new'\]"),
+        (
+            lambda f: add(f, "base.new"),
+            r"cannot be read as a model .*\['new'\], but config.json says that they are not",
+        ),
+        (lambda f: swap(f, "deviation"), r"have id \w+, but"),
+        (lambda f: (f / "genes.json").unlink(), r"genes.json is missing"),
+        (lambda f: (f / "model.safetensors").unlink(), r"model.safetensors is missing"),
+        (lambda f: (f / "config.json").write_text("{"), r"not valid JSON"),
+    ],
+)
+def test_folders_that_were_changed_are_refused(kind, damage, said, request, tmp_path, weights):
+    request.getfixturevalue(kind).save(tmp_path / "model")
+    damage(tmp_path / "model")
+    with pytest.raises((ValueError, FileNotFoundError), match=said):
+        SealModel.load(tmp_path / "model", weights=weights if kind == "tuned" else None)
+
+
 @pytest.mark.parametrize("change", [drop, swap])
 def test_merged_weights_are_looked_at(change, tuned, tmp_path):
     tuned.save(tmp_path / "model", merge=True)

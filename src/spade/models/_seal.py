@@ -266,6 +266,10 @@ class SealModel:
             config = _config(description["config"])
             if genes is None:
                 raise ValueError(f"{GENES} is missing")
+            if base and not description["merged"]:
+                raise ValueError(
+                    f"weights of the encoder are there, {sorted(base)[:3]}, but {CONFIG} says that they are not"
+                )
             n_genes = int(own["mean"].shape[0])
             if len(genes) != n_genes:
                 raise ValueError(f"{GENES} lists {len(genes)} genes, but the weights are for {n_genes}")
