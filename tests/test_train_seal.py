@@ -429,6 +429,26 @@ def test_embeddings_survive_the_store(tuned, tmp_path):
     assert len(table) == 12
 
 
+def test_what_embed_writes_from_features_given_by_key_can_be_searched(tuned):
+    """The image side holds the features of the model, whichever way they came."""
+    samples = pictures()
+    sp.pp.encode_patches(samples, encoder=tuned)
+    sp.tl.embed(samples, tuned, use_rep="X_test_vit_seal")
+    assert len(sp.tl.retrieve(samples, samples, tuned, k=1)) == 24
+
+
+def test_the_origin_of_an_image_side_goes_with_it(tuned):
+    samples = pictures()
+    sp.tl.embed(samples, tuned)
+    for sample in samples:
+        sample["table"].obsm["X_f"] = np.random.default_rng(0).normal(size=(12, 64)).astype(np.float32)
+    other = seal(samples, dim=64)
+    sp.tl.embed(samples, other)  # replaces what the tuned encoder wrote
+    assert "encoder_id" not in samples[0]["table"].uns["spade"].get("X_seal_image", {})
+    with pytest.raises(ValueError, match=r"obsm\['X_seal_image'\] is not there or not by this model"):
+        sp.tl.retrieve(samples, samples, tuned, k=1)
+
+
 @pytest.mark.parametrize("kind", ["headed", "tuned"])
 def test_samples_without_expression(kind, request):
     model = request.getfixturevalue(kind)

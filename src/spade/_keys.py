@@ -123,6 +123,12 @@ def write_provenance(uns: Any, key: str, **facts: Any) -> None:
     uns[UNS] = {**uns.get(UNS, {}), key: record}
 
 
+def forget_provenance(uns: Any, key: str) -> None:
+    """Take the record of ``key`` away, whose values are replaced by others."""
+    if key in uns.get(UNS, {}):
+        uns[UNS] = {name: record for name, record in uns[UNS].items() if name != key}
+
+
 def read_provenance(uns: Any, key: str) -> dict[str, Any]:
     """Return the record of ``key``, empty if this package did not write it."""
     return dict(uns.get(UNS, {}).get(key, {}))

@@ -127,6 +127,8 @@ def embed(
             features, origin = _read_patches(sample, model, patches_key, batch_size)
         else:
             features = read_model_features(sample, use_rep or "", model)
+            if tuned(model):  # the image side is these features
+                origin = _keys.read_provenance(sample.table.uns, use_rep or "")
         weights = model.route(features) if isinstance(model, SpadeModel) else None
         options: dict[str, Any] = {} if weights is None else {"weights": weights, "mix": mix}
         image = model.encode_image(features, **options)
@@ -188,8 +190,9 @@ def _write(
         "seed": model.config.seed,
     }
     _keys.write_provenance(sample.table.uns, _keys.joint(stem), function="tl.embed", **facts, **settings)
+    _keys.forget_provenance(sample.table.uns, _keys.image(stem))  # of an earlier call
     if origin:
-        _keys.write_provenance(sample.table.uns, _keys.image(stem), function="tl.embed", **origin)
+        _keys.write_provenance(sample.table.uns, _keys.image(stem), **origin | {"function": "tl.embed"})
     sample.save()
     logger.info("%s: wrote obsm %s", sample.name, ", ".join(map(repr, written)))
 
