@@ -502,6 +502,17 @@ def test_spots_without_counts_or_patches(tmp_path, tune):
     assert np.isnan(sample["table"].obsm["X_seal"]).all(1).nonzero()[0].tolist() == [4]
 
 
+def test_patches_of_another_size_are_refused(tuned):
+    sample = pictured(size_um=80.0)
+    with pytest.raises(
+        ValueError, match=r"a: patches of 80 µm, but the model was tuned on patches of 60 µm\. Make .*size_um=60"
+    ):
+        sp.tl.embed(sample, tuned)
+    sp.pp.encode_patches(sample, encoder=tuned)
+    with pytest.raises(ValueError, match=r"80 µm.*60 µm"):
+        sp.tl.embed(sample, tuned, use_rep="X_test_vit_seal")
+
+
 def test_features_of_another_model_are_refused(tuned, tune):
     samples = pictures()
     other = tune(pictures(), rng=9)

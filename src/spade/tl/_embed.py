@@ -19,7 +19,7 @@ from spade._pixels import encode_rows
 from spade._samples import Sample, Samples, categorical, iter_samples, shorten
 from spade.models import GenePanel, SealModel, SpadeModel
 from spade.models._genes import MATCHING
-from spade.tl._inputs import Model, check_model, features_key, read_expression, read_model_features, tuned
+from spade.tl._inputs import Model, check_model, check_patch_size, features_key, read_expression, read_model_features, tuned
 from spade.tl._pairs import unit
 
 logger = logging.getLogger("spade")
@@ -148,12 +148,7 @@ def _read_patches(
     sample: Sample, model: SealModel, patches_key: str, batch_size: int
 ) -> tuple[NDArray[np.float32], dict[str, Any]]:
     """Encode the patches of a sample, which must be of the size that the encoder was tuned on."""
-    size_um, known = patch_record(sample, patches_key)["size_um"], model.config.patch_um
-    if known is not None and abs(size_um - known) > 1e-6:
-        raise ValueError(
-            f"{sample.name}: patches of {size_um:g} µm, but the model was tuned on patches of {known:g} µm. Make them with "
-            f"sp.pp.patches(samples, size_um={known:g})."
-        )
+    check_patch_size(sample.name, patch_record(sample, patches_key)["size_um"], model.config.patch_um)
     return encode_rows(sample, model, patches_key, batch_size)
 
 

@@ -129,13 +129,25 @@ def features_key(model: Model, use_rep: str | None) -> str:
     return use_rep or known
 
 
+def check_patch_size(sample: str, size_um: float, tuned_on: float | None) -> None:
+    """Raise if patches are not of the size that an encoder was tuned on."""
+    if tuned_on is not None and abs(size_um - tuned_on) > 1e-6:
+        raise ValueError(
+            f"{sample}: patches of {size_um:g} µm, but the model was tuned on patches of {tuned_on:g} µm. Make them with "
+            f"sp.pp.patches(samples, size_um={tuned_on:g})."
+        )
+
+
 def read_model_features(sample: Sample, use_rep: str, model: Model) -> NDArray[np.floating]:
     """Return ``obsm[use_rep]``, or raise if it is not what the model was trained on."""
-    if tuned(model) and _keys.read_provenance(sample.table.uns, use_rep).get("encoder_id") != model.id:
-        raise ValueError(
-            f"{sample.name}: obsm[{use_rep!r}] is not there or not by this model. Encode the patches with sp.tl.embed(samples, model), "
-            "or with sp.pp.encode_patches(samples, encoder=model) and name its key with use_rep=."
-        )
+    if tuned(model):
+        origin = _keys.read_provenance(sample.table.uns, use_rep)
+        if origin.get("encoder_id") != model.id:
+            raise ValueError(
+                f"{sample.name}: obsm[{use_rep!r}] is not there or not by this model. Encode the patches with "
+                "sp.tl.embed(samples, model), or with sp.pp.encode_patches(samples, encoder=model) and name its key with use_rep=."
+            )
+        check_patch_size(sample.name, origin["size_um"], model.config.patch_um)
     features = read_features(sample, use_rep)
     if features.shape[1] != model.n_features:
         raise ValueError(
