@@ -549,6 +549,11 @@ def test_features_of_another_encoder_are_refused():
         seal([featured(name="a"), featured(name="c", width=5)])
 
 
+def test_a_model_on_features_is_no_encoder_of_patches(headed):
+    with pytest.raises(ValueError, match=r"encoder=.*reads features.*sp\.tl\.embed"):
+        sp.pp.encode_patches(pictured(), encoder=headed)
+
+
 # --- what is done with embeddings
 
 

@@ -157,6 +157,10 @@ class SealModel:
 
     def encode(self, patches: NDArray[np.uint8], mpp: float) -> NDArray[np.float32]:
         """Encode patches as an :class:`spade.encoders.Encoder` does; ``mpp`` does not change the input of a network."""
+        if not self.reads_pixels:
+            raise ValueError(
+                f"encoder={self!r}: this model reads features, not patches. Embed samples by it with sp.tl.embed(samples, model)."
+            )
         return self.encode_image(patches)
 
     def encode_image(self, x: NDArray[Any]) -> NDArray[np.float32]:
