@@ -554,6 +554,24 @@ def test_a_model_on_features_is_no_encoder_of_patches(headed):
         sp.pp.encode_patches(pictured(), encoder=headed)
 
 
+def test_arrays_of_the_wrong_kind_are_refused(headed, tuned):
+    for model, x, said in (
+        (headed, np.zeros((2, 5)), r"x has shape \(2, 5\); this model was trained on width 8"),
+        (tuned, np.zeros((2, 5)), r"x has shape \(2, 5\); this model was trained on width 64"),
+        (tuned, np.zeros((2, PX, PX, 3)), r"x is float64 of shape .*reads uint8 RGB"),
+        (tuned, np.zeros((2, 32, 32, 3), np.uint8), r"x is uint8 of shape \(2, 32, 32, 3\)"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            model.encode_image(x)
+    with pytest.raises(ValueError, match=r"x has shape \(2, 5\); this model was trained on width 20"):
+        headed.encode_expression(np.zeros((2, 5)))
+    given = np.random.default_rng(0).normal(size=(3, 64)).astype(np.float32)
+    given[1] = np.nan
+    np.testing.assert_array_equal(tuned.encode_image(given), given)
+    assert tuned.encode_image(np.zeros((0, PX, PX, 3), np.uint8)).shape == (0, 64)
+    assert np.isnan(headed.encode_image(np.full((2, 8), np.nan))).all()
+
+
 # --- what is done with embeddings
 
 

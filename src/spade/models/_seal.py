@@ -178,7 +178,7 @@ class SealModel:
         """
         x = np.asarray(x)
         if not self.reads_pixels:
-            return self._run(self.net.vision, self._check(x, self.n_features, "x"))
+            return self._run(self.net.vision, self._check(x, self.n_features, "x"), self.dim)
         if x.ndim == 2 and np.issubdtype(x.dtype, np.floating):
             return self._check(x, self.dim, "x").astype(np.float32)
         if x.dtype != np.uint8 or x.shape[1:] != (self.input_px, self.input_px, 3):
@@ -186,16 +186,16 @@ class SealModel:
                 f"x is {x.dtype} of shape {x.shape}; this model reads uint8 RGB values from 0 to 255, (n, {self.input_px}, "
                 f"{self.input_px}, 3). {self!r}"
             )
-        return self._run(lambda part: self.net.vision(to_unit(part)), x, PATCHES)
+        return self._run(lambda part: self.net.vision(to_unit(part)), x, self.dim, PATCHES)
 
     def encode_expression(self, x: Floats | csr_matrix) -> NDArray[np.float32]:
         """Embed log-normalised expression ``(n, G)`` in panel order, dense or CSR, as ``(n, d)``: the flows of the posterior's mean."""
-        return self._run(lambda part: self.net.gene(part).z, self._check(x, self.n_genes, "x"))
+        return self._run(lambda part: self.net.gene(part).z, self._check(x, self.n_genes, "x"), self.dim)
 
     def predict_expression(self, x: NDArray[Any]) -> NDArray[np.float32]:
         """Predict log-normalised expression ``(n, G)`` of images, as :meth:`encode_image` takes them, by the image-to-gene head."""
         self.check_head()
-        return self._run(self.net.image_to_gene, self.encode_image(x))
+        return self._run(self.net.image_to_gene, self.encode_image(x), self.n_genes)
 
     def check_head(self) -> None:
         """Raise if the model was trained without a head that predicts expression."""
@@ -316,20 +316,20 @@ class SealModel:
         return values
 
     @torch.inference_mode()
-    def _run(self, call: Any, x: Any, size: int = ROWS) -> NDArray[np.float32]:
+    def _run(self, call: Any, x: Any, width: int, size: int = ROWS) -> NDArray[np.float32]:
         """Apply a module to rows, some at a time."""
-        parts = [call(part.to(self.device)).float().cpu().numpy() for part in _parts(x, size)]
-        return (
-            np.concatenate(parts) if parts else call(next(_parts(x[:0], 1, empty=True)).to(self.device)).cpu().numpy()
-        )
+        out = np.empty((x.shape[0], width), dtype=np.float32)
+        for start, part in _parts(x, size):
+            out[start : start + size] = call(part.to(self.device)).float().cpu().numpy()
+        return out
 
 
-def _parts(x: Any, size: int, *, empty: bool = False) -> Iterator[Tensor]:
-    """Rows as dense tensors, ``size`` at a time."""
-    for start in range(0, 1 if empty else x.shape[0], size):
+def _parts(x: Any, size: int) -> Iterator[tuple[int, Tensor]]:
+    """Rows as dense tensors, ``size`` at a time, and the number of the first."""
+    for start in range(0, x.shape[0], size):
         part = x[start : start + size]
         dense = np.ascontiguousarray(part.toarray() if issparse(part) else part)
-        yield torch.from_numpy(dense if dense.dtype == np.uint8 else dense.astype(np.float32))
+        yield start, torch.from_numpy(dense if dense.dtype == np.uint8 else dense.astype(np.float32))
 
 
 def tuned_tower(
