@@ -775,6 +775,15 @@ def of_another_size(path):
     np.save(path, np.load(path)[:, :32, :32])
 
 
+@pytest.mark.parametrize("damage", [cut_off, of_fewer, of_another_size, lambda path: path.write_bytes(b"")])
+def test_a_damaged_cache_is_an_error(damage, tmp_path, tune):
+    tune(pictures(), cache_dir=tmp_path, n_epochs=1)
+    (path,) = tmp_path.iterdir()
+    damage(path)
+    with pytest.raises(ValueError, match=rf"{path.name}.*Delete it"):
+        tune(pictures(), cache_dir=tmp_path, n_epochs=1)
+
+
 def test_threads_that_read_change_nothing(tune):
     assert tune(pictures(), n_workers=0).id == tune(pictures(), n_workers=3).id == tune(pictures()).id
 

@@ -100,4 +100,9 @@ def _cache(live: LivePatches, path: Path) -> MappedPatches:
                 bar.update(n)
 
             return write_patches(path, live, progress)
-    return MappedPatches(path)
+    patches = MappedPatches(path)
+    if (len(patches), patches.n_px) != (len(live), live.n_px):
+        raise ValueError(
+            f"{path} holds {len(patches)} patches of {patches.n_px} pixels, not {len(live)} of {live.n_px}; was it edited? Delete it."
+        )
+    return patches
