@@ -502,6 +502,24 @@ def test_spots_without_counts_or_patches(tmp_path, tune):
     assert np.isnan(sample["table"].obsm["X_seal"]).all(1).nonzero()[0].tolist() == [4]
 
 
+def test_a_sample_of_which_no_spot_can_be_used(tune):
+    samples = cohort()
+    empty_rows(samples[0], range(36))
+    with warns_here("36 spots without counts"):
+        assert seal(samples).facts["training_spots"] == 36
+    for sample in samples:
+        empty_rows(sample, range(36))
+    with warns_here("72 spots without counts"), pytest.raises(ValueError, match="no spot is left to train on among 0"):
+        seal(samples)
+    images = pictures()
+    empty_rows(images[0], range(12))
+    with warns_here("12 spots without counts"):
+        assert tune(images).facts["training_spots"] == 12
+    empty_rows(images[1], range(12))
+    with warns_here("24 spots without counts"), pytest.raises(ValueError, match="no spot is left to train on among 0"):
+        tune(images)
+
+
 def test_patches_of_another_size_are_refused(tuned):
     sample = pictured(size_um=80.0)
     with pytest.raises(

@@ -274,6 +274,10 @@ def load_training(
     for reason, count in excluded.items():
         if count:
             warnings.warn(f"{count} spots {reason} are left out of training.", stacklevel=3)
+    if not any((part == TRAIN).any() for part in role):
+        raise ValueError(
+            f"no spot is left to train on among {sum(map(len, role))} usable ones (split_key={config.split_key!r})."
+        )
     data = TrainingData(
         images.joined(),
         _stacked(expression),
@@ -282,10 +286,6 @@ def load_training(
         np.concatenate(section),
         list(var_names),
     )
-    if not (data.role == TRAIN).any():
-        raise ValueError(
-            f"no spot is left to train on among {len(data.role)} usable ones (split_key={config.split_key!r})."
-        )
     if config.shuffle_pairs:
         data = data.shuffled(config.seed)
     return data, config
