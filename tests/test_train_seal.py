@@ -646,7 +646,7 @@ def learnable(n=60, seed=0):
         sdata = featured(n, name=name, seed=seed)
         rng = np.random.default_rng(seed + ord(name))
         hidden = rng.normal(size=(n, 3))
-        sdata["table"].obsm["X_f"] = (hidden @ np.arange(24).reshape(3, 8) % 5 + hidden[:, :1]).astype(np.float32)
+        sdata["table"].obsm["X_f"] = (hidden @ np.random.default_rng(1).normal(size=(3, 8))).astype(np.float32)
         counts = rng.poisson(np.exp(2 + hidden @ np.random.default_rng(0).normal(size=(3, 60)) * 0.6))
         sdata["table"].X = type(sdata["table"].X)(counts.astype(np.float32))
         samples.append(sdata)
@@ -800,6 +800,12 @@ def test_a_damaged_cache_is_an_error(damage, tmp_path, tune):
     damage(path)
     with pytest.raises(ValueError, match=rf"{path.name}.*Delete it"):
         tune(pictures(), cache_dir=tmp_path, n_epochs=1)
+
+
+def test_test_spots_are_not_cached(tmp_path, tune):
+    tune(split(pictures()), split_key="part", cache_dir=tmp_path, n_epochs=1)
+    (path,) = tmp_path.iterdir()
+    assert len(np.load(path)) == 16
 
 
 def test_threads_that_read_change_nothing(tune):

@@ -223,15 +223,23 @@ class FeatureReader:
 
 
 def load_training(
-    samples: Sequence[SpatialData | Path], config: Any, panel: GenePanel, table_key: str | None, images: Any = None
+    samples: Sequence[SpatialData | Path],
+    config: Any,
+    panel: GenePanel,
+    table_key: str | None,
+    images: Any = None,
+    *,
+    keep_unused: bool = True,
 ) -> tuple[TrainingData, Any]:
     """Read every usable row of every sample, and note the origin of the images in the settings.
 
-    ``images`` reads them, as :class:`FeatureReader` does, which is taken if it is None.
+    ``images`` reads them, as :class:`FeatureReader` does, which is taken if it is None. Without ``keep_unused`` rows that neither train nor
+    validate are left out.
     """
     images = images or FeatureReader()
     expression, role, groups, section, left_out = [], [], [], [], []
     excluded = {"without a valid patch": 0, "without counts": 0}
+    n_usable = 0
     absent: dict[str, int] = {}
     var_names: dict[str, pd.Index] = {}
     groupby = getattr(config, "groupby", None)
@@ -251,8 +259,9 @@ def load_training(
         absent[sample.name] = int((~present).sum())
         excluded["without a valid patch"] += int((~valid).sum())
         excluded["without counts"] += int((valid & ~filled).sum())
-        rows = images.keep(np.flatnonzero(valid & filled))
         roles = read_roles(sample, config.split_key)
+        n_usable += int((valid & filled).sum())
+        rows = images.keep(np.flatnonzero(valid & filled & (keep_unused | (roles != NOT_USED))))
         expression.append(g[rows])
         role.append(roles[rows])
         section.append(sample.section_of_row()[rows])
@@ -275,9 +284,7 @@ def load_training(
         if count:
             warnings.warn(f"{count} spots {reason} are left out of training.", stacklevel=3)
     if not any((part == TRAIN).any() for part in role):
-        raise ValueError(
-            f"no spot is left to train on among {sum(map(len, role))} usable ones (split_key={config.split_key!r})."
-        )
+        raise ValueError(f"no spot is left to train on among {n_usable} usable ones (split_key={config.split_key!r}).")
     data = TrainingData(
         images.joined(),
         _stacked(expression),

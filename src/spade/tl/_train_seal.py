@@ -239,7 +239,7 @@ def train_seal(
         check_devices(devices, where, alone=group is None)
         base, config = base_encoder(config, weights)
         images = FeatureReader() if base is None else PatchReader(patches_key, base.input_px, cache_dir, group)
-        data, config = load_training(listed, config, panel, table_key, images)
+        data, config = load_training(listed, config, panel, table_key, images, keep_unused=False)
         pairs = pairs_of(data, config)
         settings = describe(data, config, where, images)
         if group is not None:
