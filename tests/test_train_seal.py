@@ -858,6 +858,66 @@ def test_several_sections_in_one_object_whose_rows_are_mixed(tune):
 # --- what is refused
 
 
+@pytest.mark.parametrize(
+    ("options", "error", "said"),
+    [
+        ({"on_features": None}, ValueError, r"encoder=None, on_features=None: give one of them"),
+        ({"encoder": "test_vit"}, ValueError, r"encoder='test_vit', on_features='X_f': give one of them"),
+        ({"weights": "random"}, ValueError, r"weights='random': on_features= reads features that are there"),
+        ({"on_features": "X_none"}, KeyError, r"a: use_rep='X_none' is not in obsm; there is 'X_f'"),
+        ({"genes": ["G01", "none"]}, ValueError, r"genes: training needs every gene .* a lacks 1 of 2"),
+        ({"genes": None}, ValueError, r"genes=None, and no sample has var\['spade_gene'\]"),
+        ({"batch_size": 1}, ValueError, r"batch_size=1: expected a whole number of at least 2"),
+        ({"micro_batch_size": 0}, ValueError, r"micro_batch_size=0: expected a whole number of at least 1"),
+        ({"micro_batch_size": -1}, ValueError, r"micro_batch_size=-1: expected a whole number of at least 1"),
+        ({"n_workers": -1}, ValueError, r"n_workers=-1: expected a whole number of at least 0"),
+        ({"n_workers": 1.5}, ValueError, r"n_workers=1\.5: expected a whole number of at least 0"),
+        ({"targets": "qkv", "head": "deep"}, ValueError, r"head='deep'"),
+        ({"device": "gpu"}, ValueError, r"device='gpu' is not a torch device"),
+        ({"devices": 0}, ValueError, r"devices=0: expected a whole number of at least 1"),
+        ({"precision": "fp16"}, ValueError, r"precision='fp16': expected one of"),
+        ({"rng": -1}, TypeError, r"rng=-1: expected a non-negative int"),
+        ({"table_key": "none"}, KeyError, r"table_key='none' is not there"),
+        ({"layer": "none"}, KeyError, r"layer='none' is not there"),
+        (
+            {"cache_dir": "somewhere"},
+            ValueError,
+            r"cache_dir='somewhere': on_features= reads features.*leave cache_dir= out",
+        ),
+    ],
+)
+def test_bad_input_on_features(options, error, said):
+    with pytest.raises(error, match=said):
+        seal(cohort(), **options)
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "said"),
+    [
+        (
+            {"encoder": "texture", "weights": None},
+            ValueError,
+            r'encoder="texture" is no network.*on_features="X_texture"',
+        ),
+        ({"dim": 8}, ValueError, r"dim=8: the joint space of a tuned encoder is as wide as its features"),
+        ({"encoder": "UNI"}, ValueError, r"encoder='UNI' is not known"),
+        ({"encoder": ""}, ValueError, r"encoder='' is not known"),
+        ({"encoder": 3}, (TypeError, ValueError), r"encoder=3"),
+        ({"weights": "none.pth"}, FileNotFoundError, r"there is no such file"),
+        ({"patches_key": "tiles"}, KeyError, r"patches_key='tiles' is not there; patches: 'patches'"),
+        (
+            {"targets": ("qkv", "up")},
+            ValueError,
+            r"blocks\.\d+ has no linear layer 'up'; there are fc1, fc2, proj, qkv",
+        ),
+        ({"n_blocks": 99}, ValueError, r"n_blocks=99, but the encoder has \d+ blocks"),
+    ],
+)
+def test_bad_input_on_pixels(options, error, said, tune):
+    with pytest.raises(error, match=said):
+        tune(pictures(), **options)
+
+
 def test_no_patches(tune):
     with pytest.raises(KeyError, match=r"a: patches_key='patches' is not there; patches: none\. Make them"):
         tune([tiny(12, name="a")])

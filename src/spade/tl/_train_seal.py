@@ -10,6 +10,7 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from spade import _keys
+from spade._checks import check_count
 from spade._samples import Samples, as_list
 from spade.core.device import check_devices, resolve_device
 from spade.core.ranks import ranks
@@ -169,6 +170,8 @@ def train_seal(
     ------
     KeyError
         Patches, features or table that are not there.
+    TypeError
+        An encoder that is not given by name.
     ValueError
         An encoder with nothing to adapt, targets it does not have, weights that do not fit; panel genes that a sample lacks, counts
         that are not raw, patches of several sizes, a section of one spot with ``negatives="section"``, unknown settings.
@@ -195,6 +198,15 @@ def train_seal(
         )
     if on_features is not None and weights is not None:
         raise ValueError(f"weights={weights!r}: on_features= reads features that are there; leave weights= out.")
+    if on_features is not None and cache_dir is not None:
+        raise ValueError(
+            f"cache_dir={str(cache_dir)!r}: on_features= reads features, so there are no patches to keep; leave cache_dir= out."
+        )
+    if encoder is not None and not isinstance(encoder, str):
+        raise TypeError(f"encoder={encoder!r}: expected the name of a network, such as 'uni2_h'.")
+    check_count("n_workers", n_workers, 0)
+    if micro_batch_size is not None:
+        check_count("micro_batch_size", micro_batch_size)
     if encoder is not None and dim is not None:
         raise ValueError(f"dim={dim!r}: the joint space of a tuned encoder is as wide as its features; leave dim= out.")
     config = SealConfig(
