@@ -183,18 +183,6 @@ def test_random_weights_are_said_to_be_random(tune):
     assert model.config.weights == "random"
 
 
-def test_a_cnn(tmp_path):
-    with warns_here("random weights"):
-        model = sp.tl.train_seal(pictures(), encoder="test_resnet", weights="random", **FAST)
-    samples = pictures()
-    sp.tl.embed(samples, model)
-    assert samples[0]["table"].obsm["X_seal"].shape == (12, model.dim)
-    model.save(tmp_path / "merged", merge=True)
-    assert SealModel.load(tmp_path / "merged").id == model.id
-    module = model.as_timm()
-    assert module(torch.zeros(2, 3, model.input_px, model.input_px)).shape == (2, model.dim)
-
-
 @pytest.mark.parametrize(
     "options",
     [
@@ -243,19 +231,6 @@ def outputs(model, samples):
     )
     g = np.log1p(table.X.toarray()[:, :20])
     return [model.encode_image(images), model.predict_expression(images), model.encode_expression(g)]
-
-
-def test_a_head_is_saved_and_loaded(headed, tmp_path):
-    headed.save(tmp_path / "model")
-    again = SealModel.load(tmp_path / "model")
-    assert again.id == headed.id
-    assert (again.config, again.genes, again.facts) == (headed.config, headed.genes, headed.facts)
-    pd.testing.assert_frame_equal(again.history, headed.history)
-    for one, other in zip(outputs(headed, cohort()), outputs(again, cohort()), strict=True):
-        np.testing.assert_array_equal(one, other)
-    sp.pl.training(again)
-    headed.save(tmp_path / "model")  # in place of what is there
-    assert "SealModel.load" in (tmp_path / "model" / "README.md").read_text()
 
 
 @pytest.mark.parametrize("merge", [False, True])
@@ -677,6 +652,17 @@ def test_what_was_learned_is_the_same_on_both_sides():
     varying = [i for i in range(20) if np.ptp(predicted[:, i])]
     assert len(varying) > 10
     assert np.median([np.corrcoef(predicted[:, i], g[:, i])[0, 1] for i in varying]) > 0.6
+
+
+def test_curves_are_marked_where_the_model_was_kept():
+    rows = [
+        ("gene", "loss", 0, 1.0, 0.1),
+        *(("joint", "contrastive", epoch, 1.0, value) for epoch, value in enumerate((1.0, 3.0, 2.0))),
+        *(("joint", "loss", epoch, 1.0, value) for epoch, value in enumerate((5.0, 4.0, 6.0))),
+    ]
+    ax = sp.pl.training(pd.DataFrame(rows, columns=["stage", "term", "epoch", "train_loss", "val_loss"]))
+    marks = {line.get_label(): line.get_xydata().tolist() for line in ax.lines if "best epoch" in line.get_label()}
+    assert list(marks.values()) == [[[1.0, 3.0]], [[1.0, 4.0]]]
 
 
 # --- splits, states, caches

@@ -39,7 +39,7 @@ def training(
     Returns
     -------
     The Axes: training loss solid, validation loss dashed, and a dot at each expert's epoch of least validation loss,
-    which is the one kept.
+    which is the one kept. Of a :class:`spade.models.SealModel` the losses of its last stage, with dots where their sum is least.
 
     Raises
     ------
@@ -63,8 +63,11 @@ def training(
     panel = new_figure(5.2, 3.0).subplots() if ax is None else given_axes(ax, (1,), "the losses")[0]
     column = next(name for name in CURVES if name in history)
     heading = CURVES[column]
-    if "stage" in history:
+    kept = None
+    if "stage" in history:  # one model: every loss is that of the epoch in which their sum is least
         history = history[history["stage"] == history["stage"].iloc[-1]]
+        total = history[history[column] == "loss"]
+        kept = None if total["val_loss"].isna().all() else total["epoch"][total["val_loss"].idxmin()]
     names = list(dict.fromkeys(history[column].astype(str)))
     numbered = all(name.isdecimal() for name in names)
     colours = palette(max(map(int, names)) + 1 if numbered else len(names))
@@ -80,7 +83,7 @@ def training(
         handles.append(Line2D([], [], color=colour, linewidth=2, label=f"{name}{size}"))
         if np.isfinite(val).any():
             validated = True
-            best = int(np.nanargmin(val))
+            best = int(np.nanargmin(val)) if kept is None else int(np.flatnonzero(epochs == kept)[0])
             panel.plot(epochs, val, color=colour, linewidth=1.2, linestyle=(0, (4, 2)), label=f"{heading} {name}, val")
             panel.plot(
                 epochs[best], val[best], "o", markersize=5, markerfacecolor=colour, markeredgecolor="white",
