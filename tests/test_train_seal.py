@@ -183,6 +183,19 @@ def test_random_weights_are_said_to_be_random(tune):
     assert model.config.weights == "random"
 
 
+def test_a_cnn(tmp_path):
+    with warns_here("random weights"):
+        model = sp.tl.train_seal(pictures(), encoder="test_resnet", weights="random", **FAST)
+    samples = pictures()
+    sp.tl.embed(samples, model)
+    assert samples[0]["table"].obsm["X_seal"].shape == (12, model.dim)
+    model.save(tmp_path / "merged", merge=True)
+    assert SealModel.load(tmp_path / "merged").id == model.id
+    assert "| trained | last stage: rank 8, alpha 8 |" in (tmp_path / "merged" / "README.md").read_text()
+    module = model.as_timm()
+    assert module(torch.zeros(2, 3, model.input_px, model.input_px)).shape == (2, model.dim)
+
+
 @pytest.mark.parametrize(
     "options",
     [
@@ -231,6 +244,21 @@ def outputs(model, samples):
     )
     g = np.log1p(table.X.toarray()[:, :20])
     return [model.encode_image(images), model.predict_expression(images), model.encode_expression(g)]
+
+
+def test_a_head_is_saved_and_loaded(headed, tmp_path):
+    headed.save(tmp_path / "model")
+    again = SealModel.load(tmp_path / "model")
+    assert again.id == headed.id
+    assert (again.config, again.genes, again.facts) == (headed.config, headed.genes, headed.facts)
+    pd.testing.assert_frame_equal(again.history, headed.history)
+    for one, other in zip(outputs(headed, cohort()), outputs(again, cohort()), strict=True):
+        np.testing.assert_array_equal(one, other)
+    sp.pl.training(again)
+    headed.save(tmp_path / "model")  # in place of what is there
+    card = (tmp_path / "model" / "README.md").read_text()
+    assert "SealModel.load" in card
+    assert "| trained | a head (mlp) on frozen features |" in card
 
 
 @pytest.mark.parametrize("merge", [False, True])

@@ -49,14 +49,15 @@ def card(model: SpadeModel) -> str:
 def seal_card(model: SealModel) -> str:
     """Say what a fine-tuned encoder is, what it was trained on and how it may be used."""
     from spade import __version__
+    from spade.core.lora import AdaptedStage
 
     config = model.config
     losses = ", ".join(f"{name.replace('_', ' ')} {weight:g}" for name, weight in config.loss_weights().items())
     if model.reads_pixels:
         images = f"patches of {model.input_px} px{f' ({config.patch_um:g} µm)' if config.patch_um else ''}"
-        tuned = (
-            f"last {config.n_blocks} block(s), {', '.join(config.targets)}: rank {config.rank}, alpha {config.alpha:g}"
-        )
+        cnn = any(isinstance(part, AdaptedStage) for part in model.net.vision.modules())
+        where = "last stage" if cnn else f"last {config.n_blocks} block(s), {', '.join(config.targets)}"
+        tuned = f"{where}: rank {config.rank}, alpha {config.alpha:g}"
         use = "sp.pp.encode_patches(samples, encoder=model)"
     else:
         images, tuned = f"`{config.use_rep}`: {model.n_features} features", f"a head ({config.head}) on frozen features"
