@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -999,3 +1001,60 @@ def test_on_toy_samples(cohort, tmp_path):
     sp.tl.embed(cohort, again)
     assert cohort[0]["table"].obsm["X_seal"].shape == (80, 16)
     shutil.rmtree(tmp_path / "model")
+
+
+SCRIPT = """
+import os, pathlib, sys
+sys.path.insert(0, sys.argv[1])
+from test_train_seal import FAST, cohort, pictures, seal, sp
+rank, out, weights = int(os.environ["RANK"]), pathlib.Path(sys.argv[2]), sys.argv[3]
+
+def attempt(what, run, samples, **options):
+    try:
+        model = run(samples, **options)
+        model.save(out / f"{what} {rank}")
+    except Exception as error:
+        (out / f"{what} {rank}.txt").write_text(f"{type(error).__name__}: {error}")
+
+def tune(samples, **options):
+    return sp.tl.train_seal(samples, encoder="test_vit", weights=weights, **FAST | {"batch_size": 8} | options)
+
+still = {"dropout": 0.0, "flips": False, "rotations": False, "stain_jitter": 0.0}
+attempt("features", seal, cohort(), checkpoint_dir=out / "state", **still)
+attempt("again", seal, cohort(), checkpoint_dir=out / "state", **still)
+attempt("pixels", tune, pictures(), cache_dir=out / "cache", **still)
+attempt("other", seal, cohort()[rank:])
+attempt("many", seal, cohort(), devices=2)
+attempt("not a number", seal, cohort(), lr=1e30, n_epochs=30)
+"""
+
+
+@pytest.mark.slow
+def test_torchrun_trains_one_model_on_all_ranks(tmp_path, weights, tune):
+    script = tmp_path / "script.py"
+    script.write_text(SCRIPT)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", str(script)]
+    arguments = [str(Path(__file__).parent), str(tmp_path), str(weights)]
+    done = subprocess.run([*command, *arguments], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    still = {"dropout": 0.0, "flips": False, "rotations": False, "stain_jitter": 0.0}
+    for what, whole in (("features", seal(cohort(), **still)), ("pixels", tune(pictures(), **still))):
+        one, other = (SealModel.load(tmp_path / f"{what} {rank}", weights=weights) for rank in (0, 1))
+        assert one.id == other.id
+        assert len(one.history) == len(whole.history)
+        np.testing.assert_allclose(one.history["train_loss"], whole.history["train_loss"], rtol=1e-3)
+        for found, expected in zip(
+            *(outputs(model, cohort() if what == "features" else pictures()) for model in (one, whole)), strict=True
+        ):
+            np.testing.assert_allclose(found, expected, rtol=0.02, atol=0.02)
+    first = SealModel.load(tmp_path / "features 0").id
+    assert {SealModel.load(tmp_path / f"again {rank}").id for rank in (0, 1)} == {first}
+    assert len(list((tmp_path / "cache").iterdir())) == 1
+    for rank, other in ((0, 1), (1, 0)):
+        said = {what: (tmp_path / f"{what} {rank}.txt").read_text() for what in ("other", "many", "not a number")}
+        assert (
+            f"ValueError: rank {rank} and rank {other} have not the same expression, images, rows, samples"
+            in said["other"]
+        )
+        assert "devices=2 under torchrun" in said["many"]
+        assert "NonFiniteLossError: the loss became" in said["not a number"]
