@@ -162,6 +162,12 @@ def test_the_same_seed_gives_the_same_model_and_leaves_random_numbers_alone(tune
     assert np.random.get_state()[1].tolist() == before[1]  # noqa: NPY002
 
 
+def test_training_on_the_cpu_leaves_the_seeds_of_gpus_alone(tune, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "manual_seed_all", lambda _: pytest.fail("seeded"))
+    with warns_here("random weights"):
+        tune(pictures(), weights="random", n_epochs=1)
+
+
 @pytest.mark.slow
 def test_samples_may_be_paths(tmp_path, headed, tuned, tune):
     for model, make, run in ((headed, cohort, seal), (tuned, pictures, tune)):

@@ -22,7 +22,7 @@ from spade.core.ranks import Ranks
 from spade.core.seal import SealNet
 from spade.core.seal_config import SealTraining
 from spade.core.seal_data import Pairs, Rows, epoch_batches, n_batches
-from spade.core.streams import numpy_stream, torch_stream
+from spade.core.streams import numpy_stream, seed_torch, torch_stream
 from spade.core.task import TRAIN, VAL
 from spade.core.together import cosine
 from spade.core.vision import FeatureTower, to_unit
@@ -241,7 +241,7 @@ class _Run:
             return torch.zeros(0, self.net.gene.dim, device=self.device)
         images = images.to(self.device)
         training = self.net.training
-        torch.manual_seed(torch_stream(self.seed, "dropout", step * self.world + self.rank).initial_seed())
+        seed_torch(torch_stream(self.seed, "dropout", step * self.world + self.rank).initial_seed(), self.device)
         kind = torch.device(self.device).type
         with torch.autocast(kind, torch.bfloat16, enabled=self.config.precision != "fp32"):
             if isinstance(self.net.vision, FeatureTower):

@@ -26,6 +26,14 @@ def numpy_stream(seed: int, purpose: str, index: int = 0) -> np.random.Generator
     return np.random.default_rng(_sequence(seed, purpose, index))
 
 
+def seed_torch(seed: int, device: str = "cpu") -> None:
+    """Seed torch's own generators of the CPU and of one device; those of other devices are left alone, unlike by ``torch.manual_seed``."""
+    torch.default_generator.manual_seed(seed)
+    if torch.device(device).type == "cuda":
+        with torch.cuda.device(device):
+            torch.cuda.manual_seed(seed)
+
+
 def torch_stream(seed: int, purpose: str, index: int = 0, device: str = "cpu") -> torch.Generator:
     """Return the torch generator of one purpose; a CPU and a GPU draw different numbers."""
     state = int(_sequence(seed, purpose, index).generate_state(1, np.uint64)[0] >> np.uint64(1))

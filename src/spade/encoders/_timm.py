@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from spade._weights import read_state, reason
 from spade.core.device import resolve_device
-from spade.core.streams import as_seed, torch_stream
+from spade.core.streams import as_seed, seed_torch, torch_stream
 from spade.core.vision import PixelTower, pooled
 from spade.encoders._spec import EncoderSpec
 
@@ -130,7 +130,7 @@ def _created(name: str, *, seed: int = 0, pretrained: bool = False, **kwargs: An
     import torch
 
     with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seed)
+        seed_torch(seed)
         return timm.create_model(name, pretrained=pretrained, **kwargs).eval()
 
 

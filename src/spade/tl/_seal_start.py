@@ -16,7 +16,7 @@ from spade.core.expression import group_sums
 from spade.core.routing import feature_scale
 from spade.core.seal import SealNet
 from spade.core.seal_data import Pairs
-from spade.core.streams import torch_stream
+from spade.core.streams import seed_torch, torch_stream
 from spade.core.task import TRAIN
 from spade.core.vision import FeatureTower, PixelTower
 from spade.models import SealConfig
@@ -70,7 +70,7 @@ def start_net(base: TimmEncoder | None, pairs: Pairs, config: SealConfig) -> Sea
     deviation = np.sqrt(np.maximum(squares / len(rows) - mean**2, 0))
     deviation[deviation < 1e-6] = 1
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(torch_stream(config.seed, "initialisation").initial_seed())
+        seed_torch(torch_stream(config.seed, "initialisation").initial_seed())
         tower: PixelTower | FeatureTower
         if base is None:
             tower = feature_tower(config, *feature_scale(pairs.images[rows], "standard"))  # type: ignore[index]
