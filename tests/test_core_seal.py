@@ -518,6 +518,9 @@ def test_balanced_batches_have_as_many_rows_of_every_section(sizes, batch):
     assert (counts.sum(1) == len(rows) // n).all()
     assert (np.ptp(counts, axis=1) <= 1).all()
     assert np.ptp(counts.sum(0)) <= 1 + n // len(sizes)
+    for one, count in zip(dealt, counts, strict=True):  # a pair that is its own negative cannot be told apart
+        for name, size in enumerate(sizes):
+            assert len(np.unique(one[section[one] == name])) == min(count[name], size)
     for name, size in enumerate(sizes):  # a section is used up before a row of it comes again
         seen = np.bincount(np.concatenate(dealt)[section[np.concatenate(dealt)] == name], minlength=len(rows))
         own = seen[section == name]

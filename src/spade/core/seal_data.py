@@ -67,10 +67,8 @@ def epoch_batches(
     names = np.unique(section[rows])
     size = len(rows) // n
     needed = math.ceil(n * size / len(names)) + n
-    pools = []
-    for name in names:
-        own = rows[section[rows] == name]
-        pools.append(np.concatenate([generator.permutation(own) for _ in range(math.ceil(needed / len(own)))]))
+    # a section over and over in one order, so that no row is twice in a batch that has fewer of them than there are
+    pools = [np.resize(generator.permutation(rows[section[rows] == name]), needed) for name in names]
     taken, dealt = np.zeros(len(names), dtype=np.int64), []
     for i in range(n):
         counts = np.full(len(names), size // len(names))
