@@ -72,7 +72,7 @@ class SealNet(nn.Module):
         config: SealTraining,
         generator: torch.Generator | None = None,
     ) -> dict[str, Tensor]:
-        """Return every loss that is switched on, without its weight.
+        """Return every loss that is switched on, without its weight; that of the critic only while training.
 
         Parameters
         ----------
@@ -99,7 +99,7 @@ class SealNet(nn.Module):
             found["image_to_gene"] = reconstruction(self.image_to_gene(image), expression, self.mean, self.deviation)
         if config.kl:
             found["kl"] = gene.kl() / self.gene.dim
-        if config.adversary and self.critic is not None:
+        if config.adversary and self.critic is not None and self.training:  # it knows no sections but those it learned
             both = torch.cat([F.normalize(image, dim=-1), F.normalize(gene.z, dim=-1)])
             found["adversary"] = F.cross_entropy(self.critic(reverse_gradient(both)), section.repeat(2))
         return found

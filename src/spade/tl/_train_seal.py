@@ -120,7 +120,8 @@ def train_seal(
     balance_sections
         Fill every batch with as many spots of every section.
     adversary
-        Weight of a critic that guesses the section from the embeddings of both sides, against whom they are trained; 0: none.
+        Weight of a critic that guesses the section from the embeddings of both sides, against whom they are trained; 0: none. It has
+        no say in validation, whose sections it may not know.
     gene_warmup
         Epochs that the autoencoder is trained alone before.
     flips, rotations, stain_jitter
