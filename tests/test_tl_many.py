@@ -39,7 +39,7 @@ def data(n=60, seed=0):
     expression = rng.uniform(0, 0.1, size=(n, 12)).astype(np.float32)
     expression[:, :6] += 5 * kind[:, None].astype(np.float32)
     role = np.where(np.arange(n) % 10 == 9, VAL, TRAIN)
-    return TrainingData(features, csr_matrix(expression), role, np.zeros(n, "U1"), ["a"]), look, kind
+    return TrainingData(features, csr_matrix(expression), role, np.zeros(n, "U1"), np.full(n, "a"), ["a"]), look, kind
 
 
 def test_after_a_warm_start_all_experts_begin_alike_and_trained():
