@@ -162,7 +162,12 @@ W1 = "experts.image_projection.projection.weight"
         (lambda f: cut(f / "config.json"), ValueError, r"config\.json is not valid JSON .*was the file cut off\?"),
         (lambda f: (f / "config.json").write_text("[]"), ValueError, r"describes model None in format None"),
         (lambda f: edit(f, lambda d: d.update(format=9)), ValueError, r"format 9; this version reads .*format 1"),
-        (lambda f: edit(f, lambda d: d.update(model="SealModel")), ValueError, r"describes model 'SealModel'"),
+        (
+            lambda f: edit(f, lambda d: d.update(model="SealModel")),
+            ValueError,
+            r"describes model 'SealModel' .* here\. sp\.models\.SealModel\.load reads it\.$",
+        ),
+        (lambda f: edit(f, lambda d: d.update(model=["SealModel"])), ValueError, r"model \['SealModel'\] .* here\.$"),
         (lambda f: edit(f, lambda d: d.pop("history")), ValueError, r"config\.json lacks \['history'\]"),
         (
             lambda f: edit(f, lambda d: d["config"].update(lrr=1)),

@@ -80,9 +80,10 @@ def _read_description(folder: Path, kind: str) -> dict[str, Any]:
         raise ValueError(f"{folder}/{CONFIG} is not valid JSON ({error}); was the file cut off?") from error
     found = (description.get("model"), description.get("format")) if isinstance(description, dict) else (None, None)
     if found != (kind, FORMAT):
+        others = "".join(f" sp.models.{other}.load reads it." for other in REQUIRED if found == (other, FORMAT))
         raise ValueError(
-            f"{folder}/{CONFIG} describes model {found[0]!r} in format {found[1]!r}; this version reads {kind!r} in format {FORMAT}"
-            f"{f', and sp.models.{found[0]}.load reads that' if found[0] in REQUIRED and found[0] != kind else ''}."
+            f"{folder}/{CONFIG} describes model {found[0]!r} in format {found[1]!r}; this version reads {kind!r} in format {FORMAT} here."
+            f"{others}"
         )
     missing = sorted(REQUIRED[kind] - set(description))
     if missing:
