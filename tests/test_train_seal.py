@@ -379,7 +379,7 @@ def test_merged_weights_are_looked_at(change, tuned, tmp_path):
 def test_folders_of_the_other_kind_of_model_are_told_apart(headed, tmp_path):
     train(cohort()).save(tmp_path / "spade")
     headed.save(tmp_path / "seal")
-    with pytest.raises(ValueError, match=r"describes model 'SpadeModel'.*sp\.models\.SpadeModel\.load reads that"):
+    with pytest.raises(ValueError, match=r"describes model 'SpadeModel'.*sp\.models\.SpadeModel\.load reads it"):
         SealModel.load(tmp_path / "spade")
     with pytest.raises(ValueError, match=r"describes model 'SealModel'.*sp\.models\.SealModel\.load reads that"):
         sp.models.SpadeModel.load(tmp_path / "seal")

@@ -10,7 +10,7 @@ import pandas as pd
 from spade._samples import shorten
 
 #: Columns of results in which an empty string says that there is none.
-MAY_BE_EMPTY = ("label", "section", "query_sample", "query_section")
+MAY_BE_EMPTY = ("label", "section", "query_sample", "query_section", "direction")
 
 
 def check_count(name: str, value: int, least: int = 1) -> int:

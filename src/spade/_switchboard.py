@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
+from spade._checks import check_table
 from spade._samples import shorten
 from spade._units import unit_difference, unit_mean
 from spade.core.intervals import bootstrap_weights, holm
@@ -18,14 +19,7 @@ PROBE = "probe"
 
 def check_switchboard(table: object) -> pd.DataFrame:
     """Return the table, or raise if it is no result of ``tl.switchboard``."""
-    if not isinstance(table, pd.DataFrame):
-        raise TypeError(f"table: got {type(table).__name__}; expected what sp.tl.switchboard returned.")
-    if missing := [name for name in COLUMNS if name not in table]:
-        raise ValueError(f"table lacks {shorten(missing)}: expected what sp.tl.switchboard returned.")
-    if table.empty:
-        raise ValueError("table is empty; pass what sp.tl.switchboard returned.")
-    direction = table["direction"].astype(object).fillna("")  # which a way through a file makes of ""
-    found: pd.DataFrame = table.assign(direction=direction)
+    found = check_table(table, COLUMNS, "sp.tl.switchboard")
     if found.duplicated(COLUMNS[:-2]).any():
         raise ValueError(
             "table: rows of the same variant, seed, unit and figure occur more than once, as when two tables are put together. "

@@ -19,7 +19,15 @@ from spade._pixels import encode_rows
 from spade._samples import Sample, Samples, categorical, iter_samples, shorten
 from spade.models import GenePanel, SealModel, SpadeModel
 from spade.models._genes import MATCHING
-from spade.tl._inputs import Model, check_model, check_patch_size, features_key, read_expression, read_model_features, tuned
+from spade.tl._inputs import (
+    Model,
+    check_model,
+    check_patch_size,
+    features_key,
+    read_expression,
+    read_model_features,
+    tuned,
+)
 from spade.tl._pairs import unit
 
 logger = logging.getLogger("spade")

@@ -38,7 +38,7 @@ from spade.models import GenePanel
 from spade.tl._inputs import read_expression
 from spade.tl._labels import read_labels
 from spade.tl._protocols import no_penalty
-from spade.tl._reference import section_points
+from spade.tl._reference import sample_points
 
 Rows = NDArray[np.int64]
 #: Column of the copies that says which spots train, and where they hold the features of an encoder that is tuned.
@@ -163,7 +163,7 @@ def read_cohort(
         rows = np.flatnonzero(there & filled)
         _check_sections(sample, rows, group, groupby)
         names += [one.name for one in sample.sections]
-        points, own_side = section_points(sample, patches_key)
+        points, own_side = sample_points(sample, patches_key)
         side = max(side, own_side)
         section = sample.section_of_row()
         for name, values in (("section", section), ("group", group), ("label", label), ("points", points)):
