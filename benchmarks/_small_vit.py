@@ -1,0 +1,75 @@
+"""A small vision transformer, first taught to see by nothing but patches, and what tuning it against expression buys."""
+
+from __future__ import annotations
+
+import numpy as np
+import timm
+import torch
+import torch.nn.functional as F
+
+import spade as sp
+from spade._pixels import placed_sections
+from spade._samples import iter_samples
+from spade.core.augment import Augment, augment
+from spade.core.expression import log_normalise
+from spade.core.pixels import LivePatches
+from spade.core.prediction import pearson_per_gene
+from spade.core.retrieval import pair_ranks
+from spade.core.vision import to_unit
+
+ARCHITECTURE, PX, WIDTH = "test_vit", 160, 64
+#: Side of the pictures that the network must draw from its features.
+DRAWN = 2
+
+
+def pretrain(samples, path, n_epochs, seed=0):
+    """Teach the network to draw every patch, made small, from its 64 features, and save its weights."""
+    patches = [
+        LivePatches([placed], PX).take(np.arange(len(rows)))
+        for sample in iter_samples(samples)
+        for rows, placed in placed_sections(sample, "patches")
+    ]
+    pixels = torch.from_numpy(np.concatenate(patches))
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        model, head = timm.create_model(ARCHITECTURE, num_classes=0), torch.nn.Linear(WIDTH, 3 * DRAWN**2)
+        optimiser = torch.optim.AdamW([*model.parameters(), *head.parameters()], lr=2e-3)
+        draws = torch.Generator().manual_seed(seed)
+        for _ in range(n_epochs):
+            for rows in torch.randperm(len(pixels)).split(32):
+                x = augment(to_unit(pixels[rows]), Augment(stain=0), draws)
+                target = (F.adaptive_avg_pool2d(x, DRAWN).flatten(1) - 0.7) / 0.1
+                loss = F.mse_loss(head(model((x - 0.5) / 0.5)), target)
+                optimiser.zero_grad()
+                loss.backward()
+                optimiser.step()
+    torch.save(model.state_dict(), path)
+
+
+def measured(sample, genes):
+    """Log-normalised expression of a panel, dense."""
+    table = sample["table"]
+    return log_normalise(table.X.tocsr())[:, table.var_names.get_indexer(genes.names)].toarray()
+
+
+def by_ridge(train, test, genes, key):
+    """Of ridge regression from one representation: mean Pearson of the genes within sections, and median rank of a spot's own expression.
+
+    The rank is among all spots of its section, by the correlation of predicted and measured expression, every gene standardised by the
+    training spots.
+    """
+    sp.tl.predict_expression(test, reference=train, method="ridge", use_rep=key, genes=genes, key_added="by_ridge")
+    truth = [measured(sample, genes) for sample in test]
+    seen = np.concatenate([measured(sample, genes) for sample in train])
+    mean, deviation = seen.mean(0), seen.std(0)
+    found = [sample["table"].obsm["X_by_ridge"] for sample in test]
+    pearson = [np.nanmean(pearson_per_gene(y, p)) for y, p in zip(truth, found, strict=True)]
+    ranks = [pair_ranks((p - mean) / deviation, (y - mean) / deviation) for y, p in zip(truth, found, strict=True)]
+    return float(np.mean(pearson)), float(np.median(np.concatenate(ranks)))
+
+
+def in_joint_space(test, model, **options):
+    """Mean of both directions: median rank of the true partner among the spots of its section, and what chance gives."""
+    table = sp.tl.retrieval_metrics(test, model, **options)
+    own = table[table["gallery"] == "same section"]
+    return float(own["median_rank"].mean()), float(own["chance_rank"].mean())
