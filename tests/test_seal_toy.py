@@ -7,7 +7,7 @@ from _small_vit import ARCHITECTURE, by_ridge, in_joint_space, pretrain
 
 import spade as sp
 
-TUNE = {"n_epochs": 10, "batch_size": 40, "lr": 5e-3, "n_blocks": 4, "gene_warmup": 20}
+TUNE = {"n_epochs": 8, "batch_size": 40, "lr": 5e-3, "n_blocks": 3, "gene_warmup": 20}
 KEY = f"X_{ARCHITECTURE}"
 
 
