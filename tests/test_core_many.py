@@ -197,7 +197,7 @@ def test_processes_give_the_numbers_of_one(n, tmp_path):
 @pytest.mark.slow
 def test_a_process_that_is_killed_is_an_error_and_a_restart_finishes(tmp_path, monkeypatch):
     """The first worker that has finished an expert is killed from outside."""
-    from spade.core import processes
+    from spade.core import workers
 
     long = TrainingConfig(n_epochs=300, batch_size=16, lr=1e-3)  # so that it is killed long before it ends
     _, one = train_experts(*arguments(long))
@@ -208,7 +208,7 @@ def test_a_process_that_is_killed_is_an_error_and_a_restart_finishes(tmp_path, m
         started.append(popen(*args, **options))
         return started[-1]
 
-    monkeypatch.setattr(processes.subprocess, "Popen", noting)
+    monkeypatch.setattr(workers.subprocess, "Popen", noting)
 
     def kill(expert, epoch, *_):
         if (expert, epoch) == (0, 1):
