@@ -29,7 +29,8 @@ from spade.core.vision import FeatureTower, to_unit
 
 #: (steps done in all stages, steps in all, loss of the last one)
 Progress = Callable[[int, int, float], None]
-GENE, JOINT = "gene", "joint"
+#: Stages; the last has no name.
+GENE, JOINT, ENDED = "gene", "joint", ""
 STATE = "state.npz"
 #: What AdamW knows of a weight.
 MOMENTS = ("exp_avg", "exp_avg_sq", "step")
@@ -95,6 +96,29 @@ def train_seal_net(
         return run.all()
 
 
+def check_shares(pairs: Pairs, config: SealTraining, world: int) -> None:
+    """Raise if some batch has fewer spots than there are processes."""
+    n_rows = int((pairs.role == TRAIN).sum())
+    if n_rows // n_batches(n_rows, config.batch_size) < world:
+        raise ValueError(
+            f"{n_rows} training spots in batches of {config.batch_size} leave some of {world} processes without images; "
+            "use fewer processes or larger batches."
+        )
+
+
+def has_ended(folder: StateFolder) -> bool:
+    """Whether the training whose state the folder keeps took its last step."""
+    found = _read(folder)
+    return found is not None and found[0]["stage"] == ENDED
+
+
+def _read(folder: StateFolder | None) -> Any:
+    """Facts and arrays of the state in a folder; None if there is none."""
+    if folder is None or not (path := folder.folder / STATE).exists():
+        return None
+    return folder.read(path, None, (), FACTS)
+
+
 class _Run:
     """One training: its network, optimiser and record."""
 
@@ -115,11 +139,7 @@ class _Run:
         self.rank, self.world = (0, 1) if ranks is None else (ranks.rank, ranks.world)
         self.train, self.val = (np.flatnonzero(pairs.role == kind) for kind in (TRAIN, VAL))
         self.record = Record(stage=GENE if config.gene_warmup else JOINT)
-        if len(self.train) // self._steps() < self.world:
-            raise ValueError(
-                f"{len(self.train)} training spots in batches of {config.batch_size} leave some of {self.world} processes without images; "
-                "use fewer processes or larger batches."
-            )
+        check_shares(pairs, config, self.world)
         self.saved, self.trained = time.monotonic(), dict(net.trained())
         self.optimiser = self._new_optimiser()
 
@@ -131,7 +151,7 @@ class _Run:
             done = {row["epoch"] for row in self.record.history if row["stage"] == self.record.stage}
             for epoch in range(len(done), n_epochs):
                 self._epoch(epoch, n_epochs)
-            self.record.stage, self.record.step = (JOINT, 0) if self.record.stage == GENE else ("", self.record.step)
+            self.record.stage, self.record.step = (JOINT, 0) if self.record.stage == GENE else (ENDED, self.record.step)
             self.optimiser = self._new_optimiser()
             self._save()
         self.net.load_own(self.record.best)
@@ -303,13 +323,7 @@ class _Run:
 
     def _restore(self) -> None:
         """Go on from the state in the folder of the first rank, if there is one."""
-        path = None if self.folder is None else self.folder.folder / STATE
-
-        def read() -> Any:
-            there = path is not None and path.exists() and self.folder is not None
-            return self.folder.read(path, None, (), FACTS) if there else None  # type: ignore[union-attr, arg-type]
-
-        found = read() if self.ranks is None else self.ranks.first(read)
+        found = _read(self.folder) if self.ranks is None else self.ranks.first(lambda: _read(self.folder))
         if found is None:
             return
         facts, arrays = found

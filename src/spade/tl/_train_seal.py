@@ -18,10 +18,10 @@ from spade.core.seal_training import train_seal_net
 from spade.core.streams import as_seed
 from spade.core.task import TRAIN, VAL
 from spade.models import GenePanel, SealConfig, SealModel
+from spade.models._seal_processes import train_in_processes
 from spade.tl._history import licence, seal_history
 from spade.tl._inputs import FeatureReader, load_training, resolve_panel
 from spade.tl._patch_reader import PatchReader
-from spade.tl._seal_processes import train_in_processes
 from spade.tl._seal_start import base_encoder, describe, pairs_of, start_net
 from spade.tl._start import open_states
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -21,14 +22,14 @@ from spade.core.pixels import LivePatches, MappedPatches, write_patches
 from spade.core.ranks import BEGIN, Ranks
 from spade.core.seal import SealNet
 from spade.core.seal_data import Pairs
-from spade.core.seal_training import Progress, Record, train_seal_net
+from spade.core.seal_training import Progress, Record, check_shares, has_ended, train_seal_net
 from spade.core.task import CSR_PARTS
 from spade.core.vision import FeatureTower, PixelTower
 from spade.core.workers import Say, places, run_workers
-from spade.models import SealConfig
+from spade.models._config import SealConfig
 from spade.models._seal import adapt_tower, base_state, feature_tower
 
-WORKER = "spade.tl._seal_worker"
+WORKER = "spade.models._seal_worker"
 ARRAYS = ("section", "role")
 
 
@@ -43,6 +44,10 @@ def train_in_processes(
     progress: Progress,
 ) -> Record:
     """Train on ``n`` processes, which find data and network in the temporary folder of the machine, and leave their state among the rest."""
+    check_shares(pairs, config, n)
+    end = partial(train_seal_net, net, pairs, config, seed=config.seed, device=device)
+    if folder is not None and has_ended(folder):
+        return end(folder=folder)
     with TemporaryDirectory(prefix="spade-") as name:
         place = Path(name)
         state = folder or StateFolder(place / "state", None)
@@ -52,8 +57,7 @@ def train_in_processes(
             for rank, where in enumerate(places(device, n))
         ]
         run_workers(WORKER, place, orders, lambda message: progress(*message["step"]))
-        # which has ended: this puts the weights that were kept in place
-        return train_seal_net(net, pairs, config, seed=config.seed, device=device, folder=state)
+        return end(folder=state)  # which takes no step, and puts the weights that were kept in place
 
 
 def work(wanted: dict[str, Any], say: Say) -> None:

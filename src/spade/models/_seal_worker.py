@@ -1,11 +1,11 @@
-"""The process that :mod:`spade.tl._seal_processes` starts: ``python -m spade.tl._seal_worker ORDERS``."""
+"""The process that :mod:`spade.models._seal_processes` starts: ``python -m spade.tl._seal_worker ORDERS``."""
 
 from __future__ import annotations
 
 import sys
 
 from spade.core.workers import serve
-from spade.tl._seal_processes import work
+from spade.models._seal_processes import work
 
 if __name__ == "__main__":
     raise SystemExit(serve(sys.argv[1], work))
