@@ -73,3 +73,48 @@ def fresh(sample):
             tables={key: table.copy() for key, table in sample.tables.items()},
             attrs=copy.deepcopy(dict(sample.attrs)),
         )
+
+
+@pytest.fixture(scope="session")
+def network():
+    """A small vision transformer with random weights."""
+    import timm
+    import torch
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(5)
+        return timm.create_model("test_vit", num_classes=11).eval()
+
+
+@pytest.fixture(scope="session")
+def weights(network, tmp_path_factory):
+    """Its weights in a file."""
+    from safetensors.torch import save_file
+
+    path = tmp_path_factory.mktemp("weights") / "vit.safetensors"
+    save_file(network.state_dict(), path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def tune(weights):
+    """Fine-tune the small transformer."""
+    from _seal import tuned_by
+
+    return tuned_by(weights)
+
+
+@pytest.fixture(scope="session")
+def tuned(tune):
+    """A model that the small transformer was tuned to; not to be changed."""
+    from _seal import pictures
+
+    return tune(pictures(), n_epochs=3, lr=1e-2)
+
+
+@pytest.fixture(scope="session")
+def headed():
+    """A model on features; not to be changed."""
+    from _seal import cohort, seal
+
+    return seal(cohort(), n_epochs=3)
