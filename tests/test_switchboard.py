@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -436,6 +438,27 @@ def test_an_encoder_is_tuned_beside_its_frozen_features(weights):
     measured = sp.tl.retrieval_metrics(samples[2], model, k=5, use_rep="X_t").query("gallery == 'same section'")
     own = values(found, "tuned", metric="median_rank", by="model")["d"]
     assert own.tolist() == measured["median_rank"].tolist()
+
+
+@pytest.mark.filterwarnings("ignore:.*coarser than twice the wanted.*:UserWarning")
+def test_settings_for_all_go_to_those_that_have_a_use_for_them(weights, tmp_path, monkeypatch):
+    given = {}
+
+    def noting(samples, **options):
+        given["pixels" if options.get("encoder") else "head"] = options
+        return train_seal(samples, **options)
+
+    train_seal = sp.tl.train_seal
+    monkeypatch.setattr("spade.tl._switchboard_variants.train_seal", functools.wraps(train_seal)(noting))
+    settings = {"n_epochs": 1, "dim": 12, "cache_dir": tmp_path / "cache", "stain_jitter": 0.0, "lr": 1e-3}
+    options = {"encoder": "test_vit", "weights": weights, "genes": PANEL, "control": False, "k": 5}
+    sp.tl.switchboard(patched(2), variants=["projection", "seal"], seal_settings=settings, **options)
+    assert {name for name in settings if name in given["head"]} == {"n_epochs", "dim", "lr"}
+    assert {name for name in settings if name in given["pixels"]} == {"n_epochs", "cache_dir", "stain_jitter", "lr"}
+    with pytest.raises(ValueError, match=r"variants\['wide'\]: 'dim' has no meaning for a tuned encoder"):
+        sp.tl.switchboard(patched(2), variants={"wide": {"dim": 8}}, **options)
+    with pytest.raises(ValueError, match=r"variants\['seal'\]: 'rank' has no meaning for a head on features"):
+        run(cohort(), ["seal"], seal_settings={"rank": 4})
 
 
 def test_patches_are_needed_to_tune(weights):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import asdict, replace
 from os import PathLike
 from pathlib import Path
@@ -15,7 +16,7 @@ from spade.core.checkpoints import digest
 from spade.core.expression import group_sums
 from spade.core.routing import feature_scale
 from spade.core.seal import SealNet
-from spade.core.seal_data import Pairs
+from spade.core.seal_data import Pairs, n_batches
 from spade.core.streams import seed_torch, torch_stream
 from spade.core.task import TRAIN
 from spade.core.vision import FeatureTower, PixelTower
@@ -26,6 +27,36 @@ from spade.tl._patch_reader import PatchReader
 
 if TYPE_CHECKING:
     from spade.encoders._timm import TimmEncoder
+
+
+logger = logging.getLogger("spade")
+
+#: Settings that a head on features has no use for, and those that a tuned encoder has none for.
+OF_PIXELS = ("n_blocks", "targets", "rank", "alpha", "flips", "rotations", "stain_jitter", "micro_batch_size")
+OF_FEATURES = ("hidden", "head")
+#: Steps below which a training has hardly begun.
+FEW_STEPS = 100
+
+
+def check_used(config: SealConfig) -> None:
+    """Raise for settings that were changed and would change nothing."""
+    names, what = (OF_PIXELS, "an encoder") if config.on_features else (OF_FEATURES, "a head on features")
+    if idle := [name for name in names if getattr(config, name) != getattr(SealConfig, name)]:
+        listed = ", ".join(f"{name}={getattr(config, name)!r}" for name in idle)
+        raise ValueError(
+            f"{listed}: of use only where {what} is trained; leave {', '.join(f'{one}=' for one in idle)} out."
+        )
+
+
+def tell_few_steps(pairs: Pairs, config: SealConfig) -> None:
+    """Log it if so few steps will be taken that little can be learned."""
+    n_rows = int((pairs.role == TRAIN).sum())
+    per_epoch = n_batches(n_rows, config.batch_size)
+    if (steps := config.n_epochs * per_epoch) < FEW_STEPS:
+        logger.warning(
+            "steps in all: %d (n_epochs=%d of %d each, of %d training spots), few to learn from: raise n_epochs= or lr=, or lower batch_size=%d.",
+            steps, config.n_epochs, per_epoch, n_rows, config.batch_size,
+        )  # fmt: skip
 
 
 def base_encoder(config: SealConfig, weights: str | PathLike[str] | None) -> tuple[TimmEncoder | None, SealConfig]:

@@ -102,7 +102,8 @@ def switchboard(
     control
         Train ``"seal, shuffled pairs"`` as well.
     spade_settings, seal_settings
-        Settings of all trainings of :func:`train_spade`, and of :func:`train_seal`, such as ``{"n_epochs": 50}``.
+        Settings of all trainings of :func:`train_spade`, and of :func:`train_seal`, such as ``{"n_epochs": 50}``. With ``encoder``, those that
+        only a tuned encoder or only a head on features has are left to these.
     n_seeds
         Trainings of every variant, with seeds from ``rng`` on; the frozen control does not depend on it and is measured once.
     k

@@ -16,6 +16,7 @@ from spade._samples import iter_samples, shorten
 from spade.models import SealConfig, SealModel, SpadeConfig
 from spade.tl._inputs import Model, tuned
 from spade.tl._pairs import encode
+from spade.tl._seal_start import OF_FEATURES, OF_PIXELS
 from spade.tl._switchboard_cohort import PATCHES, SPLIT, Cohort, Fold
 from spade.tl._train_seal import train_seal
 from spade.tl._train_spade import train_spade
@@ -91,9 +92,15 @@ def resolve_variants(
             continue
         kind = SPADE if name == SPADE else "seal"
         train, config = (train_spade, SpadeConfig()) if kind == SPADE else (train_seal, SealConfig())
-        merged = shared[kind] | VARIANTS.get(name, {}) | dict(settings)
-        on_features = bool(merged.pop(ON_FEATURES, False)) or not tunes or kind == SPADE
+        chosen = VARIANTS.get(name, {}) | dict(settings)
+        on_features = bool(chosen.pop(ON_FEATURES, False)) or not tunes or kind == SPADE
+        idle = set() if kind == SPADE else {*OF_PIXELS, "cache_dir"} if on_features else {*OF_FEATURES, "dim"}
+        # some variants read pixels and some features: each takes of what is meant for all what it has a use for
+        merged = {one: value for one, value in shared[kind].items() if not (tunes and one in idle)} | chosen
         _check(train, config, merged, where)
+        if odd := sorted(idle & set(merged)):
+            reads = "a head on features" if on_features else "a tuned encoder"
+            raise ValueError(f"{where}: {shorten(odd)} has no meaning for {reads}; leave it out.")
         found.append(Variant(name, train, merged, on_features))
     if len(found) < 2:
         raise ValueError(

@@ -22,7 +22,7 @@ from spade.models._seal_processes import train_in_processes
 from spade.tl._history import licence, seal_history
 from spade.tl._inputs import FeatureReader, load_training, resolve_panel
 from spade.tl._patch_reader import PatchReader
-from spade.tl._seal_start import base_encoder, describe, pairs_of, start_net
+from spade.tl._seal_start import base_encoder, check_used, describe, pairs_of, start_net, tell_few_steps
 from spade.tl._start import open_states
 
 logger = logging.getLogger("spade")
@@ -102,7 +102,7 @@ def train_seal(
     normalized
         Take the values as they are.
     n_blocks, targets
-        How many of the last blocks are adapted, and which of their linear layers.
+        Of a transformer: how many of the last blocks are adapted, and which of their linear layers.
     rank, alpha, dropout
         Rank r and scale α of the adapters, and the share of their input that is dropped in training (of a head on features, of its
         hidden layer).
@@ -128,7 +128,7 @@ def train_seal(
         How patches vary in training: mirrored, turned by quarters, and by how much the stains of haematoxylin and eosin differ.
     n_epochs, batch_size
         Passes over the training spots, and spots per step (nearly: the batches of an epoch are of one size). Negatives are those of the
-        whole batch.
+        whole batch. The defaults are for large cohorts; a log line tells if they make fewer than 100 steps.
     micro_batch_size
         Patches that are in the encoder at a time; None: the whole batch. Smaller ones need less memory, and encode every patch twice;
         the gradient is the same.
@@ -150,8 +150,8 @@ def train_seal(
         ``"auto"``, ``"cpu"`` or ``"cuda"``.
     devices
         GPUs of this machine (or processes on its CPU) that share every batch. Embeddings are joined before the losses, so that the
-        result is that of one, beyond rounding and the draws of augmentation and dropout. For several machines start the script by
-        ``torchrun`` and leave this 1.
+        result is that of one, beyond rounding and the draws of augmentation and dropout. Without ``cache_dir`` all patches are written
+        into the machine's temporary folder first. For several machines start the script by ``torchrun`` and leave this 1.
     precision
         ``"fp32"`` (None) or ``"bf16"``, in which the encoder runs.
     checkpoint_dir
@@ -175,7 +175,8 @@ def train_seal(
         An encoder that is not given by name.
     ValueError
         An encoder with nothing to adapt, targets it does not have, weights that do not fit; panel genes that a sample lacks, counts
-        that are not raw, patches of several sizes, a section of one spot with ``negatives="section"``, unknown settings.
+        that are not raw, patches of several sizes, a section of one spot with ``negatives="section"``, settings that are unknown or of no
+        use here.
     FloatingPointError
         The loss became NaN or infinite; the message names the sections.
     RuntimeError
@@ -245,6 +246,7 @@ def train_seal(
         split_key=split_key,
         seed=as_seed(rng),
     )
+    check_used(config)
     listed = as_list(samples)
     panel = resolve_panel(listed, genes, table_key)
     with ranks() as group:
@@ -257,6 +259,8 @@ def train_seal(
         settings = describe(data, config, where, images)
         if group is not None:
             group.alike(settings | {"checkpoint_dir": checkpoint_dir is not None})
+        if group is None or group.rank == 0:
+            tell_few_steps(pairs, config)
         net = start_net(base, pairs, config)
         folder = open_states(checkpoint_dir, settings, group)
         with tqdm(desc="fine-tuning", unit="step", disable=True if group is not None and group.rank else None) as bar:
