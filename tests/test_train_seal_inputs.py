@@ -17,6 +17,7 @@ from _tiny import (
     tiny,
 )
 from safetensors.torch import save_file
+from scipy.sparse import csr_matrix
 
 import spade as sp
 from spade.core.config import NonFiniteLossError
@@ -345,3 +346,21 @@ def test_few_steps_are_told(caplog):
     caplog.clear()
     seal(cohort(), n_epochs=20)
     assert "steps" not in caplog.text
+
+
+def test_a_state_is_of_the_sections_it_was_trained_with():
+    """Which spots are one section decides what ``negatives="section"`` compares."""
+    from dataclasses import replace
+
+    from spade.models import SealConfig
+    from spade.tl._inputs import TrainingData
+    from spade.tl._seal_start import describe
+
+    section = np.repeat(["a", "b"], 3)
+    data = TrainingData(
+        np.ones((6, 2), np.float32), csr_matrix(np.eye(6)), np.zeros(6, int), np.zeros(6, "U1"), section, ["a"]
+    )
+    one, other = (
+        describe(replace(data, section=names), SealConfig(), "cpu", None) for names in (section, section[::-1])
+    )
+    assert {name for name in one if one[name] != other[name]} == {"rows"}

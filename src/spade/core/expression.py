@@ -31,3 +31,12 @@ def group_sums(
         block.data **= 2
         found[1] += member @ block
     return found
+
+
+def gene_scale(x: csr_matrix, rows: NDArray[np.integer]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Mean and deviation of every gene over some rows ``(G,)``; a gene that does not vary has deviation 1."""
+    (sums,), (squares,) = group_sums(x, rows, np.zeros(x.shape[0], dtype=np.int64), 1)
+    mean = sums / len(rows)
+    deviation = np.sqrt(np.maximum(squares / len(rows) - mean**2, 0))
+    deviation[deviation < 1e-6] = 1
+    return mean, deviation

@@ -13,7 +13,7 @@ import torch
 
 from spade import encoders
 from spade.core.checkpoints import digest
-from spade.core.expression import group_sums
+from spade.core.expression import gene_scale
 from spade.core.routing import feature_scale
 from spade.core.seal import SealNet
 from spade.core.seal_data import Pairs, n_batches
@@ -96,10 +96,6 @@ def pairs_of(data: TrainingData, config: SealConfig) -> Pairs:
 def start_net(base: TimmEncoder | None, pairs: Pairs, config: SealConfig) -> SealNet:
     """Return the network before its first step."""
     rows = np.flatnonzero(pairs.role == TRAIN)
-    (sums,), (squares,) = group_sums(pairs.expression, rows, np.zeros(len(pairs.role), dtype=np.int64), 1)
-    mean = sums / len(rows)
-    deviation = np.sqrt(np.maximum(squares / len(rows) - mean**2, 0))
-    deviation[deviation < 1e-6] = 1
     with torch.random.fork_rng(devices=[]):
         seed_torch(torch_stream(config.seed, "initialisation").initial_seed())
         tower: PixelTower | FeatureTower
@@ -109,7 +105,7 @@ def start_net(base: TimmEncoder | None, pairs: Pairs, config: SealConfig) -> Sea
             tower = base.tower()
             adapt_tower(tower, base.input_px, config, torch_stream(config.seed, "adapters"))
         n_sections = len(pairs.names) if config.adversary else 0
-        return SealNet(tower, config.dim, mean, deviation, n_sections)
+        return SealNet(tower, config.dim, *gene_scale(pairs.expression, rows), n_sections)
 
 
 def describe(data: TrainingData, config: SealConfig, device: str, images: Any) -> dict[str, Any]:
@@ -120,5 +116,5 @@ def describe(data: TrainingData, config: SealConfig, device: str, images: Any) -
         "samples": data.samples,
         "images": images.id if isinstance(images, PatchReader) else digest(data.features),
         "expression": digest(g.indptr, g.indices, g.data),
-        "rows": digest(data.role),
+        "rows": digest(data.role, data.section),
     }

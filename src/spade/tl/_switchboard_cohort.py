@@ -28,7 +28,7 @@ from spade._samples import (
     shorten,
 )
 from spade.core.episodes import Episode
-from spade.core.expression import group_sums
+from spade.core.expression import gene_scale
 from spade.core.folds import stratified_folds
 from spade.core.prediction import section_folds
 from spade.core.routing import Floats
@@ -296,10 +296,6 @@ def _fold(
     inner = section_folds(cohort.section[train], None if np.isnan(points).any() else points, cohort.guard)
     if not inner:
         raise ValueError(no_penalty(cohort.section[train][0]))
-    (sums,), (squares,) = group_sums(cohort.y, train, np.zeros(len(held_out), dtype=np.int64), 1)
-    mean = sums / len(train)
-    deviation = np.sqrt(np.maximum(squares / len(train) - mean**2, 0))
-    deviation[deviation < 1e-6] = 1
     draws = []
     if cohort.classes:
         there = [train[cohort.label[train] == c] for c in range(len(cohort.classes))]
@@ -314,4 +310,4 @@ def _fold(
         for repeat in range(n_repeats):
             rng = numpy_stream(seed, "shots of the switchboard", index * n_repeats + repeat)
             draws.append(Episode([rng.permutation(own) for own in there], query))
-    return Fold(name, train, test, held_out, inner, mean, deviation, draws)
+    return Fold(name, train, test, held_out, inner, *gene_scale(cohort.y, train), draws)
