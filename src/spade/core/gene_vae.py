@@ -23,7 +23,7 @@ class PlanarFlow(nn.Module):
         self.b = nn.Parameter(torch.zeros(1))
 
     def forward(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        r"""Return ``z'`` ``(n, d)`` and :math:`\log|\det ∂z'/∂z| = \log|1 + u^\top w (1 − \tanh^2)|` ``(n,)``."""
+        r"""Return ``z'`` ``(n, d)`` and :math:`\log|\det \partial z'/\partial z| = \log|1 + u^\top w (1 - \tanh^2)|` ``(n,)``."""
         slope = torch.tanh(z @ self.w + self.b)
         determinant = 1 + (1 - slope**2) * (self.u @ self.w)
         return z + slope.unsqueeze(1) * self.u, torch.log(torch.abs(determinant) + 1e-8)
@@ -40,7 +40,7 @@ class Encoded:
     log_det: Tensor
 
     def kl(self) -> Tensor:
-        r"""Mean of :math:`KL[q(z) \| N(0, I)] = \frac12 Σ(σ^2 + μ^2 − 1 − \log σ^2) − Σ \log|\det J|` over the batch."""
+        r"""Mean of :math:`KL[q(z) \| N(0, I)] = \frac12 \sum(\sigma^2 + \mu^2 - 1 - \log \sigma^2) - \sum \log|\det J|` over the batch."""
         gaussian = 0.5 * (self.log_variance.exp() + self.mean**2 - 1 - self.log_variance).sum(1)
         return (gaussian - self.log_det).mean()
 

@@ -21,7 +21,7 @@ NAMES = ("lora_A.", "lora_B.")
 
 
 class LoraLinear(nn.Module):
-    r"""A frozen linear layer and what it learns: :math:`W x + b + (α/r) B A \, \mathrm{dropout}(x)`; B begins at 0.
+    r"""A frozen linear layer and what it learns: :math:`W x + b + (\alpha/r) B A \, \mathrm{dropout}(x)`; B begins at 0.
 
     Parameters
     ----------
@@ -70,7 +70,7 @@ class LoraLinear(nn.Module):
 
 
 class AdaptedStage(nn.Module):
-    r"""A frozen stage of a CNN and a correction of its channels: :math:`y + (α/r) B A \, \mathrm{dropout}(y)` at every position."""
+    r"""A frozen stage of a CNN and a correction of its channels: :math:`y + (\alpha/r) B A \, \mathrm{dropout}(y)` at every position."""
 
     def __init__(
         self,

@@ -40,9 +40,9 @@ def correlations(predicted: Tensor, truth: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def reconstruction(predicted: Tensor, truth: Tensor, mean: Tensor, deviation: Tensor) -> Tensor:
-    r"""Return :math:`R = 0.1 (0.05 Σ_g (1 − ρ_g)^2 + 5 \, \mathrm{MSE})`.
+    r"""Return :math:`R = 0.1 (0.05 \sum_g (1 - \rho_g)^2 + 5 \, \mathrm{MSE})`.
 
-    :math:`ρ_g` is the Pearson correlation of gene g over the batch, for genes that vary there; the mean squared error is that of
+    :math:`\rho_g` is the Pearson correlation of gene g over the batch, for genes that vary there; the mean squared error is that of
     (value − mean)/deviation over spots and genes.
 
     Parameters

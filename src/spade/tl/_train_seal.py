@@ -76,12 +76,12 @@ def train_seal(
 ) -> SealModel:
     r"""Fine-tune a pathology encoder against expression by low-rank adapters (SEAL, arXiv 2602.14177).
 
-    The loss is :math:`λ_c \, \mathrm{InfoNCE}(z_\mathrm{image}, z_\mathrm{gene}) + λ_g R(\hat g_\mathrm{gene}, g) +
-    λ_i R(\hat g_\mathrm{image}, g)`: embeddings of the same spot, L2-normalised, are told from those of other spots of the batch; a
+    The loss is :math:`\lambda_c \, \mathrm{InfoNCE}(z_\mathrm{image}, z_\mathrm{gene}) + \lambda_g R(\hat g_\mathrm{gene}, g) +
+    \lambda_i R(\hat g_\mathrm{image}, g)`: embeddings of the same spot, L2-normalised, are told from those of other spots of the batch; a
     variational autoencoder with three planar flows rebuilds expression; and a head predicts it from the image.
-    :math:`R = 0.1 (0.05 Σ_g (1 − ρ_g)^2 + 5 \, \mathrm{MSE})`, with the correlation ρ of every gene over the batch and the squared
+    :math:`R = 0.1 (0.05 \sum_g (1 - \rho_g)^2 + 5 \, \mathrm{MSE})`, with the correlation ρ of every gene over the batch and the squared
     error of standardised values. The encoder stays frozen bit for bit; what is trained beside it is
-    :math:`W x + (α/r) B A x` of some linear layers. The samples are only read, never written.
+    :math:`W x + (\alpha/r) B A x` of some linear layers. The samples are only read, never written.
 
     Parameters
     ----------
