@@ -27,8 +27,8 @@ def attempt(what, run, samples, **options):
 
 tune = tuned_by(weights)
 still = {"dropout": 0.0, "flips": False, "rotations": False, "stain_jitter": 0.0}
-attempt("features", seal, cohort(), checkpoint_dir=out / "state", **still)
-attempt("again", seal, cohort(), checkpoint_dir=out / "state", **still)
+attempt("features", seal, cohort(), checkpoint_dir=out / "state", dropout=0.0)
+attempt("again", seal, cohort(), checkpoint_dir=out / "state", dropout=0.0)
 attempt("pixels", tune, pictures(), cache_dir=out / "cache", **still)
 attempt("other", seal, cohort()[rank:])
 attempt("many", seal, cohort(), devices=2)
@@ -44,8 +44,7 @@ def test_torchrun_trains_one_model_on_all_ranks(tmp_path, weights, tune):
     arguments = [str(Path(__file__).parent), str(tmp_path), str(weights)]
     done = subprocess.run([*command, *arguments], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    still = {"dropout": 0.0, "flips": False, "rotations": False, "stain_jitter": 0.0}
-    for what, whole in (("features", seal(cohort(), **still)), ("pixels", tune(pictures(), **still))):
+    for what, whole in (("features", seal(cohort(), dropout=0.0)), ("pixels", tune(pictures(), **STILL))):
         one, other = (SealModel.load(tmp_path / f"{what} {rank}", weights=weights) for rank in (0, 1))
         assert one.id == other.id
         assert len(one.history) == len(whole.history)
@@ -84,8 +83,9 @@ def temporary(tmp_path, monkeypatch):
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["features", "critic", "pixels", "cached pixels"])
 def test_devices_train_the_model_of_one(kind, tmp_path, temporary, tune):
-    options = STILL | (CRITIC if kind == "critic" else {})
-    run, make = (seal, cohort) if kind in ("features", "critic") else (tune, pictures)
+    run, make, options = tune, pictures, STILL
+    if kind in ("features", "critic"):
+        run, make, options = seal, cohort, {"dropout": 0.0} | (CRITIC if kind == "critic" else {})
     if kind == "cached pixels":
         options |= {"cache_dir": tmp_path / "cache", "micro_batch_size": 3}
     one, many = (run(make(), devices=n, **options) for n in (1, 2))
