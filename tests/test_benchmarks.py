@@ -84,10 +84,8 @@ def test_slides_made_small(capsys):
     assert "times the speed of plain torch" in capsys.readouterr().out
 
 
-def test_patch_feeding_made_small(monkeypatch, capsys):
-    table = run(
-        monkeypatch, "patch_feeding", "--sections", 2, "--spots", 40, "--batch", 4, "--batches", 2, "--repeats", 1
-    )
+def test_patch_feeding_made_small(capsys):
+    table = run("patch_feeding", "--sections", 2, "--spots", 40, "--batch", 4, "--batches", 2, "--repeats", 1)
     assert table.loc["isel per patch", "times isel"] == 1
     assert (table["patches/s"] > 0).all()
     assert "file, 2 workers" in capsys.readouterr().out
