@@ -18,6 +18,9 @@ from spade.core.retrieval import pair_ranks
 from spade.core.vision import to_unit
 
 ARCHITECTURE, PX, WIDTH = "test_vit", 160, 64
+#: Settings of tuning it on so few spots that the encoder, too, has something to gain.
+FEW = {"batch_size": 40, "lr": 5e-3, "gene_warmup": 20, "negatives": "section", "dropout": 0.0}
+TUNE = {"n_blocks": 6, "stain_jitter": 0.0}
 #: Side of the pictures that the network must draw from its features.
 DRAWN = 2
 

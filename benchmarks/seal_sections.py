@@ -18,19 +18,20 @@ import warnings
 from pathlib import Path
 
 from _sections import read_bulb, read_tumour
-from _small_vit import ARCHITECTURE, by_ridge, in_joint_space, pretrain
+from _small_vit import ARCHITECTURE, FEW, TUNE, by_ridge, in_joint_space, pretrain
 from expression import rows_of
 
 import spade as sp
 
 SPADE = {"lr": 1e-3, "batch_size": 64, "n_prototypes": 8, "n_experts": 2}
+#: Stem of the keys that every model is embedded under.
+TUNED = "tuned"
 HEAD = {"lr": 1e-3, "batch_size": 64, "dim": 64}
-TUNE = {"lr": 5e-3, "batch_size": 40, "n_blocks": 4, "gene_warmup": 20}
 
 
 def ways(train, genes, weights, n_epochs):
     """Models by name, made one at a time."""
-    pixels = {"encoder": ARCHITECTURE, "weights": weights, "genes": genes, "n_epochs": n_epochs, **TUNE}
+    pixels = {"encoder": ARCHITECTURE, "weights": weights, "genes": genes, "n_epochs": n_epochs, **FEW, **TUNE}
     head = {"on_features": "X_texture", "genes": genes, "n_epochs": 5 * n_epochs, **HEAD}
     yield (
         "texture, projection",
@@ -59,11 +60,10 @@ def compare(name, train, test, weights, n_epochs):
         print("| {} | {:.3f} | {:.1f} | – |".format(label, *by_ridge(train, test, genes, key)))
     for label, make in ways(train, genes, weights, n_epochs):
         model = make()
-        stem = "tuned"
         for sample in (train, test):
-            sp.tl.embed(sample, model, key_added=stem)
-        pearson, rank = by_ridge(train, test, genes, f"X_{stem}_image")
-        options = {"use_rep": f"X_{stem}_image"} if getattr(model, "reads_pixels", False) else {}
+            sp.tl.embed(sample, model, key_added=TUNED)
+        pearson, rank = by_ridge(train, test, genes, f"X_{TUNED}_image")
+        options = {"use_rep": f"X_{TUNED}_image"} if getattr(model, "reads_pixels", False) else {}
         own, chance = in_joint_space(test, model, **options)
         print(f"| {label} | {pearson:.3f} | {rank:.1f} | {own:.1f} ({chance:.1f}) |")
 

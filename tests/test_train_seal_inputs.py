@@ -227,6 +227,11 @@ def test_several_sections_in_one_object_whose_rows_are_mixed(tune):
             ValueError,
             r"cache_dir='somewhere': on_features= reads features.*leave cache_dir= out",
         ),
+        (
+            {"on_features": "X_f", "patches_key": "squares"},
+            ValueError,
+            r"patches_key='squares': on_features= reads features.*leave patches_key= out",
+        ),
     ],
 )
 def test_bad_input_on_features(options, error, said):

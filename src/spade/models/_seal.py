@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from spade import encoders
 from spade.core.device import resolve_device
-from spade.core.lora import adapt, merged
+from spade.core.lora import NAMES, adapt, merged
 from spade.core.routing import Floats
 from spade.core.seal import SealNet
 from spade.core.vision import FeatureTower, PixelTower, to_unit
@@ -376,7 +376,7 @@ def base_state(model: nn.Module) -> dict[str, Tensor]:
     return {
         name.replace(".base_layer.", "."): value
         for name, value in model.state_dict().items()
-        if "lora_A." not in name and "lora_B." not in name
+        if not any(part in name for part in NAMES)
     }
 
 

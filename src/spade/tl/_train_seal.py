@@ -204,6 +204,10 @@ def train_seal(
         raise ValueError(
             f"cache_dir={str(cache_dir)!r}: on_features= reads features, so there are no patches to keep; leave cache_dir= out."
         )
+    if on_features is not None and patches_key != _keys.PATCHES:
+        raise ValueError(
+            f"patches_key={patches_key!r}: on_features= reads features, no patches; leave patches_key= out."
+        )
     if encoder is not None and not isinstance(encoder, str):
         raise TypeError(f"encoder={encoder!r}: expected the name of a network, such as 'uni2_h'.")
     check_count("n_workers", n_workers, 0)
