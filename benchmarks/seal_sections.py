@@ -48,7 +48,9 @@ def ways(train, genes, weights, n_epochs):
 
 
 def compare(name, train, test, weights, n_epochs):
-    genes = sp.pp.select_genes(train, method="seal", n_top_genes=300, fold_case=False)
+    shared = set.intersection(*(set(sample["table"].var_names) for sample in test))
+    chosen = sp.pp.select_genes(train, method="seal", n_top_genes=300, fold_case=False)
+    genes = sp.models.GenePanel(tuple(name for name in chosen.names if name in shared))
     pretrain(train, weights, 2 * n_epochs)
     for sample in (train, test):
         sp.pp.encode_patches(sample, ARCHITECTURE, weights=weights)

@@ -125,3 +125,13 @@ def test_fine_tuning_on_the_synthetic_cohort_made_small():
     rows = run("seal_toy", "--spots", 20, "--epochs", 1, "--seeds", 1)
     assert [way for _, way, *_ in rows] == ["frozen", "tuned", "tuned, shuffled pairs"]
     assert np.isfinite([figures for *_, figures in rows]).all()
+
+
+@pytest.mark.slow
+@pytest.mark.realdata
+def test_fine_tuning_on_real_sections_made_small(capsys, data_dir, monkeypatch):
+    monkeypatch.setenv("SPADE_TEST_DATA", str(data_dir))
+    run("seal_sections", "--epochs", 1)
+    rows = [line for line in capsys.readouterr().out.splitlines() if line.startswith(("| texture", "| small ViT"))]
+    assert len(rows) == 2 * 8
+    assert not [row for row in rows if "nan" in row]
