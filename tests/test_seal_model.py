@@ -205,6 +205,15 @@ def test_a_tuned_encoder_is_an_encoder(tuned):
     np.testing.assert_array_equal(samples[0]["table"].obsm["X_again"], before)
 
 
+@pytest.mark.parametrize(("name", "value"), [("patches_key", "squares"), ("batch_size", 5)])
+def test_settings_of_patches_where_none_are_read(name, value, tuned, headed):
+    said = rf"{name}={value!r}: the image side comes from obsm\['X_\w+'\], so no patches are read; leave {name}= out"
+    with pytest.raises(ValueError, match=said):
+        sp.tl.embed(cohort(), headed, **{name: value})
+    with pytest.raises(ValueError, match=said):
+        sp.tl.embed(pictures(), tuned, use_rep="X_test_vit_seal", **{name: value})
+
+
 def test_embeddings_survive_the_store(tuned, tmp_path):
     sample = pictured()
     sp.tl.embed(sample, tuned)

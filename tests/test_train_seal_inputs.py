@@ -8,13 +8,14 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from _seal import PX, UM, cohort, pictured, pictures, seal
+from _seal import FAST, PX, UM, cohort, pictured, pictures, seal
 from _tiny import (
     GENES,
     circles,
     featured,
     square_lattice,
     tiny,
+    warns_here,
 )
 from safetensors.torch import save_file
 from scipy.sparse import csr_matrix
@@ -228,10 +229,11 @@ def test_several_sections_in_one_object_whose_rows_are_mixed(tune):
             r"cache_dir='somewhere': on_features= reads features.*leave cache_dir= out",
         ),
         (
-            {"on_features": "X_f", "patches_key": "squares"},
+            {"patches_key": "squares"},
             ValueError,
             r"patches_key='squares': on_features= reads features.*leave patches_key= out",
         ),
+        ({"n_workers": 0}, ValueError, r"n_workers=0: on_features= reads features.*leave n_workers= out"),
     ],
 )
 def test_bad_input_on_features(options, error, said):
@@ -264,6 +266,15 @@ def test_bad_input_on_features(options, error, said):
 def test_bad_input_on_pixels(options, error, said, tune):
     with pytest.raises(error, match=said):
         tune(pictures(), **options)
+
+
+@pytest.mark.parametrize("options", [{"n_blocks": 2}, {"targets": ("qkv",)}])
+def test_settings_of_blocks_on_a_cnn(options):
+    said = (
+        f"{next(iter(options))}=.*: encoder 'test_resnet' has no transformer blocks.*leave {next(iter(options))}= out"
+    )
+    with warns_here("random weights"), pytest.raises(ValueError, match=said):
+        sp.tl.train_seal(pictures(), encoder="test_resnet", weights="random", **FAST, **options)
 
 
 def test_no_patches(tune):

@@ -32,6 +32,9 @@ from spade.tl._pairs import unit
 
 logger = logging.getLogger("spade")
 
+#: Patches that are encoded at a time.
+BATCH = 64
+
 
 def embed(
     samples: Samples,
@@ -45,7 +48,7 @@ def embed(
     genes: GenePanel | Sequence[str] | None = None,
     min_overlap: float = 0.5,
     patches_key: str = _keys.PATCHES,
-    batch_size: int = 64,
+    batch_size: int = BATCH,
     table_key: str | None = None,
 ) -> None:
     r"""Write the joint embeddings of a trained model.
@@ -74,7 +77,7 @@ def embed(
     min_overlap
         Least share of the model's genes that a sample must have. Genes that it lacks are set to their mean in training.
     patches_key, batch_size
-        For a tuned encoder: what :func:`spade.pp.patches` wrote, and how many of them are encoded at a time.
+        For a tuned encoder without ``use_rep``: what :func:`spade.pp.patches` wrote, and how many of them are encoded at a time.
     table_key
         Table; may be left out when there is one.
 
@@ -92,7 +95,7 @@ def embed(
     KeyError
         Features or table that are not there.
     ValueError
-        Features of another width or encoder, patches of another size, too few of the model's genes.
+        Features of another width or encoder, patches of another size, too few of the model's genes, settings of no use here.
 
     Notes
     -----
@@ -122,6 +125,11 @@ def embed(
     check_count("batch_size", batch_size)
     if use_rep is not None or not tuned(model):
         use_rep = features_key(model, use_rep)
+        for name, value, default in (("patches_key", patches_key, _keys.PATCHES), ("batch_size", batch_size, BATCH)):
+            if value != default:
+                raise ValueError(
+                    f"{name}={value!r}: the image side comes from obsm[{use_rep!r}], so no patches are read; leave {name}= out."
+                )
     written = {_keys.joint(stem), _keys.image(stem), _keys.expression(stem), _keys.weights(stem)}
     if use_rep in written:
         raise ValueError(

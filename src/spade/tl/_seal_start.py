@@ -14,6 +14,7 @@ import torch
 from spade import encoders
 from spade.core.checkpoints import digest
 from spade.core.expression import gene_scale
+from spade.core.lora import blocks_of
 from spade.core.routing import feature_scale
 from spade.core.seal import SealNet
 from spade.core.seal_data import Pairs, n_batches
@@ -34,6 +35,8 @@ logger = logging.getLogger("spade")
 #: Settings that a head on features has no use for, and those that a tuned encoder has none for.
 OF_PIXELS = ("n_blocks", "targets", "rank", "alpha", "flips", "rotations", "stain_jitter", "micro_batch_size")
 OF_FEATURES = ("hidden", "head")
+#: Settings that a tuned CNN has no use for.
+OF_BLOCKS = ("n_blocks", "targets")
 #: Steps below which a training has hardly begun.
 FEW_STEPS = 100
 
@@ -41,11 +44,13 @@ FEW_STEPS = 100
 def check_used(config: SealConfig) -> None:
     """Raise for settings that were changed and would change nothing."""
     names, what = (OF_PIXELS, "an encoder") if config.on_features else (OF_FEATURES, "a head on features")
+    _refuse(config, names, f"of use only where {what} is trained")
+
+
+def _refuse(config: SealConfig, names: tuple[str, ...], reason: str) -> None:
     if idle := [name for name in names if getattr(config, name) != getattr(SealConfig, name)]:
         listed = ", ".join(f"{name}={getattr(config, name)!r}" for name in idle)
-        raise ValueError(
-            f"{listed}: of use only where {what} is trained; leave {', '.join(f'{one}=' for one in idle)} out."
-        )
+        raise ValueError(f"{listed}: {reason}; leave {', '.join(f'{one}=' for one in idle)} out.")
 
 
 def tell_few_steps(pairs: Pairs, config: SealConfig) -> None:
@@ -69,6 +74,12 @@ def base_encoder(config: SealConfig, weights: str | PathLike[str] | None) -> tup
             'on_features="X_texture".'
         )
     encoder: Any = encoders.get(config.encoder or "", weights=weights, device="cpu", rng=config.seed)
+    if not blocks_of(encoder.model):
+        _refuse(
+            config,
+            OF_BLOCKS,
+            f"encoder {encoder.name!r} has no transformer blocks, and of a CNN the last stage is adapted",
+        )
     name = "" if weights is None else "random" if weights == "random" else Path(weights).name
     return encoder, replace(config, encoder=encoder.name, encoder_id=encoder.id, weights=name, dim=encoder.dim)
 

@@ -27,6 +27,9 @@ from spade.tl._start import open_states
 
 logger = logging.getLogger("spade")
 
+#: Threads that read patches ahead.
+N_WORKERS = 2
+
 
 def train_seal(
     samples: Samples,
@@ -66,7 +69,7 @@ def train_seal(
     split_key: str | None = SealConfig.split_key,
     patches_key: str = _keys.PATCHES,
     cache_dir: str | PathLike[str] | None = None,
-    n_workers: int = 2,
+    n_workers: int = N_WORKERS,
     device: str = "auto",
     devices: int = 1,
     precision: str | None = None,
@@ -102,7 +105,7 @@ def train_seal(
     normalized
         Take the values as they are.
     n_blocks, targets
-        Of a transformer: how many of the last blocks are adapted, and which of their linear layers.
+        Of a transformer alone: how many of the last blocks are adapted, and which of their linear layers.
     rank, alpha, dropout
         Rank r and scale α of the adapters, and the share of their input that is dropped in training (of a head on features, of its
         hidden layer).
@@ -198,21 +201,22 @@ def train_seal(
         raise ValueError(
             f"encoder={encoder!r}, on_features={on_features!r}: give one of them, an encoder to tune or the key of frozen features."
         )
-    if on_features is not None and weights is not None:
-        raise ValueError(f"weights={weights!r}: on_features= reads features that are there; leave weights= out.")
-    if on_features is not None and cache_dir is not None:
-        raise ValueError(
-            f"cache_dir={str(cache_dir)!r}: on_features= reads features, so there are no patches to keep; leave cache_dir= out."
-        )
-    if on_features is not None and patches_key != _keys.PATCHES:
-        raise ValueError(
-            f"patches_key={patches_key!r}: on_features= reads features, no patches; leave patches_key= out."
-        )
-    if encoder is not None and not isinstance(encoder, str):
-        raise TypeError(f"encoder={encoder!r}: expected the name of a network, such as 'uni2_h'.")
     check_count("n_workers", n_workers, 0)
     if micro_batch_size is not None:
         check_count("micro_batch_size", micro_batch_size)
+    if on_features is not None:
+        for name, value, default in (
+            ("weights", weights, None),
+            ("cache_dir", cache_dir, None),
+            ("patches_key", patches_key, _keys.PATCHES),
+            ("n_workers", n_workers, N_WORKERS),
+        ):
+            if value != default:
+                raise ValueError(
+                    f"{name}={value!r}: on_features= reads features that are there, no patches; leave {name}= out."
+                )
+    if encoder is not None and not isinstance(encoder, str):
+        raise TypeError(f"encoder={encoder!r}: expected the name of a network, such as 'uni2_h'.")
     if encoder is not None and dim is not None:
         raise ValueError(f"dim={dim!r}: the joint space of a tuned encoder is as wide as its features; leave dim= out.")
     config = SealConfig(
