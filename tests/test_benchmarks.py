@@ -124,7 +124,7 @@ def test_fine_tuning_made_small(capsys):
 def test_fine_tuning_on_the_synthetic_cohort_made_small():
     rows = run("seal_toy", "--spots", 20, "--epochs", 1, "--seeds", 1)
     assert [way for _, way, *_ in rows] == ["frozen", "tuned", "tuned, shuffled pairs"]
-    assert np.isfinite([figures for *_, figures in rows]).all()
+    assert np.isfinite([list(figures) for *_, figures in rows]).all()
 
 
 @pytest.mark.slow
