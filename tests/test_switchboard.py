@@ -371,6 +371,26 @@ def test_errors(options, error, match, monkeypatch):
         run(cohort(), **({"variants": ["seal"]} | options))
 
 
+def test_models_train_on_one_layer_and_all_are_measured_on_another(models):
+    samples = cohort()
+    for i, sample in enumerate(samples):
+        other = np.random.default_rng(9 + i).poisson(2, sample["table"].shape)
+        sample["table"].layers["other"] = csr_matrix(other, dtype=np.float32)
+    plain = run(samples)
+    ids = {fold: list(own) for fold, own in models.items()}
+    models.clear()
+    found = run(samples, measured_layer="other")
+    assert models == ids  # trained on X
+    both = run(samples, layer="other")
+    keys = {"variant": "frozen", "by": "probe"}
+    for metric in ("pearson", "median_rank"):  # the probe learns what is measured
+        pd.testing.assert_series_equal(values(found, metric=metric, **keys), values(both, metric=metric, **keys))
+        assert (values(found, metric=metric, **keys) != values(plain, metric=metric, **keys)).any()
+    pd.testing.assert_frame_equal(run(samples, measured_layer="X"), plain)
+    with pytest.raises(KeyError, match=r"layer='none' is not there"):
+        run(samples, measured_layer="none")
+
+
 def test_one_group_cannot_be_held_out():
     with pytest.raises(ValueError, match=r"all sections are of 'patient_0', so none can be held out"):
         run(cohort()[:2])
@@ -450,11 +470,18 @@ def test_settings_for_all_go_to_those_that_have_a_use_for_them(weights, tmp_path
 
     train_seal = sp.tl.train_seal
     monkeypatch.setattr("spade.tl._switchboard_variants.train_seal", functools.wraps(train_seal)(noting))
-    settings = {"n_epochs": 1, "dim": 12, "cache_dir": tmp_path / "cache", "stain_jitter": 0.0, "lr": 1e-3}
+    settings = {
+        "n_epochs": 1,
+        "dim": 12,
+        "cache_dir": tmp_path / "cache",
+        "n_workers": 0,
+        "stain_jitter": 0.0,
+        "lr": 1e-3,
+    }
     options = {"encoder": "test_vit", "weights": weights, "genes": PANEL, "control": False, "k": 5}
     sp.tl.switchboard(patched(2), variants=["projection", "seal"], seal_settings=settings, **options)
     assert {name for name in settings if name in given["head"]} == {"n_epochs", "dim", "lr"}
-    assert {name for name in settings if name in given["pixels"]} == {"n_epochs", "cache_dir", "stain_jitter", "lr"}
+    assert {name for name in settings if name in given["pixels"]} == set(settings) - {"dim"}
     with pytest.raises(ValueError, match=r"variants\['wide'\]: 'dim' has no meaning for a tuned encoder"):
         sp.tl.switchboard(patched(2), variants={"wide": {"dim": 8}}, **options)
     with pytest.raises(ValueError, match=r"variants\['seal'\]: 'rank' has no meaning for a head on features"):

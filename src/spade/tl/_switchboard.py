@@ -34,6 +34,7 @@ def switchboard(
     weights: str | PathLike[str] | None = None,
     genes: GenePanel | Sequence[str] | None = None,
     layer: str | None = None,
+    measured_layer: str | None = None,
     normalized: bool = False,
     groupby: str | None = "patient",
     n_folds: int | None = None,
@@ -90,7 +91,10 @@ def switchboard(
     genes
         Gene panel or list of names; None: what :func:`spade.pp.select_genes` marked.
     layer, normalized
-        Where the expression is, as in :func:`train_spade`.
+        Where the expression is that models are trained on, as in :func:`train_spade`.
+    measured_layer
+        Layer that everything is measured on, and that the probe learns; None: ``layer``. Train on ``layer="smoothed"`` and measure on
+        ``measured_layer="X"``, which is ``X`` itself: smoothed counts are easier to predict, since neighbours share them.
     groupby
         ``obs`` column, one value per section, whose groups are held out whole; None: the section.
     n_folds
@@ -170,6 +174,7 @@ def switchboard(
         use_rep=use_rep,
         encoder=None if encoder is None else encoders.get(encoder, weights=weights, device=device, rng=seed),
         layer=layer,
+        measured_layer=measured_layer,
         normalized=normalized,
         groupby=groupby,
         label_key=label_key,

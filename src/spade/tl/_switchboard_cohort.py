@@ -54,13 +54,14 @@ class Cohort:
     Attributes
     ----------
     samples
-        Copies that hold these spots alone, with the log-normalised expression of the panel; images and shapes are those of the user.
+        Copies that hold these spots alone, with the log-normalised expression of the panel to train on; images and shapes are those of the
+        user.
     use_rep
         Where they hold the frozen features.
     panel
         The genes.
     x, y
-        Frozen features ``(n, D)`` and log-normalised expression ``(n, G)``.
+        Frozen features ``(n, D)`` and log-normalised expression to measure on ``(n, G)``.
     sample
         Number of every row's sample.
     section, group
@@ -137,27 +138,30 @@ def read_cohort(
     use_rep: str | None,
     encoder: Encoder | None,
     layer: str | None,
+    measured_layer: str | None,
     normalized: bool,
     groupby: str | None,
     label_key: str | None,
     patches_key: str,
     table_key: str | None,
 ) -> Cohort:
-    """Read all samples; their features are those of ``encoder`` if there is one."""
+    """Read all samples; their features are those of ``encoder`` if there is one; ``measured_layer=None`` is ``layer``."""
     key = use_rep or FEATURES
     names: list[str] = []
     copies: list[SpatialData] = []
     parts: dict[str, list[Any]] = {name: [] for name in ("x", "y", "sample", "section", "group", "label", "points")}
     side, without = 0.0, {"features": 0, "counts of the panel's genes": 0}
     for i, sample in enumerate(iter_samples(samples, table_key=table_key)):
-        y = _expression(sample, panel, layer, normalized)
+        y = taught = _expression(sample, panel, layer, normalized)
+        if measured_layer is not None:
+            y = _expression(sample, panel, measured_layer, normalized)
         group = group_labels(sample, groupby)
         label = np.full(sample.table.n_obs, "")
         if label_key is not None:
             label = read_labels(sample, label_key, "label_key")[0].astype(str)
         x, origin = _features(sample, key, encoder, patches_key)
         there = ~np.isnan(x).any(1)
-        filled = np.asarray(abs(y).sum(1)).ravel() > 0
+        filled = np.logical_and(*(np.asarray(abs(values).sum(1)).ravel() > 0 for values in (y, taught)))
         without["features"] += int((~there).sum())
         without["counts of the panel's genes"] += int((there & ~filled).sum())
         rows = np.flatnonzero(there & filled)
@@ -171,7 +175,7 @@ def read_cohort(
         parts["x"].append(x[rows])
         parts["y"].append(y[rows])
         parts["sample"].append(np.full(len(rows), i))
-        copies.append(_copy(sample, rows, key, x[rows], origin, y[rows], panel))
+        copies.append(_copy(sample, rows, key, x[rows], origin, taught[rows], panel))
     check_names(names, "sections")
     if len(widths := {part.shape[1] for part in parts["x"]}) > 1:
         raise ValueError(

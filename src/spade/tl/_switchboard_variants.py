@@ -94,7 +94,9 @@ def resolve_variants(
         train, config = (train_spade, SpadeConfig()) if kind == SPADE else (train_seal, SealConfig())
         chosen = VARIANTS.get(name, {}) | dict(settings)
         on_features = bool(chosen.pop(ON_FEATURES, False)) or not tunes or kind == SPADE
-        idle = set() if kind == SPADE else {*OF_PIXELS, "cache_dir"} if on_features else {*OF_FEATURES, "dim"}
+        idle = (
+            set() if kind == SPADE else {*OF_PIXELS, "cache_dir", "n_workers"} if on_features else {*OF_FEATURES, "dim"}
+        )
         # some variants read pixels and some features: each takes of what is meant for all what it has a use for
         merged = {one: value for one, value in shared[kind].items() if not (tunes and one in idle)} | chosen
         _check(train, config, merged, where)
