@@ -90,7 +90,7 @@ def test_ctrl_c_leaves_states_to_go_on_from(tmp_path, monkeypatch):
 
 
 INTERRUPTED = """
-import sys, pathlib
+import pathlib, signal, sys
 import numpy as np
 sys.path.insert(0, sys.argv[2])
 import torch
@@ -101,6 +101,7 @@ from spade.core.config import TrainingConfig
 from spade.core.task import TRAIN
 from spade.core.training import train_experts
 checkpoints.SECONDS, local.THREADS_FROM = 0.05, 1
+signal.signal(signal.SIGINT, signal.default_int_handler)  # which shells take from what they run in the background
 torch.set_num_threads(2)
 features, expression = paired(np.random.default_rng(0), n=600, d=64, g=200)
 try:
@@ -122,9 +123,12 @@ def wait_for(path, process, seconds=120):
 @pytest.mark.slow
 def test_a_real_ctrl_c_ends_all_threads_at_once(tmp_path):
     process = subprocess.Popen([sys.executable, "-c", INTERRUPTED, str(tmp_path), HERE])
-    wait_for(tmp_path / "expert_0000.npz", process)
-    process.send_signal(signal.SIGINT)
-    assert process.wait(timeout=30) == 42
+    try:
+        wait_for(tmp_path / "expert_0000.npz", process)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(timeout=30) == 42
+    finally:
+        process.kill()
     facts, _ = Checkpoints(tmp_path, {})._read(tmp_path / "expert_0000.npz")
     assert facts["step"] > 0
 
