@@ -83,8 +83,8 @@ def test_label_is_the_class_else_the_name(read, given, label):
 def test_object_types_old_and_new(read):
     old = [feature(id=f"Path{kind}Object", objectType=None) for kind in ("Annotation", "Detection", "Cell", "Tile")]
     frame = read([*old, feature(objectType=None, object_type="Cell"), feature(objectType=None), feature(id=7)])
-    expected = ["annotation", "detection", "cell", "tile", "cell", None, "annotation"]
-    assert frame["object_type"].tolist() == expected
+    expected = ["annotation", "detection", "cell", "tile", "cell", "", "annotation"]
+    assert frame["object_type"].fillna("").tolist() == expected
     frame = read([*old, feature()], object_types="annotation")
     assert len(frame) == 2
     frame = read([*old, feature()], object_types=["cell", "tile"])

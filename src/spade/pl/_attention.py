@@ -114,7 +114,7 @@ def _read(sample: Sample, key: str, scale: str) -> tuple[Floats, NDArray[np.obje
             100 * (rankdata(values[own]) - 0.5) / max(1, len(own)) if scale == "percentile" else values[own] * len(own)
         )
     predicted = sample.table.obs[f"{key}_predicted"]
-    names = predicted.astype(object).where(predicted.notna(), "none").to_numpy(dtype=object)
+    names = predicted.astype(object).where(predicted.notna(), "none").to_numpy(dtype=object, copy=True)
     for slide in np.unique(slide_of):  # rows without a patch have none of their own
         own = np.flatnonzero(slide_of == slide)
         names[own] = next((name for name in names[own] if name != "none"), "none")
