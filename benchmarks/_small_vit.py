@@ -58,7 +58,7 @@ def measured(sample, genes):
 def by_ridge(train, test, genes, key):
     """Of ridge regression from one representation: mean Pearson of the genes within sections, and median rank of a spot's own expression.
 
-    The rank is among all spots of its section, by the correlation of predicted and measured expression, every gene standardised by the
+    The rank is among all spots of its section, by the cosine of predicted and measured expression, every gene standardised by the
     training spots.
     """
     sp.tl.predict_expression(test, reference=train, method="ridge", use_rep=key, genes=genes, key_added="by_ridge")

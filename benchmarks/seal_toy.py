@@ -5,7 +5,7 @@ frozen features, the encoder tuned, and the encoder tuned on pairs that were shu
 Pearson correlation of expression predicted by the image-to-gene head and by ridge regression from the image features, and the rank of a
 spot's own expression in its section, by that regression and in the joint space.
 
-``python benchmarks/seal_toy.py``: about three minutes per seed on two cores.
+``python benchmarks/seal_toy.py``: two to three minutes per seed on two quiet cores.
 """
 
 from __future__ import annotations

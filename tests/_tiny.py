@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import warnings
 from contextlib import contextmanager
@@ -174,3 +175,10 @@ def no_warning():
 def through_csv(table: pd.DataFrame) -> pd.DataFrame:
     """Write a table as text and read it back as pandas does by default, by which empty strings become missing."""
     return pd.read_csv(StringIO(table.to_csv(index=False)))
+
+
+def edit(folder, change):
+    """Change what a saved model says of itself."""
+    description = json.loads((folder / "config.json").read_text())
+    change(description)
+    (folder / "config.json").write_text(json.dumps(description))

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import subprocess
 import sys
 
 import numpy as np
 import pandas as pd
 import pytest
-from _tiny import GENES, featured, train
+from _tiny import GENES, edit, featured, train
 from safetensors.numpy import load_file, save_file
 from scipy.sparse import csr_matrix
 
@@ -134,12 +133,6 @@ def test_optional_parts_may_be_unknown(trained, tmp_path):
 
 
 # --- folders that are not what was saved
-
-
-def edit(folder, change):
-    description = json.loads((folder / "config.json").read_text())
-    change(description)
-    (folder / "config.json").write_text(json.dumps(description))
 
 
 def edit_arrays(folder, change):

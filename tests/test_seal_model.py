@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-
 import numpy as np
 import pandas as pd
 import pytest
@@ -11,6 +9,7 @@ import torch
 from _seal import PX, UM, cohort, outputs, pictured, pictures, seal
 from _tiny import (
     circles,
+    edit,
     empty_rows,
     featured,
     no_warning,
@@ -83,12 +82,6 @@ def test_other_weights_than_those_it_was_tuned_from_are_refused(tuned, tmp_path,
         match=r"encoder 'test_vit' has id \w+, but the model was tuned from \w+\. Pass the file of these weights",
     ):
         SealModel.load(tmp_path / "model", weights=tmp_path / "other.safetensors")
-
-
-def edit(folder, change):
-    description = json.loads((folder / "config.json").read_text())
-    change(description)
-    (folder / "config.json").write_text(json.dumps(description))
 
 
 def drop(folder, name):

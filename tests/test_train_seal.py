@@ -85,7 +85,7 @@ def test_training_only_reads_its_samples(tune):
 
 
 def test_the_encoder_stays_bit_for_bit_the_same(tuned, network):
-    found = base_state(tuned.net.vision.model)
+    found = base_state(tuned.net.vision.model.state_dict())
     assert all(torch.equal(value, network.state_dict()[name]) for name, value in found.items())
     assert set(found) == {name for name in network.state_dict() if not name.startswith("head.")}
     assert all(value.abs().max() > 0 for name, value in adapters(tuned.net.vision) if "lora_B." in name)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import pandas as pd
@@ -18,6 +18,13 @@ def check_count(name: str, value: int, least: int = 1) -> int:
     if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < least:
         raise ValueError(f"{name}={value!r}: expected a whole number of at least {least}.")
     return int(value)
+
+
+def check_idle(settings: Iterable[tuple[str, object, object]], reason: str) -> None:
+    """Raise if settings, given as name, value and default, were changed where they change nothing."""
+    if idle := [(name, value) for name, value, default in settings if value != default]:
+        listed = ", ".join(f"{name}={value!r}" for name, value in idle)
+        raise ValueError(f"{listed}: {reason}; leave {', '.join(f'{name}=' for name, _ in idle)} out.")
 
 
 def check_table(table: object, columns: Sequence[str], made_by: str) -> pd.DataFrame:

@@ -16,6 +16,9 @@ from spade.core.pixels import Placed
 from spade.core.tiles import iter_patches
 from spade.encoders import Encoder
 
+#: Patches that are encoded at a time, unless said otherwise.
+BATCH = 64
+
 
 def placed_sections(sample: Sample, patches_key: str) -> list[tuple[NDArray[np.int64], Placed]]:
     """Return, for every section that has patches, the rows of the table whose patch is valid, and where these lie.

@@ -13,13 +13,13 @@ from torch import Tensor
 from spade import encoders
 from spade._weights import read_state
 from spade.core.gene_vae import N_FLOWS
-from spade.core.lora import NAMES, adapters, blocks_of
+from spade.core.lora import adapters, blocks_of
 from spade.core.seal import COUNT, SealNet
 from spade.core.vision import PixelTower
 from spade.encoders import EncoderSpec
 from spade.models._config import SealConfig
 from spade.models._genes import GenePanel
-from spade.models._seal import SealModel, adapt_tower
+from spade.models._seal import SealModel, adapt_tower, base_state
 
 #: Side of the patches it was trained on, in µm: 224 px at 0.5 µm/px.
 PATCH_UM = 112.0
@@ -161,11 +161,8 @@ def _tower(
     ranks = {state[f"{layer}{DOWN}"].shape[0] if state[f"{layer}{DOWN}"].ndim == 2 else 0 for layer in layers}
     if len(ranks) > 1 or 0 in ranks:
         raise ValueError(f"{path}: expected adapters of one rank, matrices (rank, width), but found {sorted(ranks)}.")
-    base = {
-        name.replace(".base_layer.", "."): v for name, v in state.items() if not any(part in name for part in NAMES)
-    }
     try:
-        encoder = TimmEncoder(spec, weights=base, device="cpu")
+        encoder = TimmEncoder(spec, weights=base_state(state), device="cpu")
         known = [name for name, _ in encoder.model.named_modules() if name in layers]
         config = replace(
             config,

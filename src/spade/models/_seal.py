@@ -238,7 +238,8 @@ class SealModel:
         arrays = self._arrays()
         if merge and isinstance(self.net.vision, PixelTower):
             arrays |= {
-                f"{BASE}{name}": value.cpu().numpy() for name, value in base_state(self.net.vision.model).items()
+                f"{BASE}{name}": value.cpu().numpy()
+                for name, value in base_state(self.net.vision.model.state_dict()).items()
             }
         write_folder(Path(path), "SealModel", description, arrays, self.genes, seal_card(self))
 
@@ -371,11 +372,11 @@ def feature_tower(config: SealConfig, mean: Floats, deviation: Floats) -> Featur
     return FeatureTower(mean, deviation, config.dim, hidden=config.hidden, head=config.head, dropout=config.dropout)
 
 
-def base_state(model: nn.Module) -> dict[str, Tensor]:
-    """Return the frozen weights of an adapted encoder, under the names that they have without adapters."""
+def base_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the frozen weights in the state of an adapted encoder, under the names that they have without adapters."""
     return {
         name.replace(".base_layer.", "."): value
-        for name, value in model.state_dict().items()
+        for name, value in state.items()
         if not any(part in name for part in NAMES)
     }
 

@@ -95,7 +95,7 @@ def _save(place: Path, net: SealNet, pairs: Pairs, config: SealConfig) -> None:
         np.save(place / f"{name}.npy", array, allow_pickle=False)
     tensors = {f"own.{name}": value for name, value in net.own_state().items()}
     if isinstance(net.vision, PixelTower):
-        tensors |= {f"base.{name}": value for name, value in base_state(net.vision.model).items()}
+        tensors |= {f"base.{name}": value for name, value in base_state(net.vision.model.state_dict()).items()}
     save_file({name: value.contiguous() for name, value in tensors.items()}, place / "net.safetensors")
     facts = {
         "config": asdict(config),

@@ -1,4 +1,4 @@
-"""The process that :mod:`spade.models._seal_processes` starts: ``python -m spade.tl._seal_worker ORDERS``."""
+"""The process that :mod:`spade.models._seal_processes` starts: ``python -m spade.models._seal_worker ORDERS``."""
 
 from __future__ import annotations
 

@@ -8,7 +8,7 @@ from os import PathLike
 import numpy as np
 
 from spade import _keys, encoders
-from spade._pixels import encode_rows
+from spade._pixels import BATCH, encode_rows
 from spade._samples import Sample, Samples, iter_samples
 from spade.encoders import Encoder
 
@@ -22,7 +22,7 @@ def encode_patches(
     patches_key: str = _keys.PATCHES,
     table_key: str | None = None,
     weights: str | PathLike[str] | None = None,
-    batch_size: int = 64,
+    batch_size: int = BATCH,
     device: str = "auto",
     precision: str = "fp32",
     rng: int | np.random.Generator = 0,

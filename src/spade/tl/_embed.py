@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 
 from spade import _keys
-from spade._checks import check_count
+from spade._checks import check_count, check_idle
 from spade._palette import palette
 from spade._patches import patch_record
-from spade._pixels import encode_rows
+from spade._pixels import BATCH, encode_rows
 from spade._samples import Sample, Samples, categorical, iter_samples, shorten
 from spade.models import GenePanel, SealModel, SpadeModel
 from spade.models._genes import MATCHING
@@ -31,9 +31,6 @@ from spade.tl._inputs import (
 from spade.tl._pairs import unit
 
 logger = logging.getLogger("spade")
-
-#: Patches that are encoded at a time.
-BATCH = 64
 
 
 def embed(
@@ -125,11 +122,10 @@ def embed(
     check_count("batch_size", batch_size)
     if use_rep is not None or not tuned(model):
         use_rep = features_key(model, use_rep)
-        for name, value, default in (("patches_key", patches_key, _keys.PATCHES), ("batch_size", batch_size, BATCH)):
-            if value != default:
-                raise ValueError(
-                    f"{name}={value!r}: the image side comes from obsm[{use_rep!r}], so no patches are read; leave {name}= out."
-                )
+        check_idle(
+            [("patches_key", patches_key, _keys.PATCHES), ("batch_size", batch_size, BATCH)],
+            f"the image side comes from obsm[{use_rep!r}], so no patches are read",
+        )
     written = {_keys.joint(stem), _keys.image(stem), _keys.expression(stem), _keys.weights(stem)}
     if use_rep in written:
         raise ValueError(

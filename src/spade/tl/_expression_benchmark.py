@@ -16,6 +16,7 @@ from tqdm.auto import tqdm
 from spade import _keys, encoders
 from spade._checks import check_count
 from spade._hest_bench import read_task, read_task_sample
+from spade._pixels import BATCH
 from spade._samples import Samples, as_list, check_names, group_labels, iter_samples, read_counts, shorten
 from spade._store import is_store
 from spade.core.blocks import spacing
@@ -45,7 +46,7 @@ def expression_benchmark(
     layer: str | None = None,
     patches_key: str = _keys.PATCHES,
     table_key: str | None = None,
-    batch_size: int = 64,
+    batch_size: int = BATCH,
 ) -> pd.DataFrame:
     """Predict the most variable genes of held-out patients by ridge regression, and correlate with what was measured.
 

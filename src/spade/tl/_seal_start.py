@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from spade import encoders
+from spade import _keys, encoders
+from spade._checks import check_idle
 from spade.core.checkpoints import digest
 from spade.core.expression import gene_scale
 from spade.core.lora import blocks_of
@@ -35,6 +36,10 @@ logger = logging.getLogger("spade")
 #: Settings that a head on features has no use for, and those that a tuned encoder has none for.
 OF_PIXELS = ("n_blocks", "targets", "rank", "alpha", "flips", "rotations", "stain_jitter", "micro_batch_size")
 OF_FEATURES = ("hidden", "head")
+#: Threads that read patches ahead.
+N_WORKERS = 2
+#: Arguments, with their defaults, of an encoder and the patches that it reads.
+OF_READING = {"weights": None, "cache_dir": None, "patches_key": _keys.PATCHES, "n_workers": N_WORKERS}
 #: Settings that a tuned CNN has no use for.
 OF_BLOCKS = ("n_blocks", "targets")
 #: Steps below which a training has hardly begun.
@@ -44,13 +49,11 @@ FEW_STEPS = 100
 def check_used(config: SealConfig) -> None:
     """Raise for settings that were changed and would change nothing."""
     names, what = (OF_PIXELS, "an encoder") if config.on_features else (OF_FEATURES, "a head on features")
-    _refuse(config, names, f"of use only where {what} is trained")
+    check_idle(_settings(config, names), f"of use only where {what} is trained")
 
 
-def _refuse(config: SealConfig, names: tuple[str, ...], reason: str) -> None:
-    if idle := [name for name in names if getattr(config, name) != getattr(SealConfig, name)]:
-        listed = ", ".join(f"{name}={getattr(config, name)!r}" for name in idle)
-        raise ValueError(f"{listed}: {reason}; leave {', '.join(f'{one}=' for one in idle)} out.")
+def _settings(config: SealConfig, names: tuple[str, ...]) -> list[tuple[str, object, object]]:
+    return [(name, getattr(config, name), getattr(SealConfig, name)) for name in names]
 
 
 def tell_few_steps(pairs: Pairs, config: SealConfig) -> None:
@@ -75,11 +78,8 @@ def base_encoder(config: SealConfig, weights: str | PathLike[str] | None) -> tup
         )
     encoder: Any = encoders.get(config.encoder or "", weights=weights, device="cpu", rng=config.seed)
     if not blocks_of(encoder.model):
-        _refuse(
-            config,
-            OF_BLOCKS,
-            f"encoder {encoder.name!r} has no transformer blocks, and of a CNN the last stage is adapted",
-        )
+        reason = f"encoder {encoder.name!r} has no transformer blocks, and of a CNN the last stage is adapted"
+        check_idle(_settings(config, OF_BLOCKS), reason)
     name = "" if weights is None else "random" if weights == "random" else Path(weights).name
     return encoder, replace(config, encoder=encoder.name, encoder_id=encoder.id, weights=name, dim=encoder.dim)
 

@@ -18,7 +18,7 @@ from spatialdata import SpatialData
 
 from spade import _keys
 from spade._patches import patch_record
-from spade._pixels import encode_rows
+from spade._pixels import BATCH, encode_rows
 from spade._samples import (
     Sample,
     check_names,
@@ -43,8 +43,6 @@ from spade.tl._reference import sample_points
 Rows = NDArray[np.int64]
 #: Column of the copies that says which spots train, and where they hold the features of an encoder that is tuned.
 SPLIT, FEATURES = _keys.split(_keys.STEM), _keys.features("frozen")
-#: Patches that are encoded at a time.
-PATCHES = 64
 
 
 @dataclass(frozen=True)
@@ -229,7 +227,7 @@ def _features(
     record = patch_record(sample, patches_key)
     if lacking := [one.name for one in sample.sections if one.region not in record["regions"]]:
         raise KeyError(f"{shorten(lacking)}: no patches to encode; run sp.pp.patches for every region first.")
-    features, origin = encode_rows(sample, encoder, patches_key, PATCHES)
+    features, origin = encode_rows(sample, encoder, patches_key, BATCH)
     return features, {"function": "tl.switchboard"} | origin
 
 

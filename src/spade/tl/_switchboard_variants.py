@@ -11,13 +11,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from spade._pixels import encode_rows
+from spade._pixels import BATCH, encode_rows
 from spade._samples import iter_samples, shorten
 from spade.models import SealConfig, SealModel, SpadeConfig
 from spade.tl._inputs import Model, tuned
 from spade.tl._pairs import encode
-from spade.tl._seal_start import OF_FEATURES, OF_PIXELS
-from spade.tl._switchboard_cohort import PATCHES, SPLIT, Cohort, Fold
+from spade.tl._seal_start import OF_FEATURES, OF_PIXELS, OF_READING
+from spade.tl._switchboard_cohort import SPLIT, Cohort, Fold
 from spade.tl._train_seal import train_seal
 from spade.tl._train_spade import train_spade
 
@@ -94,9 +94,9 @@ def resolve_variants(
         train, config = (train_spade, SpadeConfig()) if kind == SPADE else (train_seal, SealConfig())
         chosen = VARIANTS.get(name, {}) | dict(settings)
         on_features = bool(chosen.pop(ON_FEATURES, False)) or not tunes or kind == SPADE
-        idle = (
-            set() if kind == SPADE else {*OF_PIXELS, "cache_dir", "n_workers"} if on_features else {*OF_FEATURES, "dim"}
-        )
+        idle: set[str] = set()
+        if kind != SPADE:
+            idle = {*OF_PIXELS, *OF_READING} if on_features else {*OF_FEATURES, "dim"}
         # some variants read pixels and some features: each takes of what is meant for all what it has a use for
         merged = {one: value for one, value in shared[kind].items() if not (tunes and one in idle)} | chosen
         _check(train, config, merged, where)
@@ -177,7 +177,7 @@ def see(model: Model, cohort: Cohort, fold: Fold, patches_key: str) -> Seen:
     """Embed all images by a trained model, and the held-out rows by all that it has."""
     features = cohort.x
     if isinstance(model, SealModel) and tuned(model):
-        parts = [encode_rows(sample, model, patches_key, PATCHES)[0] for sample in iter_samples(cohort.samples)]
+        parts = [encode_rows(sample, model, patches_key, BATCH)[0] for sample in iter_samples(cohort.samples)]
         features = np.concatenate(parts)
     image = model.encode_image(features)
     held_out = features[fold.test]

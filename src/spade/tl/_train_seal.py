@@ -10,7 +10,7 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from spade import _keys
-from spade._checks import check_count
+from spade._checks import check_count, check_idle
 from spade._samples import Samples, as_list
 from spade.core.device import check_devices, resolve_device
 from spade.core.ranks import ranks
@@ -22,13 +22,19 @@ from spade.models._seal_processes import train_in_processes
 from spade.tl._history import licence, seal_history
 from spade.tl._inputs import FeatureReader, load_training, resolve_panel
 from spade.tl._patch_reader import PatchReader
-from spade.tl._seal_start import base_encoder, check_used, describe, pairs_of, start_net, tell_few_steps
+from spade.tl._seal_start import (
+    N_WORKERS,
+    OF_READING,
+    base_encoder,
+    check_used,
+    describe,
+    pairs_of,
+    start_net,
+    tell_few_steps,
+)
 from spade.tl._start import open_states
 
 logger = logging.getLogger("spade")
-
-#: Threads that read patches ahead.
-N_WORKERS = 2
 
 
 def train_seal(
@@ -205,16 +211,11 @@ def train_seal(
     if micro_batch_size is not None:
         check_count("micro_batch_size", micro_batch_size)
     if on_features is not None:
-        for name, value, default in (
-            ("weights", weights, None),
-            ("cache_dir", cache_dir, None),
-            ("patches_key", patches_key, _keys.PATCHES),
-            ("n_workers", n_workers, N_WORKERS),
-        ):
-            if value != default:
-                raise ValueError(
-                    f"{name}={value!r}: on_features= reads features that are there, no patches; leave {name}= out."
-                )
+        given = {"weights": weights, "cache_dir": cache_dir, "patches_key": patches_key, "n_workers": n_workers}
+        check_idle(
+            [(name, value, OF_READING[name]) for name, value in given.items()],
+            "on_features= reads features that are there, no patches",
+        )
     if encoder is not None and not isinstance(encoder, str):
         raise TypeError(f"encoder={encoder!r}: expected the name of a network, such as 'uni2_h'.")
     if encoder is not None and dim is not None:
