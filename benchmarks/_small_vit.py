@@ -10,12 +10,12 @@ import torch.nn.functional as F
 import spade as sp
 from spade._pixels import placed_sections
 from spade._samples import iter_samples
-from spade.core.augment import Augment, augment
-from spade.core.expression import log_normalise
-from spade.core.pixels import LivePatches
-from spade.core.prediction import pearson_per_gene
-from spade.core.retrieval import pair_ranks
-from spade.core.vision import to_unit
+from spade.core.evaluation.retrieval import pair_ranks
+from spade.core.expression.correlation import pearson_per_gene
+from spade.core.expression.normalise import log_normalise
+from spade.core.patches.sources import LivePatches
+from spade.core.seal.augment import Augment, augment
+from spade.core.vision.towers import to_unit
 
 ARCHITECTURE, PX, WIDTH = "test_vit", 160, 64
 #: Settings of tuning it on so few spots that the encoder, too, has something to gain.

@@ -13,7 +13,7 @@ import torch
 from _timing import timed
 from sklearn.cluster import KMeans
 
-from spade.core.clustering import kmeans
+from spade.core.experts.clustering import kmeans
 
 
 def main(arguments=None):

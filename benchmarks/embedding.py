@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from _timing import timed
 
-from spade.core.heads import Experts
-from spade.core.routing import Routing
+from spade.core.experts.heads import Experts
+from spade.core.experts.routing import Routing
 from spade.models import SpadeConfig, SpadeModel
 from spade.models._spade import BATCH
 

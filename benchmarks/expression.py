@@ -23,9 +23,9 @@ from spatialdata import SpatialData
 import spade as sp
 from spade._expression_table import mean_bounds
 from spade._samples import iter_samples
-from spade.core.expression import log_normalise
-from spade.core.prediction import pearson_per_gene
-from spade.core.streams import numpy_stream
+from spade.core.expression.correlation import pearson_per_gene
+from spade.core.expression.normalise import log_normalise
+from spade.core.rng import numpy_stream
 from spade.tl._protocols import Measured, variable_genes
 
 FROZEN, CONTEXT = "X_texture", "X_texture_context"

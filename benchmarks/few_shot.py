@@ -21,7 +21,7 @@ from spatialdata import SpatialData
 from spatialdata.models import TableModel
 
 import spade as sp
-from spade.core.retrieval import Nearest
+from spade.core.evaluation.retrieval import Nearest
 
 SHOTS = (1, 2, 4, 8, 16)
 

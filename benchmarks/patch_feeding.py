@@ -18,7 +18,7 @@ from spatialdata import read_zarr
 
 import spade as sp
 from spade._images import image_levels
-from spade.core.pixels import LivePatches, Placed, batches, write_patches
+from spade.core.patches.sources import LivePatches, Placed, batches, write_patches
 
 PX = 224
 

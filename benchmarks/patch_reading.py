@@ -18,7 +18,7 @@ from spatialdata import bounding_box_query, read_zarr
 
 import spade as sp
 from spade._images import image_levels
-from spade.core.tiles import iter_patches
+from spade.core.patches.tiles import iter_patches
 
 
 def ours(element, centres):

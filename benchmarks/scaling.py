@@ -15,10 +15,10 @@ import time
 import numpy as np
 from _cohort import make
 
-from spade.core.clustering import two_stage
-from spade.core.config import TrainingConfig
-from spade.core.task import TRAIN
-from spade.core.training import train_experts
+from spade.core.experts.clustering import two_stage
+from spade.core.experts.config import TrainingConfig
+from spade.core.experts.train import train_experts
+from spade.core.roles import TRAIN
 
 
 def measure(n, d, g):

@@ -23,13 +23,13 @@ from _timing import timed
 from torch.utils.flop_counter import FlopCounterMode
 
 from spade import encoders
-from spade.core.pixels import MappedPatches
-from spade.core.seal import SealNet
-from spade.core.seal_config import SealTraining
-from spade.core.seal_data import Pairs
-from spade.core.seal_training import train_seal_net
-from spade.core.task import TRAIN
-from spade.core.vision import to_unit
+from spade.core.patches.sources import MappedPatches
+from spade.core.roles import TRAIN
+from spade.core.seal.config import SealTraining
+from spade.core.seal.network import SealNet
+from spade.core.seal.pairs import Pairs
+from spade.core.seal.train import train_seal_net
+from spade.core.vision.towers import to_unit
 from spade.models import SealConfig
 from spade.models._seal import adapt_tower
 

@@ -20,7 +20,7 @@ import numpy as np
 from _small_vit import ARCHITECTURE, FEW, TUNE, WIDTH, by_ridge, in_joint_space, measured, pretrain
 
 import spade as sp
-from spade.core.prediction import pearson_per_gene
+from spade.core.expression.correlation import pearson_per_gene
 
 FROZEN, TUNED, SHUFFLED = WAYS = "frozen", "tuned", "tuned, shuffled pairs"
 

@@ -13,7 +13,8 @@ import torch.nn.functional as F
 from _timing import timed
 from torch import nn
 
-from spade.core.mil import make_head, train_bags
+from spade.core.slides.heads import make_head
+from spade.core.slides.train import train_bags
 
 
 class Plain(nn.Module):

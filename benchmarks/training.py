@@ -22,9 +22,9 @@ from _cohort import make
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
-from spade.core.config import TrainingConfig
-from spade.core.task import TRAIN
-from spade.core.training import train_experts
+from spade.core.experts.config import TrainingConfig
+from spade.core.experts.train import train_experts
+from spade.core.roles import TRAIN
 
 BATCH, WIDTH = 128, 256
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from spade.core.augment import STAINS, Augment, augment
+from spade.core.seal.augment import STAINS, Augment, augment
 
 MOVES = {"flips": True, "rotations": True, "stain": 0.0}
 STAIN = {"flips": False, "rotations": False}

@@ -7,10 +7,10 @@ import pytest
 import torch
 from scipy.special import erf
 
-from spade.core.heads import Experts, mix_experts
-from spade.core.losses import clip, soft_clip
-from spade.core.routing import Routing, feature_scale, routing_entropy
-from spade.core.streams import torch_stream
+from spade.core.experts.heads import Experts, mix_experts
+from spade.core.experts.losses import clip, soft_clip
+from spade.core.experts.routing import Routing, feature_scale, routing_entropy
+from spade.core.rng import torch_stream
 
 E, B, D, G, WIDTH = 3, 7, 11, 13, 16
 

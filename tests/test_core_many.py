@@ -16,13 +16,15 @@ import pytest
 import torch
 from test_core_scale import Stop, ragged, role_with_validation, rows_of, stop_after
 
-from spade.core import checkpoints as checkpoints_module
-from spade.core import local
-from spade.core.checkpoints import Checkpoints
-from spade.core.config import NonFiniteLossError, TrainingConfig
-from spade.core.processes import deal
-from spade.core.task import TRAIN, VAL, Task
-from spade.core.training import train_experts
+from spade.core.distributed.dealing import deal
+from spade.core.errors import NonFiniteLossError
+from spade.core.experts import checkpoints as checkpoints_module
+from spade.core.experts import one_process as local
+from spade.core.experts.checkpoints import Checkpoints
+from spade.core.experts.config import TrainingConfig
+from spade.core.experts.job import Task
+from spade.core.experts.train import train_experts
+from spade.core.roles import TRAIN, VAL
 
 CONFIG = TrainingConfig(n_epochs=4, batch_size=16, lr=1e-3, out_of_cluster=0.2)
 HERE = os.path.dirname(__file__)
@@ -96,10 +98,10 @@ sys.path.insert(0, sys.argv[2])
 import torch
 from test_core_training import paired
 from spade.core import checkpoints, local
-from spade.core.checkpoints import Checkpoints
-from spade.core.config import TrainingConfig
-from spade.core.task import TRAIN
-from spade.core.training import train_experts
+from spade.core.experts.checkpoints import Checkpoints
+from spade.core.experts.config import TrainingConfig
+from spade.core.experts.job import TRAIN
+from spade.core.experts.train import train_experts
 checkpoints.SECONDS, local.THREADS_FROM = 0.05, 1
 signal.signal(signal.SIGINT, signal.default_int_handler)  # which shells take from what they run in the background
 torch.set_num_threads(2)
@@ -201,7 +203,7 @@ def test_processes_give_the_numbers_of_one(n, tmp_path):
 @pytest.mark.slow
 def test_a_process_that_is_killed_is_an_error_and_a_restart_finishes(tmp_path, monkeypatch):
     """The first worker that has finished an expert is killed from outside."""
-    from spade.core import workers
+    from spade.core.distributed import workers
 
     long = TrainingConfig(n_epochs=300, batch_size=16, lr=1e-3)  # so that it is killed long before it ends
     _, one = train_experts(*arguments(long))
@@ -239,10 +241,10 @@ import sys, pathlib
 import numpy as np
 sys.path.insert(0, sys.argv[2])
 from test_core_training import paired
-from spade.core.checkpoints import Checkpoints
-from spade.core.config import TrainingConfig
-from spade.core.task import TRAIN
-from spade.core.training import train_experts
+from spade.core.experts.checkpoints import Checkpoints
+from spade.core.experts.config import TrainingConfig
+from spade.core.experts.job import TRAIN
+from spade.core.experts.train import train_experts
 features, expression = paired(np.random.default_rng(0), n=600, d=64, g=200)
 train_experts(features, expression, np.arange(600) % 3, np.full(600, TRAIN), 3, TrainingConfig(n_epochs=100_000, batch_size=32),
               devices=2, progress=lambda *facts: pathlib.Path(sys.argv[1]).touch())
@@ -270,7 +272,7 @@ def test_processes_end_with_their_parent_however_it_ends(tmp_path):
 
 def test_states_from_gpus_are_gathered_without_a_gpu(tmp_path, monkeypatch):
     """The state of a GPU's generator has another form than that of a CPU's."""
-    from spade.core import processes
+    from spade.core.experts import many_processes as processes
 
     save = Checkpoints.save
 
@@ -305,9 +307,9 @@ sys.path.insert(0, sys.argv[2])
 from test_core_scale import rows_of
 from test_core_many import arguments
 from spade.core import checkpoints
-from spade.core.checkpoints import Checkpoints
-from spade.core.ranks import ranks
-from spade.core.training import train_experts
+from spade.core.experts.checkpoints import Checkpoints
+from spade.core.distributed.ranks import ranks
+from spade.core.experts.train import train_experts
 out = pathlib.Path(sys.argv[1])
 checkpoints.SECONDS = 0.0
 with ranks() as group:
@@ -366,14 +368,14 @@ def test_ranks_give_the_numbers_of_one_process_and_survive_a_kill(n, tmp_path):
 
 
 def test_one_process_has_no_ranks():
-    from spade.core.ranks import ranks
+    from spade.core.distributed.ranks import ranks
 
     with ranks() as group:
         assert group is None
 
 
 def test_what_differs_between_ranks_is_named(monkeypatch):
-    from spade.core.ranks import Ranks
+    from spade.core.distributed.ranks import Ranks
 
     group = Ranks(0, 2, 0, None)
     monkeypatch.setattr(Ranks, "gather", lambda self, own: [own, own | {"seed": 2}])

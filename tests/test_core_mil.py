@@ -8,10 +8,11 @@ import torch
 import torch.nn.functional as F
 from scipy.special import expit, softmax
 
-from spade.core.config import NonFiniteLossError
-from spade.core.folds import groups_per_class, inner_split, stratified_folds
-from spade.core.mil import HEADS, KERNELS, N_HEADS, make_head, train_bags
-from spade.core.streams import torch_stream
+from spade.core.errors import NonFiniteLossError
+from spade.core.evaluation.folds import groups_per_class, inner_split, stratified_folds
+from spade.core.rng import torch_stream
+from spade.core.slides.heads import HEADS, KERNELS, N_HEADS, make_head
+from spade.core.slides.train import train_bags
 
 
 def head(name, d_in=6, n_out=3, seed=0, **options):

@@ -15,8 +15,8 @@ from _tiny import SIDE, circles, pixels, square_lattice, table, tiny, warns_here
 import spade as sp
 from spade._pixels import placed_sections
 from spade._samples import iter_samples
-from spade.core.pixels import GivenPatches, LivePatches, MappedPatches, Placed, batches, write_patches
-from spade.core.tiles import Level, iter_patches
+from spade.core.patches.sources import GivenPatches, LivePatches, MappedPatches, Placed, batches, write_patches
+from spade.core.patches.tiles import Level, iter_patches
 
 PX = 20
 

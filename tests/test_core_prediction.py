@@ -9,16 +9,11 @@ from scipy.special import softmax
 from scipy.stats import pearsonr
 from sklearn.linear_model import Ridge
 
-from spade.core import prediction
-from spade.core.prediction import (
-    best_penalty,
-    fit_ridge,
-    halves,
-    neighbour_expression,
-    pearson_per_gene,
-    ridge_errors,
-    section_folds,
-)
+from spade.core.evaluation.folds import halves, section_folds
+from spade.core.expression import ridge as prediction
+from spade.core.expression.correlation import pearson_per_gene
+from spade.core.expression.neighbours import neighbour_expression
+from spade.core.expression.ridge import best_penalty, fit_ridge, ridge_errors
 
 
 def data(n=60, d=9, g=7, seed=0):

@@ -16,13 +16,14 @@ from scipy.sparse import csr_matrix
 from scipy.sparse import random as random_sparse
 from test_core_training import paired
 
-from spade.core import checkpoints as checkpoints_module
-from spade.core.checkpoints import Checkpoints, digest
-from spade.core.config import TrainingConfig
-from spade.core.feeding import DeviceFeed, HostFeed
-from spade.core.flat import FlatExperts
-from spade.core.task import TRAIN, VAL
-from spade.core.training import train_experts
+from spade.core.experts import checkpoints as checkpoints_module
+from spade.core.experts.batches import DeviceFeed, HostFeed
+from spade.core.experts.checkpoints import Checkpoints
+from spade.core.experts.config import TrainingConfig
+from spade.core.experts.parameters import FlatExperts
+from spade.core.experts.train import train_experts
+from spade.core.files import digest
+from spade.core.roles import TRAIN, VAL
 
 #: Spots per expert: a last short batch, fewer than a batch, a single one, none.
 SIZES = (50, 16, 7, 1, 0)
@@ -236,10 +237,10 @@ KILLED = """
 import sys
 import numpy as np
 from spade.core import checkpoints
-from spade.core.checkpoints import Checkpoints
-from spade.core.config import TrainingConfig
-from spade.core.task import TRAIN
-from spade.core.training import train_experts
+from spade.core.experts.checkpoints import Checkpoints
+from spade.core.experts.config import TrainingConfig
+from spade.core.experts.job import TRAIN
+from spade.core.experts.train import train_experts
 sys.path.insert(0, sys.argv[2])
 from test_core_training import paired
 

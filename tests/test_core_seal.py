@@ -10,14 +10,14 @@ import timm
 import torch
 from torch import nn
 
-from spade.core.gene_vae import GeneVAE, PlanarFlow
-from spade.core.lora import AdaptedStage, LoraLinear, adapt, adapters, add_lora, blocks_of, merged
-from spade.core.losses import clip
-from spade.core.seal import SealNet
-from spade.core.seal_config import WEIGHTS, SealTraining
-from spade.core.seal_data import epoch_batches, n_batches
-from spade.core.seal_losses import correlations, info_nce, reconstruction, reverse_gradient
-from spade.core.vision import FeatureTower, PixelTower
+from spade.core.experts.losses import clip
+from spade.core.seal.config import WEIGHTS, SealTraining
+from spade.core.seal.gene_vae import GeneVAE, PlanarFlow
+from spade.core.seal.losses import correlations, info_nce, reconstruction, reverse_gradient
+from spade.core.seal.network import SealNet
+from spade.core.seal.pairs import epoch_batches, n_batches
+from spade.core.vision.lora import AdaptedStage, LoraLinear, adapt, adapters, add_lora, blocks_of, merged
+from spade.core.vision.towers import FeatureTower, PixelTower
 from spade.encoders._spec import SPECS
 
 TARGETS = ("qkv", "proj", "fc1", "fc2")

@@ -14,18 +14,18 @@ import torch
 import torch.distributed as dist
 from scipy.sparse import csr_matrix
 
-from spade.core import seal_training
-from spade.core.checkpoints import StateFolder
-from spade.core.config import NonFiniteLossError
-from spade.core.lora import adapters, add_lora
-from spade.core.pixels import GivenPatches
-from spade.core.ranks import Ranks
-from spade.core.seal import SealNet
-from spade.core.seal_config import WEIGHTS, SealTraining
-from spade.core.seal_data import Pairs
-from spade.core.seal_training import JOINT, _Run, train_seal_net
-from spade.core.task import NOT_USED, TRAIN, VAL
-from spade.core.vision import FeatureTower, PixelTower
+from spade.core.distributed.ranks import Ranks
+from spade.core.errors import NonFiniteLossError
+from spade.core.patches.sources import GivenPatches
+from spade.core.roles import NOT_USED, TRAIN, VAL
+from spade.core.seal import train as seal_training
+from spade.core.seal.config import WEIGHTS, SealTraining
+from spade.core.seal.network import SealNet
+from spade.core.seal.pairs import Pairs
+from spade.core.seal.train import JOINT, _Run, train_seal_net
+from spade.core.training_state import StateFolder
+from spade.core.vision.lora import adapters, add_lora
+from spade.core.vision.towers import FeatureTower, PixelTower
 
 N, WIDTH, N_GENES, PX = 41, 6, 9, 32
 FAST = {"n_epochs": 3, "batch_size": 16, "lr": 1e-3}

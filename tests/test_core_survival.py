@@ -9,18 +9,9 @@ import pytest
 import torch
 from scipy.optimize import minimize
 
-from spade.core.ridge import ridge_path
-from spade.core.survival import (
-    concordance,
-    cox_loss,
-    discrete_bins,
-    discrete_nll,
-    discrete_risk,
-    kaplan_meier,
-    log_rank,
-    time_bins,
-    weighted_concordance,
-)
+from spade.core.slides.linear_survival import ridge_path
+from spade.core.slides.survival import concordance, kaplan_meier, log_rank, weighted_concordance
+from spade.core.slides.survival_losses import cox_loss, discrete_bins, discrete_nll, discrete_risk, time_bins
 
 #: Freireich et al. 1963: weeks of remission under 6-MP (0: censored) and placebo.
 TREATED = [6, 6, 6, 6, 7, 9, 10, 10, 11, 13, 16, 17, 19, 20, 22, 23, 25, 32, 32, 34, 35]
@@ -175,7 +166,7 @@ def test_bins_have_alike_numbers_of_events():
 @pytest.mark.parametrize("seed", range(5))
 def test_concordance_is_that_of_all_pairs(seed, monkeypatch):
     risk, time, event = drawn(60, seed)
-    monkeypatch.setattr("spade.core.survival.CHUNK", 200)  # a few rows at a time
+    monkeypatch.setattr("spade.core.slides.survival.CHUNK", 200)  # a few rows at a time
     assert concordance(time, event, risk) == pytest.approx(slow_concordance(time, event, risk), abs=1e-12)
     strata = np.arange(60) % 4
     assert concordance(time, event, risk, strata) == pytest.approx(slow_concordance(time, event, risk, strata))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from spade.core.tiles import ChunkCache, Level, choose_level, iter_patches, mirror, read_patch
+from spade.core.patches.tiles import ChunkCache, Level, choose_level, iter_patches, mirror, read_patch
 
 
 def level(image, chunk=64, downsample=(1.0, 1.0), log=None):

@@ -10,15 +10,16 @@ from scipy.sparse import random as random_sparse
 from sklearn.cluster import KMeans
 from sklearn.metrics import adjusted_rand_score
 
-from spade.core import clustering
-from spade.core.clustering import kmeans, two_stage
-from spade.core.config import NonFiniteLossError, TrainingConfig
-from spade.core.expression import group_sums, log_normalise
-from spade.core.retrieval import chance_rank, chance_recall, group_sizes, pair_ranks, recall_at
-from spade.core.task import NOT_USED, TRAIN, VAL
-from spade.core.threads import threads
-from spade.core.together import cosine
-from spade.core.training import fold_scaling, train_experts
+from spade.core.distributed.threads import threads
+from spade.core.errors import NonFiniteLossError
+from spade.core.evaluation.retrieval import chance_rank, chance_recall, group_sizes, pair_ranks, recall_at
+from spade.core.experts import clustering
+from spade.core.experts.clustering import kmeans, two_stage
+from spade.core.experts.config import TrainingConfig
+from spade.core.experts.train import fold_scaling, train_experts
+from spade.core.expression.normalise import group_sums, log_normalise
+from spade.core.roles import NOT_USED, TRAIN, VAL
+from spade.core.schedule import cosine
 
 
 def blobs(rng, centres, n=60, spread=0.3):
@@ -49,7 +50,7 @@ def test_kmeans_is_as_good_as_lloyd_of_scikit_learn():
 
 
 def test_iterations_are_those_of_lloyd_at_equal_starts(monkeypatch):
-    monkeypatch.setattr("spade.core.clustering.CHUNK", 128)
+    monkeypatch.setattr("spade.core.experts.clustering.CHUNK", 128)
     rng = np.random.default_rng(0)
     x = rng.normal(size=(1000, 7)).astype(np.float32)
     starts = x[rng.choice(1000, 9, replace=False)]
@@ -74,7 +75,7 @@ def test_sums_of_clusters_follow_the_labels_on_either_device(move):
 
 
 def test_kmeans_does_not_depend_on_the_number_of_threads(monkeypatch):
-    monkeypatch.setattr("spade.core.clustering.CHUNK", 64)
+    monkeypatch.setattr("spade.core.experts.clustering.CHUNK", 64)
     x = np.random.default_rng(0).normal(size=(3000, 12)).astype(np.float32)
     found = []
     for n in (1, 3):
@@ -270,7 +271,7 @@ def test_ranks_and_chance_levels():
 
 
 def test_sums_within_groups_are_those_of_the_dense_matrix(monkeypatch):
-    monkeypatch.setattr("spade.core.expression.CHUNK", 7)
+    monkeypatch.setattr("spade.core.expression.normalise.CHUNK", 7)
     rng = np.random.default_rng(0)
     x = random_sparse(40, 9, 0.3, format="csr", dtype=np.float32, rng=rng)
     group, rows = rng.integers(0, 3, size=40), rng.permutation(40)[:31]

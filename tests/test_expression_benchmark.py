@@ -19,8 +19,8 @@ from sklearn.linear_model import Ridge
 from sklearn.preprocessing import StandardScaler
 
 import spade as sp
-from spade.core.expression import log_normalise
-from spade.core.prediction import ALPHAS
+from spade.core.expression.normalise import log_normalise
+from spade.core.expression.ridge import ALPHAS
 
 N_GENES = 20
 

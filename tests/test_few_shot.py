@@ -14,10 +14,10 @@ from sklearn.metrics import balanced_accuracy_score, f1_score, recall_score, roc
 from spatialdata import read_zarr
 
 import spade as sp
-from spade.core import metrics
-from spade.core.blocks import too_near
-from spade.core.episodes import between_blocks, between_groups
-from spade.core.intervals import holm, sign_flip_p
+from spade.core.evaluation import metrics
+from spade.core.evaluation.episodes import between_blocks, between_groups
+from spade.core.evaluation.intervals import holm, sign_flip_p
+from spade.core.spots.blocks import too_near
 from spade.tl._labelled import guard_width
 from spade.tl._probes import Probe, linear
 

@@ -22,7 +22,7 @@ from spatialdata.models import Image2DModel, ShapesModel, TableModel
 import spade as sp
 from spade._images import image_levels
 from spade._palette import palette
-from spade.core.routing import routing_entropy
+from spade.core.experts.routing import routing_entropy
 from spade.pl import _tissue
 from spade.pl._colours import SAFE
 from spade.pl._tissue import nice_length, read_region

@@ -10,7 +10,7 @@ from conftest import fresh
 from matplotlib.collections import EllipseCollection, LineCollection
 
 import spade as sp
-from spade.core.expression import log_normalise
+from spade.core.expression.normalise import log_normalise
 
 
 @pytest.fixture(autouse=True)

@@ -8,7 +8,7 @@ from _tiny import featured, spoil
 from spatialdata import read_zarr
 
 import spade as sp
-from spade.core.blocks import spacing
+from spade.core.spots.blocks import spacing
 from spade.pp._spatial_context import neighbour_means
 
 

@@ -16,8 +16,8 @@ from spatialdata import SpatialData, read_zarr
 import spade as sp
 from spade._predicted import read_predicted
 from spade._samples import iter_samples
-from spade.core.expression import log_normalise
-from spade.core.prediction import pearson_per_gene
+from spade.core.expression.correlation import pearson_per_gene
+from spade.core.expression.normalise import log_normalise
 from spade.tl._pairs import encode, read_modality
 
 RIDGE = {"method": "ridge", "use_rep": "X_f"}

@@ -13,7 +13,7 @@ from _tiny import pixels, warns_here
 from torch import nn
 
 import spade as sp
-from spade.core.lora import adapters, add_lora
+from spade.core.vision.lora import adapters, add_lora
 from spade.encoders._spec import SPECS, EncoderSpec, _uni2_h
 from spade.models import GenePanel, SealModel, read_published_seal
 

@@ -13,8 +13,8 @@ from spatialdata import read_zarr
 
 import spade as sp
 from spade._samples import iter_samples
-from spade.core import retrieval
-from spade.core.retrieval import Nearest, chance_rank, chance_recall
+from spade.core.evaluation import retrieval
+from spade.core.evaluation.retrieval import Nearest, chance_rank, chance_recall
 from spade.models import GenePanel, SpadeConfig
 from spade.tl._inputs import load_training, read_expression
 

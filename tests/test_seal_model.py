@@ -24,7 +24,7 @@ from safetensors.torch import load_file, save_file
 from spatialdata import read_zarr
 
 import spade as sp
-from spade.core.lora import adapters
+from spade.core.vision.lora import adapters
 from spade.models import SealModel
 
 # --- saved and loaded

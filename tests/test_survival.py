@@ -14,9 +14,9 @@ from spatialdata import SpatialData
 from test_core_survival import slow_concordance, slow_cox
 
 import spade as sp
-from spade.core.config import NonFiniteLossError
-from spade.core.folds import stratified_folds
-from spade.core.streams import numpy_stream
+from spade.core.errors import NonFiniteLossError
+from spade.core.evaluation.folds import stratified_folds
+from spade.core.rng import numpy_stream
 
 N_PATCHES = 30
 

@@ -16,7 +16,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 
 import spade as sp
-from spade.core.retrieval import pair_ranks
+from spade.core.evaluation.retrieval import pair_ranks
 from spade.tl import _switchboard as shell
 
 PANEL = GENES[:20]

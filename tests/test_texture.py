@@ -10,8 +10,8 @@ import pandas as pd
 import pytest
 from scipy import ndimage, stats
 
+from spade.core.texture import nuclei, patterns, stains
 from spade.encoders import _texture as texture
-from spade.encoders import _texture_kernels as kernels
 from spade.encoders._texture import FEATURE_GROUPS, FEATURE_NAMES, TextureEncoder, encode_texture
 
 VECTORS = np.linalg.inv(texture.UNMIXING)
@@ -52,7 +52,7 @@ def named(features: np.ndarray) -> dict[str, float]:
 
 
 def stains_of(patch: np.ndarray) -> np.ndarray:
-    return kernels.unmix(patch, texture.DENSITY, texture.UNMIXING, texture.TISSUE_DENSITY)[0]
+    return stains.unmix(patch, texture.DENSITY, texture.UNMIXING, texture.TISSUE_DENSITY)[0]
 
 
 GRID = np.array([(y, x) for y in (20.0, 44.0, 68.0, 92.0) for x in (25.0, 55.0, 85.0)])
@@ -107,7 +107,7 @@ def test_concentrations_match_scikit_image() -> None:
 
     patch = scene(1)
     reference = 6 * separate_stains(patch, texture.UNMIXING)  # it divides densities by log10(1e6), and clips below 0
-    np.testing.assert_allclose(np.maximum(np.moveaxis(stains_of(patch), 0, -1), 0), reference, atol=0.51 * kernels.STEP)
+    np.testing.assert_allclose(np.maximum(np.moveaxis(stains_of(patch), 0, -1), 0), reference, atol=0.51 * stains.STEP)
 
 
 def test_colour_statistics_match_numpy_and_scipy() -> None:
@@ -120,7 +120,7 @@ def test_colour_statistics_match_numpy_and_scipy() -> None:
         values = image.ravel().astype(float)
         skewness = stats.skew(values)
         expected = [values.mean(), values.std(), np.sign(skewness) * np.log1p(abs(skewness))]
-        expected += list(np.quantile(values, kernels.QUANTILES, method="inverted_cdf"))
+        expected += list(np.quantile(values, stains.QUANTILES, method="inverted_cdf"))
         np.testing.assert_allclose([got[f"{name}_{s}"] for s in texture.STATISTICS], expected, rtol=1e-5, atol=1e-6)
     pair = np.corrcoef(images["haematoxylin"].ravel(), images["eosin"].ravel())[0, 1]
     assert got["haematoxylin_eosin_correlation"] == pytest.approx(pair, abs=1e-5)
@@ -161,7 +161,7 @@ def test_binary_patterns_match_scikit_image() -> None:
     image = field(np.random.default_rng(4), (90, 70), 1.5).astype(np.float32)
     codes = local_binary_pattern(image.astype(float), 8, 1, "uniform")[1:-1, 1:-1]
     np.testing.assert_allclose(
-        kernels.binary_patterns(image), np.bincount(codes.astype(int).ravel(), minlength=10) / codes.size, atol=5e-4
+        patterns.binary_patterns(image), np.bincount(codes.astype(int).ravel(), minlength=10) / codes.size, atol=5e-4
     )
 
 
@@ -169,7 +169,7 @@ def test_binary_patterns_are_read_from_the_right_scale() -> None:
     patch = scene(5)
     got = named(encode_texture(patch[None], 0.5)[0])
     for scale in texture.PATTERN_SCALES:
-        expected = kernels.binary_patterns(pyramid(stains_of(patch)[1])[scale].astype(np.float32))
+        expected = patterns.binary_patterns(pyramid(stains_of(patch)[1])[scale].astype(np.float32))
         assert [got[f"eosin_lbp_{name}_s{scale}"] for name in texture.PATTERNS] == expected.tolist()
 
 
@@ -213,7 +213,7 @@ def test_components_match_scikit_image(density: float) -> None:
 
     rng = np.random.default_rng(7)
     mask = rng.random((61, 83)) < density
-    labels, number = kernels.label(mask)
+    labels, number = nuclei.label(mask)
     expected = label(mask, connectivity=2)
     np.testing.assert_array_equal(labels, expected)
     assert number == expected.max()
@@ -221,7 +221,7 @@ def test_components_match_scikit_image(density: float) -> None:
     regions = [r for r in regionprops(expected, values) if r.area >= 4]
     rows = [(r.area, *r.centroid, r.eccentricity, r.intensity_mean) for r in regions]
     np.testing.assert_allclose(
-        kernels.measure(labels, number, values, 4.0), np.array(rows).reshape(-1, 5), rtol=1e-6, atol=1e-6
+        nuclei.measure(labels, number, values, 4.0), np.array(rows).reshape(-1, 5), rtol=1e-6, atol=1e-6
     )
 
 
@@ -229,7 +229,7 @@ def test_winding_components_are_one() -> None:
     y, x = np.indices((64, 64)) - 32
     turns = np.hypot(y, x) - 6 * np.arctan2(y, x) / (2 * np.pi)
     mask = np.mod(turns, 6) < 2.5
-    labels, number = kernels.label(mask)
+    labels, number = nuclei.label(mask)
     assert number == ndimage.label(mask, np.ones((3, 3)))[1]
     assert (labels > 0).sum() == mask.sum()
 
@@ -241,7 +241,7 @@ def test_blur_matches_scipy() -> None:
     expected = ndimage.correlate1d(
         ndimage.correlate1d(image.astype(float), share, 0, mode="nearest"), share, 1, mode="nearest"
     )
-    np.testing.assert_allclose(kernels.blur(image, weights), expected, atol=0.51 * kernels.STEP)
+    np.testing.assert_allclose(nuclei.blur(image, weights), expected, atol=0.51 * stains.STEP)
 
 
 def test_threshold_splits_as_scikit_image_does() -> None:
@@ -250,18 +250,18 @@ def test_threshold_splits_as_scikit_image_does() -> None:
     rng = np.random.default_rng(9)
     values = np.concatenate([rng.normal(0.3, 0.08, 5000), rng.normal(0.9, 0.15, 2000)])
     values = (np.round(values * 1024) / 1024).astype(np.float32)[None]
-    counts = kernels.count_values(values, np.ones(values.shape, bool))
+    counts = stains.count_values(values, np.ones(values.shape, bool))
     levels = texture._CONCENTRATIONS
-    threshold = kernels.nuclear_threshold(counts, levels, 0.25, 0.15)
+    threshold = nuclei.nuclear_threshold(counts, levels, 0.25, 0.15)
     np.testing.assert_array_equal(values >= threshold, values > threshold_otsu(hist=(counts, levels)))
-    assert kernels.nuclear_threshold(counts, levels, 0.8, 0.15) == 0.8
-    assert kernels.nuclear_threshold(counts, levels, 0.25, 0.9) == np.inf  # the two sides are 0.6 apart
+    assert nuclei.nuclear_threshold(counts, levels, 0.8, 0.15) == 0.8
+    assert nuclei.nuclear_threshold(counts, levels, 0.25, 0.9) == np.inf  # the two sides are 0.6 apart
 
 
 def test_threshold_of_two_values_lies_between_them() -> None:
     values = np.array([[0.5, 0.5, 0.5, 1.0]], np.float32)
-    counts = kernels.count_values(values, np.ones((1, 4), bool))
-    assert kernels.nuclear_threshold(counts, texture._CONCENTRATIONS, 0.25, 0.15) == pytest.approx(0.75, abs=1e-3)
+    counts = stains.count_values(values, np.ones((1, 4), bool))
+    assert nuclei.nuclear_threshold(counts, texture._CONCENTRATIONS, 0.25, 0.15) == pytest.approx(0.75, abs=1e-3)
 
 
 @pytest.mark.parametrize("mpp", [0.25, 0.5, 1.0])
@@ -389,7 +389,7 @@ def test_memory_layout_does_not_matter_and_input_is_not_changed() -> None:
     patches.flags.writeable = False
     np.testing.assert_array_equal(encode_texture(patches[::-1], 0.5), features[::-1])
     np.testing.assert_array_equal(patches, before)
-    assert len(kernels.unmix.signatures) == 1  # no second compilation for another layout
+    assert len(stains.unmix.signatures) == 1  # no second compilation for another layout
 
 
 def test_no_patches_give_no_rows() -> None:

@@ -24,7 +24,7 @@ from spatialdata import SpatialData, read_zarr
 
 import spade as sp
 from spade._palette import palette
-from spade.core.expression import log_normalise
+from spade.core.expression.normalise import log_normalise
 from spade.models import GenePanel, SpadeModel
 
 ROWS = ("X_spade", "X_spade_image", "X_spade_expression", "spade_expert_weights")

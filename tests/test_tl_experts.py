@@ -32,10 +32,10 @@ from sklearn import metrics
 from spatialdata import SpatialData, read_zarr
 
 import spade as sp
-from spade.core.composition import composition
-from spade.core.expression import log_normalise
-from spade.core.intervals import bootstrap_weights, interval
-from spade.core.mixing import expected_shares, neighbour_shares
+from spade.core.evaluation.composition import composition
+from spade.core.evaluation.intervals import bootstrap_weights, interval
+from spade.core.evaluation.mixing import expected_shares, neighbour_shares
+from spade.core.expression.normalise import log_normalise
 
 THREE = tuple("012" * 20)
 

@@ -14,8 +14,8 @@ from _tiny import featured, train
 from scipy.sparse import csr_matrix
 
 import spade as sp
-from spade.core.checkpoints import Checkpoints
-from spade.core.task import TRAIN, VAL
+from spade.core.experts.checkpoints import Checkpoints
+from spade.core.roles import TRAIN, VAL
 from spade.models import SpadeConfig
 from spade.tl._clusters import cluster_training
 from spade.tl._inputs import TrainingData
@@ -56,7 +56,7 @@ def test_after_a_warm_start_all_experts_begin_alike_and_trained():
 
 
 def test_a_warm_start_that_was_interrupted_goes_on(tmp_path, monkeypatch):
-    monkeypatch.setattr("spade.core.checkpoints.SECONDS", 0.0)
+    monkeypatch.setattr("spade.core.training_state.SECONDS", 0.0)
     whole = train(cohort(), warm_start=3)
     save, folders = Checkpoints.save, []
 

@@ -24,8 +24,8 @@ from _tiny import (
 from conftest import fresh
 
 import spade as sp
-from spade.core.checkpoints import Checkpoints
-from spade.core.expression import log_normalise
+from spade.core.experts.checkpoints import Checkpoints
+from spade.core.expression.normalise import log_normalise
 from spade.models import GenePanel
 
 
@@ -446,7 +446,7 @@ def test_species_are_not_mixed_over_the_few_names_they_share():
 
 
 def test_a_training_with_a_folder_goes_on_and_ends_in_the_same_model(tmp_path, monkeypatch):
-    monkeypatch.setattr("spade.core.checkpoints.SECONDS", 0.0)
+    monkeypatch.setattr("spade.core.training_state.SECONDS", 0.0)
     options = {"split_key": "fold", "n_epochs": 4, "checkpoint_dir": tmp_path / "state"}
     whole = train(split(cohort()), split_key="fold", n_epochs=4)
 

@@ -18,7 +18,7 @@ from conftest import fresh
 from spatialdata import read_zarr
 
 import spade as sp
-from spade.core.lora import adapters
+from spade.core.vision.lora import adapters
 from spade.models import SealModel
 from spade.models._seal import base_state
 

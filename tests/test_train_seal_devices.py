@@ -118,7 +118,7 @@ def test_a_killed_process_is_an_error_and_the_same_call_goes_on(tmp_path, tempor
         run_workers(module, folder, orders, kill)
 
     with monkeypatch.context() as patch:
-        patch.setattr("spade.core.workers.subprocess.Popen", noting)
+        patch.setattr("spade.core.distributed.workers.subprocess.Popen", noting)
         patch.setattr(_seal_processes, "run_workers", killing)
         with pytest.raises(RuntimeError, match=r"process on cpu ended with code .*same call goes on"):
             seal(cohort(), **settings)

@@ -21,7 +21,7 @@ from safetensors.torch import save_file
 from scipy.sparse import csr_matrix
 
 import spade as sp
-from spade.core.config import NonFiniteLossError
+from spade.core.errors import NonFiniteLossError
 
 # --- splits, states, caches
 
@@ -64,9 +64,9 @@ class Stop(Exception):
 
 
 def test_an_interrupted_training_goes_on(tmp_path, monkeypatch, tune):
-    from spade.core.checkpoints import StateFolder
+    from spade.core.training_state import StateFolder
 
-    monkeypatch.setattr("spade.core.seal_training.SECONDS", 0.0)
+    monkeypatch.setattr("spade.core.seal.train.SECONDS", 0.0)
     write = StateFolder.write
     for name, run, make in (("features", seal, cohort), ("pixels", tune, pictures)):
         whole = run(make(), gene_warmup=1)
@@ -87,7 +87,7 @@ def test_an_interrupted_training_goes_on(tmp_path, monkeypatch, tune):
         assert model.id == whole.id
         pd.testing.assert_frame_equal(model.history, whole.history)
         with monkeypatch.context() as patch:  # a finished training takes no step
-            patch.setattr("spade.core.seal_training._Run._step", lambda *_: pytest.fail("trained again"))
+            patch.setattr("spade.core.seal.train._Run._step", lambda *_: pytest.fail("trained again"))
             again = run(make(), gene_warmup=1, checkpoint_dir=tmp_path / name)
         assert (again.id, again.facts) == (whole.id, whole.facts)
         for options, said in (
@@ -107,7 +107,7 @@ def test_an_interrupted_training_goes_on(tmp_path, monkeypatch, tune):
 
 
 def test_patches_are_cached_once(tmp_path, tune, monkeypatch):
-    from spade.core import pixels
+    from spade.core.patches import sources as pixels
 
     live = tune(pictures())
     cached = tune(pictures(), cache_dir=tmp_path / "cache" / "deep")

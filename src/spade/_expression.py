@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 
 from spade._samples import Sample, read_counts
-from spade.core.expression import log_normalise
+from spade.core.expression.normalise import log_normalise
 
 
 def log_expression(sample: Sample, layer: str | None, normalized: bool) -> ad.AnnData:

@@ -6,8 +6,8 @@ import numpy as np
 import pandas as pd
 
 from spade._checks import check_table
-from spade.core.intervals import bootstrap_weights, mean_interval
-from spade.core.routing import Floats
+from spade.core.arrays import Floats
+from spade.core.evaluation.intervals import bootstrap_weights, mean_interval
 
 BENCHMARK = ("protocol", "representation", "fold", "section", "gene", "pearson")
 

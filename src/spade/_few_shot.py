@@ -10,8 +10,8 @@ import pandas as pd
 from spade._checks import check_table
 from spade._samples import shorten
 from spade._units import unit_difference, unit_mean
-from spade.core.intervals import bootstrap_weights, holm
-from spade.core.streams import as_seed, numpy_stream
+from spade.core.evaluation.intervals import bootstrap_weights, holm
+from spade.core.rng import as_seed, numpy_stream
 
 COLUMNS = ("representation", "shots", "repeat", "unit", "metric", "label", "value")
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 
 from spade._samples import shorten
-from spade.core.blocks import spacing
+from spade.core.spots.blocks import spacing
 from spade.encoders import Encoder
 
 GENES = "var_50genes.json"

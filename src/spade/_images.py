@@ -15,7 +15,7 @@ from spatialdata.transformations import get_transformation
 from xarray import DataArray, DataTree
 
 from spade._samples import shorten
-from spade.core.tiles import Level
+from spade.core.patches.tiles import Level
 
 logger = logging.getLogger("spade")
 SAME_SECTION = 0.8
@@ -56,7 +56,7 @@ def is_rgb(element: DataArray | DataTree) -> bool:
 
 
 def image_levels(element: DataArray | DataTree) -> list[Level]:
-    """Return every resolution of an RGB image as a :class:`~spade.core.tiles.Level`, finest first."""
+    """Return every resolution of an RGB image as a :class:`~spade.core.patches.tiles.Level`, finest first."""
     arrays = image_arrays(element)
     height, width = arrays[0].sizes["y"], arrays[0].sizes["x"]
     levels = []

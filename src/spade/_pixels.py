@@ -12,8 +12,8 @@ from tqdm.auto import tqdm
 from spade._images import image_levels
 from spade._patches import patch_centres, patch_record
 from spade._samples import Sample
-from spade.core.pixels import Placed
-from spade.core.tiles import iter_patches
+from spade.core.patches.sources import Placed
+from spade.core.patches.tiles import iter_patches
 from spade.encoders import Encoder
 
 #: Patches that are encoded at a time, unless said otherwise.

@@ -8,9 +8,9 @@ from numpy.typing import NDArray
 
 from spade._checks import check_count, check_table
 from spade._samples import shorten
-from spade.core.intervals import bootstrap_weights, interval
-from spade.core.streams import as_seed, numpy_stream
-from spade.core.survival import weighted_concordance
+from spade.core.evaluation.intervals import bootstrap_weights, interval
+from spade.core.rng import as_seed, numpy_stream
+from spade.core.slides.survival import weighted_concordance
 
 COLUMNS = ("representation", "repeat", "fold", "patient", "time", "event", "risk")
 COMPARE = ("fold", "all")

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from spade.core.intervals import mean_interval, sign_flip_p
-from spade.core.routing import Floats
+from spade.core.arrays import Floats
+from spade.core.evaluation.intervals import mean_interval, sign_flip_p
 
 
 def unit_mean(values: Floats, weights: NDArray[np.integer], level: float) -> dict[str, float]:

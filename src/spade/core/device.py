@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import torch
 
+PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
+
 
 def resolve_device(device: str, number: int | None = None) -> str:
     """Turn ``"auto"`` into ``"cuda"`` where there is one, else ``"cpu"``; check anything else.

@@ -10,7 +10,9 @@ import numpy as np
 from numba import get_num_threads
 from scipy.spatial import KDTree
 
-from spade.encoders import _texture_kernels as kernels
+from spade.core.texture import nuclei as nucleus_kernels
+from spade.core.texture import patterns as pattern_kernels
+from spade.core.texture import stains as stain_kernels
 
 SMALLEST_PX = 32
 CHANNELS = ("red", "green", "blue")
@@ -21,7 +23,7 @@ GLCM_RANGE = {"haematoxylin": (0.0, 1.6), "eosin": (-0.4, 1.2)}
 SCALES = (0, 1, 2, 3)
 PATTERN_SCALES = (1, 2)
 
-STATISTICS = ("mean", "sd", "skewness_log", *(f"p{round(100 * q):02d}" for q in kernels.QUANTILES))
+STATISTICS = ("mean", "sd", "skewness_log", *(f"p{round(100 * q):02d}" for q in stain_kernels.QUANTILES))
 EDGES = ("gradient_mean", "gradient_sd", "laplacian_rms", "coherence", "orientation_entropy")
 GLCM = ("contrast_log", "homogeneity", "energy", "correlation", "entropy")
 PATTERNS = (*(str(k) for k in range(9)), "other")
@@ -30,7 +32,7 @@ NUCLEI = (
     "area_fraction",
     "area_mean_um2_log",
     "area_sd_um2_log",
-    *(f"area_p{round(100 * q):02d}_um2_log" for q in kernels.NUCLEUS_QUANTILES),
+    *(f"area_p{round(100 * q):02d}_um2_log" for q in nucleus_kernels.NUCLEUS_QUANTILES),
     "eccentricity_mean",
     "eccentricity_sd",
     "haematoxylin_mean",
@@ -92,7 +94,7 @@ def _unmixing() -> np.ndarray:
 #: Optical density of the levels from 255 to 0; level 0 is read as 1.
 DENSITY = np.log10(255.0 / np.maximum(np.arange(255, -1, -1), 1))
 UNMIXING = _unmixing()
-_CONCENTRATIONS = (np.arange(kernels.BINS) + 1024 * kernels.LOWEST) * kernels.STEP
+_CONCENTRATIONS = (np.arange(stain_kernels.BINS) + 1024 * stain_kernels.LOWEST) * stain_kernels.STEP
 
 
 def encode_texture(patches: np.ndarray, mpp: float) -> np.ndarray:
@@ -190,19 +192,21 @@ def _check(patches: np.ndarray, mpp: float) -> tuple[np.ndarray, float]:
 
 def _encode_patch(patch: np.ndarray, mpp: float) -> np.ndarray:
     """Feature vector of one patch, in the order of ``FEATURE_NAMES``."""
-    stains, levels, tissue = kernels.unmix(patch, DENSITY, UNMIXING, TISSUE_DENSITY)
+    stains, levels, tissue = stain_kernels.unmix(patch, DENSITY, UNMIXING, TISSUE_DENSITY)
     everywhere = np.ones_like(tissue)
-    parts = [kernels.describe(counts, DENSITY) for counts in levels]
-    parts += [kernels.describe(kernels.count_values(stain, everywhere), _CONCENTRATIONS) for stain in stains]
-    parts.append(np.array([kernels.correlation(stains[0], stains[1]), tissue.mean()]))
+    parts = [stain_kernels.describe(counts, DENSITY) for counts in levels]
+    parts += [
+        stain_kernels.describe(stain_kernels.count_values(stain, everywhere), _CONCENTRATIONS) for stain in stains
+    ]
+    parts.append(np.array([stain_kernels.correlation(stains[0], stains[1]), tissue.mean()]))
     edges, glcm, patterns = [], [], []
     for image, (low, high) in zip(stains, GLCM_RANGE.values(), strict=False):
         for scale in SCALES:
-            image = kernels.halve(image) if scale else image
-            edges.append(kernels.edges(image))
-            glcm.append(kernels.cooccurrence(image, low, high))
+            image = pattern_kernels.halve(image) if scale else image
+            edges.append(pattern_kernels.edges(image))
+            glcm.append(pattern_kernels.cooccurrence(image, low, high))
             if scale in PATTERN_SCALES:
-                patterns.append(kernels.binary_patterns(image))
+                patterns.append(pattern_kernels.binary_patterns(image))
     return np.concatenate([*parts, *edges, *glcm, *patterns, _nuclei(stains[0], tissue, mpp)])
 
 
@@ -211,16 +215,16 @@ def segment_nuclei(haematoxylin: np.ndarray, tissue: np.ndarray, mpp: float) -> 
     sigma = NUCLEUS_BLUR_UM / mpp
     reach = min(math.ceil(3 * sigma), min(tissue.shape))
     weights = np.round(1024 * np.exp(-0.5 * (np.arange(-reach, reach + 1) / sigma) ** 2))
-    smooth = kernels.blur(haematoxylin, weights)
-    counts = kernels.count_values(smooth, tissue)
-    threshold = kernels.nuclear_threshold(counts, _CONCENTRATIONS, NUCLEUS_CONCENTRATION, NUCLEUS_CONTRAST)
-    return kernels.label(tissue & (smooth >= threshold))
+    smooth = nucleus_kernels.blur(haematoxylin, weights)
+    counts = stain_kernels.count_values(smooth, tissue)
+    threshold = nucleus_kernels.nuclear_threshold(counts, _CONCENTRATIONS, NUCLEUS_CONCENTRATION, NUCLEUS_CONTRAST)
+    return nucleus_kernels.label(tissue & (smooth >= threshold))
 
 
 def _nuclei(haematoxylin: np.ndarray, tissue: np.ndarray, mpp: float) -> np.ndarray:
     """The features ``NUCLEI`` of one patch."""
     labels, number = segment_nuclei(haematoxylin, tissue, mpp)
-    nuclei = kernels.measure(labels, number, haematoxylin, max(NUCLEUS_UM2 / mpp**2, NUCLEUS_PX))
+    nuclei = nucleus_kernels.measure(labels, number, haematoxylin, max(NUCLEUS_UM2 / mpp**2, NUCLEUS_PX))
     if len(nuclei) == 0:
         return np.zeros(len(NUCLEI), np.float32)
     pixels, inside = nuclei[:, 0], nuclei[:, 4]
@@ -236,7 +240,7 @@ def _nuclei(haematoxylin: np.ndarray, tissue: np.ndarray, mpp: float) -> np.ndar
             covered / tissue.size,
             np.log1p(area.mean()),
             np.log1p(area.std()),
-            *np.log1p(np.quantile(area, kernels.NUCLEUS_QUANTILES)),
+            *np.log1p(np.quantile(area, nucleus_kernels.NUCLEUS_QUANTILES)),
             nuclei[:, 3].mean(),
             nuclei[:, 3].std(),
             inside.mean(),

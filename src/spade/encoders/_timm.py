@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 
 from spade._weights import read_state, reason
 from spade.core.device import resolve_device
-from spade.core.streams import as_seed, seed_torch, torch_stream
-from spade.core.vision import PixelTower, pooled
+from spade.core.rng import as_seed, seed_torch, torch_stream
+from spade.core.vision.towers import PixelTower, pooled
 from spade.encoders._spec import EncoderSpec
 
 if TYPE_CHECKING:

@@ -49,7 +49,7 @@ def card(model: SpadeModel) -> str:
 def seal_card(model: SealModel) -> str:
     """Say what a fine-tuned encoder is, what it was trained on and how it may be used."""
     from spade import __version__
-    from spade.core.lora import AdaptedStage
+    from spade.core.vision.lora import AdaptedStage
 
     config = model.config
     losses = ", ".join(f"{name.replace('_', ' ')} {weight:g}" for name, weight in config.loss_weights().items())

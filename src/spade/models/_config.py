@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from spade.core.config import TrainingConfig
-from spade.core.seal_config import SealTraining
+from spade.core.experts.config import TrainingConfig
+from spade.core.seal.config import SealTraining
 
 CLUSTER_SPACES = ("image", "expression", "joint")
 OF_ROUTING = (

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 
-from spade.core.expression import TARGET_SUM
+from spade.core.expression.normalise import TARGET_SUM
 
 #: Fewer common genes than this are not enough to train samples together.
 MIN_GENES = 50

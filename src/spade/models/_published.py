@@ -12,8 +12,8 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 
 from spade._weights import TORCH_SUFFIXES, read_state
-from spade.core.heads import Experts
-from spade.core.routing import Routing
+from spade.core.experts.heads import Experts
+from spade.core.experts.routing import Routing
 from spade.models._config import SpadeConfig
 from spade.models._spade import SpadeModel
 

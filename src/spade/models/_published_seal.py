@@ -12,10 +12,10 @@ from torch import Tensor
 
 from spade import encoders
 from spade._weights import read_state
-from spade.core.gene_vae import N_FLOWS
-from spade.core.lora import adapters, blocks_of
-from spade.core.seal import COUNT, SealNet
-from spade.core.vision import PixelTower
+from spade.core.seal.gene_vae import N_FLOWS
+from spade.core.seal.network import COUNT, SealNet
+from spade.core.vision.lora import adapters, blocks_of
+from spade.core.vision.towers import PixelTower
 from spade.encoders import EncoderSpec
 from spade.models._config import SealConfig
 from spade.models._genes import GenePanel

@@ -19,11 +19,11 @@ from scipy.sparse import csr_matrix, issparse
 from torch import Tensor, nn
 
 from spade import encoders
+from spade.core.arrays import Floats
 from spade.core.device import resolve_device
-from spade.core.lora import NAMES, adapt, merged
-from spade.core.routing import Floats
-from spade.core.seal import SealNet
-from spade.core.vision import FeatureTower, PixelTower, to_unit
+from spade.core.seal.network import SealNet
+from spade.core.vision.lora import NAMES, adapt, merged
+from spade.core.vision.towers import FeatureTower, PixelTower, to_unit
 from spade.encoders import EncoderSpec
 from spade.models._card import seal_card
 from spade.models._config import SealConfig

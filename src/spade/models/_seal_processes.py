@@ -17,15 +17,15 @@ from safetensors.torch import load_file, save_file
 from scipy.sparse import csr_matrix
 
 from spade import encoders
-from spade.core.checkpoints import StateFolder
-from spade.core.pixels import LivePatches, MappedPatches, write_patches
-from spade.core.ranks import BEGIN, Ranks
-from spade.core.seal import SealNet
-from spade.core.seal_data import Pairs
-from spade.core.seal_training import Progress, Record, check_shares, has_ended, train_seal_net
-from spade.core.task import CSR_PARTS
-from spade.core.vision import FeatureTower, PixelTower
-from spade.core.workers import Say, places, run_workers
+from spade.core.distributed.ranks import BEGIN, Ranks
+from spade.core.distributed.workers import Say, places, run_workers
+from spade.core.files import CSR_PARTS
+from spade.core.patches.sources import LivePatches, MappedPatches, write_patches
+from spade.core.seal.network import SealNet
+from spade.core.seal.pairs import Pairs
+from spade.core.seal.train import Progress, Record, check_shares, has_ended, train_seal_net
+from spade.core.training_state import StateFolder
+from spade.core.vision.towers import FeatureTower, PixelTower
 from spade.models._config import SealConfig
 from spade.models._seal import adapt_tower, base_state, feature_tower
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from spade.core.workers import serve
+from spade.core.distributed.workers import serve
 from spade.models._seal_processes import work
 
 if __name__ == "__main__":

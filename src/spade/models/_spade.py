@@ -17,8 +17,9 @@ import torch
 from numpy.typing import NDArray
 from scipy.sparse import csr_matrix, issparse
 
-from spade.core.heads import Experts, Head, mix_experts
-from spade.core.routing import Floats, Routing
+from spade.core.arrays import Floats
+from spade.core.experts.heads import Experts, Head, mix_experts
+from spade.core.experts.routing import Routing
 from spade.models._card import card
 from spade.models._config import SpadeConfig
 from spade.models._files import CONFIG, GENES, read_folder, read_history, write_folder

@@ -14,9 +14,10 @@ from tqdm.auto import tqdm
 from spade._checks import check_count
 from spade._palette import palette
 from spade._samples import Samples, group_labels, iter_samples, read_features
-from spade.core.clustering import two_stage, within_squares
-from spade.core.routing import Floats, feature_scale
-from spade.core.streams import as_seed, numpy_stream
+from spade.core.arrays import Floats
+from spade.core.experts.clustering import two_stage, within_squares
+from spade.core.experts.routing import feature_scale
+from spade.core.rng import as_seed, numpy_stream
 from spade.models import SpadeConfig
 from spade.pl._axes import GREY, LEGEND_ROWS, TEXT, finish, given_axes, new_figure, title
 

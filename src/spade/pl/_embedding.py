@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from spade import _keys
 from spade._checks import check_count
 from spade._samples import Sample, Samples, iter_samples, read_features, shorten
-from spade.core.streams import as_seed, numpy_stream
+from spade.core.rng import as_seed, numpy_stream
 from spade.pl._axes import (
     GREY,
     SMALL,

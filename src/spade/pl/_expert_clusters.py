@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from spade import _keys
 from spade._experts import expert_weights
 from spade._samples import Samples, iter_samples
-from spade.core.routing import routing_entropy
+from spade.core.experts.routing import routing_entropy
 from spade.pl._axes import GREY, colour_bar, dots_legend, finish, given_axes, new_figure, title
 from spade.pl._colours import Column, join_columns, read_column
 from spade.pl._tissue import Floats, View, common_frames, draw_spots, draw_tissue, views

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from spade import _keys
 from spade._predicted import read_predicted
 from spade._samples import Sample, Samples, iter_samples, read_counts, shorten
-from spade.core.expression import log_normalise
-from spade.core.prediction import pearson_per_gene
+from spade.core.expression.correlation import pearson_per_gene
+from spade.core.expression.normalise import log_normalise
 from spade.models import GenePanel
 from spade.pl._axes import colour_bar, finish, given_axes, new_figure, title
 from spade.pl._tissue import Floats, View, common_frames, draw_spots, draw_tissue, views

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from spade._checks import check_count, check_table
 from spade._expression_table import check_benchmark, mean_bounds, mean_known, units_by_gene
-from spade.core.streams import as_seed, numpy_stream
+from spade.core.rng import as_seed, numpy_stream
 from spade.pl._axes import GREY, SMALL, TEXT, clip, finish, given_axes, new_figure, title
 from spade.pl._colours import SAFE
 

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from spade._checks import check_count
 from spade._samples import shorten
 from spade._survival import check_risks, percentiles
-from spade.core.routing import Floats
-from spade.core.survival import Curve, check_times, kaplan_meier, log_rank
+from spade.core.arrays import Floats
+from spade.core.slides.survival import Curve, check_times, kaplan_meier, log_rank
 from spade.pl._axes import GREY, SMALL, TEXT, finish, given_axes, new_figure, title
 from spade.pl._colours import SAFE
 

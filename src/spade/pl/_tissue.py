@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from spade._images import image_levels
 from spade._patches import patch_centres, patch_record
 from spade._samples import Sample
-from spade.core.tiles import Level, iter_patches
+from spade.core.patches.tiles import Level, iter_patches
 from spade.pl._axes import SMALL, TEXT, bare
 
 logger = logging.getLogger("spade")

@@ -11,8 +11,8 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy.sparse import csr_matrix, vstack
 
-from spade.core.expression import log_normalise
-from spade.core.routing import Floats
+from spade.core.arrays import Floats
+from spade.core.expression.normalise import log_normalise
 from spade.models import GenePanel
 
 #: A gene with fewer counts than this in all spots together is left out.

@@ -15,8 +15,8 @@ from spade import _keys
 from spade._patches import patch_centres, patch_record
 from spade._samples import Sample, Samples, Section, iter_samples, read_counts, shorten
 from spade._scale import lattice_reach
-from spade.core.routing import Floats
-from spade.core.smoothing import pairs_within, smoothing_matrix
+from spade.core.arrays import Floats
+from spade.core.expression.smoothing import pairs_within, smoothing_matrix
 
 logger = logging.getLogger("spade")
 METHODS = ("lattice", "published", "radius")

@@ -11,8 +11,8 @@ from scipy.spatial import KDTree
 from spade import _keys
 from spade._patches import patch_record, section_points
 from spade._samples import Sample, Samples, iter_samples, read_features
-from spade.core.blocks import spacing
-from spade.core.routing import Floats
+from spade.core.arrays import Floats
+from spade.core.spots.blocks import spacing
 
 logger = logging.getLogger("spade")
 #: Radius in pitches: the 8 neighbours of a square lattice, the 6 of a hexagonal one.

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from spade import _keys
 from spade._patches import patch_record, section_points
 from spade._samples import Sample, Samples, as_list, check_names, group_labels, iter_samples
-from spade.core.blocks import too_near
-from spade.core.streams import as_seed, numpy_stream
+from spade.core.rng import as_seed, numpy_stream
+from spade.core.spots.blocks import too_near
 
 logger = logging.getLogger("spade")
 PARTS = (_keys.TRAIN, _keys.VAL, _keys.TEST)

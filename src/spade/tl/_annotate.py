@@ -8,7 +8,7 @@ import numpy as np
 
 from spade import _keys
 from spade._samples import Samples, as_list, categorical, check_free, iter_samples, obs_column
-from spade.core.streams import as_seed
+from spade.core.rng import as_seed
 from spade.tl._labelled import Representation, named_representations, read_representations, read_rows, support_scale
 from spade.tl._probes import Probe
 

@@ -10,10 +10,10 @@ from tqdm.auto import tqdm
 
 from spade import _keys
 from spade._samples import Samples, as_list, categorical, group_labels, iter_samples, read_features
-from spade.core.clustering import two_stage
-from spade.core.routing import Routing
-from spade.core.streams import as_seed
-from spade.core.task import TRAIN
+from spade.core.experts.clustering import two_stage
+from spade.core.experts.routing import Routing
+from spade.core.rng import as_seed
+from spade.core.roles import TRAIN
 from spade.models import SpadeConfig
 from spade.tl._inputs import EARLIER, check_source, read_roles, source_of
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from spade.core.clustering import two_stage
-from spade.core.routing import Floats, Routing, feature_scale
-from spade.core.task import TRAIN
+from spade.core.arrays import Floats
+from spade.core.experts.clustering import two_stage
+from spade.core.experts.routing import Routing, feature_scale
+from spade.core.roles import TRAIN
 from spade.models import SpadeConfig
 from spade.tl._inputs import TrainingData
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from spade._bags import Bags
 from spade._samples import shorten
-from spade.core.routing import Floats
+from spade.core.arrays import Floats
 
 YES, NO = ("1", "true"), ("0", "false")
 

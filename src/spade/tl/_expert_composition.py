@@ -10,8 +10,8 @@ import pandas as pd
 from spade import _keys
 from spade._checks import check_count
 from spade._samples import Samples, group_labels
-from spade.core.composition import composition
-from spade.core.streams import as_seed, numpy_stream
+from spade.core.evaluation.composition import composition
+from spade.core.rng import as_seed, numpy_stream
 from spade.tl._labels import by_number, iter_experts, log_left_out, need_experts, read_labels
 
 logger = logging.getLogger("spade")

@@ -19,8 +19,8 @@ from spade._hest_bench import read_task, read_task_sample
 from spade._pixels import BATCH
 from spade._samples import Samples, as_list, check_names, group_labels, iter_samples, read_counts, shorten
 from spade._store import is_store
-from spade.core.blocks import spacing
-from spade.core.expression import TARGET_SUM
+from spade.core.expression.normalise import TARGET_SUM
+from spade.core.spots.blocks import spacing
 from spade.encoders import Encoder
 from spade.models import GenePanel
 from spade.models._genes import MATCHING

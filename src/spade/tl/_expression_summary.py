@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 
 from spade._expression_table import check_benchmark, mean_bounds, mean_known, units_by_gene
-from spade.core.streams import as_seed, numpy_stream
+from spade.core.rng import as_seed, numpy_stream
 
 
 def expression_summary(

@@ -11,8 +11,8 @@ from tqdm.auto import tqdm
 from spade import _keys
 from spade._expression_table import mean_bounds, mean_known
 from spade._samples import Samples, shorten
-from spade.core.prediction import pearson_per_gene
-from spade.core.streams import as_seed, numpy_stream
+from spade.core.expression.correlation import pearson_per_gene
+from spade.core.rng import as_seed, numpy_stream
 from spade.models import GenePanel
 from spade.tl._inputs import Model
 from spade.tl._predictor import Predictor

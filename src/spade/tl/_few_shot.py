@@ -16,9 +16,9 @@ from tqdm.auto import tqdm
 from spade import _keys
 from spade._checks import check_count
 from spade._samples import Samples, as_list, shorten
-from spade.core.episodes import Episode, anywhere, between_blocks, between_groups
-from spade.core.routing import Floats
-from spade.core.streams import as_seed, numpy_stream
+from spade.core.arrays import Floats
+from spade.core.evaluation.episodes import Episode, anywhere, between_blocks, between_groups
+from spade.core.rng import as_seed, numpy_stream
 from spade.tl._labelled import Representation, Rows, guard_width, named_representations, read_rows, support_scale
 from spade.tl._probes import Probe
 from spade.tl._scores import scores, store_table

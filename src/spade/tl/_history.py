@@ -9,7 +9,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from spade import encoders
-from spade.core.local import TrainedExpert
+from spade.core.experts.one_process import TrainedExpert
 
 
 def licence(encoder: str | None) -> str:

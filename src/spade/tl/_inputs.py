@@ -25,9 +25,9 @@ from spade._samples import (
     read_features,
     shorten,
 )
-from spade.core.expression import log_normalise
-from spade.core.streams import numpy_stream
-from spade.core.task import NOT_USED, TRAIN, VAL
+from spade.core.expression.normalise import log_normalise
+from spade.core.rng import numpy_stream
+from spade.core.roles import NOT_USED, TRAIN, VAL
 from spade.models import GenePanel, SealConfig, SealModel, SpadeConfig, SpadeModel
 from spade.models._genes import MATCHING, common_genes
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from spade import _keys
 from spade._patches import patch_record, section_points
 from spade._samples import Sample, Samples, check_names, group_labels, iter_samples, read_features, shorten
-from spade.core.routing import Floats
+from spade.core.arrays import Floats
 from spade.tl._labels import read_labels
 
 logger = logging.getLogger("spade")

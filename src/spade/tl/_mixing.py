@@ -11,7 +11,7 @@ import pandas as pd
 from spade import _keys
 from spade._checks import check_count
 from spade._samples import Samples, check_names, group_labels, iter_samples, read_features
-from spade.core.mixing import expected_shares, neighbour_shares
+from spade.core.evaluation.mixing import expected_shares, neighbour_shares
 from spade.tl._labels import log_left_out
 
 logger = logging.getLogger("spade")

@@ -14,9 +14,9 @@ from tqdm.auto import tqdm
 from spade._patches import patch_record
 from spade._pixels import placed_sections
 from spade._samples import Sample
-from spade.core.checkpoints import digest
-from spade.core.pixels import LivePatches, MappedPatches, Placed, write_patches
-from spade.core.ranks import Ranks
+from spade.core.distributed.ranks import Ranks
+from spade.core.files import digest
+from spade.core.patches.sources import LivePatches, MappedPatches, Placed, write_patches
 
 #: Patches that are looked at to tell a cache from others.
 LOOKED_AT = 64

@@ -7,8 +7,9 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from spade.core.prediction import ALPHAS, Ridge, best_penalty, fit_ridge, neighbour_expression, ridge_errors
-from spade.core.routing import Floats
+from spade.core.arrays import Floats
+from spade.core.expression.neighbours import neighbour_expression
+from spade.core.expression.ridge import ALPHAS, Ridge, best_penalty, fit_ridge, ridge_errors
 from spade.tl._labelled import column_scale
 from spade.tl._reference import Reference, Way
 

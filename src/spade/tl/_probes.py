@@ -15,7 +15,7 @@ from sklearn.model_selection import StratifiedKFold
 from sklearn.neighbors import KNeighborsClassifier
 
 from spade._checks import check_count
-from spade.core.routing import Floats
+from spade.core.arrays import Floats
 
 #: Values of C that are tried inside the support.
 GRID = tuple(10.0**power for power in range(-4, 5))

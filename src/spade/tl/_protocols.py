@@ -11,17 +11,11 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy.sparse import csr_matrix, vstack
 
-from spade.core.expression import log_normalise
-from spade.core.prediction import (
-    ALPHAS,
-    Ridge,
-    best_penalty,
-    fit_ridge,
-    pearson_per_gene,
-    ridge_errors,
-    section_folds,
-)
-from spade.core.routing import Floats
+from spade.core.arrays import Floats
+from spade.core.evaluation.folds import section_folds
+from spade.core.expression.correlation import pearson_per_gene
+from spade.core.expression.normalise import log_normalise
+from spade.core.expression.ridge import ALPHAS, Ridge, best_penalty, fit_ridge, ridge_errors
 from spade.tl._labelled import column_scale
 
 HEST, SOUND = "hest", "sound"

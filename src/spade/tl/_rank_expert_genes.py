@@ -15,7 +15,7 @@ from spade import _keys
 from spade._checks import check_count
 from spade._expression import log_expression
 from spade._samples import Samples, as_list, iter_samples, shorten
-from spade.core.markers import higher_in_sections, shares_above_zero
+from spade.core.expression.markers import higher_in_sections, shares_above_zero
 from spade.models._genes import common_genes
 from spade.tl._labels import by_number, iter_experts, log_left_out, need_experts
 

@@ -17,11 +17,9 @@ from spade import _keys
 from spade._checks import check_count
 from spade._patches import patch_record, section_points
 from spade._samples import Sample, Samples, as_list, check_names, iter_samples, read_counts, shorten
-from spade.core.expression import log_normalise
-from spade.core.prediction import (
-    section_folds,
-)
-from spade.core.routing import Floats
+from spade.core.arrays import Floats
+from spade.core.evaluation.folds import section_folds
+from spade.core.expression.normalise import log_normalise
 from spade.models import GenePanel, SealModel, SpadeModel
 from spade.models._genes import MATCHING, common_genes
 from spade.tl._inputs import Model, check_model, features_key

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from spade import _keys
 from spade._samples import Samples, as_list, check_names, iter_samples, obs_column
-from spade.core.retrieval import chance_rank, chance_recall, group_sizes, ranks_within, recall_at
+from spade.core.evaluation.retrieval import chance_rank, chance_recall, group_sizes, ranks_within, recall_at
 from spade.models import SpadeModel
 from spade.tl._inputs import Model, check_model, features_key
 from spade.tl._pairs import MODALITIES, check_mix, encode, read_modality

@@ -8,7 +8,7 @@ import numpy as np
 
 from spade import _keys
 from spade._samples import Samples, iter_samples
-from spade.core.routing import routing_entropy
+from spade.core.experts.routing import routing_entropy
 from spade.models import SpadeModel
 from spade.tl._inputs import check_spade, features_key, read_model_features
 

@@ -14,8 +14,8 @@ from spatialdata import SpatialData
 
 from spade import _keys
 from spade._samples import iter_samples
-from spade.core.metrics import balanced_accuracy, macro_auroc, macro_f1, recalls
-from spade.core.routing import Floats
+from spade.core.arrays import Floats
+from spade.core.evaluation.metrics import balanced_accuracy, macro_auroc, macro_f1, recalls
 
 logger = logging.getLogger("spade")
 RECALL = "recall"

@@ -13,15 +13,15 @@ import torch
 
 from spade import _keys, encoders
 from spade._checks import check_idle
-from spade.core.checkpoints import digest
-from spade.core.expression import gene_scale
-from spade.core.lora import blocks_of
-from spade.core.routing import feature_scale
-from spade.core.seal import SealNet
-from spade.core.seal_data import Pairs, n_batches
-from spade.core.streams import seed_torch, torch_stream
-from spade.core.task import TRAIN
-from spade.core.vision import FeatureTower, PixelTower
+from spade.core.experts.routing import feature_scale
+from spade.core.expression.normalise import gene_scale
+from spade.core.files import digest
+from spade.core.rng import seed_torch, torch_stream
+from spade.core.roles import TRAIN
+from spade.core.seal.network import SealNet
+from spade.core.seal.pairs import Pairs, n_batches
+from spade.core.vision.lora import blocks_of
+from spade.core.vision.towers import FeatureTower, PixelTower
 from spade.models import SealConfig
 from spade.models._seal import adapt_tower, feature_tower
 from spade.tl._inputs import TrainingData

@@ -15,10 +15,10 @@ from spade import _keys
 from spade._bags import BagSource
 from spade._checks import check_count
 from spade._samples import as_list, shorten
-from spade.core.config import NonFiniteLossError
 from spade.core.device import resolve_device
-from spade.core.folds import groups_per_class, stratified_folds
-from spade.core.streams import as_seed, numpy_stream
+from spade.core.errors import NonFiniteLossError
+from spade.core.evaluation.folds import groups_per_class, stratified_folds
+from spade.core.rng import as_seed, numpy_stream
 from spade.tl._labelled import Representation
 from spade.tl._scores import scores, store_table
 from spade.tl._slide_fit import Ints, SlideConfig, Slides, check_heads, fit, read_moments, read_slides

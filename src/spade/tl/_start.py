@@ -11,12 +11,15 @@ from typing import Any
 import numpy as np
 import torch
 
-from spade.core.checkpoints import Checkpoints, StateFolder, digest
-from spade.core.heads import Experts
-from spade.core.ranks import Ranks
-from spade.core.routing import Floats, Routing
-from spade.core.streams import as_seed, numpy_stream
-from spade.core.training import train_experts, unfold_scaling
+from spade.core.arrays import Floats
+from spade.core.distributed.ranks import Ranks
+from spade.core.experts.checkpoints import Checkpoints
+from spade.core.experts.heads import Experts
+from spade.core.experts.routing import Routing
+from spade.core.experts.train import train_experts, unfold_scaling
+from spade.core.files import digest
+from spade.core.rng import as_seed, numpy_stream
+from spade.core.training_state import StateFolder
 from spade.models import GenePanel, SpadeConfig, SpadeModel
 from spade.tl._inputs import TrainingData
 

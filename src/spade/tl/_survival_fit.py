@@ -10,12 +10,13 @@ import torch
 from numpy.typing import NDArray
 
 from spade._checks import check_count
-from spade.core.folds import inner_split, stratified_folds
-from spade.core.mil import HEADS, make_head, train_bags
-from spade.core.ridge import STRENGTHS, Linear, Loss, ridge_path
-from spade.core.routing import Floats
-from spade.core.streams import numpy_stream, torch_stream
-from spade.core.survival import cox_loss, discrete_bins, discrete_nll, discrete_risk, time_bins
+from spade.core.arrays import Floats
+from spade.core.evaluation.folds import inner_split, stratified_folds
+from spade.core.rng import numpy_stream, torch_stream
+from spade.core.slides.heads import HEADS, make_head
+from spade.core.slides.linear_survival import STRENGTHS, Linear, Loss, ridge_path
+from spade.core.slides.survival_losses import cox_loss, discrete_bins, discrete_nll, discrete_risk, time_bins
+from spade.core.slides.train import train_bags
 from spade.tl._slide_fit import HeadConfig, Ints
 
 LOSSES = ("nll", "cox")

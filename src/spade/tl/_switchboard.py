@@ -15,8 +15,8 @@ from tqdm.auto import tqdm
 from spade import _keys, encoders
 from spade._checks import check_count
 from spade._samples import Samples, as_list
-from spade.core.config import NonFiniteLossError
-from spade.core.streams import as_seed
+from spade.core.errors import NonFiniteLossError
+from spade.core.rng import as_seed
 from spade.models import GenePanel
 from spade.tl._inputs import resolve_panel
 from spade.tl._switchboard_cohort import Cohort, Fold, deal_folds, read_cohort

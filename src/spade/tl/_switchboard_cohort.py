@@ -27,12 +27,11 @@ from spade._samples import (
     read_features,
     shorten,
 )
-from spade.core.episodes import Episode
-from spade.core.expression import gene_scale
-from spade.core.folds import stratified_folds
-from spade.core.prediction import section_folds
-from spade.core.routing import Floats
-from spade.core.streams import numpy_stream
+from spade.core.arrays import Floats
+from spade.core.evaluation.episodes import Episode
+from spade.core.evaluation.folds import section_folds, stratified_folds
+from spade.core.expression.normalise import gene_scale
+from spade.core.rng import numpy_stream
 from spade.encoders import Encoder
 from spade.models import GenePanel
 from spade.tl._inputs import read_expression

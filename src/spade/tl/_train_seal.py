@@ -13,10 +13,10 @@ from spade import _keys
 from spade._checks import check_count, check_idle
 from spade._samples import Samples, as_list
 from spade.core.device import check_devices, resolve_device
-from spade.core.ranks import ranks
-from spade.core.seal_training import train_seal_net
-from spade.core.streams import as_seed
-from spade.core.task import TRAIN, VAL
+from spade.core.distributed.ranks import ranks
+from spade.core.rng import as_seed
+from spade.core.roles import TRAIN, VAL
+from spade.core.seal.train import train_seal_net
 from spade.models import GenePanel, SealConfig, SealModel
 from spade.models._seal_processes import train_in_processes
 from spade.tl._history import licence, seal_history

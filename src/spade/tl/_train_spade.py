@@ -13,15 +13,16 @@ from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
 from spade._samples import Samples, as_list
-from spade.core.checkpoints import digest
+from spade.core.arrays import Floats
 from spade.core.device import check_devices, resolve_device
-from spade.core.expression import group_sums
-from spade.core.processes import deal
-from spade.core.ranks import ranks
-from spade.core.routing import Floats, Routing, feature_scale
-from spade.core.streams import as_seed
-from spade.core.task import TRAIN, VAL
-from spade.core.training import fold_scaling, train_experts
+from spade.core.distributed.dealing import deal
+from spade.core.distributed.ranks import ranks
+from spade.core.experts.routing import Routing, feature_scale
+from spade.core.experts.train import fold_scaling, train_experts
+from spade.core.expression.normalise import group_sums
+from spade.core.files import digest
+from spade.core.rng import as_seed
+from spade.core.roles import TRAIN, VAL
 from spade.models import GenePanel, SpadeConfig, SpadeModel
 from spade.tl._clusters import cluster_training
 from spade.tl._history import history_of, kept_losses, licence

@@ -1,0 +1,1 @@
+"""How results are measured: draws, folds, metrics, intervals, retrieval, mixing and composition."""

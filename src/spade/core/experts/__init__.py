@@ -1,0 +1,1 @@
+"""SPADE, the mixture of data experts: clustering, routing, heads, losses and training."""

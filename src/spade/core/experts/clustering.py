@@ -1,0 +1,260 @@
+"""k-means and the two-stage clustering that defines the experts."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
+
+import numba
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from spade.core.arrays import Floats
+from spade.core.distributed.threads import Map, parallel_map
+from spade.core.experts.routing import Routing, feature_scale
+from spade.core.rng import numpy_stream
+
+#: Rows that are worked on in one go: on a CPU few enough to stay in its cache.
+CHUNK, CHUNK_GPU = 1_024, 65_536
+#: Parts that a CPU works on side by side; a fixed number, so that sums do not depend on the number of threads.
+PARTS = 64
+
+
+def _parts(x: Tensor) -> list[slice]:
+    n = min(PARTS, -(-len(x) // CHUNK)) if x.device.type == "cpu" else 1
+    return [slice(i * len(x) // n, (i + 1) * len(x) // n) for i in range(n)]
+
+
+def _chunks(x: Tensor, rows: slice) -> Iterator[slice]:
+    size = CHUNK if x.device.type == "cpu" else CHUNK_GPU
+    return (slice(start, min(start + size, rows.stop)) for start in range(rows.start, rows.stop, size))
+
+
+def _distances_to(x: Tensor, point: Tensor, do: Map) -> Tensor:
+    """Squared distance of every row to one point, exactly 0 for its copies."""
+    found = torch.empty(len(x), device=x.device)
+
+    def work(rows: slice) -> None:
+        for some in _chunks(x, rows):
+            torch.sum((x[some] - point).square_(), 1, out=found[some])
+
+    list(do(work, _parts(x)))
+    return found
+
+
+def _plus_plus(x: Tensor, k: int, rng: np.random.Generator, do: Map) -> Tensor:
+    """k-means++ starts: each next centre is a point drawn with probability proportional to its squared distance."""
+    chosen = [int(rng.integers(len(x)))]
+    closest = _distances_to(x, x[chosen[0]], do)
+    for _ in range(k - 1):
+        cumulative = torch.cumsum(closest.double(), 0)
+        draw = rng.random() * float(cumulative[-1])
+        chosen.append(min(int(torch.searchsorted(cumulative, draw, right=True)), len(x) - 1))
+        closest = torch.minimum(closest, _distances_to(x, x[chosen[-1]], do))
+    return x[chosen].clone()
+
+
+@numba.njit(cache=True, nogil=True)
+def _move_rows(x, old, new, sums):  # type: ignore[no-untyped-def]
+    for i in range(len(x)):
+        if old[i] != new[i]:
+            source, target = sums[old[i]], sums[new[i]]
+            for j in range(x.shape[1]):
+                source[j] -= x[i, j]
+                target[j] += x[i, j]
+
+
+def _move(x: Tensor, old: Tensor, new: Tensor, sums: Tensor) -> None:
+    """Take rows whose cluster changed out of the old one's sum, and put them into the new one's."""
+    if x.device.type == "cpu":
+        _move_rows(x.numpy(), old.numpy(), new.numpy(), sums.numpy())
+    else:
+        _move_by_products(x, old, new, sums)
+
+
+def _move_by_products(x: Tensor, old: Tensor, new: Tensor, sums: Tensor) -> None:
+    """As :func:`_move`, without a wait for the device, and in an order that is the same each time."""
+    numbers = torch.arange(len(sums), device=x.device).unsqueeze(1)
+    sums += ((new == numbers).to(x.dtype) - (old == numbers).to(x.dtype)) @ x
+
+
+class _Assignment:
+    """Nearest centroid of every row, the squared distance to it, and the sums of each centroid's rows in every part."""
+
+    def __init__(self, x: Tensor, squares: Tensor, k: int, do: Map) -> None:
+        self.x, self.squares, self.k, self.do, self.parts = x, squares, k, do, _parts(x)
+        self.labels = torch.full((len(x),), k, device=x.device)  # of no cluster yet, whose sum comes last
+        self.distances = torch.empty_like(squares)
+        self.sums = torch.zeros(len(self.parts), k + 1, x.shape[1], dtype=torch.float64, device=x.device)
+
+    def update(self, centroids: Tensor) -> bool:
+        """Assign anew, in one pass over memory; say whether any label changed."""
+        previous, lengths = self.labels.clone(), centroids.square().sum(1)
+
+        def work(rows: slice, sums: Tensor) -> None:
+            for some in _chunks(self.x, rows):
+                scores = torch.addmm(lengths, self.x[some], centroids.T, alpha=-2)
+                torch.min(scores, 1, out=(self.distances[some], self.labels[some]))
+                _move(self.x[some], previous[some], self.labels[some], sums)
+
+        list(self.do(work, self.parts, self.sums))
+        self.distances.add_(self.squares).clamp_min_(0)
+        return not torch.equal(self.labels, previous)
+
+    def means(self) -> Tensor:
+        """Mean of every cluster; an empty one restarts at the point that is farthest from its centre."""
+        counts = torch.bincount(self.labels, minlength=self.k)
+        centroids = (self.sums.sum(0)[: self.k] / counts.clamp_min(1).unsqueeze(1)).to(self.x.dtype)
+        empty = torch.nonzero(counts == 0).flatten()
+        if len(empty):
+            centroids[empty] = self.x[torch.argsort(self.distances, descending=True, stable=True)[: len(empty)]]
+        return centroids
+
+
+def kmeans(
+    x: Floats,
+    k: int,
+    *,
+    n_init: int = 5,
+    max_iter: int = 50,
+    rng: np.random.Generator,
+    device: str = "cpu",
+    starts: Floats | None = None,
+) -> tuple[NDArray[np.float32], NDArray[np.int64], float]:
+    """Lloyd's k-means with k-means++ starts; deterministic for a given generator.
+
+    Memory beyond the points is a few numbers per point and cluster of a chunk.
+
+    Parameters
+    ----------
+    x
+        Points ``(n, d)``, finite, n ≥ k; float32 is used as it is.
+    k
+        Number of clusters.
+    n_init
+        Starts; the one with the lowest inertia is kept.
+    max_iter
+        Iterations per start; it stops early once no label changes.
+    rng
+        Generator of the starts.
+    device
+        Torch device; on a GPU the points must fit into its memory.
+    starts
+        Centroids ``(k, d)`` to start from, once, in place of drawn ones.
+
+    Returns
+    -------
+    Centroids ``(k, d)``, labels ``(n,)`` and the inertia (sum of squared distances).
+    """
+    if not 1 <= k <= len(x):
+        raise ValueError(f"k={k}: expected a number from 1 to the number of points, {len(x)}.")
+    points = torch.from_numpy(np.ascontiguousarray(x, dtype=np.float32)).to(device)
+    best: tuple[float, Tensor, Tensor] | None = None
+    with parallel_map() if points.device.type == "cpu" else nullcontext(map) as do:
+        squares = _distances_to(points, torch.zeros_like(points[0]), do)
+        for _ in range(n_init if starts is None else 1):
+            if starts is None:
+                centroids = _plus_plus(points, k, rng, do)
+            else:
+                centroids = torch.from_numpy(np.ascontiguousarray(starts, dtype=np.float32)).to(device)
+            found = _Assignment(points, squares, k, do)
+            found.update(centroids)
+            for _ in range(max_iter):
+                centroids = found.means()
+                if not found.update(centroids):
+                    break
+            inertia = float(found.distances.double().sum())
+            if best is None or inertia < best[0]:
+                best = (inertia, centroids, found.labels)
+    inertia, centroids, labels = best  # type: ignore[misc]
+    return centroids.cpu().numpy(), labels.cpu().numpy(), inertia
+
+
+def within_squares(
+    x: Floats, counts: Sequence[int], rng: np.random.Generator, progress: Callable[[int], None] | None = None
+) -> NDArray[np.float64]:
+    """Sum of squared distances within ``k`` clusters for every ``k`` of ``counts``, divided by that of one cluster."""
+    whole = float(np.square(x - x.mean(0, dtype=np.float64)).sum())
+    found = []
+    for k in counts:
+        found.append(kmeans(x, k, rng=rng)[2] / whole if whole else 0.0)
+        if progress is not None:
+            progress(k)
+    return np.array(found)
+
+
+def two_stage(
+    x: Floats,
+    groups: NDArray[np.str_] | None = None,
+    *,
+    n_prototypes: int = 16,
+    n_experts: int = 16,
+    feature_scaling: str = "standard",
+    temperature: float = 0.1,
+    seed: int = 0,
+    device: str = "cpu",
+    progress: Callable[[str], None] | None = None,
+) -> Routing:
+    """Cluster features within each group, then the groups' centroids together.
+
+    Parameters
+    ----------
+    x
+        Features ``(n, d)``, finite.
+    groups
+        Group (organ, say) of every row; one group if None.
+    n_prototypes
+        Fine centroids per group; a group with fewer rows gets one per row, with a warning.
+    n_experts
+        Coarse clusters over all fine centroids.
+    feature_scaling
+        ``"standard"`` or ``"none"``, see :func:`~spade.core.experts.routing.feature_scale`.
+    temperature
+        τ_r of the routing.
+    seed
+        Seed of all starts.
+    device
+        Torch device of the k-means.
+    progress
+        Called with each group's name once it is clustered.
+
+    Returns
+    -------
+    Routing
+        Centroids in scaled coordinates and the expert of each.
+    """
+    mean, scale = feature_scale(x, feature_scaling)
+    names = np.zeros(len(x), dtype="U1") if groups is None else np.asarray(groups, dtype=str)
+    centroids, owners = [], []
+    for index, name in enumerate(np.unique(names).tolist()):
+        rows = _scaled(x, np.flatnonzero(names == name), mean, scale)
+        k = n_prototypes
+        if len(rows) < k:
+            warnings.warn(
+                f"group {name!r} has {len(rows)} spots, fewer than n_prototypes={k}: it gets {len(rows)} prototypes.",
+                stacklevel=3,
+            )
+            k = len(rows)
+        centroids.append(kmeans(rows, k, rng=numpy_stream(seed, "prototypes", index), device=device)[0])
+        owners += [name] * k
+        if progress is not None:
+            progress(name)
+    fine = np.concatenate(centroids)
+    if n_experts > len(fine):
+        raise ValueError(
+            f"n_experts={n_experts} is more than the {len(fine)} prototypes there are: "
+            "lower n_experts or raise n_prototypes."
+        )
+    assignment = kmeans(fine, n_experts, rng=numpy_stream(seed, "experts"))[1]
+    return Routing(fine, assignment, mean, scale, temperature, groups=tuple(owners))
+
+
+def _scaled(x: Floats, rows: NDArray[np.integer], mean: Floats, scale: Floats) -> NDArray[np.float32]:
+    """Scale some rows, piece by piece, so that nothing but the result takes memory."""
+    out = np.empty((len(rows), x.shape[1]), dtype=np.float32)
+    for start in range(0, len(rows), CHUNK_GPU):
+        out[start : start + CHUNK_GPU] = (x[rows[start : start + CHUNK_GPU]] - mean) / scale
+    return out

@@ -1,0 +1,56 @@
+"""Deal whole experts to processes of this machine, one per GPU: no communication until each has ended."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+
+from spade.core.distributed.dealing import deal
+from spade.core.distributed.workers import places, run_workers
+from spade.core.experts.checkpoints import Checkpoints
+from spade.core.experts.job import Task
+from spade.core.experts.loop import Progress
+from spade.core.experts.one_process import TrainedExpert
+
+WORKER = "spade.core.experts.worker"
+
+
+def train_in_processes(
+    task: Task, device: str, n: int, *, checkpoints: Checkpoints | None = None, progress: Progress | None = None
+) -> dict[int, TrainedExpert]:
+    """Train all experts in ``n`` processes and return their records.
+
+    The processes read the data from files in the temporary folder of the machine, which they share in memory, and leave their experts
+    among the checkpoints. They end with this one, however it ends.
+
+    Parameters
+    ----------
+    task
+        Data, settings and start.
+    device
+        ``"cuda"``: each process has the GPU of its number; ``"cpu"``: each has its share of the threads.
+    n
+        Number of processes.
+    checkpoints, progress
+        As in :func:`~spade.core.experts.train.train_experts`.
+
+    Raises
+    ------
+    RuntimeError
+        A process ended before its experts did.
+    NonFiniteLossError
+        The loss became NaN or infinite.
+    """
+    with TemporaryDirectory(prefix="spade-") as name:
+        folder = Path(name)
+        task.save(folder)
+        state = checkpoints or Checkpoints(folder / "state", None)
+        hands = [hand for hand in deal(task.loads(), n) if hand]
+        orders = [
+            {"state": str(state.folder), "device": place, "experts": hand}
+            for place, hand in zip(places(device, len(hands)), hands, strict=True)
+        ]
+        run_workers(WORKER, folder, orders, None if progress is None else lambda message: progress(*message["epoch"]))
+        return {e: TrainedExpert(*state.result(e)) for e in np.flatnonzero(task.loads()).tolist()}

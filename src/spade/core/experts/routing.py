@@ -1,0 +1,143 @@
+"""Prototypes, the experts they belong to, and the weights that a point gets from its distances."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import softmax
+
+from spade.core.arrays import Floats
+
+#: Rows at a time: few enough to stay in a processor's cache.
+CHUNK = 8_192
+
+
+def feature_scale(x: Floats, feature_scaling: str) -> tuple[Floats, Floats]:
+    """Return the mean and deviation ``(d,)`` that scale features before distances are taken.
+
+    ``"standard"``: those of the rows of ``x`` (a constant feature gets deviation 1), the deviation multiplied by √d so
+    that distances, and with them the routing temperature, mean the same for any width. ``"none"``: 0 and 1.
+    """
+    d = x.shape[1]
+    if feature_scaling == "none":
+        return np.zeros(d), np.ones(d)
+    if feature_scaling != "standard":
+        raise ValueError(f'feature_scaling={feature_scaling!r}: expected "standard" or "none".')
+    mean = x.mean(0, dtype=np.float64)
+    blocks = (x[start : start + CHUNK] - mean for start in range(0, len(x), CHUNK))
+    deviation = np.sqrt(sum(np.square(block).sum(0) for block in blocks) / len(x))
+    deviation[deviation <= 1e-7 * np.maximum(1, np.abs(mean))] = 1
+    return mean, deviation * np.sqrt(d)
+
+
+@dataclass(frozen=True)
+class Routing:
+    """Fine centroids, each belonging to an expert.
+
+    Attributes
+    ----------
+    centroids
+        ``(K, d)``, in scaled coordinates.
+    assignment
+        ``(K,)`` expert of each prototype.
+    mean, scale
+        ``(d,)``: a point is scaled as ``(x - mean) / scale``.
+    temperature
+        τ_r of the softmax over distances.
+    active
+        ``(E,)`` experts that may be used, all by default; an expert without training spots is not.
+    groups
+        Group (organ, say) in which each prototype was found.
+    settings
+        How it was made and from which features, as settings of a model; what is not known is not there.
+    """
+
+    centroids: Floats
+    assignment: NDArray[np.integer]
+    mean: Floats
+    scale: Floats
+    temperature: float = 0.1
+    active: NDArray[np.bool_] = field(default_factory=lambda: np.zeros(0, dtype=bool))
+    groups: tuple[str, ...] = ()
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Check shapes and fill in what was left out."""
+        k, d = np.shape(self.centroids)
+        if np.shape(self.assignment) != (k,):
+            raise ValueError(f"assignment has shape {np.shape(self.assignment)}; {k} centroids need ({k},).")
+        if np.min(self.assignment) < 0:
+            raise ValueError("assignment has negative expert numbers; experts are numbered from 0.")
+        if np.shape(self.mean) != (d,) or np.shape(self.scale) != (d,):
+            raise ValueError(f"mean {np.shape(self.mean)} and scale {np.shape(self.scale)} must both be ({d},).")
+        if not (np.isfinite(self.temperature) and self.temperature > 0):
+            raise ValueError(f"routing_temperature={self.temperature!r}: expected a positive number.")
+        if not len(self.active):
+            object.__setattr__(self, "active", np.ones(int(np.max(self.assignment)) + 1, dtype=bool))
+
+    @property
+    def n_prototypes(self) -> int:
+        """Number of fine centroids."""
+        return len(self.centroids)
+
+    @property
+    def n_experts(self) -> int:
+        """Number of experts."""
+        return len(self.active)
+
+    @property
+    def n_features(self) -> int:
+        """Width of the features."""
+        return self.centroids.shape[1]
+
+    def distances(self, x: Floats) -> Floats:
+        """Euclidean distances ``(n, K)`` in scaled coordinates; rows with NaN give NaN."""
+        return np.concatenate([np.empty((0, self.n_prototypes)), *(block for _, block in self._distances(x))])
+
+    def _distances(self, x: Floats) -> Iterator[tuple[slice, Floats]]:
+        """Yield rows and their distances, a chunk at a time."""
+        if x.ndim != 2 or x.shape[1] != self.n_features:
+            raise ValueError(f"features have shape {x.shape}; this routing was made on width {self.n_features}.")
+        centroids = self.centroids.astype(np.float64)
+        squares = np.sum(centroids**2, axis=1)
+        for start in range(0, len(x), CHUNK):
+            rows = slice(start, start + CHUNK)
+            scaled = (x[rows] - self.mean) / self.scale
+            square = np.sum(scaled**2, axis=1)[:, None] - 2 * scaled @ centroids.T + squares
+            yield rows, np.sqrt(np.maximum(square, 0))
+
+    def assign(self, x: Floats) -> NDArray[np.int64]:
+        """Nearest prototype of every row, −1 where the row has NaN."""
+        nearest = np.empty(len(x), dtype=np.int64)
+        for rows, distances in self._distances(x):
+            usable = ~np.isnan(distances).any(1)
+            nearest[rows] = np.where(usable, np.argmin(np.nan_to_num(distances, nan=np.inf), axis=1), -1)
+        return nearest
+
+    def nearest_distance(self, x: Floats) -> Floats:
+        """Distance ``(n,)``, in scaled coordinates, to the nearest prototype of an active expert; rows with NaN give NaN."""
+        usable = self.active[self.assignment]
+        nearest = np.empty(len(x))
+        for rows, distances in self._distances(x):
+            nearest[rows] = distances[:, usable].min(1)
+        return nearest
+
+    def weights(self, x: Floats) -> Floats:
+        """Expert weights ``(n, E)``: softmax over −distance/τ_r, summed over an expert's prototypes."""
+        usable = self.active[self.assignment]
+        members = (self.assignment[usable][:, None] == np.arange(self.n_experts)).astype(np.float64)
+        weights = np.empty((len(x), self.n_experts))
+        for rows, distances in self._distances(x):
+            weights[rows] = softmax(-distances[:, usable] / self.temperature, axis=1) @ members
+        return weights
+
+
+def routing_entropy(weights: Floats) -> Floats:
+    """Shannon entropy (nats) of every row of weights ``(n, E)``; 0 is a hard choice, log E is uniform."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        terms = np.where(weights > 0, weights * np.log(weights), np.where(np.isnan(weights), np.nan, 0.0))
+    return np.maximum(-terms.sum(axis=1), 0)

@@ -1,0 +1,119 @@
+"""Train the experts, each on its own spots."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.sparse import csr_matrix
+
+from spade.core.arrays import Floats
+from spade.core.distributed.dealing import deal
+from spade.core.distributed.ranks import Ranks
+from spade.core.experts.checkpoints import Checkpoints
+from spade.core.experts.config import TrainingConfig
+from spade.core.experts.heads import Experts
+from spade.core.experts.job import Task, rows_of
+from spade.core.experts.loop import Progress
+from spade.core.experts.many_processes import train_in_processes
+from spade.core.experts.one_process import TrainedExpert, train_locally
+
+
+def train_experts(
+    features: Floats,
+    expression: csr_matrix,
+    expert_of: NDArray[np.integer],
+    role: NDArray[np.integer],
+    n_experts: int,
+    config: TrainingConfig,
+    *,
+    mean: Floats | None = None,
+    deviation: Floats | None = None,
+    init: Experts | None = None,
+    seed: int = 0,
+    device: str = "cpu",
+    devices: int = 1,
+    ranks: Ranks | None = None,
+    together: int | None = None,
+    checkpoints: Checkpoints | None = None,
+    progress: Progress | None = None,
+) -> tuple[Experts, list[TrainedExpert]]:
+    """Train every expert on its own spots with AdamW and a cosine schedule per step.
+
+    What becomes of an expert does not depend on which others are trained, in what order, where, or side by side with how
+    many, beyond rounding.
+
+    Parameters
+    ----------
+    features, expression
+        Image features ``(n, D)`` float32 or float16 and log-normalised expression ``(n, G)`` CSR float32; both may be
+        memory-mapped.
+    expert_of
+        Expert of every row.
+    role
+        ``TRAIN``, ``VAL`` or ``NOT_USED`` for every row. ``VAL`` rows select the epoch of their expert; without any, its last
+        epoch is kept.
+    n_experts
+        Number of experts; one without training rows keeps its initial weights.
+    config
+        Loss and optimiser.
+    mean, deviation
+        The heads see features as ``(x - mean) / deviation``; None: as they are.
+    init
+        Experts to begin with, which read features as the heads see them; None: drawn at random.
+    seed
+        Seed of initialisation, shuffling and dropout.
+    device
+        Torch device.
+    devices
+        Processes that whole experts are dealt to, each with a GPU of its own, or a share of the threads of a CPU.
+    ranks
+        The processes of a training that ``torchrun`` started; every one calls this function with the same data, trains its
+        part and returns the whole.
+    together
+        Experts trained side by side; None: all on a GPU, which one expert cannot fill, and on a CPU one per thread.
+    checkpoints
+        Where to keep, and from where to take, the state of unfinished and finished experts.
+    progress
+        Called after every epoch of an expert that is trained by this process or one that it started.
+
+    Returns
+    -------
+    The experts stacked into one module on the CPU, and the record of each.
+    """
+    start = None if init is None else rows_of(init)
+    task = Task(features, expression, expert_of, role, n_experts, config, mean, deviation, start, seed)
+    if ranks is not None:
+        mine = deal(task.loads(), ranks.world)[ranks.rank]
+        done = train_locally(task, mine, device, together=together, checkpoints=checkpoints, progress=progress)
+        done = {e: one for part in ranks.gather(done) for e, one in part.items()}
+    elif devices > 1:
+        done = train_in_processes(task, device, devices, checkpoints=checkpoints, progress=progress)
+    else:
+        done = train_locally(
+            task, range(n_experts), device, together=together, checkpoints=checkpoints, progress=progress
+        )
+    loads = task.loads()
+    trained = [done[e] if loads[e] else TrainedExpert(task.start(e), [], [], -1) for e in range(n_experts)]
+    return task.module([one.row for one in trained]), trained
+
+
+@torch.no_grad()
+def fold_scaling(experts: Experts, mean: Floats, deviation: Floats) -> None:
+    """Turn image heads trained on ``(x − mean)/deviation`` into the same functions of ``x``, in place.
+
+    W1 ← W1/deviation and b1 ← b1 − W1·mean/deviation, computed in float64.
+    """
+    layer = experts.image_projection.projection
+    weight = layer.weight.double() / torch.from_numpy(np.asarray(deviation, dtype=np.float64))
+    layer.bias.copy_(layer.bias.double() - weight @ torch.from_numpy(np.asarray(mean, dtype=np.float64)))
+    layer.weight.copy_(weight)
+
+
+@torch.no_grad()
+def unfold_scaling(experts: Experts, mean: Floats, deviation: Floats) -> None:
+    """Turn image heads of ``x`` into the same functions of ``(x − mean)/deviation``, in place: undo :func:`fold_scaling`."""
+    layer = experts.image_projection.projection
+    weight = layer.weight.double()
+    layer.bias.copy_(layer.bias.double() + weight @ torch.from_numpy(np.asarray(mean, dtype=np.float64)))
+    layer.weight.copy_(weight * torch.from_numpy(np.asarray(deviation, dtype=np.float64)))

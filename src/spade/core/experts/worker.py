@@ -1,0 +1,27 @@
+"""The process that :func:`spade.core.experts.many_processes.train_in_processes` starts: ``python -m spade.core.experts.worker ORDERS``."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+from spade.core.distributed.workers import Say, serve
+from spade.core.experts.checkpoints import Checkpoints
+from spade.core.experts.job import Task
+from spade.core.experts.one_process import train_locally
+
+
+def work(wanted: dict[str, Any], say: Say) -> None:
+    """Train the experts that the orders name and leave them among the checkpoints."""
+    train_locally(
+        Task.load(Path(wanted["task"])),
+        wanted["experts"],
+        wanted["device"],
+        checkpoints=Checkpoints(Path(wanted["state"]), None),
+        progress=lambda *facts: say({"epoch": facts}),
+    )
+
+
+if __name__ == "__main__":
+    raise SystemExit(serve(sys.argv[1], work))

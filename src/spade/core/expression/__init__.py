@@ -1,0 +1,1 @@
+"""Expression as arrays: normalising, smoothing, markers and prediction."""

@@ -1,0 +1,108 @@
+"""Expression predicted from arrays: neighbours across modalities, ridge regression, and how right it is per gene."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.sparse import csr_matrix, issparse
+
+from spade.core.arrays import Floats, Rows
+
+#: Genes that are made dense at a time.
+GENES = 1_024
+#: Penalties that are tried, for features of deviation 1.
+ALPHAS = np.logspace(0, 6, 13)
+
+
+def _gene_blocks(y: csr_matrix | Floats) -> Iterator[tuple[slice, NDArray[np.float64]]]:
+    """Some columns at a time, dense."""
+    columns: Any = y.tocsc() if issparse(y) else np.asarray(y)  # type: ignore[union-attr]
+    for start in range(0, y.shape[1], GENES):
+        some = slice(start, start + GENES)
+        block = columns[:, some]
+        yield some, np.asarray(block.toarray() if issparse(block) else block, dtype=np.float64)
+
+
+@dataclass(frozen=True)
+class Ridge:
+    """Ridge regression of all genes at once, for any penalty: Σ‖y − xB‖² + α‖B‖² has B = V (Λ + α)⁻¹ Vᵀ Xᵀ Y, with XᵀX = V Λ Vᵀ.
+
+    Attributes
+    ----------
+    mean, offset
+        ``(d,)`` and ``(G,)``, means of x and y; 0 without intercept.
+    vectors, values
+        V ``(d, d)`` and Λ ``(d,)``.
+    cross
+        Vᵀ Xᵀ Y, ``(d, G)``.
+    """
+
+    mean: Floats
+    offset: Floats
+    vectors: Floats
+    values: Floats
+    cross: Floats
+
+    def coefficients(self, alpha: float, columns: slice = slice(None)) -> Floats:
+        """Return B ``(d, G)``."""
+        return self.vectors @ (self.cross[:, columns] / (self.values + alpha)[:, None])
+
+    def predict(self, x: Floats, alpha: float, columns: slice = slice(None)) -> Floats:
+        """Return ``(n, G)``."""
+        return (x - self.mean) @ self.coefficients(alpha, columns) + self.offset[columns]
+
+
+def fit_ridge(x: Floats, y: csr_matrix | Floats, intercept: bool = True) -> Ridge:
+    """Fit all genes ``(n, G)`` on features ``(n, d)``."""
+    x = np.asarray(x, dtype=np.float64)
+    mean = x.mean(0) if intercept else np.zeros(x.shape[1])
+    offset = np.asarray(y.mean(0), dtype=np.float64).ravel() if intercept else np.zeros(y.shape[1])
+    centred = x - mean
+    values, vectors = np.linalg.eigh(centred.T @ centred)
+    # centred features sum to 0, so the means of y drop out
+    cross = np.asarray(y.T @ centred).T
+    return Ridge(mean, offset, vectors, np.maximum(values, 0), vectors.T @ cross)
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """Errors on rows that were left out, one row per penalty, summed over folds.
+
+    Attributes
+    ----------
+    squared
+        ``(A, G)`` mean squared error.
+    explained
+        ``(A, G)`` share of the variance within folds that is explained, offsets of whole folds aside; NaN for genes without any.
+    """
+
+    squared: Floats
+    explained: Floats
+
+
+def ridge_errors(x: Floats, y: csr_matrix, folds: list[tuple[Rows, Rows]], alphas: Floats) -> HeldOut:
+    """Fit on every fold's training rows and compare on the others, for all penalties."""
+    squared, centred = np.zeros((2, len(alphas), y.shape[1]))
+    total, n = np.zeros(y.shape[1]), 0
+    for train, test in folds:
+        model = fit_ridge(x[train], y[train])
+        n += len(test)
+        for columns, truth in _gene_blocks(y[test]):
+            total[columns] += np.square(truth - truth.mean(0)).sum(0)
+            for i, alpha in enumerate(alphas):
+                error = truth - model.predict(x[test], alpha, columns)
+                squared[i, columns] += np.square(error).sum(0)
+                centred[i, columns] += np.square(error - error.mean(0)).sum(0)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        explained = np.where(total > 0, 1 - centred / total, np.nan)
+    return HeldOut(squared / max(n, 1), explained)
+
+
+def best_penalty(errors: HeldOut) -> int:
+    """Position of the penalty that explains most, averaged over genes; the last one if no gene varies."""
+    known = ~np.isnan(errors.explained[0])
+    return int(np.argmax(errors.explained[:, known].mean(1))) if known.any() else len(errors.explained) - 1

@@ -1,0 +1,5 @@
+"""The role of a row in training."""
+
+from __future__ import annotations
+
+NOT_USED, TRAIN, VAL = -1, 0, 1

@@ -1,0 +1,1 @@
+"""SEAL, fine-tuning against expression: network, losses, pairs and training."""

@@ -1,0 +1,1 @@
+"""Slides as bags of patches: attention heads, their training, and survival models."""

@@ -1,0 +1,198 @@
+"""Multiple-instance learning: heads that read a bag of patches, and their training, one bag at a time."""
+
+from __future__ import annotations
+
+import math
+from typing import TypeVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.utils import skip_init
+
+HEADS = ("mean", "abmil", "transmil")
+#: Attention heads of TransMIL.
+N_HEADS = 8
+#: Sides of the depthwise kernels of its position encoding.
+KERNELS = (7, 5, 3)
+Layer = TypeVar("Layer", nn.Linear, nn.Conv2d)
+
+
+def _drawn(layer: Layer, generator: torch.Generator) -> Layer:
+    """Draw weights and biases from U(−1/√fan_in, 1/√fan_in), as torch does, but from ``generator``."""
+    bound = 1 / math.sqrt(layer.weight[0].numel())
+    with torch.no_grad():
+        for value in layer.parameters():
+            value.uniform_(-bound, bound, generator=generator)
+    return layer
+
+
+def _linear(d_in: int, d_out: int, generator: torch.Generator) -> nn.Linear:
+    return _drawn(skip_init(nn.Linear, d_in, d_out), generator)
+
+
+class Dropout(nn.Module):
+    """Dropout that draws from its own stream."""
+
+    def __init__(self, p: float, generator: torch.Generator) -> None:
+        super().__init__()
+        self.p, self.generator = p, generator
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Set a share ``p`` to 0 while training, and scale the rest up."""
+        if not self.training or self.p == 0:
+            return x
+        mask = torch.empty(x.shape, dtype=x.dtype, device=self.generator.device)
+        return x * mask.bernoulli_(1 - self.p, generator=self.generator).div_(1 - self.p).to(x.device)
+
+
+class _Bagged(nn.Module):
+    """What all heads share: the check of the bag."""
+
+    def __init__(self, d_in: int) -> None:
+        super().__init__()
+        self.d_in = d_in
+
+    def forward(self, bag: Tensor) -> tuple[Tensor, Tensor]:
+        """Return outputs ``(n_out,)`` and attention ``(n,)``, which sums to 1, of a bag ``(n, d_in)``."""
+        if bag.ndim != 2 or bag.shape[1] != self.d_in or not len(bag):
+            raise ValueError(f"bag has shape {tuple(bag.shape)}; expected (n, {self.d_in}) with n > 0.")
+        return self.read(bag)
+
+    def read(self, bag: Tensor) -> tuple[Tensor, Tensor]:
+        raise NotImplementedError
+
+
+class MeanPool(_Bagged):
+    """A linear layer on the mean of the bag."""
+
+    def __init__(self, d_in: int, n_out: int, generator: torch.Generator) -> None:
+        super().__init__(d_in)
+        self.out = _linear(d_in, n_out, generator)
+
+    def read(self, bag: Tensor) -> tuple[Tensor, Tensor]:
+        """Every patch counts alike."""
+        return self.out(bag.mean(0)), bag.new_full((len(bag),), 1 / len(bag))
+
+
+class GatedAttention(_Bagged):
+    """Attention-based pooling with a gate (Ilse, Tomczak & Welling 2018).
+
+    ``h = Dropout(ReLU(W x + b))``; ``a = softmax over patches of wᵀ (tanh(V h) ⊙ sigmoid(U h))``; outputs ``C Σ a h + c``. The two
+    halves of ``gate`` are V and U, of half the width of h.
+    """
+
+    def __init__(self, d_in: int, n_out: int, hidden: int, dropout: float, generator: torch.Generator) -> None:
+        super().__init__(d_in)
+        width = max(1, hidden // 2)
+        self.embed = _linear(d_in, hidden, generator)
+        self.gate = _linear(hidden, 2 * width, generator)
+        self.score = _linear(width, 1, generator)
+        self.out = _linear(hidden, n_out, generator)
+        self.dropout = Dropout(dropout, generator)
+
+    def read(self, bag: Tensor) -> tuple[Tensor, Tensor]:
+        """The order of patches does not matter."""
+        h = self.dropout(F.relu(self.embed(bag)))
+        content, gate = self.gate(h).chunk(2, dim=1)
+        attention = self.score(torch.tanh(content) * torch.sigmoid(gate)).squeeze(1).softmax(0)
+        return self.out(attention @ h), attention
+
+
+class SelfAttention(nn.Module):
+    """``x + Dropout(W attention(LayerNorm(x)))`` over the tokens of one bag, ``(n, d)``."""
+
+    def __init__(self, d: int, dropout: float, generator: torch.Generator) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(d)
+        self.qkv = _linear(d, 3 * d, generator)
+        self.out = _linear(d, d, generator)
+        self.dropout = Dropout(dropout, generator)
+
+    def _parts(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        q, k, v = self.qkv(self.norm(x)).view(len(x), 3, N_HEADS, -1).permute(1, 2, 0, 3).unbind()
+        return q, k, v
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Attend; the n × n scores are never held in memory."""
+        q, k, v = (part.unsqueeze(0) for part in self._parts(x))
+        mixed = F.scaled_dot_product_attention(q, k, v)[0]
+        return x + self.dropout(self.out(mixed.transpose(0, 1).reshape(x.shape)))
+
+    def of_first(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Return what the first token alone becomes, ``(d,)``, and its attention to all, ``(n,)``, the mean over heads."""
+        q, k, v = self._parts(x)
+        attention = (q[:, :1] @ k.mT / math.sqrt(q.shape[-1])).softmax(-1)
+        return x[0] + self.dropout(self.out((attention @ v).reshape(-1))), attention[:, 0].mean(0)
+
+
+class TransMIL(_Bagged):
+    """Correlated multiple-instance learning (Shao et al. 2021).
+
+    A linear layer, a class token, self-attention, position encoding by depthwise convolutions (PPEG), self-attention, and a linear
+    layer on the class token. Patches are laid out row by row, in the order given, on the smallest square that takes them, and the
+    first ones fill it up; so the order matters, and should be that of the tissue. Attention is plain softmax, not the authors'
+    Nyström approximation, through ``scaled_dot_product_attention``: memory grows with the number of patches, time with its square.
+    Up to about 4,000 patches a bag that is no burden on a CPU; beyond, use a GPU.
+
+    The attention returned is that of the class token to the patches in the last layer, the mean over heads.
+    """
+
+    def __init__(self, d_in: int, n_out: int, hidden: int, dropout: float, generator: torch.Generator) -> None:
+        super().__init__(d_in)
+        if hidden % N_HEADS:
+            raise ValueError(f"hidden={hidden}: expected a multiple of {N_HEADS}, the attention heads of TransMIL.")
+        self.embed = _linear(d_in, hidden, generator)
+        self.token = nn.Parameter(0.02 * torch.randn(1, hidden, generator=generator))
+        self.first, self.last = (SelfAttention(hidden, dropout, generator) for _ in range(2))
+        self.place = nn.ModuleList(
+            _drawn(skip_init(nn.Conv2d, hidden, hidden, side, padding=side // 2, groups=hidden), generator)
+            for side in KERNELS
+        )
+        self.norm = nn.LayerNorm(hidden)
+        self.out = _linear(hidden, n_out, generator)
+
+    def read(self, bag: Tensor) -> tuple[Tensor, Tensor]:
+        """The order of patches matters."""
+        n, side = len(bag), math.isqrt(len(bag) - 1) + 1
+        h = F.relu(self.embed(bag))
+        x = self.first(torch.cat([self.token, h, h[: side * side - n]]))
+        x = torch.cat([x[:1], self._placed(x[1:], side)])
+        token, attention = self.last.of_first(x)
+        of_patch, again = attention[1 : n + 1], attention[n + 1 :]
+        of_patch = torch.cat([of_patch[: len(again)] + again, of_patch[len(again) :]])
+        return self.out(self.norm(token)), of_patch / of_patch.sum()
+
+    def _placed(self, x: Tensor, side: int) -> Tensor:
+        """Add what convolutions see around every patch."""
+        square = x.T.reshape(1, -1, side, side)
+        return torch.stack([square, *(kernel(square) for kernel in self.place)]).sum(0).reshape(x.shape[1], -1).T
+
+
+def make_head(
+    name: str, d_in: int, n_out: int, *, hidden: int = 256, dropout: float = 0.25, generator: torch.Generator
+) -> nn.Module:
+    """Return a head that turns a bag ``(n, d_in)`` into outputs ``(n_out,)`` and attention ``(n,)``, which sums to 1.
+
+    Parameters
+    ----------
+    name
+        ``"mean"``: :class:`MeanPool`, which has neither hidden layer nor dropout; ``"abmil"``: :class:`GatedAttention`;
+        ``"transmil"``: :class:`TransMIL`.
+    d_in, n_out, hidden
+        Widths.
+    dropout
+        Share that is dropped while training.
+    generator
+        All weights are drawn from it, on the CPU, and the dropout until :func:`train_bags` gives it a stream of its own.
+    """
+    if name not in HEADS:
+        raise ValueError(f"head={name!r}: expected one of {', '.join(map(repr, HEADS))}.")
+    if not 0 <= dropout < 1:
+        raise ValueError(f"dropout={dropout!r}: expected a number in [0, 1).")
+    for what, width in (("d_in", d_in), ("n_out", n_out), ("hidden", hidden)):
+        if width < 1:
+            raise ValueError(f"{what}={width!r}: expected a whole number of at least 1.")
+    if name == "mean":
+        return MeanPool(d_in, n_out, generator)
+    return (GatedAttention if name == "abmil" else TransMIL)(d_in, n_out, hidden, dropout, generator)

@@ -1,0 +1,1 @@
+"""Where spots lie: lattices, and blocks with a guard band between them."""

@@ -1,0 +1,1 @@
+"""Compiled image statistics behind the built-in texture encoder."""

@@ -1,0 +1,1 @@
+"""Image networks: encoder towers and low-rank adapters."""
