@@ -31,7 +31,7 @@ from spade.core.seal.pairs import Pairs
 from spade.core.seal.train import train_seal_net
 from spade.core.vision.towers import to_unit
 from spade.models import SealConfig
-from spade.models._seal import adapt_tower
+from spade.models._towers import adapt_tower
 
 
 def network(options, full=False):

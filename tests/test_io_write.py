@@ -22,9 +22,10 @@ from spatialdata import SpatialData, read_zarr
 from spatialdata.models import Image2DModel, ShapesModel, TableModel
 
 import spade as sp
-from spade import _replace, _store
-from spade._replace import recover
-from spade._store import replace_elements
+from spade.io import _atomic as _replace
+from spade.io import _store
+from spade.io._atomic import recover
+from spade.io._store import replace_elements
 
 
 def make(value: int = 1, n: int = 40, side: int = 200, chunk: int = 128) -> SpatialData:
@@ -251,7 +252,7 @@ WRITERS = """
 import os, sys
 sys.path.insert(0, sys.argv[1])
 from test_io_write import make
-from spade._store import replace_elements, write
+from spade.io._store import replace_elements, write
 path, how = sys.argv[2:4]
 first, second = make(1), make(2)
 print("ready", flush=True)

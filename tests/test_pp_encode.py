@@ -14,9 +14,9 @@ from safetensors.torch import save_file
 from spatialdata import SpatialData
 
 import spade as sp
-from spade._weights import read_state
 from spade.encoders._spec import SPECS
 from spade.encoders._timm import input_of, load_strict
+from spade.io._state_dict import read_state
 
 ARCHITECTURE = "test_vit"  # timm's own tiny networks: 160 px, 64 features, 0.4 million parameters
 PX = 160

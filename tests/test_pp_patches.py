@@ -25,7 +25,8 @@ from spatialdata.models import Labels2DModel
 from spatialdata.transformations import Identity, remove_transformation, set_transformation
 
 import spade as sp
-from spade._scale import record_scale, visium_mpp
+from spade.core.spots.lattice import visium_mpp
+from spade.io._scale import record_scale
 
 SMALL = {"size_um": 32, "size_px": 32}
 

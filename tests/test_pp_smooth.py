@@ -13,8 +13,9 @@ from spatialdata import SpatialData, read_zarr
 
 import spade as sp
 from spade._samples import iter_samples, read_counts
-from spade._scale import lattice_reach, record_scale
 from spade.core.expression.smoothing import pairs_within, smoothing_matrix
+from spade.core.spots.lattice import lattice_reach
+from spade.io._scale import record_scale
 from spade.pp._smooth_expression import _lattice_pairs
 
 SQUARE, HEXAGONAL = 1.5, 1.2

@@ -17,9 +17,9 @@ from spatialdata import read_zarr
 
 import spade as sp
 from spade._bags import read_bags
-from spade._feature_files import read_feature_file
 from spade.core.errors import NonFiniteLossError
 from spade.core.evaluation.metrics import macro_auroc
+from spade.io._feature_files import read_feature_file
 
 FAST = {"hidden": 16, "lr": 5e-3, "n_epochs": 12, "device": "cpu"}
 

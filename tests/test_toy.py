@@ -19,7 +19,7 @@ from spatialdata.models import Image2DModel, ShapesModel, TableModel, get_table_
 from spatialdata.transformations import Identity, get_transformation
 
 import spade as sp
-from spade._scale import check_pitch, spot_pitch, visium_mpp
+from spade.core.spots.lattice import check_pitch, spot_pitch, visium_mpp
 from spade.datasets import _render, _tissue
 
 if TYPE_CHECKING:

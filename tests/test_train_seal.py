@@ -20,7 +20,7 @@ from spatialdata import read_zarr
 import spade as sp
 from spade.core.vision.lora import adapters
 from spade.models import SealModel
-from spade.models._seal import base_state
+from spade.models._towers import base_state
 
 LOSSES = ["contrastive", "gene_reconstruction", "image_to_gene", "loss"]
 

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 from importlib import import_module
-from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
+
+from spade._version import __version__
 
 if TYPE_CHECKING:
     from spade import datasets, encoders, io, models, pl, pp, tl
 
 __all__ = ["__version__", "datasets", "encoders", "io", "models", "pl", "pp", "tl"]
-try:
-    __version__ = version("spade-st")
-except PackageNotFoundError:  # run from a source tree that is not installed, as on a bare GPU machine
-    __version__ = "0+source"
 
 
 def __getattr__(name: str) -> Any:

@@ -17,8 +17,7 @@ import zarr
 from numpy.typing import NDArray
 from spatialdata import SpatialData
 
-from spade._feature_files import feature_shape, find_feature_files, is_feature_file, read_feature_file
-from spade._label_table import SAMPLE, SPOT, check_label_table
+from spade._checks import shorten
 from spade._samples import (
     Sample,
     Samples,
@@ -27,10 +26,11 @@ from spade._samples import (
     group_labels,
     iter_samples,
     read_features,
-    shorten,
     value_strings,
 )
-from spade._store import is_store
+from spade.io._feature_files import feature_shape, find_feature_files, is_feature_file, read_feature_file
+from spade.io._label_table import SAMPLE, SPOT, check_label_table
+from spade.io._store import is_store
 
 logger = logging.getLogger("spade")
 Files: TypeAlias = str | PathLike[str] | Iterable[str | PathLike[str]]

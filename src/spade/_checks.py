@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from spade._samples import shorten
+logger = logging.getLogger("spade")
 
 #: Columns of results in which an empty string says that there is none.
 MAY_BE_EMPTY = ("label", "section", "query_sample", "query_section", "direction")
@@ -39,3 +41,27 @@ def check_table(table: object, columns: Sequence[str], made_by: str) -> pd.DataF
         raise ValueError(f"table is empty; pass what {made_by} returned.")
     emptied = [name for name in MAY_BE_EMPTY if name in table and table[name].isna().any()]
     return table.assign(**{name: table[name].astype(object).fillna("") for name in emptied})
+
+
+def shorten(items: Iterable[Any], most: int = 5) -> str:
+    """Return the first few items for a message."""
+    listed = [item.item() if isinstance(item, np.generic) else item for item in items]
+    return ", ".join(map(repr, listed[:most])) + (f", … ({len(listed)} in all)" if len(listed) > most else "")
+
+
+def check_pairs(table: object, columns: Sequence[str], made_by: str) -> pd.DataFrame:
+    """As :func:`check_table`; also raise if the first two columns do not tell the rows apart."""
+    found = check_table(table, columns, made_by)
+    if found.duplicated(list(columns[:2])).any():
+        raise ValueError(
+            f"table: pairs of {columns[0]} and {columns[1]} occur more than once, as when tables are put together; draw them one by "
+            "one."
+        )
+    return found
+
+
+def log_left_out(function: str, total: int, counts: dict[str, int]) -> None:
+    """Log how many of ``total`` spots are left out for which reason, if any are."""
+    reasons = ", ".join(f"{count} {reason}" for reason, count in counts.items() if count)
+    if reasons:
+        logger.info("%s: of %d spots are left out: %s", function, total, reasons)

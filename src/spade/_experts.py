@@ -7,7 +7,8 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from spade import _keys
-from spade._samples import Sample, shorten
+from spade._checks import shorten
+from spade._samples import Sample
 
 
 def expert_series(sample: Sample, key: str) -> pd.Series:

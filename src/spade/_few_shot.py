@@ -7,10 +7,9 @@ from itertools import product
 import numpy as np
 import pandas as pd
 
-from spade._checks import check_table
-from spade._samples import shorten
-from spade._units import unit_difference, unit_mean
+from spade._checks import check_table, shorten
 from spade.core.evaluation.intervals import bootstrap_weights, holm
+from spade.core.evaluation.units import unit_difference, unit_mean
 from spade.core.rng import as_seed, numpy_stream
 
 COLUMNS = ("representation", "shots", "repeat", "unit", "metric", "label", "value")

@@ -15,7 +15,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 
-from spade._samples import shorten
+from spade._checks import shorten
 from spade.core.spots.blocks import spacing
 from spade.encoders import Encoder
 

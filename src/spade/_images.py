@@ -14,7 +14,7 @@ from spatialdata import SpatialData
 from spatialdata.transformations import get_transformation
 from xarray import DataArray, DataTree
 
-from spade._samples import shorten
+from spade._checks import shorten
 from spade.core.patches.tiles import Level
 
 logger = logging.getLogger("spade")

@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from typing import Any
 
+from spade._version import __version__
+
 #: ``uns`` and ``attrs`` entry that holds provenance, one flat dict per written key.
 UNS = "spade"
 PATCHES = "patches"
@@ -116,8 +118,6 @@ def check_uns_key(key: str) -> str:
 
 def write_provenance(uns: Any, key: str, **facts: Any) -> None:
     """Write one flat record under ``uns["spade"][key]``; facts that are None are left out."""
-    from spade import __version__
-
     record: dict[str, Any] = {"version": __version__}
     record.update({name: value for name, value in facts.items() if value is not None})
     uns[UNS] = {**uns.get(UNS, {}), key: record}

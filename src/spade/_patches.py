@@ -9,8 +9,9 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from spade import _keys
+from spade._checks import shorten
 from spade._images import image_arrays
-from spade._samples import Sample, Section, shorten
+from spade._samples import Sample, Section
 
 
 def patch_record(sample: Sample, patches_key: str) -> dict[str, Any]:

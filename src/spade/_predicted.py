@@ -6,7 +6,8 @@ import numpy as np
 import pandas as pd
 
 from spade import _keys
-from spade._samples import Sample, shorten
+from spade._checks import shorten
+from spade._samples import Sample
 
 
 def read_predicted(sample: Sample, key: str, deviation: bool = False) -> pd.DataFrame:

@@ -20,7 +20,8 @@ from spatialdata import SpatialData, read_zarr
 from spatialdata.models import TableModel, get_table_keys
 
 from spade import _keys
-from spade._store import is_store, replace_elements
+from spade._checks import shorten
+from spade.io._store import is_store, replace_elements
 
 logger = logging.getLogger("spade")
 Samples: TypeAlias = SpatialData | str | PathLike[str] | Iterable[SpatialData | str | PathLike[str]]
@@ -90,12 +91,6 @@ class Sample:
         """Write the table (and further elements, such as ``"shapes/patches"``) back if the sample came from a path."""
         if self.path is not None:
             replace_elements(self.sdata, self.path, [*elements, f"tables/{self.table_key}"])
-
-
-def shorten(items: Iterable[Any], most: int = 5) -> str:
-    """Return the first few items for a message."""
-    listed = [item.item() if isinstance(item, np.generic) else item for item in items]
-    return ", ".join(map(repr, listed[:most])) + (f", … ({len(listed)} in all)" if len(listed) > most else "")
 
 
 def table_keys(table: ad.AnnData, sample: str, table_key: str) -> tuple[list[str], str, str]:

@@ -5,10 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from spade._checks import check_table
-from spade._samples import shorten
-from spade._units import unit_difference, unit_mean
+from spade._checks import check_table, shorten
 from spade.core.evaluation.intervals import bootstrap_weights, holm
+from spade.core.evaluation.units import unit_difference, unit_mean
 from spade.core.rng import as_seed, numpy_stream
 
 #: What tells the figures of one variant from each other.

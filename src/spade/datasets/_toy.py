@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 from scipy import sparse
 
-from spade._scale import record_scale
+from spade.io._scale import record_scale
 
 if TYPE_CHECKING:
     from spatialdata import SpatialData

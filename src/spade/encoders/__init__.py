@@ -6,7 +6,7 @@ from os import PathLike
 
 import numpy as np
 
-from spade.encoders._spec import SPECS, Encoder, EncoderSpec
+from spade.encoders._spec import SPECS, Encoder, EncoderSpec, spec_of
 
 __all__ = ["Encoder", "EncoderSpec", "available", "get"]
 
@@ -68,19 +68,3 @@ def get(
     from spade.encoders._timm import TimmEncoder
 
     return TimmEncoder(spec_of(encoder), weights=weights, device=device, precision=precision, rng=rng)
-
-
-def spec_of(encoder: str) -> EncoderSpec:
-    """Return what is known of an encoder, or raise with the names there are."""
-    for spec in SPECS.values():
-        if encoder and encoder in (spec.name, spec.model):
-            return spec
-    import timm
-
-    if not encoder.startswith("hf-hub:") and not timm.is_model(encoder):
-        near = timm.list_models(f"*{encoder.split('_')[0]}*")[:5] if encoder else []
-        raise ValueError(
-            f"encoder={encoder!r} is not known. There are {', '.join(map(repr, SPECS))}, any timm architecture"
-            f"{' such as ' + ', '.join(near) if near else ''}, and 'hf-hub:owner/name'."
-        )
-    return EncoderSpec(encoder, encoder, "" if encoder.startswith("hf-hub:") else encoder)

@@ -193,3 +193,24 @@ _KNOWN = (
     ),
 )
 SPECS: dict[str, EncoderSpec] = {spec.name: spec for spec in _KNOWN}
+
+
+def spec_of(encoder: str) -> EncoderSpec:
+    """Return what is known of an encoder, or raise with the names there are."""
+    for spec in SPECS.values():
+        if encoder and encoder in (spec.name, spec.model):
+            return spec
+    import timm
+
+    if not encoder.startswith("hf-hub:") and not timm.is_model(encoder):
+        near = timm.list_models(f"*{encoder.split('_')[0]}*")[:5] if encoder else []
+        raise ValueError(
+            f"encoder={encoder!r} is not known. There are {', '.join(map(repr, SPECS))}, any timm architecture"
+            f"{' such as ' + ', '.join(near) if near else ''}, and 'hf-hub:owner/name'."
+        )
+    return EncoderSpec(encoder, encoder, "" if encoder.startswith("hf-hub:") else encoder)
+
+
+def licence_of(encoder: str | None) -> str:
+    """Return the licence of an encoder's weights."""
+    return SPECS[encoder].licence if encoder in SPECS else "not recorded"

@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from spade._weights import read_state, reason
 from spade.core.device import resolve_device
 from spade.core.rng import as_seed, seed_torch, torch_stream
 from spade.core.vision.towers import PixelTower, pooled
 from spade.encoders._spec import EncoderSpec
+from spade.io._state_dict import read_state, reason
 
 if TYPE_CHECKING:
     import torch

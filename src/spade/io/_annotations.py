@@ -9,7 +9,7 @@ from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from spade._files import MOST, suffix
+from spade.io._bytes import MOST, suffix
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -87,7 +87,7 @@ def read_annotations(
     >>> sp.io.read_annotations(folder / "labels.csv").columns.tolist()
     ['sample', 'spot', 'layer']
     """
-    from spade import _geojson, _label_table
+    from spade.io import _geojson, _label_table
 
     path = Path(path)
     if other_geometry not in ("error", "skip"):

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from geopandas import GeoDataFrame
     from spatialdata import SpatialData
 
-from spade._scale import check_spots, spot_pitch
+from spade.core.spots.lattice import check_spots, spot_pitch
 from spade.io._image import read_image, size
 from spade.io._section import check_inside, section
 

@@ -15,7 +15,7 @@ from scipy.sparse import csr_matrix
 if TYPE_CHECKING:
     from spatialdata import SpatialData
 
-from spade._scale import TOLERANCE, check_pitch
+from spade.core.spots.lattice import TOLERANCE, check_pitch
 from spade.io._image import read_image, size
 from spade.io._section import check_inside, section
 from spade.io._st_files import array_keys, parse_ids, read_counts, read_labels, read_positions, some

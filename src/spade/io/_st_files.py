@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 from scipy.sparse import csr_matrix
 
-from spade._files import read_bytes
+from spade.io._bytes import read_bytes
 
 if TYPE_CHECKING:
     from pathlib import Path

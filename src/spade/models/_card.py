@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from spade._version import __version__
+
 if TYPE_CHECKING:
     from spade.models._seal import SealModel
     from spade.models._spade import SpadeModel
@@ -11,8 +13,6 @@ if TYPE_CHECKING:
 
 def card(model: SpadeModel) -> str:
     """Say what the model is, what it was trained on and how it may be used."""
-    from spade import __version__
-
     config = model.config
     lines = [
         "# SPADE model",
@@ -48,7 +48,6 @@ def card(model: SpadeModel) -> str:
 
 def seal_card(model: SealModel) -> str:
     """Say what a fine-tuned encoder is, what it was trained on and how it may be used."""
-    from spade import __version__
     from spade.core.vision.lora import AdaptedStage
 
     config = model.config

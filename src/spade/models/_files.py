@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from spade._replace import publish, recover
+from spade.io._atomic import publish, recover
 from spade.models._genes import GenePanel
 
 FORMAT = 1

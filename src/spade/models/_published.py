@@ -11,9 +11,9 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 
-from spade._weights import TORCH_SUFFIXES, read_state
 from spade.core.experts.heads import Experts
 from spade.core.experts.routing import Routing
+from spade.io._state_dict import TORCH_SUFFIXES, read_state
 from spade.models._config import SpadeConfig
 from spade.models._spade import SpadeModel
 

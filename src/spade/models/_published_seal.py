@@ -11,15 +11,17 @@ import numpy as np
 from torch import Tensor
 
 from spade import encoders
-from spade._weights import read_state
 from spade.core.seal.gene_vae import N_FLOWS
 from spade.core.seal.network import COUNT, SealNet
 from spade.core.vision.lora import adapters, blocks_of
 from spade.core.vision.towers import PixelTower
 from spade.encoders import EncoderSpec
+from spade.encoders._spec import spec_of
+from spade.io._state_dict import read_state
 from spade.models._config import SealConfig
 from spade.models._genes import GenePanel
-from spade.models._seal import SealModel, adapt_tower, base_state
+from spade.models._seal import SealModel
+from spade.models._towers import adapt_tower, base_state
 
 #: Side of the patches it was trained on, in µm: 224 px at 0.5 µm/px.
 PATCH_UM = 112.0
@@ -91,7 +93,7 @@ def read_published_seal(
     ... )  # doctest: +SKIP
     """
     vision, omics = Path(vision_file), Path(omics_file)
-    spec = encoders.spec_of(encoder)
+    spec = spec_of(encoder)
     if not spec.architecture:
         raise ValueError(
             f"encoder={encoder!r} names no architecture that the file could be of; give a timm architecture or one of "

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import asdict, fields
 from functools import cached_property
 from os import PathLike
@@ -18,17 +18,17 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_matrix, issparse
 from torch import Tensor, nn
 
-from spade import encoders
 from spade.core.arrays import Floats
 from spade.core.device import resolve_device
 from spade.core.seal.network import SealNet
-from spade.core.vision.lora import NAMES, adapt, merged
+from spade.core.vision.lora import merged
 from spade.core.vision.towers import FeatureTower, PixelTower, to_unit
 from spade.encoders import EncoderSpec
 from spade.models._card import seal_card
 from spade.models._config import SealConfig
 from spade.models._files import CONFIG, GENES, read_folder, read_history, write_folder
 from spade.models._genes import GenePanel
+from spade.models._towers import base_state, feature_tower, tuned_tower
 
 #: Patches, and rows of features or expression, that are encoded at a time.
 PATCHES, ROWS = 64, 4_096
@@ -331,54 +331,6 @@ def _parts(x: Any, size: int) -> Iterator[tuple[int, Tensor]]:
         part = x[start : start + size]
         dense = np.ascontiguousarray(part.toarray() if issparse(part) else part)
         yield start, torch.from_numpy(dense if dense.dtype == np.uint8 else dense.astype(np.float32))
-
-
-def tuned_tower(
-    config: SealConfig, weights: str | PathLike[str] | Mapping[str, Tensor] | None
-) -> tuple[PixelTower, EncoderSpec, int]:
-    """Return an encoder with adapters that change nothing yet, what is known of it, and the side of its input."""
-    from spade.encoders._timm import TimmEncoder
-
-    spec = encoders.spec_of(config.encoder or "")
-    if weights is None and config.weights == "random":
-        weights = "random"
-    encoder = TimmEncoder(spec, weights=weights, device="cpu", rng=config.seed)
-    if config.encoder_id is not None and encoder.id != config.encoder_id:
-        raise ValueError(
-            f"weights={'of the model itself' if isinstance(weights, Mapping) else weights!r}: encoder {config.encoder!r} has id {encoder.id}, "
-            f"but the model was tuned from {config.encoder_id}. Pass the file of these weights with weights=."
-        )
-    tower = encoder.tower()
-    adapt_tower(tower, encoder.input_px, config)
-    return tower, spec, encoder.input_px
-
-
-def adapt_tower(tower: PixelTower, input_px: int, config: SealConfig, generator: torch.Generator | None = None) -> None:
-    """Freeze the encoder of a tower and give it adapters, as the settings say."""
-    adapt(
-        tower.model,
-        input_px,
-        n_blocks=config.n_blocks,
-        targets=config.targets,
-        rank=config.rank,
-        alpha=config.alpha,
-        dropout=config.dropout,
-        generator=generator,
-    )
-
-
-def feature_tower(config: SealConfig, mean: Floats, deviation: Floats) -> FeatureTower:
-    """Return a head on frozen features, as the settings say."""
-    return FeatureTower(mean, deviation, config.dim, hidden=config.hidden, head=config.head, dropout=config.dropout)
-
-
-def base_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return the frozen weights in the state of an adapted encoder, under the names that they have without adapters."""
-    return {
-        name.replace(".base_layer.", "."): value
-        for name, value in state.items()
-        if not any(part in name for part in NAMES)
-    }
 
 
 def _config(stored: dict[str, Any]) -> SealConfig:

@@ -16,7 +16,6 @@ import torch.distributed as dist
 from safetensors.torch import load_file, save_file
 from scipy.sparse import csr_matrix
 
-from spade import encoders
 from spade.core.distributed.ranks import BEGIN, Ranks
 from spade.core.distributed.workers import Say, places, run_workers
 from spade.core.files import CSR_PARTS
@@ -26,8 +25,9 @@ from spade.core.seal.pairs import Pairs
 from spade.core.seal.train import Progress, Record, check_shares, has_ended, train_seal_net
 from spade.core.training_state import StateFolder
 from spade.core.vision.towers import FeatureTower, PixelTower
+from spade.encoders._spec import spec_of
 from spade.models._config import SealConfig
-from spade.models._seal import adapt_tower, base_state, feature_tower
+from spade.models._towers import adapt_tower, base_state, feature_tower
 
 WORKER = "spade.models._seal_worker"
 ARRAYS = ("section", "role")
@@ -126,7 +126,7 @@ def _load(place: Path) -> tuple[SealNet, Pairs, SealConfig]:
     if config.on_features:
         tower = feature_tower(config, own["vision.mean"].numpy(), own["vision.deviation"].numpy())
     else:
-        base = TimmEncoder(encoders.spec_of(config.encoder or ""), weights=tensors["base"], device="cpu")
+        base = TimmEncoder(spec_of(config.encoder or ""), weights=tensors["base"], device="cpu")
         tower = base.tower()
         adapt_tower(tower, base.input_px, config)
     n_genes = facts["n_genes"]

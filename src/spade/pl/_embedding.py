@@ -12,8 +12,8 @@ from matplotlib.axes import Axes
 from numpy.typing import NDArray
 
 from spade import _keys
-from spade._checks import check_count
-from spade._samples import Sample, Samples, iter_samples, read_features, shorten
+from spade._checks import check_count, shorten
+from spade._samples import Sample, Samples, iter_samples, read_features
 from spade.core.rng import as_seed, numpy_stream
 from spade.pl._axes import (
     GREY,

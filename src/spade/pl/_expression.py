@@ -12,8 +12,9 @@ from matplotlib.colors import Normalize
 from numpy.typing import NDArray
 
 from spade import _keys
+from spade._checks import shorten
 from spade._predicted import read_predicted
-from spade._samples import Sample, Samples, iter_samples, read_counts, shorten
+from spade._samples import Sample, Samples, iter_samples, read_counts
 from spade.core.expression.correlation import pearson_per_gene
 from spade.core.expression.normalise import log_normalise
 from spade.models import GenePanel

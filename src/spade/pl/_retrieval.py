@@ -11,8 +11,8 @@ from matplotlib.colors import Normalize
 from numpy.typing import NDArray
 
 from spade import _keys
-from spade._checks import check_count, check_table
-from spade._samples import Samples, iter_samples, shorten
+from spade._checks import check_count, check_table, shorten
+from spade._samples import Samples, iter_samples
 from spade.pl._axes import GREY, SMALL, bare, colour_bar, finish, given_axes, new_figure, title
 from spade.pl._tissue import View, common_frames, draw_spots, draw_tissue, scale_bar, views
 

@@ -12,8 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
-from spade._checks import check_count
-from spade._samples import shorten
+from spade._checks import check_count, shorten
 from spade._survival import check_risks, percentiles
 from spade.core.arrays import Floats
 from spade.core.slides.survival import Curve, check_times, kaplan_meier, log_rank

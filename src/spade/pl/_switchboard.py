@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from numpy.typing import NDArray
 
-from spade._samples import shorten
+from spade._checks import shorten
 from spade._switchboard import PROBE, summarise
 from spade.pl._axes import GREY, SMALL, TEXT, finish, given_axes, new_figure, title
 from spade.pl._colours import SAFE

@@ -12,7 +12,7 @@ from scipy.sparse import csr_matrix
 from spade import _keys
 from spade._samples import Sample, Samples, as_list, check_names, iter_samples, obs_column, read_counts
 from spade.models import GenePanel
-from spade.models._genes import MIN_GENES
+from spade.models._gene_names import MIN_GENES
 from spade.pp._genes_common import enough_common, usable_names
 from spade.pp._genes_variable import Part, variable_alone, variable_together
 

@@ -7,8 +7,9 @@ import re
 import warnings
 from collections.abc import Mapping, Sequence
 
-from spade._samples import Sample, shorten
-from spade.models._genes import few_common, fold_names
+from spade._checks import shorten
+from spade._samples import Sample
+from spade.models._gene_names import few_common, fold_names
 
 logger = logging.getLogger("spade")
 #: Control probes of Xenium, CosMx and MERSCOPE, by their whole names: NEGR1, and ``blanks`` of the fly, are genes.

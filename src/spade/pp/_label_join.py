@@ -10,8 +10,9 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from spade import _keys
-from spade._label_table import SAMPLE, SPOT
-from spade._samples import Sample, shorten
+from spade._checks import shorten
+from spade._samples import Sample
+from spade.io._label_table import SAMPLE, SPOT
 
 Ints = NDArray[np.int64]
 
@@ -42,7 +43,7 @@ def join(sample: Sample, frame: pd.DataFrame, only: bool, source: str) -> tuple[
     sample
         The sample.
     frame
-        Table with ``sample``, ``spot`` or both; see :func:`spade._label_table.check_label_table`.
+        Table with ``sample``, ``spot`` or both; see :func:`spade.io._label_table.check_label_table`.
     only
         Whether the sample is the only one; a table without ``sample`` needs that.
     source

@@ -15,11 +15,13 @@ from geopandas import GeoDataFrame
 
 import spade.pp._label_join as tables
 import spade.pp._label_sources as sources
-from spade import _keys, _label_table
-from spade._files import suffix
-from spade._label_table import SAMPLE, SPOT, check_label_table, read_label_table
+from spade import _keys
+from spade._checks import shorten
 from spade._patches import patch_record, region_facts
-from spade._samples import Samples, as_list, check_free, check_names, iter_samples, shorten
+from spade._samples import Samples, as_list, check_free, check_names, iter_samples
+from spade.io import _label_table
+from spade.io._bytes import suffix
+from spade.io._label_table import SAMPLE, SPOT, check_label_table, read_label_table
 from spade.pp._label_section import Labelled, label_section
 
 logger = logging.getLogger("spade")

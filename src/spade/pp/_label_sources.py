@@ -14,10 +14,11 @@ from geopandas import GeoDataFrame
 from numpy.typing import NDArray
 from spatialdata.transformations import get_transformation
 
-from spade import _geojson, _label_table
-from spade._files import suffix
-from spade._polygons import checked_areas
-from spade._samples import Sample, Section, shorten
+from spade._checks import shorten
+from spade._samples import Sample, Section
+from spade.io import _geojson, _label_table
+from spade.io._bytes import suffix
+from spade.io._polygons import checked_areas
 
 
 @dataclass(frozen=True)

@@ -16,17 +16,11 @@ from spatialdata.models import ShapesModel
 from spatialdata.transformations import get_transformation
 
 from spade import _keys
+from spade._checks import shorten
 from spade._images import Placement, image_arrays, place
-from spade._samples import Sample, Samples, Section, add_empty_table, as_list, iter_samples, shorten
-from spade._scale import (
-    VISIUM_PITCH_UM,
-    check_pitch,
-    check_spots,
-    recorded_mpp,
-    recorded_pitch,
-    spot_pitch,
-    visium_mpp,
-)
+from spade._samples import Sample, Samples, Section, add_empty_table, as_list, iter_samples
+from spade.core.spots.lattice import VISIUM_PITCH_UM, check_pitch, check_spots, spot_pitch, visium_mpp
+from spade.io._scale import recorded_mpp, recorded_pitch
 
 logger = logging.getLogger("spade")
 #: ``obs`` columns with the position of a spot as Space Ranger counts it.

@@ -12,11 +12,12 @@ from numpy.typing import NDArray
 from scipy.sparse import triu
 
 from spade import _keys
+from spade._checks import shorten
 from spade._patches import patch_centres, patch_record
-from spade._samples import Sample, Samples, Section, iter_samples, read_counts, shorten
-from spade._scale import lattice_reach
+from spade._samples import Sample, Samples, Section, iter_samples, read_counts
 from spade.core.arrays import Floats
 from spade.core.expression.smoothing import pairs_within, smoothing_matrix
+from spade.core.spots.lattice import lattice_reach
 
 logger = logging.getLogger("spade")
 METHODS = ("lattice", "published", "radius")

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from spade._bags import Bags
-from spade._samples import shorten
+from spade._checks import shorten
 from spade.core.arrays import Floats
 
 YES, NO = ("1", "true"), ("0", "false")

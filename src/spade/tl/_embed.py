@@ -12,13 +12,13 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 
 from spade import _keys
-from spade._checks import check_count, check_idle
+from spade._checks import check_count, check_idle, shorten
 from spade._palette import palette
 from spade._patches import patch_record
 from spade._pixels import BATCH, encode_rows
-from spade._samples import Sample, Samples, categorical, iter_samples, shorten
+from spade._samples import Sample, Samples, categorical, iter_samples
 from spade.models import GenePanel, SealModel, SpadeModel
-from spade.models._genes import MATCHING
+from spade.models._gene_names import MATCHING
 from spade.tl._inputs import (
     Model,
     check_model,

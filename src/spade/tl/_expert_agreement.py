@@ -9,8 +9,9 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from spade import _keys
+from spade._checks import log_left_out
 from spade._samples import Samples
-from spade.tl._labels import iter_experts, log_left_out, need_experts, read_labels
+from spade.tl._labels import iter_experts, need_experts, read_labels
 
 OVERALL = "all sections"
 

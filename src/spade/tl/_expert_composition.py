@@ -8,11 +8,11 @@ import numpy as np
 import pandas as pd
 
 from spade import _keys
-from spade._checks import check_count
+from spade._checks import check_count, log_left_out
 from spade._samples import Samples, group_labels
 from spade.core.evaluation.composition import composition
 from spade.core.rng import as_seed, numpy_stream
-from spade.tl._labels import by_number, iter_experts, log_left_out, need_experts, read_labels
+from spade.tl._labels import by_number, iter_experts, need_experts, read_labels
 
 logger = logging.getLogger("spade")
 

@@ -14,16 +14,16 @@ import pandas as pd
 from tqdm.auto import tqdm
 
 from spade import _keys, encoders
-from spade._checks import check_count
+from spade._checks import check_count, shorten
 from spade._hest_bench import read_task, read_task_sample
 from spade._pixels import BATCH
-from spade._samples import Samples, as_list, check_names, group_labels, iter_samples, read_counts, shorten
-from spade._store import is_store
+from spade._samples import Samples, as_list, check_names, group_labels, iter_samples, read_counts
 from spade.core.expression.normalise import TARGET_SUM
 from spade.core.spots.blocks import spacing
 from spade.encoders import Encoder
+from spade.io._store import is_store
 from spade.models import GenePanel
-from spade.models._genes import MATCHING
+from spade.models._gene_names import MATCHING
 from spade.tl._labelled import Representation, named_representations, read_representations
 from spade.tl._protocols import HEST, SOUND, Measured, hest_fold, sound_fold, variable_genes
 from spade.tl._reference import sample_points

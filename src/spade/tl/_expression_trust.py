@@ -9,8 +9,9 @@ import pandas as pd
 from tqdm.auto import tqdm
 
 from spade import _keys
+from spade._checks import shorten
 from spade._expression_table import mean_bounds, mean_known
-from spade._samples import Samples, shorten
+from spade._samples import Samples
 from spade.core.expression.correlation import pearson_per_gene
 from spade.core.rng import as_seed, numpy_stream
 from spade.models import GenePanel

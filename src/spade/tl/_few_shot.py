@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
 from spade import _keys
-from spade._checks import check_count
-from spade._samples import Samples, as_list, shorten
+from spade._checks import check_count, shorten
+from spade._samples import Samples, as_list
 from spade.core.arrays import Floats
 from spade.core.evaluation.episodes import Episode, anywhere, between_blocks, between_groups
 from spade.core.rng import as_seed, numpy_stream

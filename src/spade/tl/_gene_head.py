@@ -9,7 +9,8 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from spade import _keys
-from spade._samples import Sample, Samples, as_list, iter_samples, shorten
+from spade._checks import shorten
+from spade._samples import Sample, Samples, as_list, iter_samples
 from spade.models import GenePanel, SealModel
 from spade.tl._inputs import Model, features_key, read_model_features
 

@@ -8,13 +8,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from spade import encoders
 from spade.core.experts.one_process import TrainedExpert
-
-
-def licence(encoder: str | None) -> str:
-    known = encoders.available()
-    return known[encoder].licence if encoder in known else "not recorded"
 
 
 def kept_losses(trained: list[TrainedExpert]) -> str:

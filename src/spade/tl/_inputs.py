@@ -15,21 +15,13 @@ from scipy.sparse import csr_matrix
 from spatialdata import SpatialData
 
 from spade import _keys
-from spade._samples import (
-    Sample,
-    check_names,
-    group_labels,
-    iter_samples,
-    obs_column,
-    read_counts,
-    read_features,
-    shorten,
-)
+from spade._checks import shorten
+from spade._samples import Sample, check_names, group_labels, iter_samples, obs_column, read_counts, read_features
 from spade.core.expression.normalise import log_normalise
 from spade.core.rng import numpy_stream
 from spade.core.roles import NOT_USED, TRAIN, VAL
 from spade.models import GenePanel, SealConfig, SealModel, SpadeConfig, SpadeModel
-from spade.models._genes import MATCHING, common_genes
+from spade.models._gene_names import MATCHING, common_genes
 
 Model: TypeAlias = SpadeModel | SealModel
 ROLES = {_keys.TRAIN: TRAIN, _keys.VAL: VAL}

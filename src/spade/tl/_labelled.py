@@ -10,8 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from spade import _keys
+from spade._checks import shorten
 from spade._patches import patch_record, section_points
-from spade._samples import Sample, Samples, check_names, group_labels, iter_samples, read_features, shorten
+from spade._samples import Sample, Samples, check_names, group_labels, iter_samples, read_features
 from spade.core.arrays import Floats
 from spade.tl._labels import read_labels
 

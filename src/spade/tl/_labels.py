@@ -46,10 +46,3 @@ def need_experts(experts: NDArray[np.object_], key: str) -> None:
         raise ValueError(
             f"key={key!r}: none of {len(experts)} spots has an expert, as no patch is valid. Check sp.pl.patches(samples)."
         )
-
-
-def log_left_out(function: str, total: int, counts: dict[str, int]) -> None:
-    """Log how many of ``total`` spots are left out for which reason, if any are."""
-    reasons = ", ".join(f"{count} {reason}" for reason, count in counts.items() if count)
-    if reasons:
-        logger.info("%s: of %d spots are left out: %s", function, total, reasons)

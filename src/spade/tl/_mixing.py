@@ -9,10 +9,9 @@ import numpy as np
 import pandas as pd
 
 from spade import _keys
-from spade._checks import check_count
+from spade._checks import check_count, log_left_out
 from spade._samples import Samples, check_names, group_labels, iter_samples, read_features
 from spade.core.evaluation.mixing import expected_shares, neighbour_shares
-from spade.tl._labels import log_left_out
 
 logger = logging.getLogger("spade")
 

@@ -14,14 +14,14 @@ from scipy.sparse import csr_matrix, vstack
 from spatialdata import SpatialData
 
 from spade import _keys
-from spade._checks import check_count
+from spade._checks import check_count, shorten
 from spade._patches import patch_record, section_points
-from spade._samples import Sample, Samples, as_list, check_names, iter_samples, read_counts, shorten
+from spade._samples import Sample, Samples, as_list, check_names, iter_samples, read_counts
 from spade.core.arrays import Floats
 from spade.core.evaluation.folds import section_folds
 from spade.core.expression.normalise import log_normalise
 from spade.models import GenePanel, SealModel, SpadeModel
-from spade.models._genes import MATCHING, common_genes
+from spade.models._gene_names import MATCHING, common_genes
 from spade.tl._inputs import Model, check_model, features_key
 from spade.tl._labelled import named_representations, read_representations
 from spade.tl._pairs import check_mix, encode, read_modality

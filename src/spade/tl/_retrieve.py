@@ -14,9 +14,10 @@ from numpy.typing import NDArray
 from spatialdata import SpatialData
 from tqdm.auto import tqdm
 
-from spade._samples import Sample, Samples, as_list, check_names, iter_samples, shorten
+from spade._checks import shorten
+from spade._samples import Sample, Samples, as_list, check_names, iter_samples
 from spade.core.evaluation.retrieval import Nearest
-from spade.models._genes import MATCHING
+from spade.models._gene_names import MATCHING
 from spade.tl._inputs import Model, check_model, features_key
 from spade.tl._pairs import MODALITIES, check_mix, encode, encode_signature, read_modality
 

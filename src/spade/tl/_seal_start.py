@@ -23,7 +23,7 @@ from spade.core.seal.pairs import Pairs, n_batches
 from spade.core.vision.lora import blocks_of
 from spade.core.vision.towers import FeatureTower, PixelTower
 from spade.models import SealConfig
-from spade.models._seal import adapt_tower, feature_tower
+from spade.models._towers import adapt_tower, feature_tower
 from spade.tl._inputs import TrainingData
 from spade.tl._patch_reader import PatchReader
 

@@ -13,8 +13,8 @@ from tqdm.auto import tqdm
 
 from spade import _keys
 from spade._bags import BagSource
-from spade._checks import check_count
-from spade._samples import as_list, shorten
+from spade._checks import check_count, shorten
+from spade._samples import as_list
 from spade.core.device import resolve_device
 from spade.core.errors import NonFiniteLossError
 from spade.core.evaluation.folds import groups_per_class, stratified_folds

@@ -17,16 +17,10 @@ from scipy.sparse import csr_matrix, vstack
 from spatialdata import SpatialData
 
 from spade import _keys
+from spade._checks import shorten
 from spade._patches import patch_record
 from spade._pixels import BATCH, encode_rows
-from spade._samples import (
-    Sample,
-    check_names,
-    group_labels,
-    iter_samples,
-    read_features,
-    shorten,
-)
+from spade._samples import Sample, check_names, group_labels, iter_samples, read_features
 from spade.core.arrays import Floats
 from spade.core.evaluation.episodes import Episode
 from spade.core.evaluation.folds import section_folds, stratified_folds

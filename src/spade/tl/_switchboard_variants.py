@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from spade._checks import shorten
 from spade._pixels import BATCH, encode_rows
-from spade._samples import iter_samples, shorten
+from spade._samples import iter_samples
 from spade.models import SealConfig, SealModel, SpadeConfig
 from spade.tl._inputs import Model, tuned
 from spade.tl._pairs import encode

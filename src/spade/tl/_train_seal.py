@@ -17,9 +17,10 @@ from spade.core.distributed.ranks import ranks
 from spade.core.rng import as_seed
 from spade.core.roles import TRAIN, VAL
 from spade.core.seal.train import train_seal_net
+from spade.encoders._spec import licence_of
 from spade.models import GenePanel, SealConfig, SealModel
 from spade.models._seal_processes import train_in_processes
-from spade.tl._history import licence, seal_history
+from spade.tl._history import seal_history
 from spade.tl._inputs import FeatureReader, load_training, resolve_panel
 from spade.tl._patch_reader import PatchReader
 from spade.tl._seal_start import (
@@ -303,7 +304,7 @@ def train_seal(
         history=seal_history(record.history),
         facts={
             "samples": ", ".join(data.samples),
-            "licence_of_the_encoder": licence(config.encoder),
+            "licence_of_the_encoder": licence_of(config.encoder),
             "training_spots": train,
             "validation_spots": int((data.role == VAL).sum()),
             "trained_weights_of_the_encoder": sum(

@@ -23,9 +23,10 @@ from spade.core.expression.normalise import group_sums
 from spade.core.files import digest
 from spade.core.rng import as_seed
 from spade.core.roles import TRAIN, VAL
+from spade.encoders._spec import licence_of
 from spade.models import GenePanel, SpadeConfig, SpadeModel
 from spade.tl._clusters import cluster_training
-from spade.tl._history import history_of, kept_losses, licence
+from spade.tl._history import history_of, kept_losses
 from spade.tl._inputs import TrainingData, check_spade, load_training, resolve_panel
 from spade.tl._start import check_init, describe, open_checkpoints, unfolded, warm_start_experts
 
@@ -281,7 +282,7 @@ def train_spade(
         history=history_of(trained, sizes),
         facts={
             "samples": ", ".join(data.samples),
-            "licence_of_the_encoder": licence(config.encoder),
+            "licence_of_the_encoder": licence_of(config.encoder),
             "training_spots": int(train.sum()),
             "validation_spots": int((data.role == VAL).sum()),
             "spots_per_expert": ", ".join(map(str, sizes)),

@@ -13,9 +13,9 @@ import numpy as np
 import shapely
 from shapely.geometry.base import BaseGeometry
 
-from spade._files import MOST, read_text
-from spade._polygons import checked_areas
-from spade._samples import shorten
+from spade._checks import shorten
+from spade.io._bytes import MOST, read_text
+from spade.io._polygons import checked_areas
 
 if TYPE_CHECKING:
     from geopandas import GeoDataFrame

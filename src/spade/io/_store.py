@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from spade._replace import UNSUPPORTED, publish, recover
+from spade.io._atomic import UNSUPPORTED, publish, recover
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator

@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from spade._files import MOST, read_text
-from spade._samples import shorten
+from spade._checks import shorten
+from spade.io._bytes import MOST, read_text
 
 SUFFIXES = (".csv", ".tsv", ".txt")
 SAMPLE, SPOT = "sample", "spot"

@@ -13,8 +13,8 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from spade._samples import shorten
-from spade._weights import DAMAGED, reason
+from spade._checks import shorten
+from spade.io._state_dict import DAMAGED, reason
 
 H5, TORCH = (".h5", ".hdf5"), (".pt", ".pth")
 SUFFIXES = H5 + TORCH

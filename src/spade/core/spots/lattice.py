@@ -1,51 +1,14 @@
-"""Microns per pixel: what readers record, how Visium is recognised, and the check against the spots."""
+"""The lattice that spots lie on: its pitch, and whether it is that of Visium."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 from scipy.spatial import KDTree
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from spatialdata import SpatialData
-
-from spade._keys import UNS
 
 TOLERANCE = 0.05
 VISIUM_PITCH_UM = 100.0
 #: Visium spots measure 55 µm; the diameter that Space Ranger writes spans 65 µm.
 VISIUM_RATIOS = (0.55, 0.65)
-
-
-def record_scale(
-    sdata: SpatialData,
-    *,
-    sample: str,
-    mpp: Mapping[str, float] | None = None,
-    pitch_um: Mapping[str, float] | None = None,
-) -> None:
-    """Record in ``sdata.attrs["spade"]`` what a reader knows.
-
-    Parameters
-    ----------
-    sdata
-        Object to write into.
-    sample
-        Name of the sample, used in messages, plots and retrieval results.
-    mpp
-        Microns per pixel of images at their finest level, by image element.
-    pitch_um
-        Centre-to-centre distance of neighbouring spots in µm, by shapes element.
-    """
-    old = sdata.attrs.get(UNS, {})
-    sdata.attrs[UNS] = {
-        "sample": sample,
-        "mpp": {**old.get("mpp", {}), **{key: float(value) for key, value in (mpp or {}).items()}},
-        "pitch_um": {**old.get("pitch_um", {}), **{key: float(value) for key, value in (pitch_um or {}).items()}},
-    }
 
 
 def spot_pitch(centres: np.ndarray) -> float:
@@ -149,13 +112,3 @@ def check_spots(centres: np.ndarray, mpp: float, pitch_um: float, what: str) -> 
         if np.mean(np.abs(nearest - 1) <= TOLERANCE) >= 0.05 and np.mean(nearest < 1 - TOLERANCE) < 0.01:
             return
     check_pitch(pitch_px, mpp, pitch_um, what)
-
-
-def recorded_mpp(sdata: SpatialData, image_key: str) -> float | None:
-    """Return the µm/px that a reader recorded for an image."""
-    return sdata.attrs.get(UNS, {}).get("mpp", {}).get(image_key)
-
-
-def recorded_pitch(sdata: SpatialData, shapes_key: str) -> float | None:
-    """Return the pitch in µm that a reader recorded for the spots."""
-    return sdata.attrs.get(UNS, {}).get("pitch_um", {}).get(shapes_key)
