@@ -8,8 +8,8 @@ import torch
 import torch.nn.functional as F
 
 import spade as sp
-from spade._pixels import placed_sections
-from spade._samples import iter_samples
+from spade._samples.encode import placed_sections
+from spade._samples.open import iter_samples
 from spade.core.evaluation.retrieval import pair_ranks
 from spade.core.expression.correlation import pearson_per_gene
 from spade.core.expression.normalise import log_normalise

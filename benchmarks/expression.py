@@ -22,7 +22,7 @@ from spatialdata import SpatialData
 
 import spade as sp
 from spade._expression_table import mean_bounds
-from spade._samples import iter_samples
+from spade._samples.open import iter_samples
 from spade.core.expression.correlation import pearson_per_gene
 from spade.core.expression.normalise import log_normalise
 from spade.core.rng import numpy_stream

@@ -17,7 +17,7 @@ import pandas as pd
 from spatialdata import read_zarr
 
 import spade as sp
-from spade._images import image_levels
+from spade._samples.images import image_levels
 from spade.core.patches.sources import LivePatches, Placed, batches, write_patches
 
 PX = 224

@@ -17,7 +17,7 @@ import pandas as pd
 from spatialdata import bounding_box_query, read_zarr
 
 import spade as sp
-from spade._images import image_levels
+from spade._samples.images import image_levels
 from spade.core.patches.tiles import iter_patches
 
 

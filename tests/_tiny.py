@@ -20,8 +20,8 @@ from spatialdata.models import Image2DModel, ShapesModel, TableModel
 from spatialdata.transformations import Affine, set_transformation
 
 import spade as sp
-from spade._images import image_arrays
 from spade._keys import write_provenance
+from spade._samples.images import image_arrays
 from spade.io._scale import record_scale
 
 SIDE = 400

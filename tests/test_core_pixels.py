@@ -13,8 +13,8 @@ import pytest
 from _tiny import SIDE, circles, pixels, square_lattice, table, tiny, warns_here
 
 import spade as sp
-from spade._pixels import placed_sections
-from spade._samples import iter_samples
+from spade._samples.encode import placed_sections
+from spade._samples.open import iter_samples
 from spade.core.patches.sources import GivenPatches, LivePatches, MappedPatches, Placed, batches, write_patches
 from spade.core.patches.tiles import Level, iter_patches
 

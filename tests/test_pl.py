@@ -20,8 +20,8 @@ from spatialdata import SpatialData
 from spatialdata.models import Image2DModel, ShapesModel, TableModel
 
 import spade as sp
-from spade._images import image_levels
-from spade._palette import palette
+from spade._samples.expert_colours import palette
+from spade._samples.images import image_levels
 from spade.core.experts.routing import routing_entropy
 from spade.pl import _tissue
 from spade.pl._colours import SAFE

@@ -12,7 +12,8 @@ from scipy.sparse import csr_matrix, issparse
 from spatialdata import SpatialData, read_zarr
 
 import spade as sp
-from spade._samples import iter_samples, read_counts
+from spade._samples.counts import read_counts
+from spade._samples.open import iter_samples
 from spade.core.expression.smoothing import pairs_within, smoothing_matrix
 from spade.core.spots.lattice import lattice_reach
 from spade.io._scale import record_scale

@@ -14,8 +14,8 @@ from scipy.stats import pearsonr
 from spatialdata import SpatialData, read_zarr
 
 import spade as sp
-from spade._predicted import read_predicted
-from spade._samples import iter_samples
+from spade._samples.open import iter_samples
+from spade._samples.predicted import read_predicted
 from spade.core.expression.correlation import pearson_per_gene
 from spade.core.expression.normalise import log_normalise
 from spade.tl._pairs import encode, read_modality

@@ -12,7 +12,7 @@ from _sections import read_bulb, read_tumour
 from spatialdata import read_zarr
 
 import spade as sp
-from spade._samples import iter_samples
+from spade._samples.open import iter_samples
 
 ROOT = Path(__file__).parents[1]
 pytestmark = [pytest.mark.realdata, pytest.mark.slow]

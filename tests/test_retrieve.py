@@ -12,11 +12,12 @@ from scipy.stats import mannwhitneyu
 from spatialdata import read_zarr
 
 import spade as sp
-from spade._samples import iter_samples
+from spade._samples.counts import read_expression
+from spade._samples.open import iter_samples
 from spade.core.evaluation import retrieval
 from spade.core.evaluation.retrieval import Nearest, chance_rank, chance_recall
 from spade.models import GenePanel, SpadeConfig
-from spade.tl._inputs import load_training, read_expression
+from spade.tl._inputs import load_training
 
 
 def cohort():

@@ -11,7 +11,10 @@ from scipy.sparse import csc_matrix, csr_array, csr_matrix
 from spatialdata import SpatialData
 
 import spade as sp
-from spade._samples import categorical, group_labels, iter_samples, obs_column, read_counts, read_features
+from spade._samples.counts import read_counts
+from spade._samples.features import read_features
+from spade._samples.obs import categorical, group_labels, obs_column
+from spade._samples.open import iter_samples
 
 
 @pytest.fixture(scope="module")

@@ -18,16 +18,10 @@ from numpy.typing import NDArray
 from spatialdata import SpatialData
 
 from spade._checks import shorten
-from spade._samples import (
-    Sample,
-    Samples,
-    as_list,
-    check_names,
-    group_labels,
-    iter_samples,
-    read_features,
-    value_strings,
-)
+from spade._samples.features import read_features
+from spade._samples.obs import group_labels, value_strings
+from spade._samples.open import Samples, as_list, iter_samples
+from spade._samples.sample import Sample, check_names
 from spade.io._feature_files import feature_shape, find_feature_files, is_feature_file, read_feature_file
 from spade.io._label_table import SAMPLE, SPOT, check_label_table
 from spade.io._store import is_store

@@ -17,7 +17,8 @@ import spade as sp
 from spade import _keys
 from spade._demo._find import find_samples
 from spade._demo._report import Report
-from spade._samples import Sample, iter_samples
+from spade._samples.open import iter_samples
+from spade._samples.sample import Sample
 
 USE_REP = "X_texture"
 SPOTS_PER_EXPERT = 200

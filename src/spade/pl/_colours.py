@@ -10,9 +10,10 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from spade._experts import expert_series
-from spade._palette import palette
-from spade._samples import Sample, obs_column
+from spade._samples.expert_colours import palette
+from spade._samples.experts import expert_series
+from spade._samples.obs import obs_column
+from spade._samples.sample import Sample
 
 #: Colours of Okabe and Ito, told apart with any kind of colour vision; grey means missing here.
 SAFE = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#f0e442", "#000000")

@@ -13,7 +13,9 @@ from numpy.typing import NDArray
 
 from spade import _keys
 from spade._checks import check_count, shorten
-from spade._samples import Sample, Samples, iter_samples, read_features
+from spade._samples.features import read_features
+from spade._samples.open import Samples, iter_samples
+from spade._samples.sample import Sample
 from spade.core.rng import as_seed, numpy_stream
 from spade.pl._axes import (
     GREY,

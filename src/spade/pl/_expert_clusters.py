@@ -10,8 +10,8 @@ from matplotlib.colors import Normalize
 from numpy.typing import NDArray
 
 from spade import _keys
-from spade._experts import expert_weights
-from spade._samples import Samples, iter_samples
+from spade._samples.experts import expert_weights
+from spade._samples.open import Samples, iter_samples
 from spade.core.experts.routing import routing_entropy
 from spade.pl._axes import GREY, colour_bar, dots_legend, finish, given_axes, new_figure, title
 from spade.pl._colours import Column, join_columns, read_column

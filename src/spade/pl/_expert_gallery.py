@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 
 from spade import _keys
 from spade._checks import check_count, shorten
-from spade._experts import expert_weights
-from spade._expression import log_expression
-from spade._samples import Samples, iter_samples
+from spade._samples.counts import log_expression
+from spade._samples.experts import expert_weights
+from spade._samples.open import Samples, iter_samples
 from spade.pl._axes import GREY, SMALL, TEXT, bare, clip, finish, given_axes, new_figure
 from spade.pl._colours import join_columns, read_column
 from spade.pl._genes import top_genes

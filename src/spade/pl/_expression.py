@@ -13,8 +13,10 @@ from numpy.typing import NDArray
 
 from spade import _keys
 from spade._checks import shorten
-from spade._predicted import read_predicted
-from spade._samples import Sample, Samples, iter_samples, read_counts
+from spade._samples.counts import read_counts
+from spade._samples.open import Samples, iter_samples
+from spade._samples.predicted import read_predicted
+from spade._samples.sample import Sample
 from spade.core.expression.correlation import pearson_per_gene
 from spade.core.expression.normalise import log_normalise
 from spade.models import GenePanel

@@ -15,9 +15,9 @@ from matplotlib.patches import Rectangle
 from matplotlib.transforms import blended_transform_factory
 from numpy.typing import NDArray
 
-from spade._images import image_levels
-from spade._patches import patch_centres, patch_record
-from spade._samples import Sample
+from spade._samples.images import image_levels
+from spade._samples.patches import patch_centres, patch_record
+from spade._samples.sample import Sample
 from spade.core.patches.tiles import Level, iter_patches
 from spade.pl._axes import SMALL, TEXT, bare
 

@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from spade._palette import palette
+from spade._samples.expert_colours import palette
 from spade.pl._axes import GREY, LEGEND_ROWS, TEXT, finish, given_axes, new_figure
 
 COLUMNS = ("epoch", "train_loss", "val_loss")

@@ -8,8 +8,9 @@ from os import PathLike
 import numpy as np
 
 from spade import _keys, encoders
-from spade._pixels import BATCH, encode_rows
-from spade._samples import Sample, Samples, iter_samples
+from spade._samples.encode import BATCH, encode_rows
+from spade._samples.open import Samples, iter_samples
+from spade._samples.sample import Sample
 from spade.encoders import Encoder
 
 logger = logging.getLogger("spade")

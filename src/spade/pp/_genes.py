@@ -10,7 +10,10 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 
 from spade import _keys
-from spade._samples import Sample, Samples, as_list, check_names, iter_samples, obs_column, read_counts
+from spade._samples.counts import read_counts
+from spade._samples.obs import obs_column
+from spade._samples.open import Samples, as_list, iter_samples
+from spade._samples.sample import Sample, check_names
 from spade.models import GenePanel
 from spade.models._gene_names import MIN_GENES
 from spade.pp._genes_common import enough_common, usable_names

@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 
 from spade._checks import shorten
-from spade._samples import Sample
+from spade._samples.sample import Sample
 from spade.models._gene_names import few_common, fold_names
 
 logger = logging.getLogger("spade")

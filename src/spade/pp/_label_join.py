@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from spade import _keys
 from spade._checks import shorten
-from spade._samples import Sample
+from spade._samples.sample import Sample
 from spade.io._label_table import SAMPLE, SPOT
 
 Ints = NDArray[np.int64]

@@ -17,8 +17,10 @@ import spade.pp._label_join as tables
 import spade.pp._label_sources as sources
 from spade import _keys
 from spade._checks import shorten
-from spade._patches import patch_record, region_facts
-from spade._samples import Samples, as_list, check_free, check_names, iter_samples
+from spade._samples.obs import check_free
+from spade._samples.open import Samples, as_list, iter_samples
+from spade._samples.patches import patch_record, region_facts
+from spade._samples.sample import check_names
 from spade.io import _label_table
 from spade.io._bytes import suffix
 from spade.io._label_table import SAMPLE, SPOT, check_label_table, read_label_table

@@ -11,9 +11,9 @@ import shapely
 from numpy.typing import NDArray
 
 import spade.pp._label_areas as areas
-from spade._images import image_arrays
-from spade._patches import patch_centres
-from spade._samples import Sample, Section
+from spade._samples.images import image_arrays
+from spade._samples.patches import patch_centres
+from spade._samples.sample import Sample, Section
 from spade.pp._label_sources import Outlines
 
 

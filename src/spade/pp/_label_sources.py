@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from spatialdata.transformations import get_transformation
 
 from spade._checks import shorten
-from spade._samples import Sample, Section
+from spade._samples.sample import Sample, Section
 from spade.io import _geojson, _label_table
 from spade.io._bytes import suffix
 from spade.io._polygons import checked_areas

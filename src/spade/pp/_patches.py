@@ -17,8 +17,10 @@ from spatialdata.transformations import get_transformation
 
 from spade import _keys
 from spade._checks import shorten
-from spade._images import Placement, image_arrays, place
-from spade._samples import Sample, Samples, Section, add_empty_table, as_list, iter_samples
+from spade._samples.images import image_arrays
+from spade._samples.open import Samples, add_empty_table, as_list, iter_samples
+from spade._samples.placement import Placement, place
+from spade._samples.sample import Sample, Section
 from spade.core.spots.lattice import VISIUM_PITCH_UM, check_pitch, check_spots, spot_pitch, visium_mpp
 from spade.io._scale import recorded_mpp, recorded_pitch
 

@@ -13,8 +13,10 @@ from scipy.sparse import triu
 
 from spade import _keys
 from spade._checks import shorten
-from spade._patches import patch_centres, patch_record
-from spade._samples import Sample, Samples, Section, iter_samples, read_counts
+from spade._samples.counts import read_counts
+from spade._samples.open import Samples, iter_samples
+from spade._samples.patches import patch_centres, patch_record
+from spade._samples.sample import Sample, Section
 from spade.core.arrays import Floats
 from spade.core.expression.smoothing import pairs_within, smoothing_matrix
 from spade.core.spots.lattice import lattice_reach

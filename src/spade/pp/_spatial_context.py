@@ -9,8 +9,10 @@ from numpy.typing import NDArray
 from scipy.spatial import KDTree
 
 from spade import _keys
-from spade._patches import patch_record, section_points
-from spade._samples import Sample, Samples, iter_samples, read_features
+from spade._samples.features import read_features
+from spade._samples.open import Samples, iter_samples
+from spade._samples.patches import patch_record, section_points
+from spade._samples.sample import Sample
 from spade.core.arrays import Floats
 from spade.core.spots.blocks import spacing
 

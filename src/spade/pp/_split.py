@@ -10,8 +10,10 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from spade import _keys
-from spade._patches import patch_record, section_points
-from spade._samples import Sample, Samples, as_list, check_names, group_labels, iter_samples
+from spade._samples.obs import group_labels
+from spade._samples.open import Samples, as_list, iter_samples
+from spade._samples.patches import patch_record, section_points
+from spade._samples.sample import Sample, check_names
 from spade.core.rng import as_seed, numpy_stream
 from spade.core.spots.blocks import too_near
 

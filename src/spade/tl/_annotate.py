@@ -7,9 +7,11 @@ import logging
 import numpy as np
 
 from spade import _keys
-from spade._samples import Samples, as_list, categorical, check_free, iter_samples, obs_column
+from spade._samples.features import Representation, named_representations, read_representations, support_scale
+from spade._samples.obs import categorical, check_free, obs_column
+from spade._samples.open import Samples, as_list, iter_samples
 from spade.core.rng import as_seed
-from spade.tl._labelled import Representation, named_representations, read_representations, read_rows, support_scale
+from spade.tl._labelled import read_rows
 from spade.tl._probes import Probe
 
 logger = logging.getLogger("spade")

@@ -8,10 +8,11 @@ import numpy as np
 import pandas as pd
 
 from spade import _keys
-from spade._samples import Samples, as_list, categorical, check_free, iter_samples
+from spade._samples.features import Representation, named_representations
+from spade._samples.obs import categorical, check_free
+from spade._samples.open import Samples, as_list, iter_samples
 from spade.core.device import resolve_device
 from spade.core.rng import as_seed
-from spade.tl._labelled import Representation, named_representations
 from spade.tl._slide_fit import SlideConfig, check_heads, fit, read_moments, read_slides
 
 logger = logging.getLogger("spade")

@@ -9,13 +9,15 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from spade import _keys
-from spade._samples import Samples, as_list, categorical, group_labels, iter_samples, read_features
+from spade._samples.features import read_features
+from spade._samples.model_features import EARLIER, check_source, source_of
+from spade._samples.obs import categorical, group_labels, read_roles
+from spade._samples.open import Samples, as_list, iter_samples
 from spade.core.experts.clustering import two_stage
 from spade.core.experts.routing import Routing
 from spade.core.rng import as_seed
 from spade.core.roles import TRAIN
 from spade.models import SpadeConfig
-from spade.tl._inputs import EARLIER, check_source, read_roles, source_of
 
 logger = logging.getLogger("spade")
 

@@ -13,21 +13,16 @@ from scipy.sparse import csr_matrix
 
 from spade import _keys
 from spade._checks import check_count, check_idle, shorten
-from spade._palette import palette
-from spade._patches import patch_record
-from spade._pixels import BATCH, encode_rows
-from spade._samples import Sample, Samples, categorical, iter_samples
+from spade._samples.counts import read_expression
+from spade._samples.encode import BATCH, encode_rows
+from spade._samples.expert_colours import palette
+from spade._samples.model_features import Model, check_model, check_patch_size, features_key, read_model_features, tuned
+from spade._samples.obs import categorical
+from spade._samples.open import Samples, iter_samples
+from spade._samples.patches import patch_record
+from spade._samples.sample import Sample
 from spade.models import GenePanel, SealModel, SpadeModel
 from spade.models._gene_names import MATCHING
-from spade.tl._inputs import (
-    Model,
-    check_model,
-    check_patch_size,
-    features_key,
-    read_expression,
-    read_model_features,
-    tuned,
-)
 from spade.tl._pairs import unit
 
 logger = logging.getLogger("spade")

@@ -10,8 +10,9 @@ from numpy.typing import NDArray
 
 from spade import _keys
 from spade._checks import log_left_out
-from spade._samples import Samples
-from spade.tl._labels import iter_experts, need_experts, read_labels
+from spade._samples.experts import iter_experts, need_experts
+from spade._samples.obs import read_labels
+from spade._samples.open import Samples
 
 OVERALL = "all sections"
 

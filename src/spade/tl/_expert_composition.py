@@ -9,10 +9,11 @@ import pandas as pd
 
 from spade import _keys
 from spade._checks import check_count, log_left_out
-from spade._samples import Samples, group_labels
+from spade._samples.experts import by_number, iter_experts, need_experts
+from spade._samples.obs import group_labels, read_labels
+from spade._samples.open import Samples
 from spade.core.evaluation.composition import composition
 from spade.core.rng import as_seed, numpy_stream
-from spade.tl._labels import by_number, iter_experts, need_experts, read_labels
 
 logger = logging.getLogger("spade")
 

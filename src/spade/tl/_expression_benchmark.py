@@ -16,17 +16,20 @@ from tqdm.auto import tqdm
 from spade import _keys, encoders
 from spade._checks import check_count, shorten
 from spade._hest_bench import read_task, read_task_sample
-from spade._pixels import BATCH
-from spade._samples import Samples, as_list, check_names, group_labels, iter_samples, read_counts
+from spade._samples.counts import read_counts
+from spade._samples.encode import BATCH
+from spade._samples.features import Representation, named_representations, read_representations
+from spade._samples.obs import group_labels
+from spade._samples.open import Samples, as_list, iter_samples
+from spade._samples.patches import sample_points
+from spade._samples.sample import check_names
 from spade.core.expression.normalise import TARGET_SUM
 from spade.core.spots.blocks import spacing
 from spade.encoders import Encoder
 from spade.io._store import is_store
 from spade.models import GenePanel
 from spade.models._gene_names import MATCHING
-from spade.tl._labelled import Representation, named_representations, read_representations
 from spade.tl._protocols import HEST, SOUND, Measured, hest_fold, sound_fold, variable_genes
-from spade.tl._reference import sample_points
 
 logger = logging.getLogger("spade")
 #: Training and test sections of every fold, by its name.

@@ -11,11 +11,11 @@ from tqdm.auto import tqdm
 from spade import _keys
 from spade._checks import shorten
 from spade._expression_table import mean_bounds, mean_known
-from spade._samples import Samples
+from spade._samples.model_features import Model
+from spade._samples.open import Samples
 from spade.core.expression.correlation import pearson_per_gene
 from spade.core.rng import as_seed, numpy_stream
 from spade.models import GenePanel
-from spade.tl._inputs import Model
 from spade.tl._predictor import Predictor
 from spade.tl._reference import Way, read_reference
 

@@ -15,11 +15,12 @@ from tqdm.auto import tqdm
 
 from spade import _keys
 from spade._checks import check_count, shorten
-from spade._samples import Samples, as_list
+from spade._samples.features import Representation, named_representations, support_scale
+from spade._samples.open import Samples, as_list
 from spade.core.arrays import Floats
 from spade.core.evaluation.episodes import Episode, anywhere, between_blocks, between_groups
 from spade.core.rng import as_seed, numpy_stream
-from spade.tl._labelled import Representation, Rows, guard_width, named_representations, read_rows, support_scale
+from spade.tl._labelled import Rows, guard_width, read_rows
 from spade.tl._probes import Probe
 from spade.tl._scores import scores, store_table
 

@@ -10,9 +10,10 @@ from tqdm.auto import tqdm
 
 from spade import _keys
 from spade._checks import shorten
-from spade._samples import Sample, Samples, as_list, iter_samples
+from spade._samples.model_features import Model, features_key, read_model_features
+from spade._samples.open import Samples, as_list, iter_samples
+from spade._samples.sample import Sample
 from spade.models import GenePanel, SealModel
-from spade.tl._inputs import Model, features_key, read_model_features
 
 logger = logging.getLogger("spade")
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -15,20 +15,16 @@ from scipy.sparse import csr_matrix
 from spatialdata import SpatialData
 
 from spade import _keys
-from spade._checks import shorten
-from spade._samples import Sample, check_names, group_labels, iter_samples, obs_column, read_counts, read_features
-from spade.core.expression.normalise import log_normalise
+from spade._samples.counts import read_expression
+from spade._samples.features import read_features
+from spade._samples.model_features import EARLIER, check_source, source_of
+from spade._samples.obs import group_labels, read_roles
+from spade._samples.open import iter_samples
+from spade._samples.sample import Sample, check_names
 from spade.core.rng import numpy_stream
-from spade.core.roles import NOT_USED, TRAIN, VAL
-from spade.models import GenePanel, SealConfig, SealModel, SpadeConfig, SpadeModel
+from spade.core.roles import NOT_USED, TRAIN
+from spade.models import GenePanel
 from spade.models._gene_names import MATCHING, common_genes
-
-Model: TypeAlias = SpadeModel | SealModel
-ROLES = {_keys.TRAIN: TRAIN, _keys.VAL: VAL}
-#: Origin of features: names in the settings, and in the record that ``pp.encode_patches`` writes.
-SOURCE = {"encoder": "encoder", "encoder_id": "encoder_id", "patch_um": "size_um", "patch_px": "input_px"}
-#: What the features of a sample are compared with, in messages.
-EARLIER = "those of the routing or samples before it are"
 
 
 @dataclass
@@ -54,106 +50,6 @@ class TrainingData:
         """Features of the rows to train on, copied only if they are not all."""
         train = self.role == TRAIN
         return self.features if train.all() else self.features[train]
-
-
-def read_expression(
-    sample: Sample, panel: GenePanel, layer: str | None, normalized: bool
-) -> tuple[csr_matrix, NDArray[np.bool_], NDArray[np.bool_]]:
-    """Return log-normalised expression in panel order, which genes are present, and which spots have any counts."""
-    values = read_counts(sample, layer, normalized)
-    filled = np.asarray(abs(values).sum(1)).ravel() > 0  # zeros may be stored
-    matrix, present = panel.take(
-        values if normalized else log_normalise(values, panel.target_sum), sample.table.var_names
-    )
-    return matrix, present, filled
-
-
-def check_source(sample: Sample, use_rep: str, expected: Mapping[str, Any], what: str) -> dict[str, Any]:
-    """Return what is known of the origin of ``obsm[use_rep]``, or raise if it is known not to be the expected one.
-
-    Names are those of :class:`SpadeConfig`; what is not known of either side is not compared.
-    """
-    facts = _keys.read_provenance(sample.table.uns, use_rep)
-    found = {name: facts[key] for name, key in SOURCE.items() if key in facts}
-    found = {name: value.item() if isinstance(value, np.generic) else value for name, value in found.items()}
-    known = {name: value for name, value in expected.items() if value is not None}
-    if any(found.get(name, value) != value for name, value in known.items() if name != "encoder"):
-        raise ValueError(
-            f"{sample.name}: obsm[{use_rep!r}] comes from {_describe(found)}, but {what} from {_describe(known)}. Encode patches of "
-            "the same size with the same encoder and weights."
-        )
-    return found | known
-
-
-def _describe(source: Mapping[str, Any]) -> str:
-    parts = [f"encoder {source.get('encoder')!r} (id {source.get('encoder_id')})"]
-    if "patch_um" in source:
-        parts.append(f"patches of {source['patch_um']:g} µm at {source.get('patch_px')} px")
-    return ", ".join(parts)
-
-
-def check_model(model: object, argument: str = "model") -> None:
-    """Raise if this is no trained model."""
-    if not isinstance(model, (SpadeModel, SealModel)):
-        raise TypeError(
-            f"{argument}={model!r}: expected a SpadeModel or a SealModel; read one with sp.models.SpadeModel.load(path)."
-        )
-
-
-def check_spade(model: object, argument: str = "model") -> None:
-    """Raise if this is no mixture of experts."""
-    if not isinstance(model, SpadeModel):
-        raise TypeError(f"{argument}={model!r}: expected a SpadeModel; read one with sp.models.SpadeModel.load(path).")
-
-
-def tuned(model: Model) -> bool:
-    """Whether the model is a tuned encoder, which reads pixels."""
-    return isinstance(model, SealModel) and model.reads_pixels
-
-
-def features_key(model: Model, use_rep: str | None) -> str:
-    """Return the key given, else that of the model's training, or of what :func:`spade.tl.embed` writes by a tuned encoder."""
-    known = _keys.image(_keys.SEAL) if tuned(model) else model.config.use_rep
-    if not (use_rep or known):
-        raise ValueError(
-            "use_rep=None, and the model does not know the key of its features: name it, such as use_rep='X_uni'."
-        )
-    return use_rep or known
-
-
-def check_patch_size(sample: str, size_um: float, tuned_on: float | None) -> None:
-    """Raise if patches are not of the size that an encoder was tuned on."""
-    if tuned_on is not None and abs(size_um - tuned_on) > 1e-6:
-        raise ValueError(
-            f"{sample}: patches of {size_um:g} µm, but the model was tuned on patches of {tuned_on:g} µm. Make them with "
-            f"sp.pp.patches(samples, size_um={tuned_on:g})."
-        )
-
-
-def read_model_features(sample: Sample, use_rep: str, model: Model) -> NDArray[np.floating]:
-    """Return ``obsm[use_rep]``, or raise if it is not what the model was trained on."""
-    if tuned(model):
-        origin = _keys.read_provenance(sample.table.uns, use_rep)
-        if origin.get("encoder_id") != model.id:
-            raise ValueError(
-                f"{sample.name}: obsm[{use_rep!r}] is not there or not by this model. Encode the patches with "
-                "sp.tl.embed(samples, model), or with sp.pp.encode_patches(samples, encoder=model) and name its key with use_rep=."
-            )
-        check_patch_size(sample.name, origin["size_um"], model.config.patch_um)
-    features = read_features(sample, use_rep)
-    if features.shape[1] != model.n_features:
-        raise ValueError(
-            f"{sample.name}: obsm[{use_rep!r}] has {features.shape[1]} features, but the model reads {model.n_features} of "
-            f"encoder {model.config.encoder!r}. Encode the patches with that encoder, or name its features with use_rep=."
-        )
-    if not tuned(model):
-        check_source(sample, use_rep, source_of(model.config), "the model's features are")
-    return features
-
-
-def source_of(config: SpadeConfig | SealConfig) -> dict[str, Any]:
-    """Return the origin of the features that a model was trained on."""
-    return {name: getattr(config, name) for name in SOURCE}
 
 
 def resolve_panel(
@@ -309,18 +205,3 @@ def _stacked(parts: list[csr_matrix]) -> csr_matrix:
     parts.clear()
     indptr = np.concatenate([[0], np.cumsum(counts, dtype=np.int64)])
     return csr_matrix((_joined(data), _joined(indices), indptr), shape=(len(counts), width))
-
-
-def read_roles(sample: Sample, split_key: str | None) -> NDArray[np.int64]:
-    """Role of every row; without a split every row trains."""
-    if split_key is None:
-        return np.full(sample.table.n_obs, TRAIN)
-    column = obs_column(sample, split_key, "split_key").astype(object)
-    known = {*ROLES, _keys.TEST, _keys.GUARD}
-    odd = sorted({str(value) for value in column.dropna()} - known)
-    if odd:
-        raise ValueError(
-            f"{sample.name}: obs[{split_key!r}] has the values {shorten(odd)}; expected 'train', 'val' and 'test' ('guard' or missing: "
-            "not used), as sp.pp.split writes them."
-        )
-    return column.map(lambda value: ROLES.get(value, NOT_USED)).to_numpy(dtype=np.int64)

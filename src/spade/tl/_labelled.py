@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from spade import _keys
-from spade._checks import shorten
-from spade._patches import patch_record, section_points
-from spade._samples import Sample, Samples, check_names, group_labels, iter_samples, read_features
+from spade._samples.features import check_scaling, read_representations
+from spade._samples.obs import group_labels, read_labels
+from spade._samples.open import Samples, iter_samples
+from spade._samples.patches import _points, patch_record
+from spade._samples.sample import check_names
 from spade.core.arrays import Floats
-from spade.tl._labels import read_labels
 
 logger = logging.getLogger("spade")
-SCALINGS = ("section", "support", "none")
-#: A representation: an ``obsm`` key, or several that are put side by side.
-Representation = str | tuple[str, ...]
 
 
 @dataclass
@@ -46,66 +44,6 @@ class Rows:
     section: NDArray[np.str_]
     group: NDArray[np.str_]
     points: Floats | None
-
-
-def named_representations(use_rep: object) -> dict[str, tuple[str, ...]]:
-    """Return a name and the keys of every representation asked for."""
-    if isinstance(use_rep, (str, tuple)):
-        use_rep = [use_rep]
-    if isinstance(use_rep, Mapping):
-        named = dict(use_rep)
-    elif isinstance(use_rep, Sequence):
-        named = {one if isinstance(one, str) else " + ".join(map(str, one)): one for one in use_rep}
-    else:
-        named = {}
-    keys = {name: (one,) if isinstance(one, str) else tuple(one) for name, one in named.items()}
-    if not keys or not all(one and all(isinstance(key, str) for key in one) for one in keys.values()):
-        raise ValueError(
-            f"use_rep={use_rep!r}: expected an obsm key, a tuple of keys that are put side by side, a list of these, or a dict that "
-            "names them."
-        )
-    return keys
-
-
-def column_scale(x: NDArray[np.floating]) -> tuple[Floats, Floats]:
-    """Mean and deviation of every column; a constant one gets deviation 1."""
-    mean, deviation = x.mean(0, dtype=np.float64), x.std(0, dtype=np.float64)
-    deviation[deviation <= 1e-7 * np.maximum(1, np.abs(mean))] = 1
-    return mean, deviation
-
-
-def support_scale(support: NDArray[np.floating], scaling: str) -> tuple[Floats, Floats]:
-    """What rows are scaled by, as ``(x - mean) / deviation``, once the support is known."""
-    return column_scale(support) if scaling == "support" else (np.zeros(support.shape[1]), np.ones(support.shape[1]))
-
-
-def read_representations(
-    sample: Sample, named: Mapping[str, tuple[str, ...]], scaling: str
-) -> tuple[dict[str, NDArray[np.float32]], NDArray[np.int64]]:
-    """Return every representation, over the rows that have all of them, and these rows."""
-    blocks = {key: read_features(sample, key) for keys in named.values() for key in keys}
-    there = np.logical_and.reduce([~np.isnan(block).any(1) for block in blocks.values()])
-    rows = np.flatnonzero(there)
-    if scaling == "section":
-        of_row = sample.section_of_row()
-        for key, block in blocks.items():
-            scaled = np.full_like(block, np.nan)
-            for name in np.unique(of_row[rows]):
-                own = rows[of_row[rows] == name]
-                mean, deviation = column_scale(block[own])
-                scaled[own] = (block[own] - mean) / deviation
-            blocks[key] = scaled
-    return {name: np.concatenate([blocks[key][rows] for key in keys], 1) for name, keys in named.items()}, rows
-
-
-def check_scaling(scaling: str, named: Mapping[str, tuple[str, ...]]) -> None:
-    """Raise if features cannot be scaled so."""
-    if scaling not in SCALINGS:
-        raise ValueError(f"scaling={scaling!r}: expected one of {', '.join(map(repr, SCALINGS))}.")
-    if scaling == "none" and (several := [name for name, keys in named.items() if len(keys) > 1]):
-        raise ValueError(
-            f'scaling="none": {shorten(several)} puts features of different scale side by side. Use "section" or "support".'
-        )
 
 
 def read_rows(
@@ -160,15 +98,6 @@ def read_rows(
         np.concatenate(parts["group"]),
         np.concatenate(parts["points"]) if patches_key is not None else None,
     )
-
-
-def _points(sample: Sample, patches_key: str) -> Floats:
-    """Centres of all rows in µm."""
-    record = patch_record(sample, patches_key)
-    points = np.full((sample.table.n_obs, 2), np.nan)
-    for section in sample.sections:
-        points[section.rows] = section_points(sample, section, record)
-    return points
 
 
 def guard_width(

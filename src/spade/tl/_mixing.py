@@ -10,7 +10,10 @@ import pandas as pd
 
 from spade import _keys
 from spade._checks import check_count, log_left_out
-from spade._samples import Samples, check_names, group_labels, iter_samples, read_features
+from spade._samples.features import read_features
+from spade._samples.obs import group_labels
+from spade._samples.open import Samples, iter_samples
+from spade._samples.sample import check_names
 from spade.core.evaluation.mixing import expected_shares, neighbour_shares
 
 logger = logging.getLogger("spade")

@@ -8,9 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 
-from spade._samples import Sample
+from spade._samples.counts import read_expression
+from spade._samples.model_features import Model, read_model_features
+from spade._samples.sample import Sample
 from spade.models import SealModel
-from spade.tl._inputs import Model, read_expression, read_model_features
 
 MIXES = ("concat", "logits", "mean")
 MODALITIES = ("image", "expression")

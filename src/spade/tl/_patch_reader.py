@@ -11,9 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
-from spade._patches import patch_record
-from spade._pixels import placed_sections
-from spade._samples import Sample
+from spade._samples.encode import placed_sections
+from spade._samples.patches import patch_record
+from spade._samples.sample import Sample
 from spade.core.distributed.ranks import Ranks
 from spade.core.files import digest
 from spade.core.patches.sources import LivePatches, MappedPatches, Placed, write_patches

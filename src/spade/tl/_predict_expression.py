@@ -10,10 +10,12 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from spade import _keys
-from spade._samples import Sample, Samples, as_list, iter_samples, read_features
+from spade._samples.features import read_features
+from spade._samples.model_features import Model
+from spade._samples.open import Samples, as_list, iter_samples
+from spade._samples.sample import Sample
 from spade.models import GenePanel
 from spade.tl._gene_head import predict_by_head
-from spade.tl._inputs import Model
 from spade.tl._predictor import Predictor
 from spade.tl._reference import HEAD, METHODS, Reference, Way, read_reference
 

@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from spade._samples.features import column_scale
 from spade.core.arrays import Floats
 from spade.core.expression.neighbours import neighbour_expression
 from spade.core.expression.ridge import ALPHAS, Ridge, best_penalty, fit_ridge, ridge_errors
-from spade.tl._labelled import column_scale
 from spade.tl._reference import Reference, Way
 
 

@@ -11,12 +11,12 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy.sparse import csr_matrix, vstack
 
+from spade._samples.features import column_scale
 from spade.core.arrays import Floats
 from spade.core.evaluation.folds import section_folds
 from spade.core.expression.correlation import pearson_per_gene
 from spade.core.expression.normalise import log_normalise
 from spade.core.expression.ridge import ALPHAS, Ridge, best_penalty, fit_ridge, ridge_errors
-from spade.tl._labelled import column_scale
 
 HEST, SOUND = "hest", "sound"
 #: Settings of HEST-Bench: components, seed, iterations, and the share of spots in which a gene is found in every sample.

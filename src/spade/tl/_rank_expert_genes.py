@@ -13,11 +13,11 @@ from scipy.sparse import csr_matrix
 
 from spade import _keys
 from spade._checks import check_count, log_left_out, shorten
-from spade._expression import log_expression
-from spade._samples import Samples, as_list, iter_samples
+from spade._samples.counts import log_expression
+from spade._samples.experts import by_number, iter_experts, need_experts
+from spade._samples.open import Samples, as_list, iter_samples
 from spade.core.expression.markers import higher_in_sections, shares_above_zero
 from spade.models._gene_names import common_genes
-from spade.tl._labels import by_number, iter_experts, need_experts
 
 logger = logging.getLogger("spade")
 METHODS = ("wilcoxon", "t-test", "t-test_overestim_var")

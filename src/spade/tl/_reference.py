@@ -13,17 +13,18 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_matrix, vstack
 from spatialdata import SpatialData
 
-from spade import _keys
 from spade._checks import check_count, shorten
-from spade._patches import patch_record, section_points
-from spade._samples import Sample, Samples, as_list, check_names, iter_samples, read_counts
+from spade._samples.counts import read_counts
+from spade._samples.features import named_representations, read_representations
+from spade._samples.model_features import Model, check_model, features_key
+from spade._samples.open import Samples, as_list, iter_samples
+from spade._samples.patches import sample_points
+from spade._samples.sample import Sample, check_names
 from spade.core.arrays import Floats
 from spade.core.evaluation.folds import section_folds
 from spade.core.expression.normalise import log_normalise
 from spade.models import GenePanel, SealModel, SpadeModel
 from spade.models._gene_names import MATCHING, common_genes
-from spade.tl._inputs import Model, check_model, features_key
-from spade.tl._labelled import named_representations, read_representations
 from spade.tl._pairs import check_mix, encode, read_modality
 
 METHODS = ("neighbours", "ridge")
@@ -215,19 +216,3 @@ def _panel(
         raise ValueError("reference: no gene is in all samples; predict them apart, or rename the genes.")
     first = next(iter(names.values()))
     return GenePanel(tuple(name for name in first if name in common))
-
-
-def sample_points(sample: Sample, patches_key: str) -> tuple[Floats, float]:
-    """Centres of all rows in µm (NaN without patches, or where their images are not at hand), and the side of a patch."""
-    points = np.full((sample.table.n_obs, 2), np.nan)
-    regions = _keys.read_provenance(sample.table.uns, patches_key).get("regions", {})
-    there = (
-        facts["element"] in sample.sdata.shapes and facts["image"] in sample.sdata.images for facts in regions.values()
-    )
-    if not regions or not all(there):
-        return points, 0.0
-    record = patch_record(sample, patches_key)
-    for section in sample.sections:
-        if section.region in record["regions"]:
-            points[section.rows] = section_points(sample, section, record)
-    return points, float(record["size_um"])

@@ -9,10 +9,12 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from spade import _keys
-from spade._samples import Samples, as_list, check_names, iter_samples, obs_column
+from spade._samples.model_features import Model, check_model, features_key
+from spade._samples.obs import obs_column
+from spade._samples.open import Samples, as_list, iter_samples
+from spade._samples.sample import check_names
 from spade.core.evaluation.retrieval import chance_rank, chance_recall, group_sizes, ranks_within, recall_at
 from spade.models import SpadeModel
-from spade.tl._inputs import Model, check_model, features_key
 from spade.tl._pairs import MODALITIES, check_mix, encode, read_modality
 
 #: Expert of a spot for a model that has none.

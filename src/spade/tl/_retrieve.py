@@ -15,10 +15,11 @@ from spatialdata import SpatialData
 from tqdm.auto import tqdm
 
 from spade._checks import shorten
-from spade._samples import Sample, Samples, as_list, check_names, iter_samples
+from spade._samples.model_features import Model, check_model, features_key
+from spade._samples.open import Samples, as_list, iter_samples
+from spade._samples.sample import Sample, check_names
 from spade.core.evaluation.retrieval import Nearest
 from spade.models._gene_names import MATCHING
-from spade.tl._inputs import Model, check_model, features_key
 from spade.tl._pairs import MODALITIES, check_mix, encode, encode_signature, read_modality
 
 SIGNATURE = "signature"

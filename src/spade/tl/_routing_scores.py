@@ -7,10 +7,10 @@ import logging
 import numpy as np
 
 from spade import _keys
-from spade._samples import Samples, iter_samples
+from spade._samples.model_features import check_spade, features_key, read_model_features
+from spade._samples.open import Samples, iter_samples
 from spade.core.experts.routing import routing_entropy
 from spade.models import SpadeModel
-from spade.tl._inputs import check_spade, features_key, read_model_features
 
 logger = logging.getLogger("spade")
 

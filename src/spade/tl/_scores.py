@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from spatialdata import SpatialData
 
 from spade import _keys
-from spade._samples import iter_samples
+from spade._samples.open import iter_samples
 from spade.core.arrays import Floats
 from spade.core.evaluation.metrics import balanced_accuracy, macro_auroc, macro_f1, recalls
 

@@ -17,12 +17,12 @@ from tqdm.auto import tqdm
 
 from spade._bags import Bags, BagSource, read_bags
 from spade._checks import check_count
+from spade._samples.features import column_scale, named_representations
 from spade.core.arrays import Floats
 from spade.core.evaluation.folds import inner_split
 from spade.core.rng import numpy_stream, torch_stream
 from spade.core.slides.heads import HEADS, N_HEADS, make_head
 from spade.core.slides.train import train_bags
-from spade.tl._labelled import column_scale, named_representations
 from spade.tl._probes import linear
 
 logger = logging.getLogger("spade")

@@ -14,12 +14,12 @@ from tqdm.auto import tqdm
 from spade import _keys
 from spade._bags import BagSource
 from spade._checks import check_count, shorten
-from spade._samples import as_list
+from spade._samples.features import Representation
+from spade._samples.open import as_list
 from spade.core.device import resolve_device
 from spade.core.errors import NonFiniteLossError
 from spade.core.evaluation.folds import groups_per_class, stratified_folds
 from spade.core.rng import as_seed, numpy_stream
-from spade.tl._labelled import Representation
 from spade.tl._scores import scores, store_table
 from spade.tl._slide_fit import Ints, SlideConfig, Slides, check_heads, fit, read_moments, read_slides
 

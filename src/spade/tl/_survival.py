@@ -12,13 +12,13 @@ from tqdm.auto import tqdm
 
 from spade._bags import Bags, BagSource, read_bags
 from spade._checks import check_count
+from spade._samples.features import Representation, named_representations
 from spade.core.arrays import Floats
 from spade.core.device import resolve_device
 from spade.core.errors import NonFiniteLossError
 from spade.core.evaluation.folds import stratified_folds
 from spade.core.rng import as_seed, numpy_stream
 from spade.tl._cohort import Cohort, read_cohort
-from spade.tl._labelled import Representation, named_representations
 from spade.tl._survival_fit import Fit
 
 logger = logging.getLogger("spade")

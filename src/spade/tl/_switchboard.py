@@ -14,7 +14,7 @@ from tqdm.auto import tqdm
 
 from spade import _keys, encoders
 from spade._checks import check_count
-from spade._samples import Samples, as_list
+from spade._samples.open import Samples, as_list
 from spade.core.errors import NonFiniteLossError
 from spade.core.rng import as_seed
 from spade.models import GenePanel

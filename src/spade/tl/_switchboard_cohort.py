@@ -18,9 +18,13 @@ from spatialdata import SpatialData
 
 from spade import _keys
 from spade._checks import shorten
-from spade._patches import patch_record
-from spade._pixels import BATCH, encode_rows
-from spade._samples import Sample, check_names, group_labels, iter_samples, read_features
+from spade._samples.counts import read_expression
+from spade._samples.encode import BATCH, encode_rows
+from spade._samples.features import read_features
+from spade._samples.obs import group_labels, read_labels
+from spade._samples.open import iter_samples
+from spade._samples.patches import patch_record, sample_points
+from spade._samples.sample import Sample, check_names
 from spade.core.arrays import Floats
 from spade.core.evaluation.episodes import Episode
 from spade.core.evaluation.folds import section_folds, stratified_folds
@@ -28,10 +32,7 @@ from spade.core.expression.normalise import gene_scale
 from spade.core.rng import numpy_stream
 from spade.encoders import Encoder
 from spade.models import GenePanel
-from spade.tl._inputs import read_expression
-from spade.tl._labels import read_labels
 from spade.tl._protocols import no_penalty
-from spade.tl._reference import sample_points
 
 Rows = NDArray[np.int64]
 #: Column of the copies that says which spots train, and where they hold the features of an encoder that is tuned.

@@ -9,11 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from spade._expression_table import mean_known
+from spade._samples.features import column_scale
 from spade.core.arrays import Floats
 from spade.core.evaluation.metrics import balanced_accuracy, macro_auroc
 from spade.core.evaluation.retrieval import chance_rank, chance_recall, pair_ranks, recall_at
 from spade.core.expression.correlation import pearson_per_gene
-from spade.tl._labelled import column_scale
 from spade.tl._probes import Probe
 from spade.tl._protocols import fit_probe
 from spade.tl._switchboard_cohort import Cohort, Fold

@@ -12,10 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from spade._checks import shorten
-from spade._pixels import BATCH, encode_rows
-from spade._samples import iter_samples
+from spade._samples.encode import BATCH, encode_rows
+from spade._samples.model_features import Model, tuned
+from spade._samples.open import iter_samples
 from spade.models import SealConfig, SealModel, SpadeConfig
-from spade.tl._inputs import Model, tuned
 from spade.tl._pairs import encode
 from spade.tl._seal_start import OF_FEATURES, OF_PIXELS, OF_READING
 from spade.tl._switchboard_cohort import SPLIT, Cohort, Fold

@@ -11,7 +11,7 @@ from tqdm.auto import tqdm
 
 from spade import _keys
 from spade._checks import check_count, check_idle
-from spade._samples import Samples, as_list
+from spade._samples.open import Samples, as_list
 from spade.core.device import check_devices, resolve_device
 from spade.core.distributed.ranks import ranks
 from spade.core.rng import as_seed

@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
-from spade._samples import Samples, as_list
+from spade._samples.model_features import check_spade
+from spade._samples.open import Samples, as_list
 from spade.core.arrays import Floats
 from spade.core.device import check_devices, resolve_device
 from spade.core.distributed.dealing import deal
@@ -27,7 +28,7 @@ from spade.encoders._spec import licence_of
 from spade.models import GenePanel, SpadeConfig, SpadeModel
 from spade.tl._clusters import cluster_training
 from spade.tl._history import history_of, kept_losses
-from spade.tl._inputs import TrainingData, check_spade, load_training, resolve_panel
+from spade.tl._inputs import TrainingData, load_training, resolve_panel
 from spade.tl._start import check_init, describe, open_checkpoints, unfolded, warm_start_experts
 
 logger = logging.getLogger("spade")

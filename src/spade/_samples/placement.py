@@ -1,26 +1,22 @@
-"""Which image shows a section, how its pixels lie on the spots, and its resolutions as arrays."""
+"""Which image shows a section, and where its spots lie on it."""
 
 from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
 
-import dask.array as da
 import numpy as np
-import zarr
 from geopandas import GeoDataFrame
 from numpy.typing import NDArray
 from spatialdata import SpatialData
 from spatialdata.transformations import get_transformation
-from xarray import DataArray, DataTree
 
 from spade._checks import shorten
-from spade.core.patches.tiles import Level
+from spade._samples.images import Floats, image_arrays, is_rgb
 
 logger = logging.getLogger("spade")
 SAME_SECTION = 0.8
 ISOTROPY = 0.05
-Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -37,58 +33,6 @@ class Placement:
         """Whether each centre (x, y) lies in an image of ``(height, width)``."""
         x, y = self.centres.T
         return (x >= 0) & (x < shape[1]) & (y >= 0) & (y < shape[0])
-
-
-def image_arrays(element: DataArray | DataTree) -> list[DataArray]:
-    """Return the resolutions of an image element, finest first."""
-    if isinstance(element, DataArray):
-        return [element]
-    arrays = [next(iter(element[name].data_vars.values())) for name in element]
-    return sorted(arrays, key=lambda array: -array.sizes["x"])
-
-
-def is_rgb(element: DataArray | DataTree) -> bool:
-    """Whether an image has three channels, or four whose last is alpha, of 8 bits."""
-    array = image_arrays(element)[0]
-    names = [str(name).lower() for name in array.coords["c"].values] if "c" in array.coords else []
-    n = array.sizes["c"]
-    return array.dtype == np.uint8 and (n == 3 or (n == 4 and (names in ([*"rgba"], [*"0123"]))))
-
-
-def image_levels(element: DataArray | DataTree) -> list[Level]:
-    """Return every resolution of an RGB image as a :class:`~spade.core.patches.tiles.Level`, finest first."""
-    arrays = image_arrays(element)
-    height, width = arrays[0].sizes["y"], arrays[0].sizes["x"]
-    levels = []
-    for array in arrays:
-        data = array.transpose("c", "y", "x").data
-        source = _zarr_source(data)
-        if source is not None:
-            y_edges, x_edges = (
-                np.append(np.arange(0, n, chunk), n)
-                for n, chunk in zip(source.shape[1:], source.chunks[1:], strict=True)
-            )
-        else:
-            data = da.asarray(data)
-            y_edges, x_edges = (np.concatenate([[0], np.cumsum(sizes)]) for sizes in data.chunks[1:])
-        downsample = height / array.sizes["y"], width / array.sizes["x"]
-        levels.append(Level(_reader(data if source is None else source), y_edges, x_edges, downsample))
-    return levels
-
-
-def _zarr_source(data: da.Array) -> zarr.Array | None:
-    """Return the zarr array behind a dask array that is nothing but this array, which is much faster to read from."""
-    if not isinstance(data, da.Array) or set(data.dask.layers) != {data.name, f"original-{data.name}"}:
-        return None
-    source = data.dask.layers[f"original-{data.name}"].get(f"original-{data.name}")
-    return source if isinstance(source, zarr.Array) and source.shape == data.shape else None
-
-
-def _reader(data: da.Array | zarr.Array):  # type: ignore[no-untyped-def]
-    def read(y0: int, y1: int, x0: int, x1: int) -> NDArray[np.uint8]:
-        return np.asarray(data[:3, y0:y1, x0:x1])
-
-    return read
 
 
 def _affine(element: object, coordinate_system: str) -> Floats:

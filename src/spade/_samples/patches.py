@@ -10,8 +10,9 @@ from numpy.typing import NDArray
 
 from spade import _keys
 from spade._checks import shorten
-from spade._images import image_arrays
-from spade._samples import Sample, Section
+from spade._samples.images import image_arrays
+from spade._samples.sample import Sample, Section
+from spade.core.arrays import Floats
 
 
 def patch_record(sample: Sample, patches_key: str) -> dict[str, Any]:
@@ -65,3 +66,28 @@ def section_points(sample: Sample, section: Section, record: dict[str, Any]) -> 
     """Return centres (x, y) of a section's patches in µm, row by row, or raise if it has none."""
     facts = region_facts(record, section)
     return patch_centres(sample, section, facts)[0] * facts["mpp"]
+
+
+def _points(sample: Sample, patches_key: str) -> Floats:
+    """Centres of all rows in µm."""
+    record = patch_record(sample, patches_key)
+    points = np.full((sample.table.n_obs, 2), np.nan)
+    for section in sample.sections:
+        points[section.rows] = section_points(sample, section, record)
+    return points
+
+
+def sample_points(sample: Sample, patches_key: str) -> tuple[Floats, float]:
+    """Centres of all rows in µm (NaN without patches, or where their images are not at hand), and the side of a patch."""
+    points = np.full((sample.table.n_obs, 2), np.nan)
+    regions = _keys.read_provenance(sample.table.uns, patches_key).get("regions", {})
+    there = (
+        facts["element"] in sample.sdata.shapes and facts["image"] in sample.sdata.images for facts in regions.values()
+    )
+    if not regions or not all(there):
+        return points, 0.0
+    record = patch_record(sample, patches_key)
+    for section in sample.sections:
+        if section.region in record["regions"]:
+            points[section.rows] = section_points(sample, section, record)
+    return points, float(record["size_um"])

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
 from spade import _keys
 from spade._checks import shorten
-from spade._samples import Sample
+from spade._samples.open import Samples, iter_samples
+from spade._samples.sample import Sample, check_names
 
 
 def expert_series(sample: Sample, key: str) -> pd.Series:
@@ -34,3 +37,32 @@ def expert_weights(sample: Sample, key: str) -> NDArray[np.float32]:
             f"{shorten(there) or 'none'}. Run sp.tl.embed(samples, model)."
         )
     return np.asarray(sample.table.obsm[name], dtype=np.float32)
+
+
+def iter_experts(samples: Samples, key: str, table_key: str | None) -> Iterator[tuple[Sample, NDArray[np.object_]]]:
+    """Yield every sample with the expert of each spot as a string, ``""`` where it has none; samples must be named apart."""
+    columns: dict[str, str] = {}
+    for sample in iter_samples(samples, table_key=table_key):
+        check_names([*columns, sample.name])
+        series = expert_series(sample, key)
+        columns[sample.name] = str(series.name)
+        if len(set(columns.values())) > 1:
+            first = next(iter(columns))
+            raise ValueError(
+                f"key={key!r}: {first} has obs[{columns[first]!r}], but {sample.name} has obs[{series.name!r}]. Run sp.tl.embed on all "
+                "samples or on none."
+            )
+        yield sample, np.where(series.isna(), "", series.astype(str)).astype(object)
+
+
+def by_number(experts: NDArray[np.object_]) -> list[str]:
+    """Return the experts that occur, in the order of their numbers."""
+    return sorted(set(experts.tolist()) - {""}, key=int)
+
+
+def need_experts(experts: NDArray[np.object_], key: str) -> None:
+    """Raise if no spot has an expert."""
+    if not (experts != "").any():
+        raise ValueError(
+            f"key={key!r}: none of {len(experts)} spots has an expert, as no patch is valid. Check sp.pl.patches(samples)."
+        )

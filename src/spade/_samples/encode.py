@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
-from spade._images import image_levels
-from spade._patches import patch_centres, patch_record
-from spade._samples import Sample
+from spade._samples.images import image_levels
+from spade._samples.patches import patch_centres, patch_record
+from spade._samples.sample import Sample
 from spade.core.patches.sources import Placed
 from spade.core.patches.tiles import iter_patches
 from spade.encoders import Encoder

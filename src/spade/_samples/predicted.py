@@ -7,7 +7,7 @@ import pandas as pd
 
 from spade import _keys
 from spade._checks import shorten
-from spade._samples import Sample
+from spade._samples.sample import Sample
 
 
 def read_predicted(sample: Sample, key: str, deviation: bool = False) -> pd.DataFrame:

@@ -1,0 +1,108 @@
+"""Features of a sample held against the model that reads them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from spade import _keys
+from spade._samples.features import read_features
+from spade._samples.sample import Sample
+from spade.models import SealConfig, SealModel, SpadeConfig, SpadeModel
+
+Model: TypeAlias = SpadeModel | SealModel
+#: Origin of features: names in the settings, and in the record that ``pp.encode_patches`` writes.
+SOURCE = {"encoder": "encoder", "encoder_id": "encoder_id", "patch_um": "size_um", "patch_px": "input_px"}
+#: What the features of a sample are compared with, in messages.
+EARLIER = "those of the routing or samples before it are"
+
+
+def check_source(sample: Sample, use_rep: str, expected: Mapping[str, Any], what: str) -> dict[str, Any]:
+    """Return what is known of the origin of ``obsm[use_rep]``, or raise if it is known not to be the expected one.
+
+    Names are those of :class:`SpadeConfig`; what is not known of either side is not compared.
+    """
+    facts = _keys.read_provenance(sample.table.uns, use_rep)
+    found = {name: facts[key] for name, key in SOURCE.items() if key in facts}
+    found = {name: value.item() if isinstance(value, np.generic) else value for name, value in found.items()}
+    known = {name: value for name, value in expected.items() if value is not None}
+    if any(found.get(name, value) != value for name, value in known.items() if name != "encoder"):
+        raise ValueError(
+            f"{sample.name}: obsm[{use_rep!r}] comes from {_describe(found)}, but {what} from {_describe(known)}. Encode patches of "
+            "the same size with the same encoder and weights."
+        )
+    return found | known
+
+
+def _describe(source: Mapping[str, Any]) -> str:
+    parts = [f"encoder {source.get('encoder')!r} (id {source.get('encoder_id')})"]
+    if "patch_um" in source:
+        parts.append(f"patches of {source['patch_um']:g} µm at {source.get('patch_px')} px")
+    return ", ".join(parts)
+
+
+def check_model(model: object, argument: str = "model") -> None:
+    """Raise if this is no trained model."""
+    if not isinstance(model, (SpadeModel, SealModel)):
+        raise TypeError(
+            f"{argument}={model!r}: expected a SpadeModel or a SealModel; read one with sp.models.SpadeModel.load(path)."
+        )
+
+
+def check_spade(model: object, argument: str = "model") -> None:
+    """Raise if this is no mixture of experts."""
+    if not isinstance(model, SpadeModel):
+        raise TypeError(f"{argument}={model!r}: expected a SpadeModel; read one with sp.models.SpadeModel.load(path).")
+
+
+def tuned(model: Model) -> bool:
+    """Whether the model is a tuned encoder, which reads pixels."""
+    return isinstance(model, SealModel) and model.reads_pixels
+
+
+def features_key(model: Model, use_rep: str | None) -> str:
+    """Return the key given, else that of the model's training, or of what :func:`spade.tl.embed` writes by a tuned encoder."""
+    known = _keys.image(_keys.SEAL) if tuned(model) else model.config.use_rep
+    if not (use_rep or known):
+        raise ValueError(
+            "use_rep=None, and the model does not know the key of its features: name it, such as use_rep='X_uni'."
+        )
+    return use_rep or known
+
+
+def check_patch_size(sample: str, size_um: float, tuned_on: float | None) -> None:
+    """Raise if patches are not of the size that an encoder was tuned on."""
+    if tuned_on is not None and abs(size_um - tuned_on) > 1e-6:
+        raise ValueError(
+            f"{sample}: patches of {size_um:g} µm, but the model was tuned on patches of {tuned_on:g} µm. Make them with "
+            f"sp.pp.patches(samples, size_um={tuned_on:g})."
+        )
+
+
+def read_model_features(sample: Sample, use_rep: str, model: Model) -> NDArray[np.floating]:
+    """Return ``obsm[use_rep]``, or raise if it is not what the model was trained on."""
+    if tuned(model):
+        origin = _keys.read_provenance(sample.table.uns, use_rep)
+        if origin.get("encoder_id") != model.id:
+            raise ValueError(
+                f"{sample.name}: obsm[{use_rep!r}] is not there or not by this model. Encode the patches with "
+                "sp.tl.embed(samples, model), or with sp.pp.encode_patches(samples, encoder=model) and name its key with use_rep=."
+            )
+        check_patch_size(sample.name, origin["size_um"], model.config.patch_um)
+    features = read_features(sample, use_rep)
+    if features.shape[1] != model.n_features:
+        raise ValueError(
+            f"{sample.name}: obsm[{use_rep!r}] has {features.shape[1]} features, but the model reads {model.n_features} of "
+            f"encoder {model.config.encoder!r}. Encode the patches with that encoder, or name its features with use_rep=."
+        )
+    if not tuned(model):
+        check_source(sample, use_rep, source_of(model.config), "the model's features are")
+    return features
+
+
+def source_of(config: SpadeConfig | SealConfig) -> dict[str, Any]:
+    """Return the origin of the features that a model was trained on."""
+    return {name: getattr(config, name) for name in SOURCE}

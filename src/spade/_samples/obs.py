@@ -1,0 +1,105 @@
+"""Columns of ``obs``: labels, groups and roles."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from spade import _keys
+from spade._checks import shorten
+from spade._samples.sample import Sample, table_keys
+from spade.core.roles import NOT_USED, TRAIN, VAL
+
+ROLES = {_keys.TRAIN: TRAIN, _keys.VAL: VAL}
+
+
+def obs_column(sample: Sample, key: str, argument: str) -> pd.Series:
+    """Return an ``obs`` column or raise with the columns there are."""
+    if key not in sample.table.obs:
+        raise KeyError(
+            f"{sample.name}: {argument}={key!r} is not in obs; columns: {shorten(sample.table.obs.columns, 20)}."
+        )
+    return sample.table.obs[key]
+
+
+def value_strings(column: pd.Series) -> NDArray[np.object_]:
+    """Return values as strings, ``""`` where missing.
+
+    Whole numbers that became floats, as columns with missing values do, are whole numbers again, so that they are called the same in
+    every sample.
+    """
+
+    def text(value: Any) -> str:
+        whole = isinstance(value, (float, np.floating)) and value.is_integer()
+        return str(int(value) if whole else value)
+
+    return column.astype(object).map(text, na_action="ignore").where(column.notna(), "").to_numpy(dtype=object)
+
+
+def category_strings(column: pd.Series, where: str) -> tuple[NDArray[np.object_], list[str]]:
+    """Return the category of every row as a string (``""`` where it is missing), and the categories in order."""
+    if isinstance(column.dtype, pd.CategoricalDtype):
+        known = column.cat.categories.to_series()
+    else:
+        known = pd.Series(column.dropna().unique()).sort_values()
+    if pd.api.types.is_float_dtype(known.dtype) and (known % 1 != 0).any():
+        raise TypeError(
+            f"{where} is a column of numbers such as {shorten(known, 2)}; expected categories. Cut it into ranges first, as with "
+            "pandas.cut."
+        )
+    return value_strings(column), value_strings(known).tolist()
+
+
+def group_labels(sample: Sample, groupby: str | None, argument: str = "groupby") -> NDArray[np.str_]:
+    """Return the group of every row as strings (the section if None); missing values raise."""
+    if groupby is None:
+        return sample.section_of_row()
+    column = obs_column(sample, groupby, argument)
+    if column.isna().any():
+        raise ValueError(
+            f"{sample.name}: obs[{groupby!r}] is missing for {int(column.isna().sum())} of {len(column)} spots. Fill it in."
+        )
+    return category_strings(column, f"{sample.name}: {argument}={groupby!r}")[0].astype(str)
+
+
+def check_free(sample: Sample, key: str) -> None:
+    """Raise if writing ``obs[key]`` would break what the table or this package relies on."""
+    _, region_key, instance_key = table_keys(sample.table, sample.name, sample.table_key)
+    record = _keys.read_provenance(sample.table.uns, key)
+    if key in (region_key, instance_key, _keys.VALID) or (record and key not in sample.table.obs):
+        raise ValueError(
+            f"{sample.name}: a label cannot be written as obs[{key!r}], for this name is in use"
+            f"{'' if not record else ' by sp.' + record.get('function', '')}. Choose another with key_added=, or columns= to write."
+        )
+
+
+def categorical(values: Sequence[str] | NDArray[Any], categories: Sequence[str] | None = None) -> pd.Categorical:
+    """Return a categorical of strings; empty strings become missing."""
+    array: Any = np.array(values, dtype=object)
+    present: Any = sorted(set(array.tolist()) - {""}) if categories is None else categories
+    array[array == ""] = None
+    return pd.Categorical(array, categories=present)
+
+
+def read_roles(sample: Sample, split_key: str | None) -> NDArray[np.int64]:
+    """Role of every row; without a split every row trains."""
+    if split_key is None:
+        return np.full(sample.table.n_obs, TRAIN)
+    column = obs_column(sample, split_key, "split_key").astype(object)
+    known = {*ROLES, _keys.TEST, _keys.GUARD}
+    odd = sorted({str(value) for value in column.dropna()} - known)
+    if odd:
+        raise ValueError(
+            f"{sample.name}: obs[{split_key!r}] has the values {shorten(odd)}; expected 'train', 'val' and 'test' ('guard' or missing: "
+            "not used), as sp.pp.split writes them."
+        )
+    return column.map(lambda value: ROLES.get(value, NOT_USED)).to_numpy(dtype=np.int64)
+
+
+def read_labels(sample: Sample, key: str, argument: str) -> tuple[NDArray[np.object_], list[str]]:
+    """Return the category of every spot as a string (``""`` where it is missing), and the categories in order."""
+    return category_strings(obs_column(sample, key, argument), f"{sample.name}: {argument}={key!r}")

@@ -1,0 +1,117 @@
+"""From what a user passes as ``samples`` to checked tables, sections and arrays."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from os import PathLike
+from pathlib import Path
+from typing import TypeAlias
+
+import anndata as ad
+import numpy as np
+import pandas as pd
+from scipy.sparse import csr_matrix
+from spatialdata import SpatialData, read_zarr
+from spatialdata.models import TableModel
+
+from spade import _keys
+from spade._checks import shorten
+from spade._samples.sample import Sample
+from spade.io._store import is_store
+
+logger = logging.getLogger("spade")
+Samples: TypeAlias = SpatialData | str | PathLike[str] | Iterable[SpatialData | str | PathLike[str]]
+
+
+def as_list(samples: Samples) -> list[SpatialData | Path]:
+    """Return the samples one by one; paths stay unopened."""
+    if isinstance(samples, (SpatialData, str, PathLike)):
+        samples = [samples]
+    if isinstance(samples, ad.AnnData) or not isinstance(samples, Iterable):
+        raise TypeError(f"samples: got {type(samples).__name__}; expected {_EXPECTED}.")
+    items: list[SpatialData | Path] = []
+    for item in samples:
+        if isinstance(item, SpatialData):
+            items.append(item)
+        elif isinstance(item, (str, PathLike)):
+            items.append(Path(item))
+        else:
+            raise TypeError(f"samples: item {len(items)} is {type(item).__name__}; expected {_EXPECTED}.")
+    if not items:
+        raise ValueError(f"samples is empty; expected {_EXPECTED}.")
+    if len({id(item) if isinstance(item, SpatialData) else item.resolve() for item in items}) < len(items):
+        raise ValueError("samples: the same object or path is listed more than once.")
+    return items
+
+
+_EXPECTED = "a SpatialData, a path to a .zarr store, or an iterable of these"
+
+
+def iter_samples(
+    samples: Samples, *, table_key: str | None = None, add_table: Callable[[SpatialData], None] | None = None
+) -> Iterator[Sample]:
+    """Open samples one at a time.
+
+    Parameters
+    ----------
+    samples
+        A ``SpatialData``, a path to a zarr store, or an iterable of these.
+    table_key
+        Table to use; may be left out when there is one.
+    add_table
+        Called with an object that has no table; None: such an object is an error.
+    """
+    items = as_list(samples)
+    stems = Counter(item.stem for item in items if isinstance(item, Path))
+    for index, item in enumerate(items):
+        if isinstance(item, Path):
+            if not item.exists():
+                raise FileNotFoundError(f"samples: there is no store at {str(item)!r}.")
+            if not is_store(item):
+                raise ValueError(f"samples: {str(item)!r} is no zarr store. Expected {_EXPECTED}.")
+            sdata, path = read_zarr(item), item
+        else:
+            sdata, path = item, None
+        name = _name(sdata, path, "sample" if len(items) == 1 else f"sample {index}", stems)
+        if not sdata.tables and add_table is not None:
+            add_table(sdata)
+        yield Sample(name, sdata, path, _table_key(sdata, name, table_key))
+
+
+def _name(sdata: SpatialData, path: Path | None, number: str, stems: Counter[str]) -> str:
+    """Name of a sample: what its reader recorded, else its store (with its folder where stores are named alike), else its number."""
+    recorded = sdata.attrs.get(_keys.UNS, {}).get("sample")
+    if recorded:
+        return str(recorded)
+    if path is not None:
+        return path.stem if stems[path.stem] == 1 else f"{path.resolve().parent.name}/{path.stem}"
+    return number if sdata.path is None else Path(sdata.path).stem
+
+
+def _table_key(sdata: SpatialData, name: str, table_key: str | None) -> str:
+    tables = list(sdata.tables)
+    if table_key is not None:
+        if table_key not in tables:
+            raise KeyError(f"{name}: table_key={table_key!r} is not there; tables: {shorten(tables) or 'none'}.")
+        return table_key
+    if len(tables) == 1:
+        return tables[0]
+    if not tables:
+        raise ValueError(
+            f"{name}: there is no table to write into. For spots without expression add one of width 0 with "
+            "sp.pp.patches(samples, shapes_key=...), which makes it."
+        )
+    raise ValueError(f"{name}: there are several tables, {shorten(tables)}; choose one with table_key=.")
+
+
+def add_empty_table(sdata: SpatialData, shapes_key: str) -> None:
+    """Add a table of width 0 that annotates all spots of ``shapes_key``."""
+    ids = sdata.shapes[shapes_key].index
+    obs = pd.DataFrame(
+        {"region": pd.Categorical([shapes_key] * len(ids)), "spot_id": ids.to_numpy()}, index=ids.astype(str)
+    )
+    table = ad.AnnData(csr_matrix((len(ids), 0), dtype=np.float32), obs=obs)
+    sdata.tables[_keys.TABLE] = TableModel.parse(table, region=shapes_key, region_key="region", instance_key="spot_id")
+    logger.info("added tables[%r] of width 0 for the %d spots of shapes[%r]", _keys.TABLE, len(ids), shapes_key)
