@@ -21,12 +21,12 @@ from _sections import TUMOURS, read_bulb, read_tumour
 from spatialdata import SpatialData
 
 import spade as sp
-from spade._expression_table import mean_bounds
 from spade._samples.open import iter_samples
 from spade.core.expression.correlation import pearson_per_gene
 from spade.core.expression.normalise import log_normalise
 from spade.core.rng import numpy_stream
-from spade.tl._protocols import Measured, variable_genes
+from spade.tl._expression.protocols import Measured, variable_genes
+from spade.tl._expression.table import mean_bounds
 
 FROZEN, CONTEXT = "X_texture", "X_texture_context"
 COMMON = {"lr": 1e-3, "batch_size": 64, "n_prototypes": 8, "n_experts": 2, "temperature": 1.0}

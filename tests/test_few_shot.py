@@ -18,8 +18,8 @@ from spade.core.evaluation import metrics
 from spade.core.evaluation.episodes import between_blocks, between_groups
 from spade.core.evaluation.intervals import holm, sign_flip_p
 from spade.core.spots.blocks import too_near
-from spade.tl._labelled import guard_width
-from spade.tl._probes import Probe, linear
+from spade.tl._few_shot.probes import Probe, linear
+from spade.tl._few_shot.rows import guard_width
 
 
 def labelled(name, seed=0, n=36, patient=None, **kwargs):

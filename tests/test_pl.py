@@ -23,9 +23,9 @@ import spade as sp
 from spade._samples.expert_colours import palette
 from spade._samples.images import image_levels
 from spade.core.experts.routing import routing_entropy
-from spade.pl import _tissue
-from spade.pl._colours import SAFE
-from spade.pl._tissue import nice_length, read_region
+from spade.pl._draw import tissue as _tissue
+from spade.pl._draw.colours import SAFE
+from spade.pl._draw.tissue import nice_length, read_region
 
 MPP = 2.0
 RED = (200, 30, 40)

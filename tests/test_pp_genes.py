@@ -14,8 +14,8 @@ from spatialdata import SpatialData, read_zarr
 
 import spade as sp
 from spade.models import GenePanel
-from spade.pp._genes_common import is_control
-from spade.pp._genes_variable import Part, variable_together
+from spade.pp._genes.common import is_control
+from spade.pp._genes.variable import Part, variable_together
 
 MOUSE = tuple(name.capitalize() + "rik" for name in GENES)
 FEW = {"min_genes": 20, "n_top_genes": 8}

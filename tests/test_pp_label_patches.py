@@ -16,7 +16,7 @@ from spatialdata.models import ShapesModel
 from spatialdata.transformations import remove_transformation
 
 import spade as sp
-from spade.pp._label_areas import choose, cover, share_of, unite
+from spade.pp._labels.areas import choose, cover, share_of, unite
 
 #: Squares of 40 px around spots that are 50 px apart, the first at (50, 50).
 PATCH = 40.0

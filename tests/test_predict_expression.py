@@ -18,7 +18,7 @@ from spade._samples.open import iter_samples
 from spade._samples.predicted import read_predicted
 from spade.core.expression.correlation import pearson_per_gene
 from spade.core.expression.normalise import log_normalise
-from spade.tl._pairs import encode, read_modality
+from spade.tl._embedding.modalities import encode, read_modality
 
 RIDGE = {"method": "ridge", "use_rep": "X_f"}
 

@@ -17,7 +17,7 @@ from spade._samples.open import iter_samples
 from spade.core.evaluation import retrieval
 from spade.core.evaluation.retrieval import Nearest, chance_rank, chance_recall
 from spade.models import GenePanel, SpadeConfig
-from spade.tl._inputs import load_training
+from spade.tl._training.data import load_training
 
 
 def cohort():

@@ -16,10 +16,10 @@ from sklearn.metrics import balanced_accuracy_score, roc_auc_score
 from spatialdata import read_zarr
 
 import spade as sp
-from spade._bags import read_bags
 from spade.core.errors import NonFiniteLossError
 from spade.core.evaluation.metrics import macro_auroc
 from spade.io._feature_files import read_feature_file
+from spade.tl._slides.bags import read_bags
 
 FAST = {"hidden": 16, "lr": 5e-3, "n_epochs": 12, "device": "cpu"}
 
@@ -187,7 +187,7 @@ def test_given_folds_are_used_and_a_patient_in_two_is_an_error(twelve):
 
 
 def test_shots_come_from_the_other_folds_and_more_add_to_fewer(twelve, monkeypatch):
-    from spade.tl import _slide_task
+    from spade.tl._slides import slide_task as _slide_task
 
     seen = []
     real = _slide_task.fit
@@ -579,9 +579,9 @@ def test_attention_that_there_is_not(twelve, options, error, said):
 
 def test_only_shapes_are_read_up_front(files, monkeypatch):
     folder, labels = files
-    import spade._bags
+    import spade.tl._slides.bags
 
-    monkeypatch.setattr(spade._bags, "read_feature_file", lambda path: pytest.fail("read"))
+    monkeypatch.setattr(spade.tl._slides.bags, "read_feature_file", lambda path: pytest.fail("read"))
     bags = read_bags(folder, named=None, columns={"label_key": "kind"}, labels=labels)
     assert len(bags) == 12
     assert bags.widths == {"features": 8}

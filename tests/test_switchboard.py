@@ -17,7 +17,7 @@ from sklearn.metrics import roc_auc_score
 
 import spade as sp
 from spade.core.evaluation.retrieval import pair_ranks
-from spade.tl import _switchboard as shell
+from spade.tl._switchboard import switchboard as shell
 
 PANEL = GENES[:20]
 FAST = {"n_epochs": 2, "dim": 8, "hidden": 16, "batch_size": 32, "lr": 1e-2}
@@ -469,7 +469,7 @@ def test_settings_for_all_go_to_those_that_have_a_use_for_them(weights, tmp_path
         return train_seal(samples, **options)
 
     train_seal = sp.tl.train_seal
-    monkeypatch.setattr("spade.tl._switchboard_variants.train_seal", functools.wraps(train_seal)(noting))
+    monkeypatch.setattr("spade.tl._switchboard.variants.train_seal", functools.wraps(train_seal)(noting))
     settings = {
         "n_epochs": 1,
         "dim": 12,

@@ -17,9 +17,9 @@ import spade as sp
 from spade.core.experts.checkpoints import Checkpoints
 from spade.core.roles import TRAIN, VAL
 from spade.models import SpadeConfig
-from spade.tl._clusters import cluster_training
-from spade.tl._inputs import TrainingData
-from spade.tl._start import warm_start_experts
+from spade.tl._training.data import TrainingData
+from spade.tl._training.expert_of_spot import cluster_training
+from spade.tl._training.initial_experts import warm_start_experts
 
 HERE = os.path.dirname(__file__)
 

@@ -117,7 +117,7 @@ def test_patches_are_cached_once(tmp_path, tune, monkeypatch):
     written = path.stat().st_mtime_ns
     with monkeypatch.context() as patch:
         patch.setattr(pixels, "write_patches", lambda *_: pytest.fail("made again"))
-        patch.setattr("spade.tl._patch_reader.write_patches", lambda *_: pytest.fail("made again"))
+        patch.setattr("spade.tl._training.patch_source.write_patches", lambda *_: pytest.fail("made again"))
         assert tune(pictures(), cache_dir=tmp_path / "cache" / "deep").id == live.id
     assert path.stat().st_mtime_ns == written
     other = tune([pictured(seed=7), pictured("b", 1)], cache_dir=tmp_path / "cache" / "deep")
@@ -181,7 +181,7 @@ def test_several_sections_in_one_object_whose_rows_are_mixed(tune):
         raise Stop
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("spade.tl._train_seal.train_seal_net", keep)
+        patch.setattr("spade.tl._training.train_seal.train_seal_net", keep)
         with pytest.raises(Stop):
             tune(sdata)
     pairs = seen["pairs"]
@@ -369,8 +369,8 @@ def test_a_state_is_of_the_sections_it_was_trained_with():
     from dataclasses import replace
 
     from spade.models import SealConfig
-    from spade.tl._inputs import TrainingData
-    from spade.tl._seal_start import describe
+    from spade.tl._training.data import TrainingData
+    from spade.tl._training.seal_setup import describe
 
     section = np.repeat(["a", "b"], 3)
     data = TrainingData(

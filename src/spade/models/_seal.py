@@ -21,10 +21,10 @@ from torch import Tensor, nn
 from spade.core.arrays import Floats
 from spade.core.device import resolve_device
 from spade.core.seal.network import SealNet
-from spade.core.vision.lora import merged
+from spade.core.vision.lora import AdaptedStage, merged
 from spade.core.vision.towers import FeatureTower, PixelTower, to_unit
 from spade.encoders import EncoderSpec
-from spade.models._card import seal_card
+from spade.models._card import model_card, optimiser
 from spade.models._config import SealConfig
 from spade.models._files import CONFIG, GENES, read_folder, read_history, write_folder
 from spade.models._genes import GenePanel
@@ -241,7 +241,33 @@ class SealModel:
                 f"{BASE}{name}": value.cpu().numpy()
                 for name, value in base_state(self.net.vision.model.state_dict()).items()
             }
-        write_folder(Path(path), "SealModel", description, arrays, self.genes, seal_card(self))
+        write_folder(Path(path), "SealModel", description, arrays, self.genes, self._card())
+
+    def _card(self) -> str:
+        """Say what the model is and how it was trained."""
+        config = self.config
+        if self.reads_pixels:
+            reads = f"patches of {self.input_px} px{f' ({config.patch_um:g} µm)' if config.patch_um else ''}"
+            cnn = any(isinstance(part, AdaptedStage) for part in self.net.vision.modules())
+            adapted = "last stage" if cnn else f"last {config.n_blocks} block(s), {', '.join(config.targets)}"
+            trained = f"{adapted}: rank {config.rank}, alpha {config.alpha:g}"
+            example = "sp.pp.encode_patches(samples, encoder=model)"
+        else:
+            reads = f"`{config.use_rep}`: {self.n_features} features"
+            trained = f"a head ({config.head}) on frozen features"
+            example = "sp.tl.embed(samples, model)"
+        losses = (f"{name.replace('_', ' ')} {weight:g}" for name, weight in config.loss_weights().items())
+        rows = {
+            "id": f"`{self.id}`",
+            "encoder": f"{config.encoder or 'not recorded'} (weights {config.encoder_id or 'not recorded'})",
+            "reads": reads,
+            "trained": trained,
+            "gene panel": f"{self.n_genes} genes",
+            "losses": ", ".join(losses),
+            "optimiser": optimiser(config),
+        }
+        summary = f"Images and expression of tissue in one space of {self.dim} dimensions (SEAL, arXiv 2602.14177)"
+        return model_card("SEAL model", summary, rows, self.facts, example)
 
     @classmethod
     def load(

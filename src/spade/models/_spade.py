@@ -20,7 +20,7 @@ from scipy.sparse import csr_matrix, issparse
 from spade.core.arrays import Floats
 from spade.core.experts.heads import Experts, Head, mix_experts
 from spade.core.experts.routing import Routing
-from spade.models._card import card
+from spade.models._card import model_card, optimiser
 from spade.models._config import SpadeConfig
 from spade.models._files import CONFIG, GENES, read_folder, read_history, write_folder
 from spade.models._genes import GenePanel
@@ -245,7 +245,27 @@ class SpadeModel:
             "facts": self.facts,
             "history": self.history.astype(object).where(self.history.notna(), None).to_dict(orient="split"),
         }
-        write_folder(Path(path), "SpadeModel", description, self._arrays(), self.genes, card(self))
+        write_folder(Path(path), "SpadeModel", description, self._arrays(), self.genes, self._card())
+
+    def _card(self) -> str:
+        """Say what the model is and how it was trained."""
+        config = self.config
+        patches = f"{config.patch_um:g} µm at {config.patch_px} px" if config.patch_um else "not recorded"
+        rows = {
+            "id": f"`{self.id}`",
+            "image features": f"`{config.use_rep}`: {self.n_features} features of encoder "
+            f"{config.encoder or 'not recorded'} (id {config.encoder_id or 'not recorded'})",
+            "patches": patches,
+            "gene panel": f"{self.n_genes} genes{'' if self.genes else ' (names not known)'}",
+            "prototypes": f"{self.routing.n_prototypes}, feature scaling `{config.feature_scaling}`",
+            "loss": f"`{config.loss}`, temperature {config.temperature:g}",
+            "optimiser": optimiser(config),
+        }
+        summary = (
+            f"A mixture of {self.n_experts} data experts that puts H&E patches and spot expression into one space of "
+            f"{self.dim} dimensions (SPADE, arXiv 2506.21857)"
+        )
+        return model_card("SPADE model", summary, rows, self.facts, "sp.tl.embed(samples, model)")
 
     @classmethod
     def load(cls, path: str | PathLike[str]) -> SpadeModel:

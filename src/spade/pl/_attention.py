@@ -15,8 +15,8 @@ from spade._checks import shorten
 from spade._samples.obs import group_labels
 from spade._samples.open import Samples, iter_samples
 from spade._samples.sample import Sample
-from spade.pl._axes import colour_bar, finish, given_axes, new_figure, title
-from spade.pl._tissue import Floats, View, common_frames, draw_spots, draw_tissue, views
+from spade.pl._draw.axes import colour_bar, finish, given_axes, new_figure, title
+from spade.pl._draw.tissue import Floats, View, common_frames, draw_spots, draw_tissue, views
 
 FADE = 0.45
 PANEL = 3.2

@@ -21,7 +21,7 @@ from spade.core.experts.clustering import two_stage, within_squares
 from spade.core.experts.routing import feature_scale
 from spade.core.rng import as_seed, numpy_stream
 from spade.models import SpadeConfig
-from spade.pl._axes import GREY, LEGEND_ROWS, TEXT, finish, given_axes, new_figure, title
+from spade.pl._draw.axes import GREY, LEGEND_ROWS, TEXT, finish, given_axes, new_figure, title
 
 COUNTS = (1, 2, 4, 8, 12, 16, 24, 32)
 

@@ -17,18 +17,8 @@ from spade._samples.features import read_features
 from spade._samples.open import Samples, iter_samples
 from spade._samples.sample import Sample
 from spade.core.rng import as_seed, numpy_stream
-from spade.pl._axes import (
-    GREY,
-    SMALL,
-    bare,
-    colour_bar,
-    dots_legend,
-    finish,
-    given_axes,
-    new_figure,
-    title,
-)
-from spade.pl._colours import Column, Found, join_columns, read_column
+from spade.pl._draw.axes import GREY, SMALL, bare, colour_bar, dots_legend, finish, given_axes, new_figure, title
+from spade.pl._draw.colours import Column, Found, join_columns, read_column
 
 logger = logging.getLogger("spade")
 LEAST = 10

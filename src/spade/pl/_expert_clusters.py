@@ -13,9 +13,9 @@ from spade import _keys
 from spade._samples.experts import expert_weights
 from spade._samples.open import Samples, iter_samples
 from spade.core.experts.routing import routing_entropy
-from spade.pl._axes import GREY, colour_bar, dots_legend, finish, given_axes, new_figure, title
-from spade.pl._colours import Column, join_columns, read_column
-from spade.pl._tissue import Floats, View, common_frames, draw_spots, draw_tissue, views
+from spade.pl._draw.axes import GREY, colour_bar, dots_legend, finish, given_axes, new_figure, title
+from spade.pl._draw.colours import Column, join_columns, read_column
+from spade.pl._draw.tissue import Floats, View, common_frames, draw_spots, draw_tissue, views
 
 FADE = 0.55
 PANEL = 3.2

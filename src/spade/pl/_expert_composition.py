@@ -13,8 +13,8 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 from numpy.typing import NDArray
 
 from spade._checks import check_pairs
-from spade.pl._axes import GREY, LEGEND_ROWS, SMALL, TEXT, clip, finish, given_axes, new_figure, title
-from spade.pl._colours import expert_colours
+from spade.pl._draw.axes import GREY, LEGEND_ROWS, SMALL, TEXT, clip, finish, given_axes, new_figure, title
+from spade.pl._draw.colours import expert_colours
 
 COLUMNS = ("value", "expert", "n_value", "share", "log2_enrichment", "log2_low", "log2_high")
 #: Height in inches of an expert's line in the enrichment panel, and least and greatest height of all of a value's.

@@ -20,8 +20,8 @@ from spade._samples.sample import Sample
 from spade.core.expression.correlation import pearson_per_gene
 from spade.core.expression.normalise import log_normalise
 from spade.models import GenePanel
-from spade.pl._axes import colour_bar, finish, given_axes, new_figure, title
-from spade.pl._tissue import Floats, View, common_frames, draw_spots, draw_tissue, views
+from spade.pl._draw.axes import colour_bar, finish, given_axes, new_figure, title
+from spade.pl._draw.tissue import Floats, View, common_frames, draw_spots, draw_tissue, views
 
 FADE = 0.35
 PANEL = 2.7

@@ -10,10 +10,10 @@ from matplotlib.axes import Axes
 from numpy.typing import NDArray
 
 from spade._checks import check_count, check_table
-from spade._expression_table import check_benchmark, mean_bounds, mean_known, units_by_gene
 from spade.core.rng import as_seed, numpy_stream
-from spade.pl._axes import GREY, SMALL, TEXT, clip, finish, given_axes, new_figure, title
-from spade.pl._colours import SAFE
+from spade.pl._draw.axes import GREY, SMALL, TEXT, clip, finish, given_axes, new_figure, title
+from spade.pl._draw.colours import SAFE
+from spade.tl._expression.table import check_benchmark, mean_bounds, mean_known, units_by_gene
 
 TRUST = ("gene", "pearson", "low", "high")
 ROW, WIDTH = 0.19, 3.4

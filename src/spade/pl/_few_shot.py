@@ -9,9 +9,9 @@ import pandas as pd
 from matplotlib.axes import Axes
 from numpy.typing import NDArray
 
-from spade._few_shot import of_metric, summarise, unit_means
-from spade.pl._axes import GREY, SMALL, TEXT, finish, given_axes, new_figure, title
-from spade.pl._colours import SAFE
+from spade.pl._draw.axes import GREY, SMALL, TEXT, finish, given_axes, new_figure, title
+from spade.pl._draw.colours import SAFE
+from spade.tl._few_shot.few_shot_summary import few_shot_summary, of_metric, unit_means
 
 PANEL = 2.7
 LABELS = {
@@ -77,15 +77,15 @@ def few_shot(
     """
     if metric == "recall":
         raise ValueError('metric="recall" is drawn in the right panel; its mean over classes is "balanced_accuracy".')
-    summary = summarise(table, None, metric, n_boot, 0.95, rng)
+    summary = few_shot_summary(table, metric=metric, n_boot=n_boot, rng=rng)
     names = list(dict.fromkeys(summary["representation"]))
     baseline = names[0] if baseline is None else baseline
-    paired = summarise(table, baseline, metric, n_boot, 0.95, rng)
+    paired = few_shot_summary(table, baseline=baseline, metric=metric, n_boot=n_boot, rng=rng)
     all_shots = sorted(set(summary["shots"]))
     most = all_shots[-1] if shots is None else shots
     if most not in all_shots:
         raise KeyError(f"shots={shots!r} are not in the table; there are {', '.join(map(str, all_shots))}.")
-    of_classes = summarise(table[table["shots"] == most], None, "recall", n_boot, 0.95, rng)
+    of_classes = few_shot_summary(table[table["shots"] == most], metric="recall", n_boot=n_boot, rng=rng)
     n_classes = int(table["n_classes"].iloc[0])
     colours = {name: SAFE[i % len(SAFE)] for i, name in enumerate(names)}
     axes = _panels(ax, 2 if len(names) == 1 else 3, n_classes * len(names))

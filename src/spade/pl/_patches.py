@@ -19,8 +19,8 @@ from spade import _keys
 from spade._checks import check_count, shorten
 from spade._samples.open import Samples, iter_samples
 from spade.core.rng import as_seed, numpy_stream
-from spade.pl._axes import SMALL, TEXT, bare, finish, given_axes, new_figure, title
-from spade.pl._tissue import BORDER, Floats, View, common_frames, draw_border, draw_tissue, scale_bar, views
+from spade.pl._draw.axes import SMALL, TEXT, bare, finish, given_axes, new_figure, title
+from spade.pl._draw.tissue import BORDER, Floats, View, common_frames, draw_border, draw_tissue, scale_bar, views
 
 SQUARE, CHOSEN = "#0b3d6b", "#000000"
 FADE = 0.75

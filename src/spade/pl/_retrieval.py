@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from spade import _keys
 from spade._checks import check_count, check_table, shorten
 from spade._samples.open import Samples, iter_samples
-from spade.pl._axes import GREY, SMALL, bare, colour_bar, finish, given_axes, new_figure, title
-from spade.pl._tissue import View, common_frames, draw_spots, draw_tissue, scale_bar, views
+from spade.pl._draw.axes import GREY, SMALL, bare, colour_bar, finish, given_axes, new_figure, title
+from spade.pl._draw.tissue import View, common_frames, draw_spots, draw_tissue, scale_bar, views
 
 UNIT = 1.25
 PANEL = 3.0

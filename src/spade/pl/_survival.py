@@ -13,11 +13,11 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from spade._checks import check_count, shorten
-from spade._survival import check_risks, percentiles
 from spade.core.arrays import Floats
 from spade.core.slides.survival import Curve, check_times, kaplan_meier, log_rank
-from spade.pl._axes import GREY, SMALL, TEXT, finish, given_axes, new_figure, title
-from spade.pl._colours import SAFE
+from spade.pl._draw.axes import GREY, SMALL, TEXT, finish, given_axes, new_figure, title
+from spade.pl._draw.colours import SAFE
+from spade.tl._slides.survival_summary import check_risks, percentiles
 
 PANEL = 3.4
 #: Inches that one row of numbers at risk takes.

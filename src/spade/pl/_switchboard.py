@@ -12,9 +12,9 @@ from matplotlib.lines import Line2D
 from numpy.typing import NDArray
 
 from spade._checks import shorten
-from spade._switchboard import PROBE, summarise
-from spade.pl._axes import GREY, SMALL, TEXT, finish, given_axes, new_figure, title
-from spade.pl._colours import SAFE
+from spade.pl._draw.axes import GREY, SMALL, TEXT, finish, given_axes, new_figure, title
+from spade.pl._draw.colours import SAFE
+from spade.tl._switchboard.switchboard_summary import PROBE, switchboard_summary
 
 ROW, WIDTH, NAMES, COLUMNS = 0.24, 2.3, 1.6, 3
 COLOURS = {PROBE: SAFE[0], "model": SAFE[5]}
@@ -84,7 +84,7 @@ def switchboard(
     >>> sp.pl.switchboard(table).shape
     (3,)
     """
-    summary = summarise(table, baseline, over, n_boot, 0.95, rng)
+    summary = switchboard_summary(table, baseline=baseline, over=over, n_boot=n_boot, rng=rng)
     there = list(dict.fromkeys(summary["metric"]))
     wanted = [name for name in there if name not in OTHERS] if metrics is None else list(metrics)
     if odd := [name for name in wanted if name not in there]:

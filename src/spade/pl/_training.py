@@ -11,7 +11,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from spade._samples.expert_colours import palette
-from spade.pl._axes import GREY, LEGEND_ROWS, TEXT, finish, given_axes, new_figure
+from spade.pl._draw.axes import GREY, LEGEND_ROWS, TEXT, finish, given_axes, new_figure
 
 COLUMNS = ("epoch", "train_loss", "val_loss")
 #: What tells the curves apart: experts of a mixture, or the terms of the loss of a tuned encoder.

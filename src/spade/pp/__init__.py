@@ -1,8 +1,8 @@
 """Preprocessing: patches, image features, labels, gene panels, splits."""
 
-from spade.pp._encode import encode_patches
-from spade.pp._genes import select_genes
-from spade.pp._label_patches import label_patches
+from spade.pp._encode_patches import encode_patches
+from spade.pp._genes.select_genes import select_genes
+from spade.pp._labels.label_patches import label_patches
 from spade.pp._patches import patches
 from spade.pp._smooth_expression import smooth_expression
 from spade.pp._spatial_context import spatial_context

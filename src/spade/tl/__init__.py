@@ -1,29 +1,29 @@
 """Tools: experts, training, embeddings, few-shot and slide tasks, survival, retrieval, expression."""
 
-from spade.tl._annotate import annotate
-from spade.tl._attention import attention
-from spade.tl._cluster_experts import cluster_experts
-from spade.tl._embed import embed
-from spade.tl._expert_agreement import expert_agreement
-from spade.tl._expert_composition import expert_composition
-from spade.tl._expression_benchmark import expression_benchmark
-from spade.tl._expression_summary import expression_summary
-from spade.tl._expression_trust import expression_trust
-from spade.tl._few_shot import few_shot
-from spade.tl._few_shot_summary import few_shot_summary
-from spade.tl._mixing import mixing
-from spade.tl._predict_expression import predict_expression
-from spade.tl._rank_expert_genes import rank_expert_genes
-from spade.tl._retrieval import retrieval_metrics
-from spade.tl._retrieve import retrieve
-from spade.tl._routing_scores import routing_scores
-from spade.tl._slide_task import slide_task
-from spade.tl._survival import survival
-from spade.tl._survival_summary import survival_summary
-from spade.tl._switchboard import switchboard
-from spade.tl._switchboard_summary import switchboard_summary
-from spade.tl._train_seal import train_seal
-from spade.tl._train_spade import train_spade
+from spade.tl._embedding.embed import embed
+from spade.tl._embedding.mixing import mixing
+from spade.tl._embedding.retrieval_metrics import retrieval_metrics
+from spade.tl._embedding.retrieve import retrieve
+from spade.tl._experts.expert_agreement import expert_agreement
+from spade.tl._experts.expert_composition import expert_composition
+from spade.tl._experts.rank_expert_genes import rank_expert_genes
+from spade.tl._experts.routing_scores import routing_scores
+from spade.tl._expression.expression_benchmark import expression_benchmark
+from spade.tl._expression.expression_summary import expression_summary
+from spade.tl._expression.expression_trust import expression_trust
+from spade.tl._expression.predict_expression import predict_expression
+from spade.tl._few_shot.annotate import annotate
+from spade.tl._few_shot.few_shot import few_shot
+from spade.tl._few_shot.few_shot_summary import few_shot_summary
+from spade.tl._slides.attention import attention
+from spade.tl._slides.slide_task import slide_task
+from spade.tl._slides.survival import survival
+from spade.tl._slides.survival_summary import survival_summary
+from spade.tl._switchboard.switchboard import switchboard
+from spade.tl._switchboard.switchboard_summary import switchboard_summary
+from spade.tl._training.cluster_experts import cluster_experts
+from spade.tl._training.train_seal import train_seal
+from spade.tl._training.train_spade import train_spade
 
 __all__ = [
     "annotate",

@@ -1,0 +1,225 @@
+"""A section on its image, drawn in µm from the image's upper left corner, y down."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from math import ceil, floor
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.collections import EllipseCollection
+from matplotlib.patches import Rectangle
+from matplotlib.transforms import blended_transform_factory
+from numpy.typing import NDArray
+
+from spade._samples.images import image_levels
+from spade._samples.patches import patch_centres, patch_record
+from spade._samples.sample import Sample
+from spade.core.patches.tiles import Level, iter_patches
+from spade.pl._draw.axes import SMALL, TEXT, bare
+
+logger = logging.getLogger("spade")
+Floats = NDArray[np.float64]
+#: About the longest side of an image that is drawn.
+MAX_PX = 1_200
+#: Rows that are read at a time.
+BAND = 512
+#: More artists than this are drawn as pixels in vector formats.
+MANY = 3_000
+BORDER = "#d55e00"
+
+
+@dataclass(frozen=True)
+class View:
+    """One section: its image and its spots.
+
+    Attributes
+    ----------
+    name
+        Name of the section.
+    rows, ids
+        Rows of the table, and their instance ids.
+    levels
+        Resolutions of the image, finest first.
+    mpp
+        µm per pixel of the finest level.
+    centres
+        ``(n, 2)`` spot centres (x, y) in µm.
+    inside
+        ``(n,)`` whether the centre lies in the image.
+    diameter, side
+        Of a spot and of a patch, in µm.
+    size_px
+        Side of a patch in pixels once it is read.
+    """
+
+    name: str
+    rows: NDArray[np.int64]
+    ids: pd.Index
+    levels: list[Level]
+    mpp: float
+    centres: Floats
+    inside: NDArray[np.bool_]
+    diameter: float
+    side: float
+    size_px: int
+
+    @property
+    def image_um(self) -> tuple[float, float]:
+        """Width and height of the image in µm."""
+        height, width = self.levels[0].shape
+        return width * self.mpp, height * self.mpp
+
+    def frame(self, off_image: bool = False) -> Floats:
+        """Return the box (x0, y0, x1, y1) in µm around the spots and a margin, of those on the image or of all."""
+        centres = self.centres if off_image or not self.inside.any() else self.centres[self.inside]
+        low, high = centres.min(0), centres.max(0)
+        margin = max(self.side, self.diameter) / 2 + 0.02 * float(np.max(high - low))
+        return np.concatenate([low - margin, high + margin])
+
+    def patches(self, chosen: NDArray[np.int64]) -> NDArray[np.uint8]:
+        """Read patches, ``(len(chosen), size_px, size_px, 3)``; ``chosen`` are positions in ``centres``."""
+        out = np.empty((len(chosen), self.size_px, self.size_px, 3), dtype=np.uint8)
+        centres = self.centres[chosen][:, ::-1] / self.mpp
+        for index, batch in iter_patches(self.levels, centres, self.side / self.mpp, self.size_px, 16):
+            out[index] = batch
+        return out
+
+
+def views(sample: Sample, patches_key: str) -> list[View]:
+    """Return one view per section that has patches."""
+    record = patch_record(sample, patches_key)
+    found = []
+    for section in sample.sections:
+        if section.region not in record["regions"]:
+            logger.warning("%s: no patches in %r, not drawn", section.name, patches_key)
+            continue
+        facts = record["regions"][section.region]
+        centres, inside = patch_centres(sample, section, facts)
+        found.append(
+            View(
+                section.name,
+                section.rows,
+                section.ids,
+                image_levels(sample.sdata.images[facts["image"]]),
+                facts["mpp"],
+                centres * facts["mpp"],
+                inside,
+                facts["spot_diameter_um"],
+                record["size_um"],
+                record["size_px"],
+            )
+        )
+    if not found:
+        raise KeyError(
+            f"{sample.name}: the patches in {patches_key!r} are of {list(record['regions'])}, but the table's regions are "
+            f"{[section.region for section in sample.sections]}. Run sp.pp.patches again."
+        )
+    return found
+
+
+def common_frames(frames: list[Floats]) -> list[Floats]:
+    """Give all boxes the largest width and height, about their own centres, so that panels are equal and to one scale."""
+    half = np.max([box[2:] - box[:2] for box in frames], axis=0) / 2
+    return [np.concatenate([middle - half, middle + half]) for middle in ((b[:2] + b[2:]) / 2 for b in frames)]
+
+
+def read_region(levels: list[Level], box: Floats, max_px: int = MAX_PX) -> tuple[NDArray[np.uint8], Floats]:
+    """Read part of an image at a low resolution, in bands of rows.
+
+    Parameters
+    ----------
+    levels
+        Resolutions, finest first.
+    box
+        (x0, y0, x1, y1) in pixels of the finest level; what is beyond the image is left out.
+    max_px
+        About the longest side of the result.
+
+    Returns
+    -------
+    ``(height, width, 3)`` pixels, and the box that they cover; of size 0 if the image is not in ``box``.
+    """
+    height, width = levels[0].shape
+    x0, x1 = np.clip(box[[0, 2]], 0, width)
+    y0, y1 = np.clip(box[[1, 3]], 0, height)
+    if x1 <= x0 or y1 <= y0:
+        return np.empty((0, 0, 3), dtype=np.uint8), np.array([x0, y0, x0, y0])
+    longest = max(x1 - x0, y1 - y0)
+    fine_enough = [level for level in levels if longest / max(level.downsample) >= max_px]
+    level = max(fine_enough, key=lambda one: max(one.downsample), default=levels[0])
+    dy, dx = level.downsample
+    left, right = floor(x0 / dx), min(ceil(x1 / dx), level.shape[1])
+    top, bottom = floor(y0 / dy), min(ceil(y1 / dy), level.shape[0])
+    step = min(max(1, round(longest / max(dy, dx) / max_px)), right - left, bottom - top)
+    n_rows, n_columns = (bottom - top) // step, (right - left) // step
+    out = np.empty((n_rows, n_columns, 3), dtype=np.uint8)
+    band = max(1, BAND // step)
+    for row in range(0, n_rows, band):
+        n = min(band, n_rows - row)
+        first = top + row * step
+        block = level.read(first, first + n * step, left, left + n_columns * step)
+        means = block.reshape(3, n, step, n_columns, step).mean((2, 4), dtype=np.float32)
+        out[row : row + n] = np.round(means).transpose(1, 2, 0)
+    covered = [left * dx, top * dy, (left + n_columns * step) * dx, (top + n_rows * step) * dy]
+    return out, np.array(covered)
+
+
+def draw_tissue(ax: Axes, view: View, box: Floats, alpha: float = 1.0) -> None:
+    """Draw the image within ``box`` (µm) at a low resolution, its border where it is in view, and a scale bar."""
+    pixels, covered = read_region(view.levels, box / view.mpp)
+    x0, y0, x1, y1 = covered * view.mpp
+    if pixels.size:
+        ax.imshow(pixels, extent=(x0, x1, y1, y0), alpha=alpha, interpolation="antialiased")
+    draw_border(ax, view)
+    ax.set(xlim=box[[0, 2]], ylim=box[[3, 1]], aspect="equal")
+    bare(ax)
+    scale_bar(ax)
+
+
+def draw_border(ax: Axes, view: View) -> None:
+    """Outline the image; seen where the border is within the panel."""
+    ax.add_patch(Rectangle((0, 0), *view.image_um, fill=False, edgecolor=BORDER, linewidth=1.0, linestyle=(0, (4, 2))))
+
+
+def draw_spots(ax: Axes, view: View, **style: Any) -> EllipseCollection:
+    """Draw all spots as circles of their true size."""
+    diameters = np.full(len(view.centres), view.diameter)
+    spots = EllipseCollection(
+        diameters,
+        diameters,
+        np.zeros(len(diameters)),
+        units="xy",
+        offsets=view.centres,
+        offset_transform=ax.transData,
+        rasterized=len(diameters) > MANY,
+        **style,
+    )
+    ax.add_collection(spots, autolim=False)
+    return spots
+
+
+def nice_length(most: float) -> float:
+    """Return the largest of 1, 2, 5, 10, 20, … that is not above ``most``."""
+    power = 10.0 ** floor(np.log10(most))
+    return power * max(factor for factor in (1, 2, 5) if factor * power <= most * (1 + 1e-9))
+
+
+def scale_bar(ax: Axes, share: float = 0.3, small: bool = False, above: bool = False) -> None:
+    """Draw a bar of a round length in µm, at most ``share`` of the panel, outside its left corner."""
+    x0, x1 = ax.get_xlim()
+    length = nice_length(share * (x1 - x0))
+    below = blended_transform_factory(ax.transData, ax.transAxes)
+    offset = (0.08 if small else 0.035) * (1 if above else -1) + (1 if above else 0)
+    ax.plot(
+        [x0, x0 + length], [offset] * 2, color="black", linewidth=2, solid_capstyle="butt",
+        transform=below, clip_on=False, gid="scale bar",
+    )  # fmt: skip
+    label = f"{length / 1000:g} mm" if length >= 1000 else f"{length:g} µm"
+    ax.text(
+        x0 + length + (0.04 if small else 0.02) * (x1 - x0), offset, label, fontsize=SMALL if small else TEXT,
+        ha="left", va="center", transform=below, gid="scale bar",
+    )  # fmt: skip

@@ -1,0 +1,1 @@
+"""``select_genes`` and its two steps."""

@@ -1,0 +1,1 @@
+"""``label_patches`` and its steps."""

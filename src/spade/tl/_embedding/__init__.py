@@ -1,0 +1,1 @@
+"""Verbs that use the joint space: embed, search, and how groups mix."""

@@ -1,0 +1,1 @@
+"""Verbs that say what experts stand for."""

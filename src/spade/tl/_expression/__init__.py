@@ -1,0 +1,1 @@
+"""Verbs that predict expression and measure the prediction."""

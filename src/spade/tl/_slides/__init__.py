@@ -1,0 +1,1 @@
+"""Verbs on whole slides: classes, attention, survival."""

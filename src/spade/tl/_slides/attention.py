@@ -1,0 +1,143 @@
+"""Where a slide's class is read off: attention of its patches."""
+
+from __future__ import annotations
+
+import logging
+
+import numpy as np
+import pandas as pd
+
+from spade import _keys
+from spade._samples.features import Representation, named_representations
+from spade._samples.obs import categorical, check_free
+from spade._samples.open import Samples, as_list, iter_samples
+from spade.core.device import resolve_device
+from spade.core.rng import as_seed
+from spade.tl._slides.heads import SlideConfig, check_heads, fit, read_moments
+from spade.tl._slides.slides import read_slides
+
+logger = logging.getLogger("spade")
+
+
+def attention(
+    samples: Samples,
+    *,
+    label_key: str,
+    use_rep: Representation,
+    head: str = "abmil",
+    labels: pd.DataFrame | None = None,
+    slide_key: str | None = None,
+    groupby: str | None = "patient",
+    scaling: str = SlideConfig.scaling,
+    class_weights: bool = SlideConfig.class_weights,
+    hidden: int = SlideConfig.hidden,
+    dropout: float = SlideConfig.dropout,
+    n_epochs: int = SlideConfig.n_epochs,
+    lr: float = SlideConfig.lr,
+    weight_decay: float = SlideConfig.weight_decay,
+    patience: int = SlideConfig.patience,
+    inner_val: float = SlideConfig.inner_val,
+    device: str = "auto",
+    table_key: str | None = None,
+    rng: int | np.random.Generator = 0,
+    key_added: str | None = None,
+) -> pd.DataFrame:
+    """Train one head on all slides with a label, and write what it attends to on every slide.
+
+    The head has seen the labelled slides, so what it predicts for them says nothing about others: :func:`slide_task` does.
+    Attention tells which patches decided, not for which class.
+
+    Parameters
+    ----------
+    samples
+        A ``SpatialData``, a path to a zarr store, or an iterable of these. Those without ``obs[label_key]`` are only predicted.
+    label_key
+        ``obs`` column of the classes, one value per slide.
+    use_rep
+        ``obsm`` key of a representation; a tuple of keys is put side by side.
+    head
+        ``"abmil"`` or ``"transmil"``, as in :func:`slide_task`; of the latter, the attention of the class token in the last layer.
+    labels, slide_key, scaling, class_weights, hidden, dropout, n_epochs, lr, weight_decay, patience, device
+        As in :func:`slide_task`.
+    groupby, inner_val
+        A share ``inner_val`` of the slides, parted from the others by ``groupby``, chooses the epoch, as in :func:`slide_task`.
+    table_key
+        Table; may be left out when there is one.
+    rng
+        Seed.
+    key_added
+        ``obs`` key; None: ``"<label_key>_attention"``.
+
+    Returns
+    -------
+    DataFrame
+        ``slide``, ``label`` (empty: none), ``predicted`` and ``probability_<class>`` of every slide. Writes, with label key ``organ``:
+        ``obs["organ_attention"]``, float32 that sums to 1 over the patches of a slide, NaN where there are no features, and
+        ``obs["organ_attention_predicted"]``, the class predicted for the patch's slide. :func:`spade.pl.attention` draws them.
+
+    Raises
+    ------
+    KeyError
+        No such column in any sample, or no such representation.
+    ValueError
+        One class only, a slide without patches, with several labels or of another width.
+
+    Examples
+    --------
+    >>> import spade as sp
+    >>> samples = sp.datasets.toy(4, 20)
+    >>> sp.pp.patches(samples)
+    >>> sp.pp.encode_patches(samples)
+    >>> slides = sp.tl.attention(samples, label_key="organ", use_rep="X_texture", n_epochs=3)
+    >>> slides["slide"].tolist()
+    ['toy_0', 'toy_1', 'toy_2', 'toy_3']
+    >>> round(float(samples[0]["table"].obs["organ_attention"].sum()), 3)
+    1.0
+    """
+    if isinstance(use_rep, list):
+        raise TypeError(f"use_rep={use_rep!r}: expected one representation, a key or a tuple of keys put side by side.")
+    named = named_representations(use_rep)
+    config = SlideConfig(
+        scaling=scaling, class_weights=bool(class_weights), hidden=hidden, dropout=dropout, n_epochs=n_epochs, lr=lr,
+        weight_decay=weight_decay, patience=patience, inner_val=inner_val,
+    )  # fmt: skip
+    if not isinstance(head, str):
+        raise TypeError(f'head={head!r}: expected one head, "abmil" or "transmil".')
+    check_heads(head, ("abmil", "transmil"), hidden)
+    key = _keys.check_key(f"{label_key}_attention" if key_added is None else key_added)
+    device = resolve_device(device)
+    seed = as_seed(rng)
+    items = as_list(samples)
+    columns = {"label_key": label_key, "groupby": groupby}
+    for name in (key, f"{key}_predicted"):
+        if name in (label_key, groupby, slide_key):
+            raise ValueError(f"key_added={key!r} would replace obs[{name!r}], which is read; choose another name.")
+        for sample in iter_samples(items, table_key=table_key):
+            check_free(sample, name)
+    slides = read_slides(items, named, columns, labels, slide_key, table_key, ("label_key",))
+    (name,) = named
+    read, _ = fit(slides, name, read_moments(slides, name), head, slides.labelled, config, device, seed)
+    found = []
+    for number, sample in enumerate(iter_samples(items, table_key=table_key)):
+        values = np.full(sample.table.n_obs, np.nan, dtype=np.float32)
+        predicted = np.full(sample.table.n_obs, "", dtype=object)
+        for i, (of_sample, rows) in enumerate(slides.bags.places):
+            if of_sample != number:
+                continue
+            probabilities, weights = read(i)
+            values[rows] = weights / weights.sum()
+            predicted[rows] = slides.classes[int(probabilities.argmax())]
+            label = slides.classes[slides.y[i]] if slides.y[i] >= 0 else ""
+            facts = {"slide": slides.bags.names[i], "label": label, "predicted": predicted[rows[0]]}
+            found.append(
+                facts | {f"probability_{c}": float(p) for c, p in zip(slides.classes, probabilities, strict=True)}
+            )
+        sample.table.obs[key] = values
+        sample.table.obs[f"{key}_predicted"] = categorical(predicted, slides.classes)
+        _keys.write_provenance(
+            sample.table.uns, key, function="tl.attention", label_key=label_key, use_rep=" + ".join(*named.values()),
+            head=head, slide_key=slide_key, n_labels=len(slides.labelled), n_epochs=n_epochs, lr=lr, scaling=scaling, seed=seed,
+        )  # fmt: skip
+        sample.save()
+        logger.info("%s: wrote obs[%r] and obs[%r]", sample.name, key, f"{key}_predicted")
+    return pd.DataFrame(found)

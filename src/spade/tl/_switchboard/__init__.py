@@ -1,0 +1,1 @@
+"""The ablation of the loss terms of a training."""

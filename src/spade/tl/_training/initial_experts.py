@@ -1,0 +1,83 @@
+"""What experts begin with, and where their states are kept."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import replace
+
+import numpy as np
+
+from spade.core.arrays import Floats
+from spade.core.distributed.ranks import Ranks
+from spade.core.experts.checkpoints import Checkpoints
+from spade.core.experts.heads import Experts
+from spade.core.experts.routing import Routing
+from spade.core.experts.train import train_experts, unfold_scaling
+from spade.core.rng import as_seed, numpy_stream
+from spade.models import GenePanel, SpadeConfig, SpadeModel
+from spade.tl._training.data import TrainingData
+
+WARM_START = "warm_start"
+
+
+def check_init(init: SpadeModel, panel: GenePanel, routing: Routing | None, config: SpadeConfig) -> None:
+    """Raise if training cannot begin with this model."""
+    if config.warm_start:
+        raise ValueError(
+            f"warm_start={config.warm_start} makes the experts that training begins with, and so does init=: choose one."
+        )
+    names = panel.names if init.genes is None else init.genes.names
+    if len(panel) != init.n_genes or panel.names != names:
+        raise ValueError(
+            f"genes: {len(panel)} genes that are not those of init= in their order ({init.n_genes} genes). Leave genes= out, or pass the "
+            "names behind its input."
+        )
+    if routing is not None and (routing.n_experts, routing.n_features) != (init.n_experts, init.n_features):
+        raise ValueError(
+            f"routing: {routing.n_experts} experts on {routing.n_features} features, but init= has {init.n_experts} on "
+            f"{init.n_features}. Leave routing= out, or cluster alike."
+        )
+
+
+def unfolded(init: SpadeModel, mean: Floats, deviation: Floats) -> Experts:
+    """Return a copy of the experts of a model that reads scaled features."""
+    experts = copy.deepcopy(init.experts)
+    unfold_scaling(experts, mean, deviation)
+    return experts
+
+
+def warm_start_experts(
+    data: TrainingData,
+    config: SpadeConfig,
+    n_experts: int,
+    mean: Floats,
+    deviation: Floats,
+    device: str,
+    checkpoints: Checkpoints | None,
+    group: Ranks | None,
+) -> Experts:
+    """Train one expert on the spots of all, and return it as often as there are experts."""
+
+    def train() -> Experts:
+        kept = None if checkpoints is None else Checkpoints(checkpoints.folder / WARM_START, {"of": WARM_START})
+        shared, _ = train_experts(
+            data.features,
+            data.expression,
+            np.zeros(len(data.role), dtype=np.int64),
+            data.role,
+            1,
+            replace(config, n_epochs=config.warm_start, out_of_cluster=0.0),
+            mean=mean,
+            deviation=deviation,
+            seed=as_seed(numpy_stream(config.seed, WARM_START)),
+            device=device,
+            checkpoints=kept,
+        )
+        return shared
+
+    shared = train() if group is None else group.first(train)
+    experts = Experts(n_experts, data.features.shape[1], data.expression.shape[1], config.dim)
+    experts.load_state_dict(
+        {name: value.expand(n_experts, *value.shape[1:]) for name, value in shared.state_dict().items()}
+    )
+    return experts

@@ -1,0 +1,318 @@
+"""Fine-tune an image encoder against expression."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from os import PathLike
+
+import numpy as np
+from tqdm.auto import tqdm
+
+from spade import _keys
+from spade._checks import check_count, check_idle
+from spade._samples.open import Samples, as_list
+from spade.core.device import check_devices, resolve_device
+from spade.core.distributed.ranks import ranks
+from spade.core.rng import as_seed
+from spade.core.roles import TRAIN, VAL
+from spade.core.seal.train import train_seal_net
+from spade.encoders._spec import licence_of
+from spade.models import GenePanel, SealConfig, SealModel
+from spade.models._seal_processes import train_in_processes
+from spade.tl._training.checkpoints import open_states
+from spade.tl._training.data import FeatureReader, load_training, resolve_panel
+from spade.tl._training.history import seal_history
+from spade.tl._training.patch_source import PatchReader
+from spade.tl._training.seal_setup import (
+    N_WORKERS,
+    OF_READING,
+    base_encoder,
+    check_used,
+    describe,
+    pairs_of,
+    start_net,
+    tell_few_steps,
+)
+
+logger = logging.getLogger("spade")
+
+
+def train_seal(
+    samples: Samples,
+    *,
+    encoder: str | None = None,
+    weights: str | PathLike[str] | None = None,
+    on_features: str | None = None,
+    genes: GenePanel | Sequence[str] | None = None,
+    layer: str | None = SealConfig.layer,
+    normalized: bool = SealConfig.normalized,
+    n_blocks: int = SealConfig.n_blocks,
+    targets: Sequence[str] = SealConfig.targets,
+    rank: int = SealConfig.rank,
+    alpha: float = SealConfig.alpha,
+    dropout: float = SealConfig.dropout,
+    dim: int | None = None,
+    hidden: int = SealConfig.hidden,
+    head: str = SealConfig.head,
+    contrastive: float = SealConfig.contrastive,
+    gene_reconstruction: float = SealConfig.gene_reconstruction,
+    image_to_gene: float = SealConfig.image_to_gene,
+    kl: float = SealConfig.kl,
+    temperature: float = SealConfig.temperature,
+    negatives: str = SealConfig.negatives,
+    balance_sections: bool = SealConfig.balance_sections,
+    adversary: float = SealConfig.adversary,
+    gene_warmup: int = SealConfig.gene_warmup,
+    flips: bool = SealConfig.flips,
+    rotations: bool = SealConfig.rotations,
+    stain_jitter: float = SealConfig.stain_jitter,
+    n_epochs: int = SealConfig.n_epochs,
+    batch_size: int = SealConfig.batch_size,
+    micro_batch_size: int | None = None,
+    lr: float = SealConfig.lr,
+    weight_decay: float = SealConfig.weight_decay,
+    shuffle_pairs: bool = SealConfig.shuffle_pairs,
+    split_key: str | None = SealConfig.split_key,
+    patches_key: str = _keys.PATCHES,
+    cache_dir: str | PathLike[str] | None = None,
+    n_workers: int = N_WORKERS,
+    device: str = "auto",
+    devices: int = 1,
+    precision: str | None = None,
+    checkpoint_dir: str | PathLike[str] | None = None,
+    table_key: str | None = None,
+    rng: int | np.random.Generator = 0,
+) -> SealModel:
+    r"""Fine-tune a pathology encoder against expression by low-rank adapters (SEAL, arXiv 2602.14177).
+
+    The loss is :math:`\lambda_c \, \mathrm{InfoNCE}(z_\mathrm{image}, z_\mathrm{gene}) + \lambda_g R(\hat g_\mathrm{gene}, g) +
+    \lambda_i R(\hat g_\mathrm{image}, g)`: embeddings of the same spot, L2-normalised, are told from those of other spots of the batch; a
+    variational autoencoder with three planar flows rebuilds expression; and a head predicts it from the image.
+    :math:`R = 0.1 (0.05 \sum_g (1 - \rho_g)^2 + 5 \, \mathrm{MSE})`, with the correlation ρ of every gene over the batch and the squared
+    error of standardised values. The encoder stays frozen bit for bit; what is trained beside it is
+    :math:`W x + (\alpha/r) B A x` of some linear layers. The samples are only read, never written.
+
+    Parameters
+    ----------
+    samples
+        A ``SpatialData``, a path to a zarr store, or an iterable of these, with patches (or features) and expression.
+    encoder
+        Encoder to tune, as in :func:`spade.encoders.get`: a vision transformer with blocks, or a CNN, whose last stage is then
+        adapted. ``"texture"`` is no network.
+    weights
+        Its weights, as in :func:`spade.pp.encode_patches`.
+    on_features
+        ``obsm`` key of frozen features, in place of ``encoder``: a small head on them is trained with the same losses, in minutes on a CPU.
+    genes
+        Gene panel or list of names; None: what :func:`spade.pp.select_genes` marked (``method="seal"`` for the paper's).
+    layer
+        Layer with raw counts, or what :func:`spade.pp.smooth_expression` made of them; None: ``X``. They are scaled to 10,000 per spot
+        over all genes, then ``log1p``.
+    normalized
+        Take the values as they are.
+    n_blocks, targets
+        Of a transformer alone: how many of the last blocks are adapted, and which of their linear layers.
+    rank, alpha, dropout
+        Rank r and scale α of the adapters, and the share of their input that is dropped in training (of a head on features, of its
+        hidden layer).
+    dim, hidden, head
+        Of a head on features: width of its output (None: 256) and of its hidden layer, and whether it has one: ``"mlp"``, or
+        ``"linear"``. The joint space of a tuned encoder is as wide as its features.
+    contrastive, gene_reconstruction, image_to_gene
+        Weights of the three losses; 0 switches one off.
+    kl
+        Weight of the divergence of the posterior after the flows from N(0, I), divided by the width; 0, as in the paper: none.
+    temperature
+        τ of the contrastive loss.
+    negatives
+        Which spots of a batch a spot is told from: ``"all"``, or those of its own ``"section"``, so that stain and batch do not help.
+    balance_sections
+        Fill every batch with as many spots of every section.
+    adversary
+        Weight of a critic that guesses the section from the embeddings of both sides, against whom they are trained; 0: none. It has
+        no say in validation, whose sections it may not know.
+    gene_warmup
+        Epochs that the autoencoder is trained alone before.
+    flips, rotations, stain_jitter
+        How patches vary in training: mirrored, turned by quarters, and by how much the stains of haematoxylin and eosin differ.
+    n_epochs, batch_size
+        Passes over the training spots, and spots per step (nearly: the batches of an epoch are of one size). Negatives are those of the
+        whole batch. The defaults are for large cohorts; a log line tells if they make fewer than 100 steps.
+    micro_batch_size
+        Patches that are in the encoder at a time; None: the whole batch. Smaller ones need less memory, and encode every patch twice;
+        the gradient is the same.
+    lr, weight_decay
+        Of AdamW; the learning rate falls to 0 along a cosine.
+    shuffle_pairs
+        Give every spot the expression of another one of its section and part of the split: the control that a real model must beat.
+    split_key
+        ``obs`` column with ``"train"``, ``"val"``, ``"test"``: ``train`` trains, ``val`` (of sections or patients of its own, see
+        :func:`spade.pp.split`) selects the epoch, anything else is never read. None: every spot trains and the last epoch is kept.
+    patches_key
+        What :func:`spade.pp.patches` wrote.
+    cache_dir
+        Folder in which the patches are kept as one file (150 KB for one of 224 px), mapped into memory; it is made once. None: they are
+        read from the images in every epoch.
+    n_workers
+        Threads that read patches ahead; 0: none.
+    device
+        ``"auto"``, ``"cpu"`` or ``"cuda"``.
+    devices
+        GPUs of this machine (or processes on its CPU) that share every batch. Embeddings are joined before the losses, so that the
+        result is that of one, beyond rounding and the draws of augmentation and dropout. Without ``cache_dir`` all patches are written
+        into the machine's temporary folder first. For several machines start the script by ``torchrun`` and leave this 1.
+    precision
+        ``"fp32"`` (None) or ``"bf16"``, in which the encoder runs.
+    checkpoint_dir
+        Folder for the state, saved every minute and after every epoch. The same call on the same data goes on from there, and ends in
+        the same model (on a CPU, bit for bit); once finished, it returns its model. A folder of another training is an error.
+    table_key
+        Table; may be left out when there is one.
+    rng
+        Seed of initialisation, order, augmentation, dropout and noise.
+
+    Returns
+    -------
+    SealModel
+        The model; ``model.history`` holds every loss per stage and epoch.
+
+    Raises
+    ------
+    KeyError
+        Patches, features or table that are not there.
+    TypeError
+        An encoder that is not given by name.
+    ValueError
+        An encoder with nothing to adapt, targets it does not have, weights that do not fit; panel genes that a sample lacks, counts
+        that are not raw, patches of several sizes, a section of one spot with ``negatives="section"``, settings that are unknown or of no
+        use here.
+    FloatingPointError
+        The loss became NaN or infinite; the message names the sections.
+    RuntimeError
+        Published weights that cannot be downloaded, or one of several processes ended early.
+
+    Examples
+    --------
+    >>> import spade as sp
+    >>> samples = sp.datasets.toy(2, 60)
+    >>> sp.pp.patches(samples)
+    >>> sp.pp.encode_patches(samples)
+    >>> genes = sp.pp.select_genes(samples)
+    >>> model = sp.tl.train_seal(samples, on_features="X_texture", genes=genes, dim=32, n_epochs=2)
+    >>> sp.tl.embed(samples, model)
+    >>> samples[0]["table"].obsm["X_seal"].shape
+    (60, 32)
+    """
+    if (encoder is None) == (on_features is None):
+        raise ValueError(
+            f"encoder={encoder!r}, on_features={on_features!r}: give one of them, an encoder to tune or the key of frozen features."
+        )
+    check_count("n_workers", n_workers, 0)
+    if micro_batch_size is not None:
+        check_count("micro_batch_size", micro_batch_size)
+    if on_features is not None:
+        given = {"weights": weights, "cache_dir": cache_dir, "patches_key": patches_key, "n_workers": n_workers}
+        check_idle(
+            [(name, value, OF_READING[name]) for name, value in given.items()],
+            "on_features= reads features that are there, no patches",
+        )
+    if encoder is not None and not isinstance(encoder, str):
+        raise TypeError(f"encoder={encoder!r}: expected the name of a network, such as 'uni2_h'.")
+    if encoder is not None and dim is not None:
+        raise ValueError(f"dim={dim!r}: the joint space of a tuned encoder is as wide as its features; leave dim= out.")
+    config = SealConfig(
+        n_blocks=n_blocks,
+        targets=tuple(targets) if not isinstance(targets, str) else (targets,),
+        rank=rank,
+        alpha=alpha,
+        dropout=dropout,
+        dim=SealConfig.dim if dim is None else dim,
+        hidden=hidden,
+        head=head,
+        contrastive=contrastive,
+        gene_reconstruction=gene_reconstruction,
+        image_to_gene=image_to_gene,
+        kl=kl,
+        adversary=adversary,
+        temperature=temperature,
+        negatives=negatives,
+        balance_sections=balance_sections,
+        gene_warmup=gene_warmup,
+        flips=flips,
+        rotations=rotations,
+        stain_jitter=stain_jitter,
+        n_epochs=n_epochs,
+        batch_size=batch_size,
+        micro_batch_size=0 if micro_batch_size is None else micro_batch_size,
+        lr=lr,
+        weight_decay=weight_decay,
+        precision=precision or SealConfig.precision,
+        encoder=encoder,
+        use_rep=on_features or "",
+        layer=layer,
+        normalized=normalized,
+        shuffle_pairs=shuffle_pairs,
+        split_key=split_key,
+        seed=as_seed(rng),
+    )
+    check_used(config)
+    listed = as_list(samples)
+    panel = resolve_panel(listed, genes, table_key)
+    with ranks() as group:
+        where = resolve_device(device, None if group is None else group.local)
+        check_devices(devices, where, alone=group is None)
+        base, config = base_encoder(config, weights)
+        images = FeatureReader() if base is None else PatchReader(patches_key, base.input_px, cache_dir, group)
+        data, config = load_training(listed, config, panel, table_key, images, keep_unused=False)
+        pairs = pairs_of(data, config)
+        settings = describe(data, config, where, images)
+        if group is not None:
+            group.alike(settings | {"checkpoint_dir": checkpoint_dir is not None})
+        if group is None or group.rank == 0:
+            tell_few_steps(pairs, config)
+        net = start_net(base, pairs, config)
+        folder = open_states(checkpoint_dir, settings, group)
+        with tqdm(desc="fine-tuning", unit="step", disable=True if group is not None and group.rank else None) as bar:
+
+            def progress(done: int, total: int, loss: float) -> None:
+                bar.total = total
+                bar.set_postfix_str(f"loss {loss:.3f}", refresh=False)
+                bar.update(done - bar.n)
+
+            if devices > 1:
+                record = train_in_processes(net, pairs, config, where, devices, n_workers, folder, progress)
+            else:
+                record = train_seal_net(
+                    net,
+                    pairs,
+                    config,
+                    seed=config.seed,
+                    device=where,
+                    ranks=group,
+                    n_workers=n_workers,
+                    folder=folder,
+                    progress=progress,
+                )
+    train = int((data.role == TRAIN).sum())
+    model = SealModel(
+        net,
+        config=config,
+        genes=panel,
+        spec=None if base is None else base.spec,
+        input_px=0 if base is None else base.input_px,
+        history=seal_history(record.history),
+        facts={
+            "samples": ", ".join(data.samples),
+            "licence_of_the_encoder": licence_of(config.encoder),
+            "training_spots": train,
+            "validation_spots": int((data.role == VAL).sum()),
+            "trained_weights_of_the_encoder": sum(
+                value.numel() for name, value in net.trained() if name.startswith("vision.")
+            ),
+            "best_epoch": record.best_epoch,
+        },
+        device=where,
+    )
+    logger.info("trained %r on %d spots of %d samples", model, train, len(data.samples))
+    return model
