@@ -99,7 +99,7 @@ def weights(network, tmp_path_factory):
 @pytest.fixture(scope="session")
 def tune(weights):
     """Fine-tune the small transformer."""
-    from _seal import tuned_by
+    from helpers.seal import tuned_by
 
     return tuned_by(weights)
 
@@ -107,7 +107,7 @@ def tune(weights):
 @pytest.fixture(scope="session")
 def tuned(tune):
     """A model that the small transformer was tuned to; not to be changed."""
-    from _seal import pictures
+    from helpers.seal import pictures
 
     return tune(pictures(), n_epochs=3, lr=1e-2)
 
@@ -115,6 +115,6 @@ def tuned(tune):
 @pytest.fixture(scope="session")
 def headed():
     """A model on features; not to be changed."""
-    from _seal import cohort, seal
+    from helpers.seal import cohort, seal
 
     return seal(cohort(), n_epochs=3)

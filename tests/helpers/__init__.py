@@ -1,0 +1,1 @@
+"""Sections whose every number is known, and short trainings, for many tests."""

@@ -1,0 +1,325 @@
+"""What QuPath and spreadsheets write, and what is wrong with such files."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import logging
+
+import numpy as np
+import pandas as pd
+import pytest
+import shapely
+from helpers.sections import no_warning, warns_here
+from geopandas import GeoDataFrame
+
+import spade as sp
+
+SQUARE = [[0, 0], [10, 0], [10, 10], [0, 10], [0, 0]]
+BOW_TIE = [[0, 0], [10, 10], [10, 0], [0, 10], [0, 0]]
+
+
+def feature(coordinates=None, kind="Polygon", *, label="Tumor", geometry=..., id="x", **properties):
+    classification = {"classification": {"name": label, "color": [200, 0, 0]}} if label else {}
+    if geometry is ...:
+        geometry = {"type": kind, "coordinates": [SQUARE] if coordinates is None else coordinates}
+    return {
+        "type": "Feature",
+        "id": id,
+        "geometry": geometry,
+        "properties": {"objectType": "annotation", **classification, **properties},
+    }
+
+
+def collection(*features):
+    return {"type": "FeatureCollection", "features": list(features)}
+
+
+@pytest.fixture
+def read(tmp_path):
+    """Write something as a file and read it."""
+
+    def read(content, name="a.geojson", **options):
+        text = content if isinstance(content, (str, bytes)) else json.dumps(content)
+        data = text.encode() if isinstance(text, str) else text
+        (tmp_path / name).write_bytes(gzip.compress(data) if name.endswith(".gz") else data)
+        return sp.io.read_annotations(tmp_path / name, **options)
+
+    return read
+
+
+# --- GeoJSON
+
+
+@pytest.mark.parametrize("wrap", [collection, lambda *f: list(f), lambda *f: f[0]], ids=["collection", "list", "one"])
+@pytest.mark.parametrize("name", ["a.geojson", "a.json", "A.GeoJSON", "a.b.geojson.gz"])
+def test_every_form_that_qupath_writes(read, wrap, name):
+    with no_warning():
+        frame = read(wrap(feature(name="left")), name)
+    assert isinstance(frame, GeoDataFrame)
+    assert list(frame.columns) == ["label", "name", "object_type", "geometry"]
+    assert frame.crs is None
+    assert frame.iloc[0, :3].tolist() == ["Tumor", "left", "annotation"]
+    assert frame.geometry[0].equals(shapely.box(0, 0, 10, 10))
+
+
+@pytest.mark.parametrize(
+    ("given", "label"),
+    [
+        ({"classification": {"name": "Tumor: Positive"}}, "Tumor: Positive"),
+        ({"classification": {"names": ["Tumor", "Positive"]}}, "Tumor: Positive"),
+        ({"classification": " Stroma "}, "Stroma"),
+        ({"classification": {"name": "Tumor"}, "name": "ROI 1"}, "Tumor"),
+        ({"name": "ROI 1"}, "ROI 1"),
+        ({"classification": None, "name": "ROI 1"}, "ROI 1"),
+        ({"classification": {"colorRGB": -1}, "name": ""}, None),
+        ({}, None),
+    ],
+)
+def test_label_is_the_class_else_the_name(read, given, label):
+    assert read(feature(label=None, **given))["label"].tolist() == [label]
+
+
+def test_object_types_old_and_new(read):
+    old = [feature(id=f"Path{kind}Object", objectType=None) for kind in ("Annotation", "Detection", "Cell", "Tile")]
+    frame = read([*old, feature(objectType=None, object_type="Cell"), feature(objectType=None), feature(id=7)])
+    expected = ["annotation", "detection", "cell", "tile", "cell", "", "annotation"]
+    assert frame["object_type"].fillna("").tolist() == expected
+    frame = read([*old, feature()], object_types="annotation")
+    assert len(frame) == 2
+    frame = read([*old, feature()], object_types=["cell", "tile"])
+    assert frame["object_type"].tolist() == ["cell", "tile"]
+
+
+def test_multipart_polygons_holes_third_coordinates_and_nan_measurements(read):
+    hole = [[2, 2], [4, 2], [4, 4], [2, 4], [2, 2]]
+    far = [[x + 20, y, 3] for x, y in SQUARE]
+    with no_warning():
+        frame = read(
+            collection(
+                feature([[SQUARE, hole], [far]], "MultiPolygon", measurements={"Mean": float("nan")}),
+                feature([SQUARE, hole], nucleusGeometry={"type": "Polygon"}),
+            )
+        )
+    assert frame.geometry.area.tolist() == [196, 96]
+    assert frame.geom_type.tolist() == ["MultiPolygon", "Polygon"]
+    assert not frame.geometry.has_z.any()
+
+
+def test_invalid_polygons_are_repaired_with_one_warning(read):
+    line = {"type": "LineString", "coordinates": [[0, 0], [50, 50]]}
+    area = {"type": "Polygon", "coordinates": [SQUARE]}
+    overlapping = [[SQUARE], [[[x + 5, y] for x, y in SQUARE]]]
+    spike = [[0, 0], [10, 0], [10, 10], [10, 30], [10, 10], [0, 10], [0, 0]]
+    with warns_here(r"a\.geojson: 6 of 7 polygons were not valid .* repaired; only areas are kept") as record:
+        frame = read(
+            collection(
+                feature([BOW_TIE]),
+                feature([SQUARE[:-1]]),  # not closed
+                feature(geometry={"type": "GeometryCollection", "geometries": [line, area]}),
+                feature(overlapping, "MultiPolygon"),
+                feature([spike]),
+                feature([SQUARE, [[1, 1], [2, 2]]]),  # a hole that is none
+                feature(),
+            )
+        )
+    assert len(record) == 1
+    assert frame.geometry.is_valid.all()
+    assert set(frame.geom_type) == {"Polygon", "MultiPolygon"}
+    assert frame.geometry.area.tolist() == pytest.approx([50, 100, 100, 150, 100, 100, 100])
+
+
+POINT = {"type": "Point", "coordinates": [1, 1]}
+
+
+def test_points_and_lines_are_refused_or_left_out(read, caplog):
+    content = collection(
+        feature(),
+        feature([1, 1], "Point", objectType="detection"),
+        feature([[1, 1]], "MultiPoint"),
+        feature([[1, 1], [2, 2]], "LineString"),
+        feature(geometry={"type": "GeometryCollection", "geometries": [POINT]}),
+    )
+    said = (
+        r"4 of 5 features are no areas \(1 LineString, 1 MultiPoint, 2 Point\), but labels need polygons\. .*"
+        r"other_geometry='skip', or read some object_types= \(there are 4 annotation, 1 detection\)"
+    )
+    with pytest.raises(ValueError, match=said):
+        read(content)
+    with caplog.at_level(logging.INFO, logger="spade"):
+        assert len(read(content, other_geometry="skip")) == 1
+    assert "left out 4 of 5 features that are no areas (1 LineString, 1 MultiPoint, 2 Point)" in caplog.text
+    assert len(read(content["features"][:2], object_types="annotation")) == 1
+    with pytest.raises(ValueError, match=r"none of the 1 features is an area \(1 Point\)"):
+        read(content["features"][1], other_geometry="skip")
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (json.dumps(collection(feature()))[:-40], r"is not JSON, or was cut off .* Export it again"),
+        ("label,x\na,1\n", r"is not JSON"),
+        ("", r"is not JSON"),
+        ("[" * 100_000, r"nested too deeply|not JSON"),
+        (b"\xff\xfe\x00{", r"not a text file in UTF-8"),
+        ('{"a": 1}', r"holds no GeoJSON features \(got keys 'a'\)"),
+        ('{"type": "Topology"}', r"holds no GeoJSON features \(got type 'Topology'\)"),
+        ("3", r"holds no GeoJSON features \(got int\)"),
+        ("[1, 2]", r"holds no GeoJSON features \(got list\)"),
+        ({"type": "FeatureCollection", "features": {}}, r"holds no GeoJSON features"),
+        ([], r"holds no features"),
+        (feature(geometry=None), r"feature 0 \(Tumor\) has an empty geometry"),
+        (feature([]), r"1 of 1 geometries are empty: feature 0 \(Tumor\)"),
+        (
+            collection(feature(), feature([[[0, 0], [1, 1], [0, 0]]])),
+            r"1 of 2 geometries are empty: feature 1 \(Tumor\)",
+        ),
+        (feature([[[0, 0], [1, 1], [2, 2], [0, 0]]]), r"empty, for they enclose no area: feature 0 \(Tumor\)"),
+        (feature([[[0, 0], [1, float("nan")], [2, 2], [0, 0]]]), r"feature 0 \(Tumor\) has coordinates that are NaN"),
+        (json.dumps(feature()).replace("10", "1e999"), r"NaN or infinite"),
+        (feature([[["0", "0"], ["1", "0"], ["1", "1"]]]), r"not lists of numbers"),
+        (feature([[[0, 0], [1], [2, 2]]]), r"points of unequal length"),
+        (feature([[0, 0], [1, 1]]), r"not lists of numbers"),
+        (feature(7), r"has no list of coordinates"),
+        (feature(kind="Circle"), r"a geometry of type 'Circle'"),
+        (feature(geometry="POLYGON"), r"a geometry of type None"),
+    ],
+)
+def test_files_that_are_no_annotations(read, content, said):
+    with pytest.raises(ValueError, match=said):
+        read(content)
+
+
+def test_truncated_gzip_size_name_and_absence(read, tmp_path):
+    whole = gzip.compress(json.dumps(collection(*[feature()] * 50)).encode())
+    with pytest.raises(ValueError, match=r"is truncated or damaged .* get it again"):
+        read(whole[:-20])
+    for name in ("a.geojson", "a.geojson.gz"):
+        with pytest.raises(ValueError, match=r"holds more than 100 bytes\. Export less .*max_bytes="):
+            read(feature(), name, max_bytes=100)
+    with pytest.raises(ValueError, match=r"more than 20 bytes"):
+        read("sample,label\n" + "a,b\n" * 9, "a.csv", max_bytes=20)
+    with pytest.raises(ValueError, match=r"named neither as GeoJSON \(\.geojson, \.json\) nor as a table \(\.csv"):
+        read(feature(), "a.xml")
+    with pytest.raises(FileNotFoundError, match=r"there is no file"):
+        sp.io.read_annotations(tmp_path / "none.geojson")
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "said"),
+    [
+        (
+            "a.geojson",
+            {"object_types": "cell"},
+            r"object_types= names 'cell', which the file does not hold; .* 1 annotation",
+        ),
+        ("a.geojson", {"object_types": []}, r"object_types= is empty"),
+        ("a.geojson", {"other_geometry": "drop"}, r"other_geometry='drop' must be 'error' or 'skip'"),
+        ("a.geojson", {"sample_col": "s"}, r"sample_col= is for a table, which 'a\.geojson' is not"),
+        (
+            "a.csv",
+            {"object_types": "cell", "other_geometry": "skip"},
+            r"object_types= and other_geometry= are for GeoJSON",
+        ),
+    ],
+)
+def test_options_that_have_no_meaning(read, name, options, said):
+    with pytest.raises(ValueError, match=said):
+        read(feature(), name, **options)
+
+
+# --- tables
+
+
+def test_spot_labels(read):
+    frame = read("Slide ID,Barcode,layer,score\nA, AAAC-1 ,L1 ,0.5\nA,AAAG-1,,\nB,AAAC-1,NA,2\n\n", "a.csv")
+    assert list(frame.columns) == ["sample", "spot", "layer", "score"]
+    assert type(frame) is pd.DataFrame
+    assert frame["sample"].tolist() == ["A", "A", "B"]
+    assert frame["spot"].tolist() == ["AAAC-1", "AAAG-1", "AAAC-1"]
+    assert frame["layer"][0] == "L1"
+    assert frame["layer"].isna().tolist() == [False, True, True]
+    np.testing.assert_array_equal(frame["score"], [0.5, np.nan, 2])
+
+
+@pytest.mark.parametrize("column", ["sample", "sample_id", "Slide", "slide_id", "SECTION", "section id", "ID"])
+def test_usual_names_of_the_sample(read, column):
+    frame = read(f"patient\t{column}\n007\t1\n008\t02\n", "a.tsv.gz")
+    assert list(frame.columns) == ["sample", "patient"]
+    assert frame["sample"].tolist() == ["1", "02"]
+    assert frame["patient"].tolist() == ["007", "008"]  # names, not numbers
+
+
+@pytest.mark.parametrize("column", ["spot", "spot_id", "barcode", "instance_id", "Cell ID"])
+def test_usual_names_of_the_spot(read, column):
+    assert list(read(f"{column};label\na;x\n", "a.txt").columns) == ["spot", "label"]
+
+
+def test_columns_keep_their_kind(read):
+    text = '\ufeffsample,n,m,x,y,text,"a, b"\ns1,1,1,1e3,-2.5,x,"u,v"\ns2,2,,2.0,3,NaN,w\n'
+    frame = read(text, "a.csv")
+    assert [str(kind) for kind in frame.dtypes] == [
+        "object",
+        "int64",
+        "Int64",
+        "float64",
+        "float64",
+        "object",
+        "object",
+    ]
+    assert frame["a, b"].tolist() == ["u,v", "w"]
+    assert frame["x"].tolist() == [1000, 2]
+
+
+def test_keys_may_be_chosen(read):
+    text = ",slide,sample,label\nc1,V1,a,x\nc2,V1,a,y\n"
+    with pytest.raises(
+        ValueError, match=r"several columns may be meant, 'slide', 'sample'\. Choose one with sample_col="
+    ):
+        read(text, "a.csv")
+    with pytest.raises(
+        ValueError, match=r"a column '' stands beside .*Give it a name, or choose with sample_col= or spot"
+    ):
+        read(text.replace("slide", "lot"), "a.csv")
+    with pytest.raises(ValueError, match=r"a column 'sample' stands beside .*Rename it"):
+        read(text, "a.csv", sample_col="slide", spot_col="")
+    frame = read(text, "a.csv", sample_col="sample", spot_col="")
+    assert list(frame.columns) == ["sample", "spot", "slide", "label"]
+    assert frame["spot"].tolist() == ["c1", "c2"]
+    with pytest.raises(KeyError, match=r"spot_col='bar' is not there; columns: '', 'slide', 'sample', 'label'"):
+        read(text, "a.csv", spot_col="bar", sample_col="sample")
+    with pytest.raises(ValueError, match=r"sample_col= and spot_col= are both 'slide'"):
+        read(text, "a.csv", spot_col="slide", sample_col="slide")
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("sample,label\n", r"no more than one line"),
+        ("", r"no more than one line"),
+        ("a,b\n1,2\n", r"no column that names samples or spots; columns: 'a', 'b'\. Say which"),
+        ("sample\na\n", r"nothing but sample; expected at least one column of labels"),
+        ("sample,spot\na,b\n", r"nothing but sample and spot"),
+        ("sample,label\na,x\na,y\n", r"1 samples occur more than once, 'a'\. .*If the rows are spots, .*spot_col="),
+        ("spot,label\na,x\na,x\nb,y\n", r"1 spots occur more than once, 'a'\. .*add a column with the sample"),
+        ("sample,spot,label\na,s,x\nb,s,y\na,s,z\n", r"1 spots occur more than once, 'a/s'"),
+        ("sample,label\na,x\n,y\n", r"1 rows have no sample, such as rows 2 below the header"),
+        ("sample,spot,label\na,,x\na,NA,y\n", r"2 rows have no spot, such as rows 1, 2"),
+        (
+            "sample,label\na,x,1\nb,y\n",
+            r"header names 2 columns, but 1 lines have more or fewer fields, such as line 2",
+        ),
+        ("sample,label\na,x\nb\n", r"such as line 3\..*cut off"),
+        ("sample,label,label\na,x,y\n", r"columns of the same name, 'label'"),
+        ('sample,label\na,"x\n', r"not a table"),
+    ],
+)
+def test_tables_that_are_none(read, text, said):
+    with pytest.raises(ValueError, match=said):
+        read(text, "a.csv")
+
+
+def test_what_pandas_writes_comes_back(tmp_path):
+    frame = pd.DataFrame({"sample": ["a", "b"], "label": ["x", np.nan], "age": [61, 70]})
+    frame.to_csv(tmp_path / "a.csv.gz", index=False)
+    pd.testing.assert_frame_equal(sp.io.read_annotations(str(tmp_path / "a.csv.gz")), frame, check_dtype=False)

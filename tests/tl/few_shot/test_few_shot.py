@@ -1,0 +1,501 @@
+"""Few-shot tasks on rows whose classes are known: draws without leaks, exact scores, honest intervals."""
+
+from __future__ import annotations
+
+from itertools import islice
+
+import numpy as np
+import pandas as pd
+import pytest
+from helpers.sections import featured, spoil, through_csv, warns_here
+from scipy.stats import norm
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import balanced_accuracy_score, f1_score, recall_score, roc_auc_score
+from spatialdata import read_zarr
+
+import spade as sp
+from spade.core.evaluation import metrics
+from spade.core.evaluation.episodes import between_blocks, between_groups
+from spade.core.evaluation.intervals import holm, sign_flip_p
+from spade.core.spots.blocks import too_near
+from spade.tl._few_shot.probes import Probe, linear
+from spade.tl._few_shot.rows import guard_width
+
+
+def labelled(name, seed=0, n=36, patient=None, **kwargs):
+    """Three classes whose features differ by a little, in ``X_f``, and noise in ``X_noise``."""
+    sample = featured(n, name=name, seed=seed, **kwargs)
+    rng = np.random.default_rng(seed)
+    table = sample["table"]
+    classes = np.array(["a", "b", "c"])[np.arange(n) % 3]
+    table.obs["kind"] = pd.Categorical(classes)
+    table.obs["patient"] = patient or name
+    table.obsm["X_f"] = (rng.normal(size=(n, 8)) + 3.0 * np.eye(3, 8)[np.arange(n) % 3]).astype(np.float32)
+    table.obsm["X_noise"] = rng.normal(size=(n, 5)).astype(np.float32)
+    return sample
+
+
+@pytest.fixture
+def four():
+    return [labelled(f"s{i}", seed=i) for i in range(4)]
+
+
+def run(samples, **options):
+    return sp.tl.few_shot(
+        samples, **{"label_key": "kind", "use_rep": "X_f", "shots": (1, 4), "n_repeats": 3, **options}
+    )
+
+
+# --- scores
+
+
+def test_scores_are_those_of_scikit_learn():
+    rng = np.random.default_rng(0)
+    for n_classes in (2, 4):
+        truth = np.concatenate([np.arange(n_classes), rng.integers(0, n_classes, 60)])
+        scores = rng.random((len(truth), n_classes)).round(1)  # with ties
+        scores /= scores.sum(1, keepdims=True)
+        predicted = scores.argmax(1)
+        assert metrics.balanced_accuracy(truth, predicted, n_classes) == pytest.approx(
+            balanced_accuracy_score(truth, predicted)
+        )
+        assert metrics.macro_f1(truth, predicted, n_classes) == pytest.approx(
+            f1_score(truth, predicted, average="macro")
+        )
+        np.testing.assert_allclose(
+            metrics.recalls(truth, predicted, n_classes), recall_score(truth, predicted, average=None)
+        )
+        one_against_rest = [roc_auc_score(truth == k, scores[:, k]) for k in range(n_classes)]
+        assert metrics.macro_auroc(truth, scores) == pytest.approx(np.mean(one_against_rest))
+    assert np.isnan(metrics.macro_auroc(np.zeros(5, dtype=int), rng.random((5, 2))))
+    assert np.isnan(metrics.recalls(np.array([0, 0]), np.array([0, 1]), 2)[1])  # no row of the class
+    assert metrics.balanced_accuracy(np.array([0, 0]), np.array([0, 1]), 2) == 0.5
+
+
+def test_signs_and_corrections():
+    rng = np.random.default_rng(0)
+    assert sign_flip_p(np.array([1.0, 2, 3, 4]), rng) == 2 / 16
+    assert sign_flip_p(np.array([1.0, -1]), rng) == 1
+    assert sign_flip_p(np.zeros(5), rng) == 1
+    assert np.isnan(sign_flip_p(np.array([]), rng))
+    many = rng.normal(0.6, 1, 30)
+    assert sign_flip_p(many, rng) == pytest.approx(2 * norm.sf(many.sum() / np.sqrt(np.square(many).sum())), abs=0.01)
+    np.testing.assert_allclose(holm(np.array([0.01, np.nan, 0.04, 0.03])), [0.03, np.nan, 0.06, 0.06])
+
+
+# --- draws
+
+
+def test_draws_between_groups_share_no_group():
+    rng = np.random.default_rng(0)
+    groups, y = np.repeat(np.arange(5), 12), np.arange(60) % 3
+    for episode in islice(between_groups(groups, 2, y, 3, 4, rng), 20):
+        support = np.concatenate(episode.support)
+        assert len(set(groups[support])) == 2
+        assert not set(groups[support]) & set(groups[episode.query])
+        few, query = episode.shots(2)
+        more, same = episode.shots(4)
+        assert set(few) <= set(more)
+        np.testing.assert_array_equal(query, same)
+        assert np.bincount(y[more]).tolist() == [4, 4, 4]
+    assert not list(between_groups(groups, 2, y, 3, 9, rng))  # no two groups have nine of a class
+
+
+def test_draws_between_blocks_keep_the_guard_band():
+    rng = np.random.default_rng(0)
+    points = np.stack(np.meshgrid(np.arange(20.0), np.arange(20.0)), -1).reshape(-1, 2)
+    rows, y = np.arange(1_000, 1_400), np.zeros(1_400, dtype=int)
+    y[1_000:] = np.arange(400) % 3
+    origins = set()
+    for _ in range(10):
+        episode = between_blocks(rows, points, 5.0, 2.0, y, 3, 8, rng)
+        support, query = np.concatenate(episode.support), episode.query
+        apart = np.abs(points[support - 1_000][:, None] - points[query - 1_000][None]).max(2)
+        assert apart.min() >= 2
+        origins.add(tuple(sorted(query)))
+    assert len(origins) == 10
+    assert too_near(points[:3], points[:0], 5).tolist() == [False] * 3
+
+
+def test_draws_within_a_section_use_the_rest_as_query(four):
+    table = run(four[0], n_repeats=2)
+    n_query = table[table["metric"] == "macro_f1"].set_index(["shots", "repeat"])["n_query"]
+    assert n_query.to_dict() == {(1, 0): 33, (1, 1): 33, (4, 0): 24, (4, 1): 24}
+    assert set(table["unit"]) == {"s0"}
+
+
+def test_representations_get_the_same_draws(four):
+    for sample in four:
+        sample["table"].obsm["X_again"] = sample["table"].obsm["X_f"] * 3 + 1
+    table = run(four, use_rep=["X_f", "X_again", ("X_f", "X_noise")], groupby="patient")
+    one, again = (
+        table[table["representation"] == name].drop(columns="representation").reset_index(drop=True)
+        for name in ("X_f", "X_again")
+    )
+    pd.testing.assert_frame_equal(one, again)  # as scaling takes the difference away
+    assert "X_f + X_noise" in set(table["representation"])
+    named = run(four, use_rep={"both": ("X_f", "X_noise")}, groupby="patient")
+    pd.testing.assert_frame_equal(
+        named.drop(columns="representation").reset_index(drop=True),
+        table[table["representation"] == "X_f + X_noise"].drop(columns="representation").reset_index(drop=True),
+    )
+
+
+def test_a_representation_that_is_missing_in_places_does_not_change_the_draws_of_others(four):
+    spoil(four[0], "X_noise", [0, 1])
+    table = run(four, use_rep=["X_f", "X_noise"], groupby="patient")
+    counts = table[table["metric"] == "macro_f1"].groupby(["unit", "representation"])["n_query"].first().unstack()
+    assert (counts["X_f"] == counts["X_noise"]).all()
+    assert counts.loc["s0", "X_f"] == 34
+
+
+def test_results_are_of_other_patients_and_reproducible(four):
+    two = [labelled("p1a", 0, patient="p1"), labelled("p1b", 1, patient="p1"), labelled("p2", 2, patient="p2")]
+    table = run(two, groupby="patient", n_repeats=4)
+    assert set(table["unit"]) == {"p1", "p2"}
+    per_draw = table[table["metric"] == "macro_f1"].groupby(["repeat", "shots"])["unit"].nunique()
+    assert (per_draw == 1).all()  # one patient to learn from, the other to test on
+    pd.testing.assert_frame_equal(table, run(two, groupby="patient", n_repeats=4))
+    assert not table.equals(run(two, groupby="patient", n_repeats=4, rng=1))
+
+
+def test_signal_is_found_and_noise_is_not(four):
+    table = run(four, use_rep=["X_f", "X_noise"], groupby="patient", shots=8, n_repeats=10)
+    found = sp.tl.few_shot_summary(table).set_index("representation")["mean"]
+    assert found["X_f"] > 0.75
+    assert abs(found["X_noise"] - 1 / 3) < 0.1
+
+
+@pytest.mark.parametrize("classifier", ["linear", "centroid", "knn"])
+@pytest.mark.parametrize("scaling", ["section", "support", "none"])
+def test_every_classifier_learns_with_every_scaling(four, classifier, scaling):
+    table = run(four, groupby="patient", classifier=classifier, scaling=scaling, shots=(1, 8), n_repeats=6)
+    found = sp.tl.few_shot_summary(table, metric="macro_auroc").set_index("shots")["mean"]
+    assert found[8] > 0.85
+    assert found[8] > found[1]
+
+
+# --- probes
+
+
+def test_the_linear_probe_is_the_logistic_regression_of_scikit_learn():
+    rng = np.random.default_rng(0)
+    y = np.arange(12) % 3
+    x = rng.normal(size=(12, 50)) + np.eye(3, 50)[y] * 2
+    others = rng.normal(size=(30, 50))
+    for c in (0.1, 1.5):
+        wanted = LogisticRegression(C=c, tol=1e-8, max_iter=10_000).fit(x, y).predict_proba(others)
+        np.testing.assert_allclose(linear(x, y, c)(others), wanted, atol=1e-2)
+    paper = Probe().fit(x, y)(others)
+    np.testing.assert_allclose(paper, linear(x, y, 50 * 3 / 100)(others))
+
+
+def test_c_is_chosen_within_the_support():
+    rng = np.random.default_rng(0)
+    y = np.arange(60) % 2
+    x = np.column_stack([rng.normal(size=(60, 40)), 0.6 * (2 * y - 1) + rng.normal(size=60)])
+    probe = Probe(C="cv")
+    assert probe._choose(x, y, 0) < 1  # nearly all is noise: a strong penalty
+    clear = np.column_stack([4.0 * (2 * y - 1) + rng.normal(size=60)])
+    assert probe._choose(clear, y, 0) >= 1
+    assert probe._choose(x[:2], y[:2], 0) == 41 * 2 / 100  # one shot: nothing to validate on
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"classifier": "svm"}, 'classifier=\'svm\': expected "linear", "centroid" or "knn"'),
+        ({"C": 0}, "C=0: expected a positive number"),
+        ({"C": "best"}, "C='best': expected a positive number"),
+        ({"n_neighbors": 0}, "n_neighbors=0: expected a whole number"),
+        ({"shots": ()}, r"shots=\(\): expected whole numbers"),
+        ({"shots": (1, 0)}, r"shots=\(1, 0\): expected whole numbers"),
+        ({"n_repeats": 0}, "n_repeats=0: expected a whole number"),
+        ({"scaling": "minmax"}, "scaling='minmax': expected one of 'section', 'support', 'none'"),
+        (
+            {"scaling": "none", "use_rep": ("X_f", "X_noise")},
+            "X_f \\+ X_noise' puts features of different scale side by side",
+        ),
+        ({"use_rep": []}, r"use_rep=\[\]: expected an obsm key"),
+        ({"use_rep": 3}, "use_rep=3: expected an obsm key"),
+        ({"guard_um": 5}, "guard_um=5 has no meaning without block_um="),
+        ({"n_support_groups": 1}, "n_support_groups=1 has no meaning without groupby="),
+        ({"groupby": "patient", "block_um": 100}, "choose one"),
+        ({"block_um": -1}, "block_um=-1: expected a positive"),
+        (
+            {"groupby": "patient", "n_support_groups": 4},
+            "n_support_groups=4: expected a whole number from 1 to 3, of 4 groups",
+        ),
+        (
+            {"shots": 12},
+            r"s0: 'a' has 12, 'b' has 12, 'c' has 12 labelled spots, but 12 shots and a query take at least 13",
+        ),
+        (
+            {"shots": 25, "groupby": "patient"},
+            r"no draw of 2 of 4 groups has 25 labelled spots of every class \(a: 48, b: 48, c: 48",
+        ),
+    ],
+)
+def test_settings_that_make_no_sense_are_refused(four, options, said):
+    with pytest.raises(ValueError, match=said):
+        run(four, **options)
+
+
+def test_labels_that_cannot_be_learnt_are_refused(four):
+    with pytest.raises(KeyError, match="label_key='region_'"):
+        run(four, label_key="region_")
+    for sample in four:
+        sample["table"].obs["one"] = "tumour"
+        sample["table"].obs["none"] = pd.Categorical([None] * 36, categories=["a"])
+    with pytest.raises(ValueError, match="label_key='one': all labelled rows are 'tumour', but it takes two classes"):
+        run(four, label_key="one")
+    with pytest.raises(ValueError, match="label_key='none': no row has a label"):
+        run(four, label_key="none")
+    for sample in four:
+        sample["table"].obs["patient"] = "p"
+    with pytest.raises(ValueError, match=r"groupby='patient': all labelled spots are of 'p'.*block_um="):
+        run(four, groupby="patient")
+    spoil(four[0], "X_f", (slice(0, 3), 2))
+    with pytest.raises(ValueError, match=r"s0: obsm\['X_f'\] has NaN in part of 3 rows"):
+        run(four)
+
+
+def test_spots_without_a_label_are_not_used(four):
+    obs = four[0]["table"].obs
+    obs.loc[obs.index[:6], "kind"] = None
+    table = run(four[0])
+    assert set(table[table["metric"] == "macro_f1"].query("shots == 1")["n_query"]) == {27}
+
+
+def test_constant_features_do_no_harm(four):
+    for sample in four:
+        x = sample["table"].obsm["X_f"]
+        sample["table"].obsm["X_more"] = np.column_stack([x, np.full(len(x), 7.0)]).astype(np.float32)
+    table = run(four, use_rep=["X_f", "X_more"], classifier="centroid", groupby="patient")
+    values = table.groupby("representation")["value"].apply(list)
+    np.testing.assert_allclose(values["X_f"], values["X_more"])
+
+
+def test_blocks_need_patches_and_give_results(cohort):
+    table = sp.tl.few_shot(
+        cohort, label_key="domain", use_rep="X_texture", shots=(1, 2), n_repeats=3, block_um=600, guard_um=100
+    )
+    assert len(set(table["unit"])) == 2
+    with pytest.raises(
+        ValueError, match=r"no draw of blocks of 600 µm with a guard band of 5000 µm leaves 1 labelled spots"
+    ):
+        sp.tl.few_shot(cohort, label_key="domain", use_rep="X_texture", shots=1, block_um=600, guard_um=5000)
+    with pytest.raises(KeyError, match="patches_key='none' is not there"):
+        sp.tl.few_shot(cohort, label_key="domain", use_rep="X_texture", shots=1, block_um=600, patches_key="none")
+
+
+def test_a_single_object_keeps_its_results_through_a_store(four, tmp_path):
+    path = tmp_path / "s0.zarr"
+    sp.io.write(four[0], path)
+    table = run(path)
+    stored = read_zarr(path)["table"].uns["few_shot"]
+    pd.testing.assert_frame_equal(stored, table, check_dtype=False)
+    assert read_zarr(path)["table"].uns["spade"]["few_shot"]["label_key"] == "kind"
+
+
+# --- summaries
+
+
+def results(values, metric="balanced_accuracy"):
+    """One row per representation, unit and repeat."""
+    return pd.DataFrame(
+        [
+            {
+                "representation": name,
+                "shots": 1,
+                "repeat": repeat,
+                "unit": f"u{unit}",
+                "metric": metric,
+                "label": "",
+                "value": value,
+            }
+            for name, units in values.items()
+            for unit, repeats in enumerate(units)
+            for repeat, value in enumerate(repeats)
+        ]
+    )
+
+
+def test_intervals_are_over_units_not_draws():
+    rng = np.random.default_rng(0)
+    units = rng.normal(0.6, 0.1, 20)
+    few = results({"x": [[u] for u in units]})
+    many = results({"x": [[u + 0.01, u - 0.01] * 50 for u in units]})  # more draws of the same sections know no more
+    one, other = (sp.tl.few_shot_summary(table).iloc[0] for table in (few, many))
+    np.testing.assert_allclose(one[["mean", "low", "high"]].astype(float), other[["mean", "low", "high"]].astype(float))
+    assert one["high"] - one["low"] == pytest.approx(2 * 1.96 * units.std() / np.sqrt(20), rel=0.15)
+    assert np.isnan(sp.tl.few_shot_summary(results({"x": [[0.5, 0.6]]})).iloc[0]["low"])
+
+
+def test_paired_differences_are_sharper_than_the_intervals_of_each():
+    rng = np.random.default_rng(0)
+    units = rng.normal(0.6, 0.15, 8)
+    table = results(
+        {
+            "frozen": [[u] for u in units],
+            "tuned": [[u + 0.05 + e] for u, e in zip(units, rng.normal(0, 0.01, 8), strict=True)],
+        }
+    )
+    found = sp.tl.few_shot_summary(table, baseline="frozen").set_index("representation").loc["tuned"]
+    assert 0.03 < found["difference_low"] < found["difference"] < found["difference_high"] < 0.07
+    assert found["low"] < sp.tl.few_shot_summary(table).iloc[0]["mean"] < found["high"]
+    assert found["p"] == found["p_corrected"] == 2 / 2**8
+
+
+def test_bootstrap_intervals_cover():
+    rng = np.random.default_rng(1)
+    hits = 0
+    for i in range(200):
+        table = results({"x": [[u] for u in rng.normal(0, 1, 25)]})
+        row = sp.tl.few_shot_summary(table, n_boot=400, rng=i).iloc[0]
+        hits += row["low"] <= 0 <= row["high"]
+    assert 0.88 < hits / 200 < 0.98
+
+
+def test_results_of_several_classifiers_are_not_averaged(four):
+    both = pd.concat([run(four, groupby="patient", classifier=name) for name in ("linear", "knn")])
+    with pytest.raises(ValueError, match="rows for the same representation and draw occur more than once"):
+        sp.tl.few_shot_summary(both)
+    for sample in four:
+        sample["table"].obs["stage"] = "I" if sample is four[0] or sample is four[1] else "II"
+    table = run(four, label_key="stage", groupby="patient", shots=1)
+    with pytest.raises(ValueError, match="metric='macro_auroc' is NaN throughout"):
+        sp.tl.few_shot_summary(table, metric="macro_auroc")
+    assert len(sp.tl.few_shot_summary(table)) == 1
+
+
+def test_a_class_of_one_patient_is_never_asked_for_and_that_is_said(four):
+    kinds = four[0]["table"].obs["kind"].astype(str).to_numpy()
+    kinds[:6] = "d"
+    four[0]["table"].obs["kind"] = kinds
+    with warns_here("classes 'd' and groups 's0' are never in the query"):
+        table = run(four, groupby="patient")
+    assert set(table["n_classes"]) == {4}
+
+
+def test_whole_numbers_are_the_same_class_with_and_without_missing_values(four):
+    for i, sample in enumerate(four):
+        number = pd.Series(np.arange(36) % 3, index=sample["table"].obs.index)
+        sample["table"].obs["grade"] = number.where(np.arange(36) > 3) if i % 2 else number
+    table = run(four, label_key="grade", groupby="patient")
+    assert set(table["label"]) == {"", "0", "1", "2"}
+    four[0]["table"].obs["grade"] = np.linspace(0, 1, 36)
+    with pytest.raises(TypeError, match=r"s0: label_key='grade' is a column of numbers such as .*pandas.cut"):
+        run(four, label_key="grade")
+
+
+def test_sections_without_labels_are_passed_over(four):
+    four[3]["table"].obs["kind"] = None
+    assert set(run(four)["unit"]) == {"s0", "s1", "s2"}
+
+
+def test_context_features_widen_the_guard_band(cohort):
+    sp.pp.spatial_context(cohort, use_rep="X_texture", radius_um=150)
+    assert guard_width(cohort, {"a": ("X_texture",)}, "patches", None) == 112
+    assert guard_width(cohort, {"a": ("X_texture",), "b": ("X_texture", "X_texture_context")}, "patches", None) == 412
+
+
+def test_results_do_not_replace_records(four):
+    for key in ("spade", "spatialdata_attrs"):
+        with pytest.raises(ValueError, match=f"key_added='{key}' is where records of the object are kept"):
+            run(four[0], key_added=key)
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "said"),
+    [
+        ({"metric": "accuracy"}, KeyError, "metric='accuracy' is not in the table; metrics: 'balanced_accuracy'"),
+        ({"baseline": "y"}, KeyError, "baseline='y' is not in the table; representations: 'x'"),
+        ({"level": 95}, ValueError, "level=95: expected a number between 0 and 1"),
+    ],
+)
+def test_summaries_of_what_is_not_there(options, error, said):
+    with pytest.raises(error, match=said):
+        sp.tl.few_shot_summary(results({"x": [[0.5]]}), **options)
+
+
+def test_summaries_of_other_tables():
+    with pytest.raises(ValueError, match="table lacks 'representation'"):
+        sp.tl.few_shot_summary(pd.DataFrame({"value": [1]}))
+    with pytest.raises(TypeError, match=r"table: got list; expected what sp\.tl\.few_shot returned"):
+        sp.tl.few_shot_summary([])
+
+
+def test_results_from_a_file_have_the_same_summary():
+    table = results({"x": [[0.5], [0.6]], "y": [[0.7], [0.9]]})
+    summaries = [sp.tl.few_shot_summary(one, baseline="x") for one in (table, through_csv(table))]
+    assert len(summaries[0]) == 2
+    pd.testing.assert_frame_equal(*summaries)
+
+
+# --- annotate
+
+
+def test_a_few_labels_become_labels_of_all(four):
+    truth = [sample["table"].obs["kind"].astype(str).to_numpy() for sample in four]
+    for sample in four[1:]:
+        del sample["table"].obs["kind"]
+    obs = four[0]["table"].obs
+    obs["kind"] = obs["kind"].where(np.arange(36) < 18)
+    spoil(four[3], "X_f", [5])
+    sp.tl.annotate(four, label_key="kind", use_rep="X_f")
+    for sample, wanted in zip(four, truth, strict=True):
+        table = sample["table"]
+        known = table.obs["kind_predicted"].notna().to_numpy()
+        assert (~known).sum() == (1 if sample is four[3] else 0)
+        assert np.mean(table.obs["kind_predicted"].astype(str)[known] == wanted[known]) > 0.75
+        probability = table.obsm["kind_predicted_probability"]
+        assert probability.dtype == np.float32
+        np.testing.assert_allclose(probability[known].sum(1), 1, atol=1e-5)
+        assert np.isnan(probability[~known]).all()
+        uncertainty = table.obs["kind_predicted_uncertainty"].to_numpy()
+        assert ((uncertainty[known] >= 0) & (uncertainty[known] <= 1 + 1e-6)).all()
+        right = table.obs["kind_predicted"].astype(str).to_numpy() == wanted
+        if (~right & known).sum() > 3:
+            assert uncertainty[right & known].mean() < uncertainty[~right & known].mean()
+    assert list(four[1]["table"].obs["kind_predicted"].cat.categories) == ["a", "b", "c"]
+
+
+def test_annotation_keeps_colours_and_stores(four, tmp_path):
+    path = tmp_path / "s0.zarr"
+    four[0]["table"].uns["kind_colors"] = np.array(["#111111", "#222222", "#333333"])
+    sp.io.write(four[0], path)
+    sp.tl.annotate(
+        path, label_key="kind", use_rep=("X_f", "X_noise"), classifier="centroid", scaling="support", key_added="mine"
+    )
+    table = read_zarr(path)["table"]
+    assert table.uns["mine_colors"].tolist() == ["#111111", "#222222", "#333333"]
+    assert table.uns["spade"]["mine"]["n_labels"] == 36
+    assert table.obs["mine"].notna().all()
+
+
+def test_annotation_writes_nothing_unless_all_can_be_written(four):
+    spoil(four[1], "X_f", slice(None))
+    del four[1]["table"].obs["kind"]
+    sp.tl.annotate(four[:2], label_key="kind", use_rep="X_f")
+    assert four[1]["table"].obs["kind_predicted"].isna().all()
+    with pytest.raises(ValueError, match="key_added='kind' would replace the labels"):
+        sp.tl.annotate(four, label_key="kind", use_rep="X_f", key_added="kind")
+    with pytest.raises(ValueError, match=r"s0: a label cannot be written as obs\['region'\]"):
+        sp.tl.annotate(four, label_key="kind", use_rep="X_f", key_added="region")
+    del four[3]["table"].obsm["X_f"]
+    del four[3]["table"].obs["kind"]
+    with pytest.raises(KeyError, match="s3: use_rep='X_f'"):
+        sp.tl.annotate(four, label_key="kind", use_rep="X_f", key_added="again")
+    assert "again" not in four[0]["table"].obs
+
+
+def test_annotation_without_labels_or_with_several_representations(four):
+    with pytest.raises(KeyError, match="label_key='tissue' is not in obs"):
+        sp.tl.annotate(four, label_key="tissue", use_rep="X_f")
+    with pytest.raises(TypeError, match="expected one representation"):
+        sp.tl.annotate(four, label_key="kind", use_rep=["X_f", "X_noise"])
+    four[1]["table"].obsm["X_f"] = four[1]["table"].obsm["X_f"][:, :4]
+    del four[1]["table"].obs["kind"]
+    with pytest.raises(ValueError, match="s1: 'X_f' has 4 features, but 8 in the samples with labels"):
+        sp.tl.annotate(four[:2], label_key="kind", use_rep="X_f")
