@@ -25,7 +25,7 @@ from spade._samples.open import iter_samples
 from spade.core.expression.correlation import pearson_per_gene
 from spade.core.expression.normalise import log_normalise
 from spade.core.rng import numpy_stream
-from spade.tl._expression.protocols import Measured, variable_genes
+from spade.tl._expression.protocols import BenchSection, variable_genes
 from spade.tl._expression.table import mean_bounds
 
 FROZEN, CONTEXT = "X_texture", "X_texture_context"
@@ -55,7 +55,7 @@ def genes_of(train, test, n):
     """Most variable genes of the training sections, among those that the others have names for."""
     shared = set.intersection(*(set(one["table"].var_names) for one in [*train, *test]))
     measured = [
-        Measured(one.name, {}, one.table.X.tocsr(), one.table.var_names, None, 0.0) for one in iter_samples(train)
+        BenchSection(one.name, {}, one.table.X.tocsr(), one.table.var_names, None, 0.0) for one in iter_samples(train)
     ]
     return variable_genes(measured, n, shared)
 

@@ -18,7 +18,7 @@ from spatialdata import read_zarr
 
 import spade as sp
 from spade._samples.images import image_levels
-from spade.core.patches.sources import LivePatches, Placed, batches, write_patches
+from spade.core.patches.sources import LivePatches, SectionPatches, batches, write_patches
 
 PX = 224
 
@@ -63,7 +63,7 @@ def main(arguments=None):
             shape = [images[-1]["scale0"].sizes[axis] for axis in "yx"]
             own = np.asarray(sample["table"].obsm["spatial"])[:, ::-1]
             centres.append(own[((own >= PX / 2) & (own <= np.array(shape) - PX / 2)).all(1)])
-        placed = [Placed(image_levels(image), own, PX) for image, own in zip(images, centres, strict=True)]
+        placed = [SectionPatches(image_levels(image), own, PX) for image, own in zip(images, centres, strict=True)]
         live, uncached, selected = (
             LivePatches(placed, PX),
             LivePatches(placed, PX, max_bytes=0),

@@ -19,7 +19,7 @@ SOURCE = REPOSITORY / "src" / "spade"
 #: know each other.
 STAIRCASE = [
     "_version",
-    "core.arrays core.device core.errors core.files core.rng core.roles core.schedule core.settings",
+    "core.arrays core.device core.errors core.files core.rng core.roles core.schedule core.checks",
     "core.training_state",
     "core.spots core.patches core.texture core.vision core.distributed",
     "core.evaluation",

@@ -1,4 +1,4 @@
-"""Checks of plain arguments."""
+"""Checks of results and settings that go through tables, and how messages list things."""
 
 from __future__ import annotations
 
@@ -13,13 +13,6 @@ logger = logging.getLogger("spade")
 
 #: Columns of results in which an empty string says that there is none.
 MAY_BE_EMPTY = ("label", "section", "query_sample", "query_section", "direction")
-
-
-def check_count(name: str, value: int, least: int = 1) -> int:
-    """Return ``value`` if it is a whole number of at least ``least``, else raise."""
-    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < least:
-        raise ValueError(f"{name}={value!r}: expected a whole number of at least {least}.")
-    return int(value)
 
 
 def check_idle(settings: Iterable[tuple[str, object, object]], reason: str) -> None:

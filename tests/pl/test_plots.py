@@ -10,8 +10,8 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
-from helpers.sections import through_csv
 from anndata import AnnData
+from helpers.sections import through_csv
 from matplotlib.collections import EllipseCollection, PathCollection, PolyCollection
 from matplotlib.colors import to_hex, to_rgba
 from matplotlib.patches import Circle

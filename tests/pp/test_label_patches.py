@@ -9,8 +9,8 @@ import numpy as np
 import pandas as pd
 import pytest
 import shapely
-from helpers.sections import GENES, SIDE, circles, no_warning, place_by, square_lattice, table, tiny, warns_here
 from geopandas import GeoDataFrame
+from helpers.sections import GENES, SIDE, circles, no_warning, place_by, square_lattice, table, tiny, warns_here
 from spatialdata import read_zarr
 from spatialdata.models import ShapesModel
 from spatialdata.transformations import remove_transformation

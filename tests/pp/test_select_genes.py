@@ -7,8 +7,8 @@ import logging
 import numpy as np
 import pytest
 import scanpy as sc
-from helpers.sections import GENES, circles, empty_rows, square_lattice, table, tiny, warns_here
 from anndata import AnnData
+from helpers.sections import GENES, circles, empty_rows, square_lattice, table, tiny, warns_here
 from scipy.sparse import csr_matrix
 from spatialdata import SpatialData, read_zarr
 

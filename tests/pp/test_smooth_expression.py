@@ -6,8 +6,8 @@ import numpy as np
 import pandas as pd
 import pytest
 import squidpy as sq
-from helpers.sections import FAST, circles, empty_rows, featured, no_warning, square_lattice, table, tiny, warns_here
 from anndata import AnnData
+from helpers.sections import FAST, circles, empty_rows, featured, no_warning, square_lattice, table, tiny, warns_here
 from scipy.sparse import csr_matrix, issparse
 from spatialdata import SpatialData, read_zarr
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from typing import Any
 
 import numpy as np
@@ -12,7 +11,8 @@ from tqdm.auto import tqdm
 from spade._samples.images import image_levels
 from spade._samples.patches import patch_centres, patch_record
 from spade._samples.sample import Sample
-from spade.core.patches.sources import Placed
+from spade.core.errors import warn
+from spade.core.patches.sources import SectionPatches
 from spade.core.patches.tiles import iter_patches
 from spade.encoders import Encoder
 
@@ -20,7 +20,7 @@ from spade.encoders import Encoder
 BATCH = 64
 
 
-def placed_sections(sample: Sample, patches_key: str) -> list[tuple[NDArray[np.int64], Placed]]:
+def placed_sections(sample: Sample, patches_key: str) -> list[tuple[NDArray[np.int64], SectionPatches]]:
     """Return, for every section that has patches, the rows of the table whose patch is valid, and where these lie.
 
     Sections without patches are passed over: ``patch_record(...)["regions"]`` says which have them.
@@ -32,7 +32,7 @@ def placed_sections(sample: Sample, patches_key: str) -> list[tuple[NDArray[np.i
             facts = record["regions"][section.region]
             centres, inside = patch_centres(sample, section, facts)
             levels = image_levels(sample.sdata.images[facts["image"]])
-            placed = Placed(levels, centres[inside][:, ::-1], record["size_um"] / facts["mpp"])
+            placed = SectionPatches(levels, centres[inside][:, ::-1], record["size_um"] / facts["mpp"])
             found.append((section.rows[inside], placed))
     return found
 
@@ -52,10 +52,9 @@ def encode_rows(
     features = np.full((sample.table.n_obs, encoder.dim), np.nan, dtype=np.float32)
     for section in sample.sections:
         if section.region not in record["regions"]:
-            warnings.warn(
+            warn(
                 f"{section.name}: has no patches, so its {len(section.rows)} spots get NaN features. Make them with "
-                "sp.pp.patches(samples).",
-                stacklevel=4,
+                "sp.pp.patches(samples)."
             )
     sections = placed_sections(sample, patches_key)
     missing = sample.table.n_obs - sum(len(rows) for rows, _ in sections)

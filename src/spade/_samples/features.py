@@ -10,7 +10,7 @@ from scipy.sparse import issparse
 
 from spade._checks import shorten
 from spade._samples.sample import Sample
-from spade.core.arrays import Floats
+from spade.core.arrays import Floats, scale_of
 
 SCALINGS = ("section", "support", "none")
 #: A representation: an ``obsm`` key, or several that are put side by side.
@@ -66,9 +66,8 @@ def named_representations(use_rep: object) -> dict[str, tuple[str, ...]]:
 
 def column_scale(x: NDArray[np.floating]) -> tuple[Floats, Floats]:
     """Mean and deviation of every column; a constant one gets deviation 1."""
-    mean, deviation = x.mean(0, dtype=np.float64), x.std(0, dtype=np.float64)
-    deviation[deviation <= 1e-7 * np.maximum(1, np.abs(mean))] = 1
-    return mean, deviation
+    mean = x.mean(0, dtype=np.float64)
+    return mean, scale_of(mean, x.var(0, dtype=np.float64))
 
 
 def support_scale(support: NDArray[np.floating], scaling: str) -> tuple[Floats, Floats]:

@@ -17,7 +17,7 @@ Model: TypeAlias = SpadeModel | SealModel
 #: Origin of features: names in the settings, and in the record that ``pp.encode_patches`` writes.
 SOURCE = {"encoder": "encoder", "encoder_id": "encoder_id", "patch_um": "size_um", "patch_px": "input_px"}
 #: What the features of a sample are compared with, in messages.
-EARLIER = "those of the routing or samples before it are"
+OF_EARLIER_SAMPLES = "those of the routing or samples before it are"
 
 
 def check_source(sample: Sample, use_rep: str, expected: Mapping[str, Any], what: str) -> dict[str, Any]:

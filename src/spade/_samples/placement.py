@@ -20,7 +20,7 @@ ISOTROPY = 0.05
 
 
 @dataclass(frozen=True)
-class Placement:
+class SpotPlacement:
     """A section's image and its spots in that image's pixels (finest level)."""
 
     image_key: str
@@ -64,7 +64,7 @@ def _pixel_size(sdata: SpatialData, image_key: str, coordinate_system: str) -> f
     return float(np.sqrt(abs(np.linalg.det(_affine(sdata.images[image_key], coordinate_system)[:2, :2]))))
 
 
-def place(sdata: SpatialData, sample: str, region: str, regions: list[str], image_key: str | None) -> Placement:
+def place(sdata: SpatialData, sample: str, region: str, regions: list[str], image_key: str | None) -> SpotPlacement:
     """Find the image of a section and put its spots into that image's pixels.
 
     Parameters
@@ -129,7 +129,7 @@ def place(sdata: SpatialData, sample: str, region: str, regions: list[str], imag
     centroids = shapes.geometry.centroid
     points = np.column_stack([centroids.x, centroids.y, np.ones(len(shapes))]) @ matrix.T
     radii = _radii(shapes) * float(np.sqrt(singular[0] * singular[1]))
-    return Placement(key, system, points[:, :2], radii, shapes.index.to_numpy())
+    return SpotPlacement(key, system, points[:, :2], radii, shapes.index.to_numpy())
 
 
 def _radii(shapes: GeoDataFrame) -> Floats:

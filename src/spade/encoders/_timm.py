@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import sys
-import warnings
 from collections.abc import Mapping
 from os import PathLike
 from pathlib import Path
@@ -14,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from spade.core.device import resolve_device
+from spade.core.errors import warn
 from spade.core.rng import as_seed, seed_torch, torch_stream
 from spade.core.vision.towers import PixelTower, pooled
 from spade.encoders._spec import EncoderSpec
@@ -117,10 +116,7 @@ def _build(spec: EncoderSpec, weights: Weights, rng: int | np.random.Generator) 
         model = _created(architecture, **kwargs)
         load_strict(model, Path(weights), spec.name)
         return model
-    warnings.warn(
-        f"encoder={spec.name!r} has random weights: its features mean nothing beyond what a random network sees.",
-        stacklevel=_level_of_caller(),
-    )
+    warn(f"encoder={spec.name!r} has random weights: its features mean nothing beyond what a random network sees.")
     return _created(architecture, seed=torch_stream(as_seed(rng), "encoder weights").initial_seed(), **kwargs)
 
 
@@ -141,14 +137,6 @@ def _architecture(spec: EncoderSpec) -> str:
             "architecture as encoder=, such as 'vit_small_patch16_224'."
         )
     return spec.architecture
-
-
-def _level_of_caller() -> int:
-    """Stack level, seen from the function that asks, of the first frame outside this package."""
-    frame, level = sys._getframe(1), 1
-    while frame.f_back is not None and frame.f_globals["__name__"].startswith("spade."):
-        frame, level = frame.f_back, level + 1
-    return level
 
 
 def load_strict(model: torch.nn.Module, path: Path, name: str) -> None:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import logging
-import warnings
 from collections.abc import Collection
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from spade.io._bytes import MOST, suffix
+from spade.core.errors import warn
+from spade.io._bytes import MAX_BYTES, suffix
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -25,7 +25,7 @@ def read_annotations(
     other_geometry: Literal["error", "skip"] = "error",
     sample_col: str | None = None,
     spot_col: str | None = None,
-    max_bytes: int = MOST,
+    max_bytes: int = MAX_BYTES,
 ) -> GeoDataFrame | pd.DataFrame:
     r"""Read polygons from GeoJSON, or a table of labels, for :func:`spade.pp.label_patches`.
 
@@ -100,11 +100,9 @@ def read_annotations(
             path, object_types=types, other_geometry=other_geometry, most=max_bytes
         )
         if repaired:
-            warnings.warn(
+            warn(
                 f"{path.name}: {repaired} of {len(polygons)} polygons were not valid (not closed, or crossing themselves) and "
-                "are repaired; only areas are kept.",
-                UserWarning,
-                stacklevel=2,
+                "are repaired; only areas are kept."
             )
         logger.info("%s: read %d polygons: %s", path.name, len(polygons), polygons["label"].value_counts().to_dict())
         return polygons

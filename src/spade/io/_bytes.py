@@ -8,7 +8,7 @@ import zlib
 from pathlib import Path
 
 #: Bytes of the largest file of labels that is read unless more are allowed.
-MOST = 2**30
+MAX_BYTES = 2**30
 
 
 def suffix(path: Path) -> str:

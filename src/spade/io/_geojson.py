@@ -14,7 +14,7 @@ import shapely
 from shapely.geometry.base import BaseGeometry
 
 from spade._checks import shorten
-from spade.io._bytes import MOST, read_text
+from spade.io._bytes import MAX_BYTES, read_text
 from spade.io._polygons import checked_areas
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ def read_polygons(
     *,
     object_types: Collection[str] | None = None,
     other_geometry: str = "error",
-    most: int | None = MOST,
+    most: int | None = MAX_BYTES,
     argument: str = "path",
 ) -> tuple[GeoDataFrame, int]:
     """Return the polygons of a file (``label``, ``name``, ``object_type``, ``geometry``), and how many were repaired."""

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 from scipy.sparse import csr_matrix
+
+from spade.core.errors import warn
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -195,11 +196,9 @@ def _read_expression(file: Path) -> tuple[AnnData, np.ndarray, float | None]:
         raise ValueError(f"{str(file)!r}: {len(twice)} spot ids occur more than once ({', '.join(twice[:5])}).")
     if not adata.var_names.is_unique:
         twice = adata.var_names[adata.var_names.duplicated()].unique()
-        warnings.warn(
+        warn(
             f"{str(file)!r}: {len(twice)} gene names occur more than once ({', '.join(twice[:5])}); all but the first "
-            "of each are made unique with a suffix.",
-            UserWarning,
-            stacklevel=3,
+            "of each are made unique with a suffix."
         )
         adata.var_names_make_unique()
     adata.X = csr_matrix((adata.n_obs, adata.n_vars), dtype=np.float32) if adata.X is None else csr_matrix(adata.X)

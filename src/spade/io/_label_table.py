@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from spade._checks import shorten
-from spade.io._bytes import MOST, read_text
+from spade.io._bytes import MAX_BYTES, read_text
 
 SUFFIXES = (".csv", ".tsv", ".txt")
 SAMPLE, SPOT = "sample", "spot"
@@ -30,7 +30,7 @@ def read_label_table(
     *,
     sample_col: str | None = None,
     spot_col: str | None = None,
-    most: int | None = MOST,
+    most: int | None = MAX_BYTES,
     argument: str = "path",
 ) -> pd.DataFrame:
     """Return a table with the columns ``sample`` or ``spot`` or both, and at least one more."""

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import warnings
 from typing import TYPE_CHECKING
 
 import numpy as np
+
+from spade.core.errors import warn
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -85,8 +86,6 @@ def check_inside(centres: np.ndarray, width: int, height: int, sample: str) -> N
             f"{sample}: all {len(centres)} spots lie outside the image of {width} × {height} pixels ({extent}). Is it the "
             "image, at the resolution, that the coordinates were made for, and are x and y in this order?"
         )
-    warnings.warn(
-        f"{sample}: {outside.sum()} of {len(centres)} spots lie outside the image of {width} × {height} pixels ({extent}).",
-        UserWarning,
-        stacklevel=3,
+    warn(
+        f"{sample}: {outside.sum()} of {len(centres)} spots lie outside the image of {width} × {height} pixels ({extent})."
     )

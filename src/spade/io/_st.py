@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -11,6 +10,8 @@ import numpy as np
 import pandas as pd
 from anndata import AnnData
 from scipy.sparse import csr_matrix
+
+from spade.core.errors import warn
 
 if TYPE_CHECKING:
     from spatialdata import SpatialData
@@ -227,10 +228,8 @@ def _labels(found: pd.Series, keys: pd.Index, sample: str) -> pd.Categorical:
             "sample?"
         )
     if lost.any():
-        warnings.warn(
-            f"{sample}: {lost.sum()} of {len(found)} spots in labels= are not in the section; their labels are not used.",
-            UserWarning,
-            stacklevel=3,
+        warn(
+            f"{sample}: {lost.sum()} of {len(found)} spots in labels= are not in the section; their labels are not used."
         )
     return pd.Categorical(found.reindex(keys).to_numpy())
 

@@ -16,7 +16,7 @@ import torch.distributed as dist
 from safetensors.torch import load_file, save_file
 from scipy.sparse import csr_matrix
 
-from spade.core.distributed.ranks import BEGIN, Ranks
+from spade.core.distributed.ranks import JOIN_TIMEOUT, Ranks
 from spade.core.distributed.workers import Say, places, run_workers
 from spade.core.files import CSR_PARTS
 from spade.core.patches.sources import LivePatches, MappedPatches, write_patches
@@ -33,7 +33,7 @@ WORKER = "spade.models._seal_worker"
 ARRAYS = ("section", "role")
 
 
-def train_in_processes(
+def train_seal_in_processes(
     net: SealNet,
     pairs: Pairs,
     config: SealConfig,
@@ -63,7 +63,9 @@ def train_in_processes(
 def work(wanted: dict[str, Any], say: Say) -> None:
     """Train with the other processes, as the orders say; the first leaves the state."""
     place, rank, world = Path(wanted["task"]), wanted["rank"], wanted["world"]
-    dist.init_process_group("gloo", init_method=f"file://{place}/meeting", rank=rank, world_size=world, timeout=BEGIN)
+    dist.init_process_group(
+        "gloo", init_method=f"file://{place}/meeting", rank=rank, world_size=world, timeout=JOIN_TIMEOUT
+    )
     net, pairs, config = _load(place)
     tell: Callable[..., None] | None = None if rank else lambda *facts: say({"step": facts})
     train_seal_net(

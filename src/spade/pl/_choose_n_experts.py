@@ -11,12 +11,12 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
-from spade._checks import check_count
 from spade._samples.expert_colours import palette
 from spade._samples.features import read_features
 from spade._samples.obs import group_labels
 from spade._samples.open import Samples, iter_samples
 from spade.core.arrays import Floats
+from spade.core.checks import check_count
 from spade.core.experts.clustering import two_stage, within_squares
 from spade.core.experts.routing import feature_scale
 from spade.core.rng import as_seed, numpy_stream

@@ -12,16 +12,17 @@ from matplotlib.axes import Axes
 from numpy.typing import NDArray
 
 from spade import _keys
-from spade._checks import check_count, shorten
+from spade._checks import shorten
 from spade._samples.features import read_features
 from spade._samples.open import Samples, iter_samples
 from spade._samples.sample import Sample
+from spade.core.checks import check_count
 from spade.core.rng import as_seed, numpy_stream
 from spade.pl._draw.axes import GREY, SMALL, bare, colour_bar, dots_legend, finish, given_axes, new_figure, title
-from spade.pl._draw.colours import Column, Found, join_columns, read_column
+from spade.pl._draw.colours import Column, ColumnColours, join_columns, read_column
 
 logger = logging.getLogger("spade")
-LEAST = 10
+MIN_ROWS = 10
 LABELS = ("domain", "label")
 SAMPLE = "sample"
 PANEL = 2.8
@@ -94,7 +95,7 @@ def embedding(
     if names is not None and not names:
         raise ValueError("color: got an empty list; name obs columns, or leave color= out.")
     blocks: list[NDArray[np.float32]] = []
-    found: list[dict[str, Found]] = []
+    found: list[dict[str, ColumnColours]] = []
     for sample in iter_samples(samples, table_key=table_key):
         blocks.append(_basis(sample, basis))
         found.append({name: _read(sample, name, key) for name in names or _usual(sample, key)})
@@ -111,8 +112,10 @@ def embedding(
     ]
     x = np.concatenate(blocks)
     kept = np.flatnonzero(~np.isnan(x).any(1))
-    if len(kept) < LEAST:
-        raise ValueError(f"basis={basis!r} has {len(kept)} rows without NaN of {len(x)}; at least {LEAST} are needed.")
+    if len(kept) < MIN_ROWS:
+        raise ValueError(
+            f"basis={basis!r} has {len(kept)} rows without NaN of {len(x)}; at least {MIN_ROWS} are needed."
+        )
     if len(kept) < len(x):
         logger.info("%d of %d rows have NaN in obsm[%r] and are not drawn", len(x) - len(kept), len(x), basis)
     axes = _panels(ax, len(names))
@@ -143,7 +146,7 @@ def _usual(sample: Sample, key: str) -> list[str]:
     return [*expert, *(name for name in LABELS if name in obs), SAMPLE]
 
 
-def _read(sample: Sample, name: str, key: str) -> Found:
+def _read(sample: Sample, name: str, key: str) -> ColumnColours:
     """Return an ``obs`` column, or the expert or the sample unless a column has that name."""
     if name in sample.table.obs or name not in ("expert", SAMPLE):
         return read_column(sample, name, key)

@@ -18,7 +18,7 @@ from spade.pl._draw.colours import expert_colours
 
 COLUMNS = ("value", "expert", "n_value", "share", "log2_enrichment", "log2_low", "log2_high")
 #: Height in inches of an expert's line in the enrichment panel, and least and greatest height of all of a value's.
-LINE, LEAST, MOST = 0.085, 0.45, 1.5
+LINE, MIN_BAND, MAX_BAND = 0.085, 0.45, 1.5
 #: Share of a value's band that its bar and its dots take.
 FILLED = 0.8
 
@@ -112,7 +112,7 @@ def expert_composition(
 def _panels(ax: Any, n_values: int, n_experts: int) -> NDArray[Any]:
     if ax is not None:
         return given_axes(ax, (2,), "shares, enrichment")
-    band = min(max(LINE * n_experts, LEAST), MOST)
+    band = min(max(LINE * n_experts, MIN_BAND), MAX_BAND)
     legend = 0.16 * min(n_experts, max(LEGEND_ROWS, 16)) + 0.2
     figure = new_figure(6.8, max(band * n_values, legend) + 0.75)
     return figure.subplots(1, 2, width_ratios=[1.0, 1.0])

@@ -10,7 +10,8 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 
-from spade._checks import check_count, check_pairs
+from spade._checks import check_pairs
+from spade.core.checks import check_count
 from spade.pl._draw.axes import GREY, SMALL, TEXT, finish, given_axes, new_figure
 from spade.pl._draw.colours import expert_colours
 
@@ -18,7 +19,7 @@ COLUMNS = ("expert", "gene", "rank", "log_fold_change", "share_in")
 #: Inches per gene and per expert, and the diameter in points of a dot of share 1.
 WIDTH, HEIGHT, DOT = 0.12, 0.16, 7.5
 #: Height of the panel that legend and colour bar need, and of the bar and its width and distance, in inches.
-LEAST, BAR, BAR_WIDTH, GAP = 1.7, 0.85, 0.08, 0.12
+MIN_WIDTH, BAR, BAR_WIDTH, GAP = 1.7, 0.85, 0.08, 0.12
 #: Colours reach from minus to plus this quantile of the sizes of what is drawn.
 TOP = 0.98
 
@@ -82,7 +83,7 @@ def expert_genes(
         change = change / change.abs().mean().replace(0, 1)
     panel = ax
     if ax is None:
-        figure = new_figure(WIDTH * len(genes) + 2.1, max(HEIGHT * len(colours), LEAST) + 1.2)
+        figure = new_figure(WIDTH * len(genes) + 2.1, max(HEIGHT * len(colours), MIN_WIDTH) + 1.2)
         panel = figure.subplots()
     else:
         panel = given_axes(ax, (1,), "the genes")[0]

@@ -9,7 +9,8 @@ import pandas as pd
 from matplotlib.axes import Axes
 from numpy.typing import NDArray
 
-from spade._checks import check_count, check_table
+from spade._checks import check_table
+from spade.core.checks import check_count
 from spade.core.rng import as_seed, numpy_stream
 from spade.pl._draw.axes import GREY, SMALL, TEXT, clip, finish, given_axes, new_figure, title
 from spade.pl._draw.colours import SAFE

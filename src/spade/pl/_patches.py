@@ -16,8 +16,9 @@ from matplotlib.patheffects import withStroke
 from numpy.typing import NDArray
 
 from spade import _keys
-from spade._checks import check_count, shorten
+from spade._checks import shorten
 from spade._samples.open import Samples, iter_samples
+from spade.core.checks import check_count
 from spade.core.rng import as_seed, numpy_stream
 from spade.pl._draw.axes import SMALL, TEXT, bare, finish, given_axes, new_figure, title
 from spade.pl._draw.tissue import BORDER, Floats, View, common_frames, draw_border, draw_tissue, scale_bar, views

@@ -11,8 +11,9 @@ from matplotlib.colors import Normalize
 from numpy.typing import NDArray
 
 from spade import _keys
-from spade._checks import check_count, check_table, shorten
+from spade._checks import check_table, shorten
 from spade._samples.open import Samples, iter_samples
+from spade.core.checks import check_count
 from spade.pl._draw.axes import GREY, SMALL, bare, colour_bar, finish, given_axes, new_figure, title
 from spade.pl._draw.tissue import View, common_frames, draw_spots, draw_tissue, scale_bar, views
 

@@ -12,8 +12,9 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
-from spade._checks import check_count, shorten
+from spade._checks import shorten
 from spade.core.arrays import Floats
+from spade.core.checks import check_count
 from spade.core.slides.survival import Curve, check_times, kaplan_meier, log_rank
 from spade.pl._draw.axes import GREY, SMALL, TEXT, finish, given_axes, new_figure, title
 from spade.pl._draw.colours import SAFE
@@ -94,7 +95,7 @@ def survival(
     return axes
 
 
-Cohort = tuple[Floats, NDArray[np.bool_], NDArray[Any]]
+RiskGroups = tuple[Floats, NDArray[np.bool_], NDArray[Any]]
 
 
 def _natural(name: str) -> list[tuple[int, str]]:
@@ -102,7 +103,7 @@ def _natural(name: str) -> list[tuple[int, str]]:
     return [(int(part), "") if part.isdigit() else (0, part) for part in re.split(r"(\d+)", str(name))]
 
 
-def _cohorts(table: Any, groups: Any, n_groups: int, representation: str | None) -> dict[str, Cohort]:
+def _cohorts(table: Any, groups: Any, n_groups: int, representation: str | None) -> dict[str, RiskGroups]:
     """Return time, event and group of every patient, for every panel."""
     if not isinstance(table, (pd.DataFrame, Mapping)):
         raise TypeError(f"table: got {type(table).__name__}; expected a DataFrame, or a dict with time and event.")
@@ -120,7 +121,7 @@ def _cohorts(table: Any, groups: Any, n_groups: int, representation: str | None)
     }
 
 
-def _given(frame: pd.DataFrame, groups: Any) -> Cohort:
+def _given(frame: pd.DataFrame, groups: Any) -> RiskGroups:
     """Take groups as they are; of several rows of a patient, as of several representations, one."""
     if isinstance(groups, str):
         if groups not in frame:
@@ -142,7 +143,7 @@ def _given(frame: pd.DataFrame, groups: Any) -> Cohort:
     return (*check_times(one["time"], one["event"]), one["group"].to_numpy())
 
 
-def _by_risk(own: pd.DataFrame, n_groups: int) -> Cohort:
+def _by_risk(own: pd.DataFrame, n_groups: int) -> RiskGroups:
     first = own.drop_duplicates("patient")
     number = np.minimum((percentiles(own)[first["patient"]].to_numpy() * n_groups).astype(int), n_groups - 1)
     if len(set(number.tolist())) < 2:

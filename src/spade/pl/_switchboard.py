@@ -19,7 +19,7 @@ from spade.tl._switchboard.switchboard_summary import PROBE, switchboard_summary
 ROW, WIDTH, NAMES, COLUMNS = 0.24, 2.3, 1.6, 3
 COLOURS = {PROBE: SAFE[0], "model": SAFE[5]}
 #: Metrics that are drawn only if they are asked for.
-OTHERS = ("median_rank", "macro_auroc")
+METRICS_ON_REQUEST = ("median_rank", "macro_auroc")
 LABELS = {
     "pearson": "Pearson correlation",
     "median_rank": "median rank",
@@ -86,7 +86,7 @@ def switchboard(
     """
     summary = switchboard_summary(table, baseline=baseline, over=over, n_boot=n_boot, rng=rng)
     there = list(dict.fromkeys(summary["metric"]))
-    wanted = [name for name in there if name not in OTHERS] if metrics is None else list(metrics)
+    wanted = [name for name in there if name not in METRICS_ON_REQUEST] if metrics is None else list(metrics)
     if odd := [name for name in wanted if name not in there]:
         raise KeyError(f"metrics: {shorten(odd)} are not in the table; metrics: {shorten(there)}.")
     summary = summary[summary["metric"].isin(wanted)]

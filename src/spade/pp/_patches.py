@@ -19,8 +19,9 @@ from spade import _keys
 from spade._checks import shorten
 from spade._samples.images import image_arrays
 from spade._samples.open import Samples, add_empty_table, as_list, iter_samples
-from spade._samples.placement import Placement, place
+from spade._samples.placement import SpotPlacement, place
 from spade._samples.sample import Sample, Section
+from spade.core.errors import warn
 from spade.core.spots.lattice import VISIUM_PITCH_UM, check_pitch, check_spots, spot_pitch, visium_mpp
 from spade.io._scale import recorded_mpp, recorded_pitch
 
@@ -158,11 +159,10 @@ def _lay_patches(
         stated = mpp.get(section.region) if isinstance(mpp, Mapping) else mpp
         scale = _microns_per_pixel(sample, section, placement, rows, stated)
         if scale > 2 * size_um / size_px * (1 + 1e-6):
-            warnings.warn(
+            warn(
                 f"{section.name}: images[{placement.image_key!r}] has {scale:.3g} µm/px, coarser than twice the wanted "
                 f"{size_um / size_px:.3g} µm/px: patches are enlarged {scale / (size_um / size_px):.1f} times and show no "
-                "finer detail. Use the full-resolution image if there is one.",
-                stacklevel=3,
+                "finer detail. Use the full-resolution image if there is one."
             )
         element = key_added if len(regions) == 1 else f"{key_added}_{section.region}"
         if element in regions:
@@ -185,10 +185,9 @@ def _lay_patches(
             "image, and the order of x and y."
         )
     if off:
-        warnings.warn(
+        warn(
             f"{sample.name}: the centres of {off} of {len(valid)} patches are off the image; they are marked "
-            f"obs[{_keys.VALID!r}]=False, get NaN features and are left out of training.",
-            stacklevel=3,
+            f"obs[{_keys.VALID!r}]=False, get NaN features and are left out of training."
         )
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*overwrit", category=UserWarning)
@@ -202,7 +201,7 @@ def _lay_patches(
     logger.info("%s: wrote shapes %s and obs[%r]", sample.name, shorten(squares), _keys.VALID)
 
 
-def _join(section: Section, placement: Placement) -> NDArray[np.int64]:
+def _join(section: Section, placement: SpotPlacement) -> NDArray[np.int64]:
     """Return the position of every row's spot."""
     rows = pd.Index(placement.index).get_indexer(section.ids)
     missing = section.ids[rows < 0]
@@ -215,7 +214,7 @@ def _join(section: Section, placement: Placement) -> NDArray[np.int64]:
 
 
 def _microns_per_pixel(
-    sample: Sample, section: Section, placement: Placement, rows: NDArray[np.int64], mpp: float | None
+    sample: Sample, section: Section, placement: SpotPlacement, rows: NDArray[np.int64], mpp: float | None
 ) -> float:
     """Stated, recorded or recognised µm/px, checked against the spots' pitch where that is known."""
     pitch_px = spot_pitch(placement.centres)
@@ -242,7 +241,7 @@ def _microns_per_pixel(
     return float(scale)
 
 
-def _squares(sample: Sample, placement: Placement, side: float) -> GeoDataFrame:
+def _squares(sample: Sample, placement: SpotPlacement, side: float) -> GeoDataFrame:
     """Return the square of every spot, in the pixel frame of the image and with its transformations."""
     (x, y), half = placement.centres.T, side / 2
     squares = GeoDataFrame(geometry=shapely.box(x - half, y - half, x + half, y + half), index=placement.index)

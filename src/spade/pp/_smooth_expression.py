@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import warnings
 
 import anndata as ad
 import numpy as np
@@ -18,6 +17,7 @@ from spade._samples.open import Samples, iter_samples
 from spade._samples.patches import patch_centres, patch_record
 from spade._samples.sample import Sample, Section
 from spade.core.arrays import Floats
+from spade.core.errors import warn
 from spade.core.expression.smoothing import pairs_within, smoothing_matrix
 from spade.core.spots.lattice import lattice_reach
 
@@ -106,10 +106,9 @@ def smooth_expression(
         counts = read_counts(sample, layer, smoothed=False)
         filled = np.asarray(counts.sum(1)).ravel() > 0
         if not filled.all():
-            warnings.warn(
+            warn(
                 f"{sample.name}: {int((~filled).sum())} of {len(filled)} spots have no counts: they stay so, and do not count as "
-                "neighbours.",
-                stacklevel=2,
+                "neighbours."
             )
         pairs = _neighbours(sample, method, radius_um, patches_key)
         smoothed = (smoothing_matrix(pairs, filled, share) @ counts).tocsr()

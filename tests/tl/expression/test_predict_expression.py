@@ -6,9 +6,9 @@ import numpy as np
 import pandas as pd
 import pytest
 from _sections import read_tumour
+from conftest import fresh
 from helpers.sections import GENES, empty_rows, featured, no_warning, said_of, spoil, train, warns_here
 from helpers.sections import table as spots_table
-from conftest import fresh
 from scipy.special import softmax
 from scipy.stats import pearsonr
 from spatialdata import SpatialData, read_zarr

@@ -7,9 +7,9 @@ import functools
 import numpy as np
 import pandas as pd
 import pytest
+from conftest import fresh
 from helpers.sections import GENES, assert_same, empty_rows, featured, spoil, warns_here
 from helpers.sections import table as spots_table
-from conftest import fresh
 from safetensors.torch import save_file
 from scipy.sparse import csr_matrix
 from sklearn.linear_model import LogisticRegression

@@ -8,6 +8,7 @@ import re
 import numpy as np
 import pandas as pd
 import pytest
+from conftest import fresh
 from helpers.sections import (
     FAST,
     GENES,
@@ -21,7 +22,6 @@ from helpers.sections import (
     train,
     warns_here,
 )
-from conftest import fresh
 
 import spade as sp
 from spade.core.experts.checkpoints import Checkpoints

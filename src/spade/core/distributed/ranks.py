@@ -14,7 +14,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 #: All processes must have begun within this time.
-BEGIN = timedelta(hours=1)
+JOIN_TIMEOUT = timedelta(hours=1)
 #: A rank that has ended is noticed at once by its closed connection; one that trains for long is waited for.
 TIMEOUT = timedelta(days=30)
 
@@ -64,7 +64,9 @@ def ranks() -> Iterator[Ranks | None]:
         yield None
         return
     if not dist.is_initialized() and dist.is_torchelastic_launched() and int(os.environ["WORLD_SIZE"]) > 1:
-        dist.init_process_group("gloo", timeout=BEGIN)  # once: it serves the later trainings of the script as well
+        dist.init_process_group(
+            "gloo", timeout=JOIN_TIMEOUT
+        )  # once: it serves the later trainings of the script as well
         atexit.register(dist.destroy_process_group)
     if not dist.is_initialized() or dist.get_world_size() == 1:
         yield None

@@ -17,7 +17,7 @@ from spade.core.arrays import Floats
 Rows = NDArray[np.integer]
 
 
-class Feed(Protocol):
+class BatchSource(Protocol):
     """Gives batches: row ``i`` of the result holds the spots of expert ``i``, filled up with zeros."""
 
     def batch(self, rows: Sequence[Rows]) -> tuple[Tensor, Tensor]:
@@ -32,7 +32,7 @@ def _spread(indptr, indices, data, rows, out):  # type: ignore[no-untyped-def]
             out[i, indices[j]] = data[j]
 
 
-class HostFeed:
+class HostBatches:
     """Batches from memory or memory-mapped files, made in buffers that are used again.
 
     Parameters
@@ -88,8 +88,8 @@ class HostFeed:
         return self._sent[0].to(self.device), self._sent[1].to(self.device)
 
 
-class DeviceFeed:
-    """Batches from arrays that live on the device as a whole; as :class:`HostFeed`, without traffic per batch."""
+class DeviceBatches:
+    """Batches from arrays that live on the device as a whole; as :class:`HostBatches`, without traffic per batch."""
 
     def __init__(
         self,

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from spade.core.experts.loop import Run
-from spade.core.experts.parameters import FlatExperts
+from spade.core.experts.parameters import ExpertParameters
 from spade.core.training_state import SECONDS, StateFolder
 
 
@@ -28,7 +28,7 @@ class Checkpoints(StateFolder):
         paths = [self.path(expert) for expert in experts]
         return sum(len(self._read(path)[0]["train_loss"]) for path in paths if path.exists())
 
-    def keeper(self, flat: FlatExperts) -> Callable[[Run, int, bool], None]:
+    def keeper(self, flat: ExpertParameters) -> Callable[[Run, int, bool], None]:
         """Return a function that saves a run now and then, and once it has finished."""
         last: dict[int, float] = {}
 
@@ -40,7 +40,7 @@ class Checkpoints(StateFolder):
 
         return keep
 
-    def save(self, run: Run, flat: FlatExperts, row: int) -> None:
+    def save(self, run: Run, flat: ExpertParameters, row: int) -> None:
         """Save where an expert is."""
         arrays: dict[str, Tensor] = {name: getattr(flat, name)[row] for name in ("values", "first", "second")}
         arrays["dropout"] = run.dropout.get_state()

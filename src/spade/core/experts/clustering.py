@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 
@@ -14,6 +13,7 @@ from torch import Tensor
 
 from spade.core.arrays import Floats
 from spade.core.distributed.threads import Map, parallel_map
+from spade.core.errors import warn
 from spade.core.experts.routing import Routing, feature_scale
 from spade.core.rng import numpy_stream
 
@@ -233,10 +233,7 @@ def two_stage(
         rows = _scaled(x, np.flatnonzero(names == name), mean, scale)
         k = n_prototypes
         if len(rows) < k:
-            warnings.warn(
-                f"group {name!r} has {len(rows)} spots, fewer than n_prototypes={k}: it gets {len(rows)} prototypes.",
-                stacklevel=3,
-            )
+            warn(f"group {name!r} has {len(rows)} spots, fewer than n_prototypes={k}: it gets {len(rows)} prototypes.")
             k = len(rows)
         centroids.append(kmeans(rows, k, rng=numpy_stream(seed, "prototypes", index), device=device)[0])
         owners += [name] * k

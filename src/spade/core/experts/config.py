@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from spade.core.checks import check_kinds
 from spade.core.device import PRECISIONS
 from spade.core.experts.losses import LOSSES
-from spade.core.settings import check_kinds
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-ALL = slice(None)
+ALL_EXPERTS = slice(None)
 
 
 def _products(a: Tensor, b: Tensor, out: Tensor | None = None) -> Tensor:
@@ -77,7 +77,7 @@ class StackedLinear(nn.Module):
                 for value in (self.weight[e], self.bias[e]):
                     value.copy_(torch.empty(value.shape).uniform_(-bound, bound, generator=generator))
 
-    def forward(self, x: Tensor, which: slice = ALL) -> Tensor:
+    def forward(self, x: Tensor, which: slice = ALL_EXPERTS) -> Tensor:
         """Apply layer e to ``x[e]``; of some experts only if ``which`` says so."""
         weight: Tensor = self.weight[which]
         if self.dtype == weight.dtype:
@@ -95,7 +95,7 @@ class StackedLayerNorm(nn.Module):
         self.weight = nn.Parameter(torch.ones(n_experts, d))
         self.bias = nn.Parameter(torch.zeros(n_experts, d))
 
-    def forward(self, x: Tensor, which: slice = ALL) -> Tensor:
+    def forward(self, x: Tensor, which: slice = ALL_EXPERTS) -> Tensor:
         """Normalise ``(E, B, d)``."""
         return F.layer_norm(x, x.shape[-1:]) * self.weight[which].unsqueeze(1) + self.bias[which].unsqueeze(1)
 
@@ -109,7 +109,7 @@ class Head(nn.Module):
         self.fc = StackedLinear(n_experts, d_out, d_out)
         self.layer_norm = StackedLayerNorm(n_experts, d_out)
 
-    def forward(self, x: Tensor, keep: Tensor | None = None, which: slice = ALL) -> Tensor:
+    def forward(self, x: Tensor, keep: Tensor | None = None, which: slice = ALL_EXPERTS) -> Tensor:
         """Project ``(E, B, d_in)`` to ``(E, B, d_out)``; ``keep`` is the scaled dropout mask while training."""
         h = self.projection(x, which)
         y = self.fc(F.gelu(h), which)

@@ -18,14 +18,14 @@ from spade.core.arrays import Floats
 from spade.core.experts.config import TrainingConfig
 from spade.core.experts.heads import Experts
 from spade.core.experts.loop import Run
-from spade.core.experts.parameters import FlatExperts
+from spade.core.experts.parameters import ExpertParameters
 from spade.core.files import CSR_PARTS
 from spade.core.rng import torch_stream
 from spade.core.roles import TRAIN, VAL
 
 
 @dataclass(frozen=True)
-class Task:
+class TrainingJob:
     """Data, settings and start of a training.
 
     Attributes
@@ -44,7 +44,7 @@ class Task:
     mean, deviation
         The heads see features as ``(x - mean) / deviation``; None: as they are.
     init
-        Rows of :class:`~spade.core.experts.parameters.FlatExperts` to begin with, one per expert; None: drawn at random.
+        Rows of :class:`~spade.core.experts.parameters.ExpertParameters` to begin with, one per expert; None: drawn at random.
     seed
         Seed of initialisation, shuffling and dropout.
     """
@@ -74,7 +74,7 @@ class Task:
         if self.init is not None:
             row = torch.from_numpy(np.array(self.init[expert], dtype=np.float32))
         else:
-            flat = FlatExperts(1, *self.widths)
+            flat = ExpertParameters(1, *self.widths)
             flat.module(0, 1).initialise([torch_stream(self.seed, "initialisation", expert)])
             row = flat.values[0]
         row[-1] = math.log(self.config.temperature)
@@ -99,7 +99,7 @@ class Task:
 
     def module(self, rows: Sequence[Tensor]) -> Experts:
         """Stack the rows of all experts into one module of its own memory."""
-        flat = FlatExperts(self.n_experts, *self.widths)
+        flat = ExpertParameters(self.n_experts, *self.widths)
         for e, row in enumerate(rows):
             flat.values[e] = row
         module = Experts(self.n_experts, *self.widths)
@@ -126,7 +126,7 @@ class Task:
         (folder / "task.json").write_text(json.dumps(facts))
 
     @classmethod
-    def load(cls, folder: Path) -> Task:
+    def load(cls, folder: Path) -> TrainingJob:
         """Read what :meth:`save` wrote; large arrays are mapped, so that processes of one machine share them."""
         facts = json.loads((folder / "task.json").read_text())
         arrays = {path.stem: np.load(path, mmap_mode="r", allow_pickle=False) for path in folder.glob("*.npy")}
@@ -137,8 +137,8 @@ class Task:
 
 
 def rows_of(experts: Experts) -> NDArray[np.float32]:
-    """Rows of :class:`~spade.core.experts.parameters.FlatExperts` of a module."""
+    """Rows of :class:`~spade.core.experts.parameters.ExpertParameters` of a module."""
     d_image, d_spot = (head.projection.weight.shape[-1] for head in (experts.image_projection, experts.spot_projection))
-    flat = FlatExperts(experts.n_experts, d_image, d_spot, experts.dim)
+    flat = ExpertParameters(experts.n_experts, d_image, d_spot, experts.dim)
     flat.module(0, experts.n_experts).load_state_dict(experts.state_dict())
     return flat.values.numpy()

@@ -14,11 +14,11 @@ from torch import Tensor
 
 from spade.core.device import PRECISIONS
 from spade.core.errors import NonFiniteLossError
-from spade.core.experts.batches import Feed, Rows
+from spade.core.experts.batches import BatchSource, Rows
 from spade.core.experts.config import TrainingConfig
 from spade.core.experts.heads import Experts
 from spade.core.experts.losses import LOSSES
-from spade.core.experts.parameters import FlatExperts
+from spade.core.experts.parameters import ExpertParameters
 from spade.core.schedule import cosine
 
 #: (expert, epoch, training loss, validation loss or NaN)
@@ -46,7 +46,7 @@ class Run:
     best_epoch
         Epoch that is kept, −1 before there is one.
     best
-        Its row of :class:`~spade.core.experts.parameters.FlatExperts`.
+        Its row of :class:`~spade.core.experts.parameters.ExpertParameters`.
     """
 
     expert: int
@@ -89,10 +89,10 @@ class Run:
         return self.order[within * batch_size : (within + 1) * batch_size]
 
 
-def train_together(
+def train_side_by_side(
     runs: Sequence[Run],
-    flat: FlatExperts,
-    feed: Feed,
+    flat: ExpertParameters,
+    feed: BatchSource,
     config: TrainingConfig,
     *,
     progress: Progress | None = None,
@@ -150,7 +150,7 @@ def train_together(
 def _step(
     module: Experts,
     log_temperature: Tensor,
-    feed: Feed,
+    feed: BatchSource,
     rows: Sequence[Rows],
     runs: Sequence[Run],
     config: TrainingConfig,
@@ -188,7 +188,7 @@ def _losses(
     return LOSSES[config.loss](*joint, log_temperature.exp().view(-1, 1, 1), real)
 
 
-def _finish_epoch(run: Run, flat: FlatExperts, row: int, feed: Feed, config: TrainingConfig) -> None:
+def _finish_epoch(run: Run, flat: ExpertParameters, row: int, feed: BatchSource, config: TrainingConfig) -> None:
     """Note the losses of the epoch, and keep its weights if it is the best."""
     epoch = len(run.train_loss)
     run.order = None
@@ -214,7 +214,7 @@ def _finish_epoch(run: Run, flat: FlatExperts, row: int, feed: Feed, config: Tra
 
 
 @torch.no_grad()
-def _validate(run: Run, flat: FlatExperts, row: int, feed: Feed, config: TrainingConfig) -> float:
+def _validate(run: Run, flat: ExpertParameters, row: int, feed: BatchSource, config: TrainingConfig) -> float:
     module = flat.module(row, row + 1).compute_in(PRECISIONS[config.precision])
     log_temperature = flat.log_temperature(row, row + 1)
     total = 0.0

@@ -10,15 +10,15 @@ import numpy as np
 from spade.core.distributed.dealing import deal
 from spade.core.distributed.workers import places, run_workers
 from spade.core.experts.checkpoints import Checkpoints
-from spade.core.experts.job import Task
+from spade.core.experts.job import TrainingJob
 from spade.core.experts.loop import Progress
 from spade.core.experts.one_process import TrainedExpert
 
 WORKER = "spade.core.experts.worker"
 
 
-def train_in_processes(
-    task: Task, device: str, n: int, *, checkpoints: Checkpoints | None = None, progress: Progress | None = None
+def train_experts_in_processes(
+    task: TrainingJob, device: str, n: int, *, checkpoints: Checkpoints | None = None, progress: Progress | None = None
 ) -> dict[int, TrainedExpert]:
     """Train all experts in ``n`` processes and return their records.
 

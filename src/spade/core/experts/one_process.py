@@ -12,11 +12,11 @@ from torch import Tensor
 
 from spade.core.device import PRECISIONS
 from spade.core.distributed.threads import threads as use_threads
-from spade.core.experts.batches import DeviceFeed, Feed, HostFeed
+from spade.core.experts.batches import BatchSource, DeviceBatches, HostBatches
 from spade.core.experts.checkpoints import Checkpoints
-from spade.core.experts.job import Task
-from spade.core.experts.loop import Progress, Run, train_together
-from spade.core.experts.parameters import FlatExperts
+from spade.core.experts.job import TrainingJob
+from spade.core.experts.loop import Progress, Run, train_side_by_side
+from spade.core.experts.parameters import ExpertParameters
 
 #: Multiplications per layer and step from which several CPU threads pay.
 THREADS_FROM = 100_000_000
@@ -26,7 +26,7 @@ RESIDENT_SHARE = 0.6
 
 @dataclass
 class TrainedExpert:
-    """One trained expert and how it got there; ``row`` is its row of :class:`~spade.core.experts.parameters.FlatExperts`."""
+    """One trained expert and how it got there; ``row`` is its row of :class:`~spade.core.experts.parameters.ExpertParameters`."""
 
     row: Tensor
     train_loss: list[float]
@@ -43,12 +43,12 @@ class _StoppedError(Exception):
     """Another thread of this training failed or was interrupted."""
 
 
-def train_locally(
-    task: Task,
+def train_here(
+    task: TrainingJob,
     experts: Sequence[int],
     device: str,
     *,
-    together: int | None = None,
+    n_side_by_side: int | None = None,
     checkpoints: Checkpoints | None = None,
     progress: Progress | None = None,
 ) -> dict[int, TrainedExpert]:
@@ -71,10 +71,10 @@ def train_locally(
     d_image, d_spot, dim = task.widths
     threads = torch.get_num_threads() if task.config.batch_size * (d_image + d_spot) * dim >= THREADS_FROM else 1
     on_cpu = torch.device(device).type == "cpu"
-    workers = max(1, min(threads, len(runs))) if on_cpu and together is None else 1
-    together = together or (1 if on_cpu else max(len(runs), 1))
+    workers = max(1, min(threads, len(runs))) if on_cpu and n_side_by_side is None else 1
+    n_side_by_side = n_side_by_side or (1 if on_cpu else max(len(runs), 1))
     runs.sort(key=lambda run: -run.size)
-    groups = [runs[start : start + together] for start in range(0, len(runs), together)]
+    groups = [runs[start : start + n_side_by_side] for start in range(0, len(runs), n_side_by_side)]
     if workers == 1:
         feed = _feed(task, device) if runs else None
         with use_threads(threads):
@@ -91,7 +91,7 @@ def train_locally(
 
 
 def _in_threads(
-    task: Task,
+    task: TrainingJob,
     groups: Sequence[Sequence[Run]],
     workers: int,
     threads: int,
@@ -131,10 +131,10 @@ def _in_threads(
 
 
 def _train_group(
-    task: Task,
+    task: TrainingJob,
     runs: Sequence[Run],
     device: str,
-    feed: Feed | None,
+    feed: BatchSource | None,
     checkpoints: Checkpoints | None,
     progress: Progress | None,
     check: Callable[[], None] | None = None,
@@ -147,7 +147,7 @@ def _train_group(
     left = sorted((run for run in runs if to_come[run.expert]), key=lambda run: -to_come[run.expert])
     if not left or feed is None:
         return
-    flat = FlatExperts(len(left), *task.widths, device, training=True)
+    flat = ExpertParameters(len(left), *task.widths, device, training=True)
     for row, run in enumerate(left):
         state = states[run.expert] or {"values": task.start(run.expert)}
         for name, value in state.items():
@@ -161,14 +161,14 @@ def _train_group(
         if check is not None:
             check()
 
-    train_together(left, flat, feed, task.config, progress=progress, keep=keep)
+    train_side_by_side(left, flat, feed, task.config, progress=progress, keep=keep)
 
 
-def _feed(task: Task, device: str) -> Feed:
+def _feed(task: TrainingJob, device: str) -> BatchSource:
     """Keep the data on a GPU if they fit, else send batches."""
     data = task.features, task.expression, task.mean, task.deviation, device, PRECISIONS[task.config.precision]
     if torch.device(device).type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
-        if DeviceFeed.size(task.features, task.expression) < RESIDENT_SHARE * free:
-            return DeviceFeed(*data)
-    return HostFeed(*data)
+        if DeviceBatches.size(task.features, task.expression) < RESIDENT_SHARE * free:
+            return DeviceBatches(*data)
+    return HostBatches(*data)

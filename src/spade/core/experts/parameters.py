@@ -15,7 +15,7 @@ BETAS = (0.9, 0.999)
 EPS = 1e-8
 
 
-class FlatExperts:
+class ExpertParameters:
     """Parameters and moments of experts, one row each; the last column is the logarithm of the temperature.
 
     A row is all there is to know of an expert's weights, so rows are what is saved, moved and dealt to devices. Modules that

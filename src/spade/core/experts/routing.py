@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import softmax
 
-from spade.core.arrays import Floats
+from spade.core.arrays import Floats, scale_of
 
 #: Rows at a time: few enough to stay in a processor's cache.
 CHUNK = 8_192
@@ -29,8 +29,7 @@ def feature_scale(x: Floats, feature_scaling: str) -> tuple[Floats, Floats]:
         raise ValueError(f'feature_scaling={feature_scaling!r}: expected "standard" or "none".')
     mean = x.mean(0, dtype=np.float64)
     blocks = (x[start : start + CHUNK] - mean for start in range(0, len(x), CHUNK))
-    deviation = np.sqrt(sum(np.square(block).sum(0) for block in blocks) / len(x))
-    deviation[deviation <= 1e-7 * np.maximum(1, np.abs(mean))] = 1
+    deviation = scale_of(mean, sum(np.square(block).sum(0) for block in blocks) / len(x))
     return mean, deviation * np.sqrt(d)
 
 

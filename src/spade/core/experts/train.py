@@ -13,10 +13,10 @@ from spade.core.distributed.ranks import Ranks
 from spade.core.experts.checkpoints import Checkpoints
 from spade.core.experts.config import TrainingConfig
 from spade.core.experts.heads import Experts
-from spade.core.experts.job import Task, rows_of
+from spade.core.experts.job import TrainingJob, rows_of
 from spade.core.experts.loop import Progress
-from spade.core.experts.many_processes import train_in_processes
-from spade.core.experts.one_process import TrainedExpert, train_locally
+from spade.core.experts.many_processes import train_experts_in_processes
+from spade.core.experts.one_process import TrainedExpert, train_here
 
 
 def train_experts(
@@ -34,7 +34,7 @@ def train_experts(
     device: str = "cpu",
     devices: int = 1,
     ranks: Ranks | None = None,
-    together: int | None = None,
+    n_side_by_side: int | None = None,
     checkpoints: Checkpoints | None = None,
     progress: Progress | None = None,
 ) -> tuple[Experts, list[TrainedExpert]]:
@@ -82,16 +82,16 @@ def train_experts(
     The experts stacked into one module on the CPU, and the record of each.
     """
     start = None if init is None else rows_of(init)
-    task = Task(features, expression, expert_of, role, n_experts, config, mean, deviation, start, seed)
+    task = TrainingJob(features, expression, expert_of, role, n_experts, config, mean, deviation, start, seed)
     if ranks is not None:
         mine = deal(task.loads(), ranks.world)[ranks.rank]
-        done = train_locally(task, mine, device, together=together, checkpoints=checkpoints, progress=progress)
+        done = train_here(task, mine, device, n_side_by_side=n_side_by_side, checkpoints=checkpoints, progress=progress)
         done = {e: one for part in ranks.gather(done) for e, one in part.items()}
     elif devices > 1:
-        done = train_in_processes(task, device, devices, checkpoints=checkpoints, progress=progress)
+        done = train_experts_in_processes(task, device, devices, checkpoints=checkpoints, progress=progress)
     else:
-        done = train_locally(
-            task, range(n_experts), device, together=together, checkpoints=checkpoints, progress=progress
+        done = train_here(
+            task, range(n_experts), device, n_side_by_side=n_side_by_side, checkpoints=checkpoints, progress=progress
         )
     loads = task.loads()
     trained = [done[e] if loads[e] else TrainedExpert(task.start(e), [], [], -1) for e in range(n_experts)]

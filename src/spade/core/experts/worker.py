@@ -1,4 +1,4 @@
-"""The process that :func:`spade.core.experts.many_processes.train_in_processes` starts: ``python -m spade.core.experts.worker ORDERS``."""
+"""The process that :func:`spade.core.experts.many_processes.train_experts_in_processes` starts: ``python -m spade.core.experts.worker ORDERS``."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from typing import Any
 
 from spade.core.distributed.workers import Say, serve
 from spade.core.experts.checkpoints import Checkpoints
-from spade.core.experts.job import Task
-from spade.core.experts.one_process import train_locally
+from spade.core.experts.job import TrainingJob
+from spade.core.experts.one_process import train_here
 
 
 def work(wanted: dict[str, Any], say: Say) -> None:
     """Train the experts that the orders name and leave them among the checkpoints."""
-    train_locally(
-        Task.load(Path(wanted["task"])),
+    train_here(
+        TrainingJob.load(Path(wanted["task"])),
         wanted["experts"],
         wanted["device"],
         checkpoints=Checkpoints(Path(wanted["state"]), None),

@@ -6,6 +6,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 
+from spade.core.arrays import scale_of
+
 TARGET_SUM = 1e4
 CHUNK = 16_384
 
@@ -37,6 +39,4 @@ def gene_scale(x: csr_matrix, rows: NDArray[np.integer]) -> tuple[NDArray[np.flo
     """Mean and deviation of every gene over some rows ``(G,)``; a gene that does not vary has deviation 1."""
     (sums,), (squares,) = group_sums(x, rows, np.zeros(x.shape[0], dtype=np.int64), 1)
     mean = sums / len(rows)
-    deviation = np.sqrt(np.maximum(squares / len(rows) - mean**2, 0))
-    deviation[deviation < 1e-6] = 1
-    return mean, deviation
+    return mean, scale_of(mean, squares / len(rows) - mean**2)

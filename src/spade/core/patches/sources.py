@@ -36,7 +36,7 @@ class PatchSource(Protocol):
 
 
 @dataclass(frozen=True)
-class Placed:
+class SectionPatches:
     """The patches of one section.
 
     Attributes
@@ -105,7 +105,7 @@ class LivePatches:
         Size of the cache of chunks that all sections and threads share; on top of it come one chunk per thread and the batches.
     """
 
-    def __init__(self, sections: Sequence[Placed], n_px: int, max_bytes: int = 4 * CACHE_BYTES) -> None:
+    def __init__(self, sections: Sequence[SectionPatches], n_px: int, max_bytes: int = 4 * CACHE_BYTES) -> None:
         if not any(len(section.centres) for section in sections):
             raise ValueError(f"sections: there is no patch in any of {len(sections)}.")
         self.n_px = n_px

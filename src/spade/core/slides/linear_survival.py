@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from scipy.optimize import minimize
 
-from spade.core.arrays import Floats
+from spade.core.arrays import Floats, scale_of
 
 #: Strengths to choose from, strong to weak. Of a Cox model, 1 means that log risks have a deviation of 1 a priori.
 STRENGTHS = tuple(10.0 ** np.arange(3, -1.5, -0.5))
@@ -61,9 +61,8 @@ def ridge_path(
     intercept
         Whether there is one per output.
     """
-    mean, deviation = x.mean(0, dtype=np.float64), x.std(0, dtype=np.float64)
-    deviation[deviation <= 1e-7 * np.maximum(1, np.abs(mean))] = 1
-    deviation = deviation * np.sqrt(x.shape[1])
+    mean = x.mean(0, dtype=np.float64)
+    deviation = scale_of(mean, x.var(0, dtype=np.float64)) * np.sqrt(x.shape[1])
     left, scale, axes = np.linalg.svd((x - mean) / deviation, full_matrices=False)
     inner = torch.as_tensor(left * scale)
     shape = (len(scale) + intercept, n_out)

@@ -19,7 +19,7 @@ from spade._samples.sample import Sample
 SAFE = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#f0e442", "#000000")
 
 #: A column of one sample, and the colours that its ``uns`` has for the categories.
-Found = tuple[pd.Series, dict[str, str]]
+ColumnColours = tuple[pd.Series, dict[str, str]]
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class Column:
         return [styles[value] for value in self.values[rows]]
 
 
-def read_column(sample: Sample, color: str | None, key: str) -> Found:
+def read_column(sample: Sample, color: str | None, key: str) -> ColumnColours:
     """Return the experts (``color=None``) or a column of ``obs``, and the colours that ``uns`` has for it."""
     series = expert_series(sample, key) if color is None else obs_column(sample, color, "color")
     stored = sample.table.uns.get(f"{series.name}_colors")
@@ -69,7 +69,7 @@ def expert_colours(names: Iterable[str]) -> dict[str, str]:
     return {name: usual[int(name)] for name in ordered}
 
 
-def join_columns(name: str, found: Iterable[Found], experts: bool = False) -> Column:
+def join_columns(name: str, found: Iterable[ColumnColours], experts: bool = False) -> Column:
     """Put one column of several samples together, with one colour per category throughout.
 
     Colours in ``uns`` are kept; the first sample decides where two differ. Other experts get their usual colours, and

@@ -28,7 +28,7 @@ MAX_PX = 1_200
 #: Rows that are read at a time.
 BAND = 512
 #: More artists than this are drawn as pixels in vector formats.
-MANY = 3_000
+RASTERISE_ABOVE = 3_000
 BORDER = "#d55e00"
 
 
@@ -195,7 +195,7 @@ def draw_spots(ax: Axes, view: View, **style: Any) -> EllipseCollection:
         units="xy",
         offsets=view.centres,
         offset_transform=ax.transData,
-        rasterized=len(diameters) > MANY,
+        rasterized=len(diameters) > RASTERISE_ABOVE,
         **style,
     )
     ax.add_collection(spots, autolim=False)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import logging
 import re
-import warnings
 from collections.abc import Mapping, Sequence
 
 from spade._checks import shorten
 from spade._samples.sample import Sample
+from spade.core.errors import warn
 from spade.models._gene_names import few_common, fold_names
 
 logger = logging.getLogger("spade")
@@ -30,9 +30,8 @@ def usable_names(sample: Sample, fold_case: bool, drop_controls: bool) -> list[s
     own = sample.table.var_names.astype(str).tolist()
     names = fold_names(own) if fold_case else own
     if equal := [name for name, folded in zip(own, names, strict=True) if not folded]:
-        warnings.warn(
-            f"{sample.name}: {len(equal)} genes are dropped, as their names are no longer different in upper case: {shorten(equal)}.",
-            stacklevel=3,
+        warn(
+            f"{sample.name}: {len(equal)} genes are dropped, as their names are no longer different in upper case: {shorten(equal)}."
         )
     controls = {name for name in own if drop_controls and is_control(name)}
     if controls:
@@ -56,9 +55,8 @@ def enough_common(
         del sets[worst]
         dropped.append(worst)
     if dropped:
-        warnings.warn(
+        warn(
             f"{', '.join(dropped)}: left out of gene selection and training, as with them fewer than min_genes={min_genes} genes "
-            f"are common; {len(common)} are common to {', '.join(sets)}.",
-            stacklevel=3,
+            f"are common; {len(common)} are common to {', '.join(sets)}."
         )
     return list(sets), dropped

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import warnings
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,10 +13,11 @@ from spade._samples.counts import read_counts
 from spade._samples.obs import obs_column
 from spade._samples.open import Samples, as_list, iter_samples
 from spade._samples.sample import Sample, check_names
+from spade.core.errors import warn
 from spade.models import GenePanel
 from spade.models._gene_names import MIN_GENES
 from spade.pp._genes.common import enough_common, usable_names
-from spade.pp._genes.variable import Part, variable_alone, variable_together
+from spade.pp._genes.variable import SectionCounts, variable_alone, variable_together
 
 logger = logging.getLogger("spade")
 #: Variable genes of each method: per sample, and in all.
@@ -119,7 +119,7 @@ def select_genes(
     kept, dropped = enough_common(usable, min_genes, on_few_common, fold_case)
     common = GenePanel(tuple(sorted(set.intersection(*(set(usable[name]) for name in kept)))), fold_case=fold_case)
     alone: list[set[str]] = []
-    together: list[Part] = []
+    together: list[SectionCounts] = []
     for sample in iter_samples(samples, table_key=table_key):
         if sample.name not in kept:
             continue
@@ -128,7 +128,7 @@ def select_genes(
             continue
         var_names = sample.table.var_names
         if method == "seal":
-            together.append(Part.of(counts, var_names, sample.section_of_row()[rows], common))
+            together.append(SectionCounts.of(counts, var_names, sample.section_of_row()[rows], common))
         else:
             alone.append(variable_alone(counts, var_names, common, n_top_genes))
     if not (together or alone):
@@ -169,9 +169,8 @@ def _training_counts(sample: Sample, layer: str | None, split_key: str | None) -
             return counts[:0], np.empty(0, dtype=np.int64)
     filled = train & (np.asarray(counts.sum(1)).ravel() > 0)
     if without := int((train & ~filled).sum()):
-        warnings.warn(
-            f"{sample.name}: {without} of {int(train.sum())} spots have no counts and do not take part in gene selection.",
-            stacklevel=3,
+        warn(
+            f"{sample.name}: {without} of {int(train.sum())} spots have no counts and do not take part in gene selection."
         )
     if filled.sum() < 2:
         raise ValueError(f"{sample.name}: {int(filled.sum())} spots have counts; gene selection needs at least 2.")

@@ -36,7 +36,7 @@ def variable_alone(counts: csr_matrix, var_names: pd.Index, common: GenePanel, n
 
 
 @dataclass(frozen=True)
-class Part:
+class SectionCounts:
     """What one sample adds: log-normalised values of the common genes ``(n, G)``, their counts ``(G,)``, and the section of each spot."""
 
     values: csr_matrix
@@ -44,13 +44,15 @@ class Part:
     section: NDArray[np.str_]
 
     @classmethod
-    def of(cls, counts: csr_matrix, var_names: pd.Index, section: NDArray[np.str_], common: GenePanel) -> Part:
+    def of(cls, counts: csr_matrix, var_names: pd.Index, section: NDArray[np.str_], common: GenePanel) -> SectionCounts:
         """Take the common genes of a sample; spots are scaled by their counts of all genes."""
         total = np.asarray(common.take(counts, var_names)[0].sum(0, dtype=np.float64)).ravel()
         return cls(common.take(log_normalise(counts), var_names)[0], total, section)
 
 
-def variable_together(parts: Sequence[Part], common: GenePanel, n_top_genes: int, by_section: bool) -> set[str]:
+def variable_together(
+    parts: Sequence[SectionCounts], common: GenePanel, n_top_genes: int, by_section: bool
+) -> set[str]:
     """Return the most variable of the common genes in the spots of all samples, as the SEAL paper chooses them.
 
     With ``by_section`` those that vary within most sections, scanpy's ``batch_key``.

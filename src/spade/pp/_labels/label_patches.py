@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import warnings
 from collections.abc import Mapping, Sequence
 from os import PathLike
 from pathlib import Path
@@ -21,10 +20,11 @@ from spade._samples.obs import check_free
 from spade._samples.open import Samples, as_list, iter_samples
 from spade._samples.patches import patch_record, region_facts
 from spade._samples.sample import check_names
+from spade.core.errors import warn
 from spade.io import _label_table
 from spade.io._bytes import suffix
 from spade.io._label_table import SAMPLE, SPOT, check_label_table, read_label_table
-from spade.pp._labels.section import Labelled, label_section
+from spade.pp._labels.section import SectionLabels, label_section
 
 logger = logging.getLogger("spade")
 Annotations: TypeAlias = (
@@ -136,7 +136,7 @@ def label_patches(
         settings = {"by": by, "min_share": float(min_share), "mpp": None if mpp is None else float(mpp)}
         written, notes = _of_polygons(samples, annotations, columns or "label", settings, patches_key, table_key, key)
     for note in notes:
-        warnings.warn(note, UserWarning, stacklevel=2)
+        warn(note)
     for sample, values in zip(iter_samples(samples, table_key=table_key), written, strict=True):
         for key, (value, record) in values.items():
             sample.table.obs[key] = value
@@ -210,7 +210,7 @@ def _of_polygons(
     names = [section.name for sample in iter_samples(samples, table_key=table_key) for section in sample.sections]
     check_names(names, "sections")
     given = sources.by_section(annotations, names, column)
-    found: list[tuple[sources.Outlines, Labelled]] = []
+    found: list[tuple[sources.Outlines, SectionLabels]] = []
     labelled: list[tuple[np.ndarray, np.ndarray]] = []
     empty = []
     for sample in iter_samples(samples, table_key=table_key):

@@ -18,7 +18,7 @@ from spade.pp._labels.sources import Outlines
 
 
 @dataclass(frozen=True)
-class Labelled:
+class SectionLabels:
     """Label (None: none) and covered share of each row of a section, and how many polygons lie off its image."""
 
     labels: NDArray[np.object_]
@@ -28,7 +28,7 @@ class Labelled:
 
 def label_section(
     sample: Sample, section: Section, facts: dict[str, Any], side: float, outlines: Outlines, by: str, min_share: float
-) -> Labelled:
+) -> SectionLabels:
     """Label the patches of a section, whose squares are ``side`` pixels wide."""
     finest = image_arrays(sample.sdata.images[facts["image"]])[0]
     size = np.array([finest.sizes["x"], finest.sizes["y"]], dtype=np.float64)
@@ -48,7 +48,7 @@ def label_section(
         chosen = areas.choose(candidates, int(inside.sum()))
         shares[inside] = areas.share_of(pairs, chosen)
         labels[inside] = np.array([*names, None], dtype=object)[chosen]
-    return Labelled(labels, shares, outside)
+    return SectionLabels(labels, shares, outside)
 
 
 def _outside(outlines: Outlines, size: NDArray[np.float64], section: Section, facts: dict[str, Any]) -> int:

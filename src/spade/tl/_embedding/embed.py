@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,7 +11,7 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 
 from spade import _keys
-from spade._checks import check_count, check_idle, shorten
+from spade._checks import check_idle, shorten
 from spade._samples.counts import read_expression
 from spade._samples.encode import BATCH, encode_rows
 from spade._samples.expert_colours import palette
@@ -21,6 +20,8 @@ from spade._samples.obs import categorical
 from spade._samples.open import Samples, iter_samples
 from spade._samples.patches import patch_record
 from spade._samples.sample import Sample
+from spade.core.checks import check_count
+from spade.core.errors import warn
 from spade.models import GenePanel, SealModel, SpadeModel
 from spade.models._gene_names import MATCHING
 from spade.tl._embedding.modalities import unit
@@ -235,16 +236,14 @@ def _panel_expression(
             "or named by other ids? Lower min_overlap= to embed it all the same."
         )
     if not filled.all():
-        warnings.warn(
+        warn(
             f"{sample.name}: {int((~filled).sum())} of {len(filled)} spots have no counts: NaN on the expression side, image side "
-            "alone in the joint embedding.",
-            stacklevel=3,
+            "alone in the joint embedding."
         )
     if missing:
-        warnings.warn(
+        warn(
             f"{sample.name}: {len(missing)} of the model's {len(panel)} genes are missing and set to their mean in training: "
-            f"{shorten(missing)}.",
-            stacklevel=3,
+            f"{shorten(missing)}."
         )
         dense = x.toarray()
         dense[:, ~present] = model.expression_mean[~present]

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import logging
-import warnings
 
 import numpy as np
 import pandas as pd
 
 from spade import _keys
-from spade._checks import check_count, log_left_out
+from spade._checks import log_left_out
 from spade._samples.features import read_features
 from spade._samples.obs import group_labels
 from spade._samples.open import Samples, iter_samples
 from spade._samples.sample import check_names
+from spade.core.checks import check_count
+from spade.core.errors import warn
 from spade.core.evaluation.mixing import expected_shares, neighbour_shares
 
 logger = logging.getLogger("spade")
@@ -104,10 +105,9 @@ def mixing(
     codes = pd.Categorical(label, categories=groups).codes.astype(np.int64)
     sizes = np.bincount(codes)
     if small := [f"{name}: {n}" for name, n in zip(groups, sizes, strict=True) if n <= n_neighbors]:
-        warnings.warn(
+        warn(
             f"groups with no more than n_neighbors={n_neighbors} spots ({', '.join(small)}) have neighbours of other groups even "
-            "where they lie apart. Lower n_neighbors=.",
-            stacklevel=2,
+            "where they lie apart. Lower n_neighbors=."
         )
     neighbours = NearestNeighbors(n_neighbors=n_neighbors).fit(x).kneighbors(return_distance=False)
     other, simpson = neighbour_shares(neighbours, codes, len(groups))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from os import PathLike
 from pathlib import Path
@@ -18,6 +17,7 @@ from spade._checks import shorten
 from spade._samples.model_features import Model, check_model, features_key
 from spade._samples.open import Samples, as_list, iter_samples
 from spade._samples.sample import Sample, check_names
+from spade.core.errors import warn
 from spade.core.evaluation.retrieval import Nearest
 from spade.models._gene_names import MATCHING
 from spade.tl._embedding.modalities import MODALITIES, check_mix, encode, encode_signature, read_modality
@@ -203,9 +203,7 @@ def _change(model: Model, query: Any) -> NDArray[np.float64]:
             f"{MATCHING[model.genes.fold_case]} Are they of another species, or named by other ids?"
         )
     if missing:
-        warnings.warn(
-            f"{shorten(missing)} of the signature are not among the model's genes and do not count.", stacklevel=3
-        )
+        warn(f"{shorten(missing)} of the signature are not among the model's genes and do not count.")
     change = np.zeros((1, len(panel)))
     change[0, positions[positions >= 0]] = [value * np.log(2) for gene, value in wanted.items() if gene not in missing]
     return change

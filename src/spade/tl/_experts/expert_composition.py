@@ -8,10 +8,11 @@ import numpy as np
 import pandas as pd
 
 from spade import _keys
-from spade._checks import check_count, log_left_out
+from spade._checks import log_left_out
 from spade._samples.experts import by_number, iter_experts, need_experts
 from spade._samples.obs import group_labels, read_labels
 from spade._samples.open import Samples
+from spade.core.checks import check_count
 from spade.core.evaluation.composition import composition
 from spade.core.rng import as_seed, numpy_stream
 

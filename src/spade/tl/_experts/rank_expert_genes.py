@@ -12,10 +12,12 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 
 from spade import _keys
-from spade._checks import check_count, log_left_out, shorten
+from spade._checks import log_left_out, shorten
 from spade._samples.counts import log_expression
 from spade._samples.experts import by_number, iter_experts, need_experts
 from spade._samples.open import Samples, as_list, iter_samples
+from spade.core.checks import check_count
+from spade.core.errors import warn
 from spade.core.expression.markers import higher_in_sections, shares_above_zero
 from spade.models._gene_names import common_genes
 
@@ -177,9 +179,8 @@ def _able(experts: pd.Series, min_spots: int) -> list[str]:
             "min_spots= or pass more samples."
         )
     if listed:
-        warnings.warn(
-            f"experts with fewer than min_spots={min_spots} spots in or outside of them are not ranked ({listed}, of {len(experts)}).",
-            stacklevel=3,
+        warn(
+            f"experts with fewer than min_spots={min_spots} spots in or outside of them are not ranked ({listed}, of {len(experts)})."
         )
     return able
 

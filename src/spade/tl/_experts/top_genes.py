@@ -8,7 +8,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 #: Spots that a group and its rest need for a t-test.
-LEAST = 2
+MIN_SPOTS = 2
 
 
 def top_genes(
@@ -43,7 +43,7 @@ def top_genes(
     if not joined.n_vars:
         return dict.fromkeys(experts, "no gene common\nto all samples")
     sizes = joined.obs["expert"].value_counts()
-    able = [e for e in experts if LEAST <= sizes.get(e, 0) <= joined.n_obs - LEAST]
+    able = [e for e in experts if MIN_SPOTS <= sizes.get(e, 0) <= joined.n_obs - MIN_SPOTS]
     result: dict[str, pd.Series | str] = dict.fromkeys(experts, "too few spots\nto compare")
     if not able:
         return result

@@ -14,7 +14,7 @@ import pandas as pd
 from tqdm.auto import tqdm
 
 from spade import _keys, encoders
-from spade._checks import check_count, shorten
+from spade._checks import shorten
 from spade._samples.counts import read_counts
 from spade._samples.encode import BATCH
 from spade._samples.features import Representation, named_representations, read_representations
@@ -22,6 +22,7 @@ from spade._samples.obs import group_labels
 from spade._samples.open import Samples, as_list, iter_samples
 from spade._samples.patches import sample_points
 from spade._samples.sample import check_names
+from spade.core.checks import check_count
 from spade.core.expression.normalise import TARGET_SUM
 from spade.core.spots.blocks import spacing
 from spade.encoders import Encoder
@@ -29,7 +30,7 @@ from spade.io._store import is_store
 from spade.models import GenePanel
 from spade.models._gene_names import MATCHING
 from spade.tl._expression.hest_bench import read_task, read_task_sample
-from spade.tl._expression.protocols import HEST, SOUND, Measured, hest_fold, sound_fold, variable_genes
+from spade.tl._expression.protocols import HEST, SOUND, BenchSection, hest_fold, sound_fold, variable_genes
 
 logger = logging.getLogger("spade")
 #: Training and test sections of every fold, by its name.
@@ -158,34 +159,36 @@ def expression_benchmark(
     return pd.DataFrame(found)
 
 
-def _folded(one: Measured, panel: GenePanel) -> Measured:
+def _folded(one: BenchSection, panel: GenePanel) -> BenchSection:
     """Name the genes of a section as the panel does; those that more than one goes by get no name of the panel."""
     names = zip(one.genes, panel.fold(one.genes), strict=True)
     return replace(one, genes=pd.Index([folded or f"{name} (ambiguous)" for name, folded in names]))
 
 
-def _check_genes(sections: Mapping[str, Measured], genes: Iterable[str] | None, fold_case: bool) -> None:
+def _check_genes(sections: Mapping[str, BenchSection], genes: Iterable[str] | None, fold_case: bool) -> None:
     for one in sections.values():
         if missing := [name for name in genes or () if name not in one.genes]:
             raise KeyError(f"{one.name}: genes: {shorten(missing)} are not in the table. {MATCHING[fold_case]}")
 
 
-def _of_folder(folder: Path, encoder: str | Encoder, batch_size: int) -> tuple[dict[str, Measured], Folds, list[str]]:
+def _of_folder(
+    folder: Path, encoder: str | Encoder, batch_size: int
+) -> tuple[dict[str, BenchSection], Folds, list[str]]:
     task = read_task(folder)
     ready = encoders.get(encoder) if isinstance(encoder, str) else encoder
     sections = {}
     for name in tqdm(task.files, desc=f"{ready.name}: {folder.name}", unit="sample"):
         one = read_task_sample(task, name, ready, batch_size)
         guard = 0.0 if one.points is None else 1.2 * spacing(one.points)  # patches are about as wide as spots are apart
-        sections[name] = Measured(name, {ready.name: one.x}, one.counts, one.genes, one.points, guard)
+        sections[name] = BenchSection(name, {ready.name: one.x}, one.counts, one.genes, one.points, guard)
     return sections, task.folds, task.genes
 
 
 def _of_samples(
     samples: Samples, use_rep: Any, groupby: str | None, layer: str | None, patches_key: str, table_key: str | None
-) -> tuple[dict[str, Measured], Folds]:
+) -> tuple[dict[str, BenchSection], Folds]:
     named = named_representations(use_rep)
-    sections: dict[str, Measured] = {}
+    sections: dict[str, BenchSection] = {}
     group: dict[str, str] = {}
     for sample in iter_samples(as_list(samples), table_key=table_key):
         x, rows = read_representations(sample, named, "none")
@@ -211,7 +214,7 @@ def _of_samples(
                 )
             places = None if np.isnan(points[own]).any() else points[own]
             blocks = {name: block[here] for name, block in x.items()}
-            sections[section.name] = Measured(
+            sections[section.name] = BenchSection(
                 section.name, blocks, counts[own], sample.table.var_names.astype(str), places, side
             )
             group[section.name] = str(values[0])

@@ -17,7 +17,7 @@ from spade.core.rng import as_seed, numpy_stream
 from spade.models import GenePanel
 from spade.tl._expression.predictor import Predictor
 from spade.tl._expression.reference import read_reference
-from spade.tl._expression.settings import Way
+from spade.tl._expression.settings import PredictionSettings
 from spade.tl._expression.table import mean_bounds, mean_known
 
 
@@ -90,11 +90,11 @@ def expression_trust(
     """
     if not 0 < level < 1:
         raise ValueError(f"level={level!r}: expected a number between 0 and 1.")
-    way = Way.of(
+    settings = PredictionSettings.of(
         method=method, model=model, use_rep=use_rep, k=k, temperature=temperature, mix=mix, alpha=alpha, scaling=scaling,
         layer=layer, normalized=normalized, patches_key=patches_key,
     )  # fmt: skip
-    known = read_reference(reference, way, genes, table_key)
+    known = read_reference(reference, settings, genes, table_key)
     folds = known.folds(np.arange(len(known.section)))
     if not folds:
         raise ValueError(
@@ -103,7 +103,7 @@ def expression_trust(
         )
     pearson, squared, control, weight = [], 0.0, 0.0, 0
     for train, test in tqdm(folds, desc="holding out", unit="section"):
-        mean, _ = Predictor(way, known, train).predict(known.image[test])
+        mean, _ = Predictor(settings, known, train).predict(known.image[test])
         truth = known.y[test].toarray()
         pearson.append(pearson_per_gene(truth, mean))
         squared = squared + np.square(truth - mean).sum(0, dtype=np.float64)

@@ -23,11 +23,11 @@ GENES = "var_50genes.json"
 COLUMNS = ("sample_id", "patches_path", "expr_path")
 #: Side of a patch in µm.
 SIDE_UM = 112.0
-AGAIN = "Compare its size with the source and download it again."
+DOWNLOAD_AGAIN = "Compare its size with the source and download it again."
 
 
 @dataclass(frozen=True)
-class Task:
+class BenchTask:
     """What the folder says: genes, the files of every sample, and training and test samples of every fold."""
 
     folder: Path
@@ -46,7 +46,7 @@ class TaskSample:
     points: NDArray[np.float64] | None
 
 
-def read_task(folder: Path) -> Task:
+def read_task(folder: Path) -> BenchTask:
     """Read splits and genes; paths in the splits are within the folder."""
     splits = folder / "splits"
     found = sorted(int(m[1]) for f in splits.glob("train_*.csv") if (m := re.fullmatch(r"train_(\d+)", f.stem)))
@@ -69,7 +69,7 @@ def read_task(folder: Path) -> Task:
         if both := sorted(set(parts[0]) & set(parts[1])):
             raise ValueError(f"{str(splits)!r}: fold {number} has {shorten(both)} in training and test.")
         folds[str(number)] = (parts[0], parts[1])
-    return Task(folder, _read_genes(folder / GENES), files, folds)
+    return BenchTask(folder, _read_genes(folder / GENES), files, folds)
 
 
 def _read_split(file: Path) -> pd.DataFrame:
@@ -78,11 +78,11 @@ def _read_split(file: Path) -> pd.DataFrame:
     try:
         frame = pd.read_csv(file, dtype=str)
     except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
-        raise ValueError(f"{str(file)!r} cannot be read as CSV ({error}). {AGAIN}") from error
+        raise ValueError(f"{str(file)!r} cannot be read as CSV ({error}). {DOWNLOAD_AGAIN}") from error
     missing = [name for name in COLUMNS if name not in frame]
     if missing or frame[list(COLUMNS)].isna().any(axis=None) or frame.empty:
         what = f"lacks the columns {missing}" if missing else "has missing values" if len(frame) else "lists no sample"
-        raise ValueError(f"{str(file)!r} {what}; expected {', '.join(COLUMNS)} for every sample. {AGAIN}")
+        raise ValueError(f"{str(file)!r} {what}; expected {', '.join(COLUMNS)} for every sample. {DOWNLOAD_AGAIN}")
     return frame
 
 
@@ -99,7 +99,7 @@ def _read_genes(file: Path) -> list[str]:
     try:
         content: Any = json.loads(file.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise ValueError(f"{str(file)!r} is damaged: {error}. {AGAIN}") from error
+        raise ValueError(f"{str(file)!r} is damaged: {error}. {DOWNLOAD_AGAIN}") from error
     genes = content.get("genes") if isinstance(content, dict) else None
     if not isinstance(genes, list) or not genes or not all(isinstance(gene, str) for gene in genes):
         raise ValueError(f'{str(file)!r}: expected {{"genes": ["...", ...]}} with at least one name.')
@@ -108,7 +108,7 @@ def _read_genes(file: Path) -> list[str]:
     return genes
 
 
-def read_task_sample(task: Task, name: str, encoder: Encoder, batch_size: int) -> TaskSample:
+def read_task_sample(task: BenchTask, name: str, encoder: Encoder, batch_size: int) -> TaskSample:
     """Encode the patches of a sample and join its counts to them by barcode."""
     patches, expression = task.files[name]
     for file in (patches, expression):
@@ -117,12 +117,12 @@ def read_task_sample(task: Task, name: str, encoder: Encoder, batch_size: int) -
     try:
         adata = ad.read_h5ad(expression)
     except (OSError, KeyError, ValueError) as error:
-        raise ValueError(f"{name}: {str(expression)!r} cannot be read as h5ad ({error}). {AGAIN}") from error
+        raise ValueError(f"{name}: {str(expression)!r} cannot be read as h5ad ({error}). {DOWNLOAD_AGAIN}") from error
     try:
         with h5py.File(patches) as file:
             x, barcodes, coords = _encode(file, name, str(patches), encoder, batch_size)
     except OSError as error:
-        raise ValueError(f"{name}: {str(patches)!r} cannot be read as HDF5 ({error}). {AGAIN}") from error
+        raise ValueError(f"{name}: {str(patches)!r} cannot be read as HDF5 ({error}). {DOWNLOAD_AGAIN}") from error
     for what, names in (("barcodes of patches", pd.Index(barcodes)), ("barcodes of adata", adata.obs_names),
                         ("genes", adata.var_names)):  # fmt: skip
         if not names.is_unique:
@@ -157,7 +157,7 @@ def _encode(
     if len(barcodes) != len(img) or (coords is not None and coords.shape != (len(img), 2)):
         raise ValueError(
             f"{name}: {path!r} has {len(img)} patches, but {len(barcodes)} barcodes and coords of shape "
-            f"{None if coords is None else coords.shape}. {AGAIN}"
+            f"{None if coords is None else coords.shape}. {DOWNLOAD_AGAIN}"
         )
     side = img.shape[1]
     if encoder.input_px not in (0, side):

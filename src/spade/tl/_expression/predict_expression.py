@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import warnings
 from collections.abc import Sequence
 
 import numpy as np
@@ -14,11 +13,12 @@ from spade._samples.features import read_features
 from spade._samples.model_features import Model
 from spade._samples.open import Samples, as_list, iter_samples
 from spade._samples.sample import Sample
+from spade.core.errors import warn
 from spade.models import GenePanel
 from spade.tl._expression.gene_head import predict_by_head
 from spade.tl._expression.predictor import Predictor
 from spade.tl._expression.reference import Reference, read_reference
-from spade.tl._expression.settings import HEAD, METHODS, Way
+from spade.tl._expression.settings import HEAD, METHODS, PredictionSettings
 
 logger = logging.getLogger("spade")
 
@@ -130,30 +130,30 @@ def predict_expression(
         raise ValueError(
             f'reference=None: method={method!r} predicts from samples with expression; only "head" goes without.'
         )
-    way = Way.of(
+    settings = PredictionSettings.of(
         method=method, model=model, use_rep=use_rep, k=k, temperature=temperature, mix=mix, alpha=alpha, scaling=scaling,
         layer=layer, normalized=normalized, patches_key=patches_key,
     )  # fmt: skip
     written = {_keys.predicted(key_added), _keys.predicted_deviation(key_added)}
-    if clash := written & set(way.keys):
+    if clash := written & set(settings.keys):
         raise ValueError(f"key_added={key_added!r}: would replace obsm[{clash.pop()!r}], which is predicted from.")
     reference, listed = as_list(reference), as_list(samples)  # held, so that no two objects ever have one id
-    known = read_reference(reference, way, genes, table_key)
+    known = read_reference(reference, settings, genes, table_key)
     fitted: dict[tuple[str, ...], Predictor] = {}
     for sample in iter_samples(listed, table_key=table_key):  # nothing is written unless all can be predicted
-        for key in way.keys:
+        for key in settings.keys:
             read_features(sample, key)
     done = tqdm(iter_samples(listed, table_key=table_key), total=len(listed), desc="predicting", unit="sample")
     for sample in done:
-        found = _predict_sample(sample, known, way, fitted)
-        _write(sample, known, found, way, key_added)
+        found = _predict_sample(sample, known, settings, fitted)
+        _write(sample, known, found, settings, key_added)
 
 
 def _predict_sample(
-    sample: Sample, known: Reference, way: Way, fitted: dict[tuple[str, ...], Predictor]
+    sample: Sample, known: Reference, settings: PredictionSettings, fitted: dict[tuple[str, ...], Predictor]
 ) -> tuple[np.ndarray, np.ndarray, float]:
     """Predict section by section, each from the rows that are not its own."""
-    image, rows = way.read_image(sample)
+    image, rows = settings.read_image(sample)
     mean = np.full((sample.table.n_obs, len(known.genes)), np.nan, dtype=np.float32)
     deviation = np.full_like(mean, np.nan)
     alpha = np.nan
@@ -167,44 +167,49 @@ def _predict_sample(
                     f"reference: holds no section but {section.name} itself, which would be predicted from its own expression. Add "
                     "others; to part a section, give its parts as objects of their own."
                 )
-            fitted[own] = Predictor(way, known, others)
+            fitted[own] = Predictor(settings, known, others)
             residual = fitted[own].residual
             if residual is not None and np.isnan(residual).any():
-                warnings.warn(
-                    f"reference: nothing can be held out of one section without patches, so {_keys.predicted_deviation('…')} is NaN.",
-                    stacklevel=3,
+                warn(
+                    f"reference: nothing can be held out of one section without patches, so {_keys.predicted_deviation('…')} is NaN."
                 )
         here = np.isin(rows, section.rows)
         if here.any():
             mean[rows[here]], deviation[rows[here]] = fitted[own].predict(image[here])
         alpha = fitted[own].alpha
     if not len(rows):
-        warnings.warn(f"{sample.name}: no spot has image features; all predictions are NaN.", stacklevel=3)
+        warn(f"{sample.name}: no spot has image features; all predictions are NaN.")
     return mean, deviation, alpha
 
 
 def _write(
-    sample: Sample, known: Reference, found: tuple[np.ndarray, np.ndarray, float], way: Way, key_added: str
+    sample: Sample,
+    known: Reference,
+    found: tuple[np.ndarray, np.ndarray, float],
+    settings: PredictionSettings,
+    key_added: str,
 ) -> None:
     mean, deviation, alpha = found
     key = _keys.predicted(key_added)
     sample.table.obsm[key] = mean
     sample.table.obsm[_keys.predicted_deviation(key_added)] = deviation
     sample.table.uns[_keys.predicted_genes(key_added)] = np.array(known.genes)
-    neighbours = way.method == "neighbours" and way.model is not None
+    neighbours = settings.method == "neighbours" and settings.model is not None
     _keys.write_provenance(
         sample.table.uns,
         key,
         function="tl.predict_expression",
         fold_case=known.fold_case or None,
-        method=way.method,
-        use_rep=way.use_rep if way.use_rep is None or isinstance(way.use_rep, str) else " + ".join(way.use_rep),
-        model_id=way.model.id if neighbours and way.model is not None else None,
-        k=way.k if neighbours else None,
-        temperature=way.temperature if neighbours else None,
-        mix=way.mix if neighbours else None,
+        method=settings.method,
+        use_rep=settings.use_rep
+        if settings.use_rep is None or isinstance(settings.use_rep, str)
+        else " + ".join(settings.use_rep),
+        model_id=settings.model.id if neighbours and settings.model is not None else None,
+        k=settings.k if neighbours else None,
+        temperature=settings.temperature if neighbours else None,
+        mix=settings.mix if neighbours else None,
         alpha=None if neighbours else alpha,
-        scaling=None if neighbours else way.scaling,
+        scaling=None if neighbours else settings.scaling,
         n_reference=known.y.shape[0],
         reference=", ".join(dict.fromkeys(known.section.tolist())),
     )

@@ -20,11 +20,11 @@ from spade.core.expression.ridge import ALPHAS, Ridge, best_penalty, fit_ridge, 
 
 HEST, SOUND = "hest", "sound"
 #: Settings of HEST-Bench: components, seed, iterations, and the share of spots in which a gene is found in every sample.
-COMPONENTS, SEED, ITERATIONS, FOUND = 256, 1, 1_000, 0.1
+COMPONENTS, SEED, ITERATIONS, MIN_SHARE_OF_SPOTS = 256, 1, 1_000, 0.1
 
 
 @dataclass(frozen=True)
-class Measured:
+class BenchSection:
     """One section: representations ``(n, d)``, raw counts ``(n, G)``, gene names, places or None, and the guard band between them."""
 
     name: str
@@ -42,16 +42,16 @@ class Measured:
         return csr_matrix(values)[:, self.genes.get_indexer(list(genes))]
 
 
-def candidates(sections: Sequence[Measured]) -> list[str]:
+def candidates(sections: Sequence[BenchSection]) -> list[str]:
     """Genes found in at least a tenth of the spots of every section, without controls, in alphabetical order."""
     kept: set[str] | None = None
     for one in sections:
-        found = np.asarray((one.counts > 0).sum(0)).ravel() >= np.ceil(FOUND * one.counts.shape[0])
+        found = np.asarray((one.counts > 0).sum(0)).ravel() >= np.ceil(MIN_SHARE_OF_SPOTS * one.counts.shape[0])
         kept = set(one.genes[found]) & (set(one.genes[found]) if kept is None else kept)
     return sorted(name for name in kept or () if "BLANK" not in name and "Control" not in name)
 
 
-def variable_genes(sections: Sequence[Measured], n_genes: int, allowed: set[str] | None = None) -> list[str]:
+def variable_genes(sections: Sequence[BenchSection], n_genes: int, allowed: set[str] | None = None) -> list[str]:
     """Most variable of the candidates, by log1p of the raw counts of all sections together (scanpy's default flavour)."""
     import anndata as ad
     import scanpy as sc
@@ -69,7 +69,7 @@ def variable_genes(sections: Sequence[Measured], n_genes: int, allowed: set[str]
 
 
 def hest_fold(
-    train: Sequence[Measured], test: Sequence[Measured], rep: str, genes: Sequence[str]
+    train: Sequence[BenchSection], test: Sequence[BenchSection], rep: str, genes: Sequence[str]
 ) -> Iterator[dict[str, Any]]:
     """Pearson correlation per gene over all test spots together, as HEST-Bench has it."""
     from sklearn.decomposition import PCA
@@ -121,7 +121,11 @@ def no_penalty(section: str) -> str:
 
 
 def sound_fold(
-    train: Sequence[Measured], test: Sequence[Measured], rep: str, genes: Sequence[str], target_sum: float | None
+    train: Sequence[BenchSection],
+    test: Sequence[BenchSection],
+    rep: str,
+    genes: Sequence[str],
+    target_sum: float | None,
 ) -> Iterator[dict[str, Any]]:
     """Pearson correlation per gene within each test section, of a ridge regression whose penalty the training sections chose."""
     x = np.concatenate([one.x[rep] for one in train])

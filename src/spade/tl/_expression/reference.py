@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,12 +18,13 @@ from spade._samples.open import Samples, as_list, iter_samples
 from spade._samples.patches import sample_points
 from spade._samples.sample import check_names
 from spade.core.arrays import Floats
+from spade.core.errors import warn
 from spade.core.evaluation.folds import section_folds
 from spade.core.expression.normalise import log_normalise
 from spade.models import GenePanel
 from spade.models._gene_names import MATCHING, common_genes
 from spade.tl._embedding.modalities import encode, read_modality
-from spade.tl._expression.settings import Way
+from spade.tl._expression.settings import PredictionSettings
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ class Reference:
 
 
 def read_reference(
-    samples: Samples, way: Way, genes: GenePanel | Sequence[str] | None, table_key: str | None
+    samples: Samples, settings: PredictionSettings, genes: GenePanel | Sequence[str] | None, table_key: str | None
 ) -> Reference:
     """Read all rows that have both modalities; ``genes=None``: those that all samples have."""
     listed = as_list(samples)
@@ -78,13 +78,13 @@ def read_reference(
     names, sides = [], [0.0]
     left_out = 0
     for sample in iter_samples(listed, table_key=table_key):
-        x, rows = way.read_image(sample)
-        counts = read_counts(sample, way.layer, way.normalized)
+        x, rows = settings.read_image(sample)
+        counts = read_counts(sample, settings.layer, settings.normalized)
         filled = np.asarray(abs(counts).sum(1)).ravel() > 0
         both = filled[rows]
         left_out += sample.table.n_obs - int(both.sum())
         rows = rows[both]
-        values, present = panel.take(counts if way.normalized else log_normalise(counts), sample.table.var_names)
+        values, present = panel.take(counts if settings.normalized else log_normalise(counts), sample.table.var_names)
         if not present.all():
             missing = [name for name, there in zip(panel.names, present, strict=True) if not there]
             raise KeyError(
@@ -93,25 +93,25 @@ def read_reference(
             )
         parts["image"].append(x[both])
         parts["y"].append(values[rows])
-        if way.method == "neighbours" and way.model is not None:
-            g, _ = read_modality(sample, way.model, "expression", "", way.layer, way.normalized)
-            parts["gallery"].append(encode(way.model, "expression", g[rows], way.mix, gallery=True))
+        if settings.method == "neighbours" and settings.model is not None:
+            g, _ = read_modality(sample, settings.model, "expression", "", settings.layer, settings.normalized)
+            parts["gallery"].append(encode(settings.model, "expression", g[rows], settings.mix, gallery=True))
         origin = np.full(sample.table.n_obs, "", dtype=object)
         for section in sample.sections:
             origin[section.rows] = sample.origin(section)
             names.append(section.name)
-        points, side = sample_points(sample, way.patches_key)
+        points, side = sample_points(sample, settings.patches_key)
         sides.append(side)
         parts["origin"].append(origin[rows].astype(str))
         parts["section"].append(sample.section_of_row()[rows])
         parts["points"].append(points[rows])
     check_names(names, "sections")
     if len(widths := {part.shape[1] for part in parts["image"]}) > 1:
-        raise ValueError(f"use_rep={way.use_rep!r} differs in width between samples: {sorted(widths)}. Make it alike.")
-    if left_out:
-        warnings.warn(
-            f"reference: {left_out} spots without image features or counts are not predicted from.", stacklevel=3
+        raise ValueError(
+            f"use_rep={settings.use_rep!r} differs in width between samples: {sorted(widths)}. Make it alike."
         )
+    if left_out:
+        warn(f"reference: {left_out} spots without image features or counts are not predicted from.")
     y = csr_matrix(vstack(parts["y"], format="csr"))
     if not y.shape[0]:
         raise ValueError("reference: no spot has both image features and counts.")

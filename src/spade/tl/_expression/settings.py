@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from spade._checks import check_count
 from spade._samples.features import named_representations, read_representations
 from spade._samples.model_features import Model, check_model, features_key
 from spade._samples.sample import Sample
+from spade.core.checks import check_count
 from spade.models import SealModel, SpadeModel
 from spade.tl._embedding.modalities import check_mix, encode, read_modality
 
@@ -22,7 +22,7 @@ SCALINGS = ("reference", "section")
 
 
 @dataclass(frozen=True)
-class Way:
+class PredictionSettings:
     """How to predict, checked."""
 
     method: str
@@ -69,7 +69,7 @@ class Way:
             raise ValueError(f"scaling={self.scaling!r}: expected one of {', '.join(map(repr, SCALINGS))}.")
 
     @classmethod
-    def of(cls, *, layer: str | None, normalized: bool | None, **rest: Any) -> Way:
+    def of(cls, *, layer: str | None, normalized: bool | None, **rest: Any) -> PredictionSettings:
         """Fill in what a model knows of its expression."""
         config = rest["model"].config if isinstance(rest["model"], (SealModel, SpadeModel)) else None
         if rest["method"] == "neighbours" and config is not None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import warnings
 from collections.abc import Mapping, Sequence
 from itertools import islice
 from typing import Any
@@ -14,14 +13,16 @@ from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
 from spade import _keys
-from spade._checks import check_count, shorten
+from spade._checks import shorten
 from spade._samples.features import Representation, named_representations, support_scale
 from spade._samples.open import Samples, as_list
 from spade.core.arrays import Floats
+from spade.core.checks import check_count
+from spade.core.errors import warn
 from spade.core.evaluation.episodes import Episode, anywhere, between_blocks, between_groups
 from spade.core.rng import as_seed, numpy_stream
 from spade.tl._few_shot.probes import Probe
-from spade.tl._few_shot.rows import Rows, guard_width, read_rows
+from spade.tl._few_shot.rows import LabelledRows, guard_width, read_rows
 from spade.tl._few_shot.scores import scores, store_table
 
 logger = logging.getLogger("spade")
@@ -188,7 +189,7 @@ def _check_shots(shots: Sequence[int]) -> list[int]:
 
 
 def _of_sections(
-    rows: Rows, block_um: float | None, guard: float, most: int, n_repeats: int, seed: int
+    rows: LabelledRows, block_um: float | None, guard: float, most: int, n_repeats: int, seed: int
 ) -> list[tuple[int, Episode]]:
     """Draw within each section by itself."""
     found = []
@@ -221,7 +222,7 @@ def _of_sections(
 
 
 def _of_groups(
-    rows: Rows, groupby: str, n_support: int | None, most: int, n_repeats: int, seed: int
+    rows: LabelledRows, groupby: str, n_support: int | None, most: int, n_repeats: int, seed: int
 ) -> list[tuple[int, Episode]]:
     """Draw support and query from different groups."""
     names, number = np.unique(rows.group, return_inverse=True)
@@ -249,16 +250,15 @@ def _of_groups(
     return [(repeat, Episode([own[one] for one in episode.support], own[episode.query])) for repeat, episode in found]
 
 
-def _warn_of_gaps(table: pd.DataFrame, rows: Rows, groups: set[str] | None) -> None:
+def _warn_of_gaps(table: pd.DataFrame, rows: LabelledRows, groups: set[str] | None) -> None:
     """Say which classes and groups are never asked for, as where one group alone has a class."""
     never = sorted(set(rows.classes) - set(table.loc[table["metric"] == "recall", "label"]))
     silent = sorted((groups or set()) - set(table["unit"]))
     if never or silent:
         parts = [f"{what} {shorten(names)}" for what, names in (("classes", never), ("groups", silent)) if names]
-        warnings.warn(
+        warn(
             f"{' and '.join(parts)} are never in the query, so no figure says how well they are told apart: too few groups have all "
-            "classes that a support needs.",
-            stacklevel=3,
+            "classes that a support needs."
         )
 
 

@@ -14,8 +14,8 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedKFold
 from sklearn.neighbors import KNeighborsClassifier
 
-from spade._checks import check_count
 from spade.core.arrays import Floats
+from spade.core.checks import check_count
 
 #: Values of C that are tried inside the support.
 GRID = tuple(10.0**power for power in range(-4, 5))

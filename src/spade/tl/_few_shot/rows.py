@@ -21,7 +21,7 @@ logger = logging.getLogger("spade")
 
 
 @dataclass
-class Rows:
+class LabelledRows:
     """Rows of all samples together, of which ``labelled`` have a label and every representation.
 
     Attributes
@@ -54,7 +54,7 @@ def read_rows(
     groupby: str | None,
     patches_key: str | None,
     table_key: str | None,
-) -> Rows:
+) -> LabelledRows:
     """Read all rows that have every representation; ``patches_key`` names the patches if centres are needed."""
     check_scaling(scaling, named)
     parts: dict[str, list[np.ndarray]] = {"label": [], "section": [], "group": [], "points": []}
@@ -90,7 +90,7 @@ def read_rows(
             f"label_key={label_key!r}: {f'all labelled rows are {classes[0]!r}' if classes else 'no row has a label'}, but it takes two "
             "classes to tell apart."
         )
-    return Rows(
+    return LabelledRows(
         {name: np.concatenate(blocks) for name, blocks in x.items()},
         np.where(label == "", -1, np.searchsorted(classes, label)),
         classes,

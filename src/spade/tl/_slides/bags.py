@@ -30,7 +30,7 @@ logger = logging.getLogger("spade")
 Files: TypeAlias = str | PathLike[str] | Iterable[str | PathLike[str]]
 BagSource: TypeAlias = Samples | Files | Mapping[str, Files]
 Block = NDArray[np.float32]
-HINTS = {"groupby": " Pass groupby=None if every slide is of another patient."}
+ADVICE = {"groupby": " Pass groupby=None if every slide is of another patient."}
 
 
 @dataclass(frozen=True)
@@ -225,7 +225,7 @@ def _lacking(sample: Sample, wanted: Mapping[str, str], optional: Collection[str
         if column not in sample.table.obs:
             message = (
                 f"{sample.name}: {argument}={column!r} is not in obs; columns: {shorten(sample.table.obs.columns, 20)}."
-                f"{HINTS.get(argument, '')}"
+                f"{ADVICE.get(argument, '')}"
             )
             if argument not in optional:
                 raise KeyError(message)
@@ -303,7 +303,7 @@ def _labelled(bags: Bags, labels: pd.DataFrame, wanted: Mapping[str, str]) -> Ba
     for argument, column in wanted.items():
         if column not in frame:
             raise KeyError(
-                f"labels: {argument}={column!r} is not a column; columns: {shorten(frame.columns, 20)}.{HINTS.get(argument, '')}"
+                f"labels: {argument}={column!r} is not a column; columns: {shorten(frame.columns, 20)}.{ADVICE.get(argument, '')}"
             )
         facts[argument] = _text(frame[column])[position]
     return Bags(bags.names, bags.widths, facts, bags.places, bags.readers)

@@ -12,9 +12,9 @@ from scipy.special import softmax
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from spade._checks import check_count
 from spade._samples.features import column_scale
-from spade.core.arrays import Floats
+from spade.core.arrays import Floats, scale_of
+from spade.core.checks import check_count
 from spade.core.evaluation.folds import inner_split
 from spade.core.rng import numpy_stream, torch_stream
 from spade.core.slides.heads import HEADS, N_HEADS, make_head
@@ -87,9 +87,7 @@ class Moments:
     def scale(self, train: Ints) -> tuple[Floats, Floats]:
         """Mean and deviation over the patches of some slides, each of which counts alike; a constant column has deviation 1."""
         mean = self.mean[train].mean(0)
-        deviation = np.sqrt(self.variance[train].mean(0) + self.mean[train].var(0))
-        deviation[deviation <= 1e-7 * np.maximum(1, np.abs(mean))] = 1
-        return mean, deviation
+        return mean, scale_of(mean, self.variance[train].mean(0) + self.mean[train].var(0))
 
 
 def read_moments(slides: Slides, name: str) -> Moments:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,13 +9,14 @@ from numpy.typing import NDArray
 
 from spade._checks import shorten
 from spade.core.arrays import Floats
+from spade.core.errors import warn
 from spade.tl._slides.bags import Bags
 
 YES, NO = ("1", "true"), ("0", "false")
 
 
 @dataclass(frozen=True)
-class Cohort:
+class Patients:
     """Patients and their slides.
 
     Attributes
@@ -45,17 +45,16 @@ class Cohort:
         return np.flatnonzero(np.isin(self.of_slide, patients))
 
 
-def read_cohort(bags: Bags, keys: dict[str, str | None]) -> Cohort:
+def read_patients(bags: Bags, keys: dict[str, str | None]) -> Patients:
     """Check what slides say of their patients; ``keys`` are the columns, for messages."""
     time, event = bags.facts["time_key"], bags.facts["event_key"]
     unknown = (time == "") & (event == "")
     if unknown.all():
         raise ValueError(f"{_said(keys, 'time_key')} and {_said(keys, 'event_key')}: no slide has either.")
     if unknown.any():
-        warnings.warn(
+        warn(
             f"{int(unknown.sum())} of {len(unknown)} slides have neither time nor event and are left out: "
-            f"{shorten(np.array(bags.names)[unknown])}.",
-            stacklevel=3,
+            f"{shorten(np.array(bags.names)[unknown])}."
         )
     slides = np.flatnonzero(~unknown)
     names = np.array(bags.names, dtype=object)[slides]
@@ -76,7 +75,7 @@ def read_cohort(bags: Bags, keys: dict[str, str | None]) -> Cohort:
         raise ValueError(
             f"{_said(keys, 'event_key')}: no patient of {len(patients)} has the event; nothing can be learnt."
         )
-    return Cohort(patients.tolist(), times[first], events[first], slides, of_slide, fold)
+    return Patients(patients.tolist(), times[first], events[first], slides, of_slide, fold)
 
 
 def _said(keys: dict[str, str | None], argument: str) -> str:

@@ -12,9 +12,10 @@ from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
 from spade import _keys
-from spade._checks import check_count, shorten
+from spade._checks import shorten
 from spade._samples.features import Representation
 from spade._samples.open import as_list
+from spade.core.checks import check_count
 from spade.core.device import resolve_device
 from spade.core.errors import NonFiniteLossError
 from spade.core.evaluation.folds import groups_per_class, stratified_folds
@@ -26,7 +27,7 @@ from spade.tl._slides.slides import Ints, Slides, read_slides
 
 logger = logging.getLogger("spade")
 #: What the column ``shots`` has where all slides teach.
-ALL = 0
+ALL_SLIDES = 0
 
 
 def slide_task(
@@ -179,7 +180,7 @@ def slide_task(
                 order = numpy_stream(seed, "shots of slides", index).permutation(others)
                 own_seed = int(numpy_stream(seed, "fit of slides", index).integers(2**63))
                 for k in wanted:
-                    train = others if k == ALL else _first(order, slides, k)
+                    train = others if k == ALL_SLIDES else _first(order, slides, k)
                     for name, of_slides in moments.items():
                         for one in heads:
                             try:
@@ -214,7 +215,7 @@ def slide_task(
 
 def _check_shots(shots: int | Sequence[int] | None) -> list[int]:
     if shots is None:
-        return [ALL]
+        return [ALL_SLIDES]
     return sorted({check_count("shots", k) for k in ([shots] if isinstance(shots, (int, np.integer)) else shots)})
 
 

@@ -10,16 +10,16 @@ import pandas as pd
 from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
-from spade._checks import check_count
 from spade._samples.features import Representation, named_representations
-from spade.core.arrays import Floats
+from spade.core.arrays import Floats, scale_of
+from spade.core.checks import check_count
 from spade.core.device import resolve_device
 from spade.core.errors import NonFiniteLossError
 from spade.core.evaluation.folds import stratified_folds
 from spade.core.rng import as_seed, numpy_stream
 from spade.tl._slides.bags import Bags, BagSource, read_bags
-from spade.tl._slides.patients import Cohort, read_cohort
-from spade.tl._slides.survival_fit import Fit
+from spade.tl._slides.patients import Patients, read_patients
+from spade.tl._slides.survival_fit import SurvivalConfig
 
 logger = logging.getLogger("spade")
 #: Most folds of a repeat, so that every fold of every repeat has a random stream of its own.
@@ -35,20 +35,20 @@ def survival(
     labels: pd.DataFrame | None = None,
     slide_key: str | None = None,
     groupby: str | None = "patient",
-    head: str = Fit.head,
-    loss: str = Fit.loss,
-    n_bins: int = Fit.n_bins,
-    strength: float | str = Fit.strength,
+    head: str = SurvivalConfig.head,
+    loss: str = SurvivalConfig.loss,
+    n_bins: int = SurvivalConfig.n_bins,
+    strength: float | str = SurvivalConfig.strength,
     n_folds: int = 5,
     n_repeats: int = 1,
     fold_key: str | None = None,
-    hidden: int = Fit.hidden,
-    dropout: float = Fit.dropout,
-    n_epochs: int = Fit.n_epochs,
-    lr: float = Fit.lr,
-    weight_decay: float = Fit.weight_decay,
-    patience: int = Fit.patience,
-    inner_val: float = Fit.inner_val,
+    hidden: int = SurvivalConfig.hidden,
+    dropout: float = SurvivalConfig.dropout,
+    n_epochs: int = SurvivalConfig.n_epochs,
+    lr: float = SurvivalConfig.lr,
+    weight_decay: float = SurvivalConfig.weight_decay,
+    patience: int = SurvivalConfig.patience,
+    inner_val: float = SurvivalConfig.inner_val,
     device: str = "auto",
     table_key: str | None = None,
     rng: int | np.random.Generator = 0,
@@ -140,7 +140,7 @@ def survival(
     >>> table[["patient", "time", "event"]].head(2).values.tolist()
     [['patient_0', 1.0, False], ['patient_1', 4.0, True]]
     """
-    fit = Fit(
+    fit = SurvivalConfig(
         head=head, loss=loss, n_bins=n_bins, strength=strength, hidden=hidden, dropout=dropout, n_epochs=n_epochs, lr=lr,
         weight_decay=weight_decay, patience=patience, inner_val=inner_val,
         device=resolve_device(device) if head != "mean" else "cpu",
@@ -156,26 +156,26 @@ def survival(
     if isinstance(bags, Iterator):
         bags = list(bags)
     source = read_bags(bags, named=named, columns=keys, labels=labels, slide_key=slide_key, table_key=table_key)
-    cohort = read_cohort(source, keys)
-    folds = [cohort.fold] if cohort.fold is not None else list(_folds(cohort, n_folds, n_repeats, seed))
-    _check_folds(cohort, folds[0], fold_key)
+    patients = read_patients(source, keys)
+    folds = [patients.fold] if patients.fold is not None else list(_folds(patients, n_folds, n_repeats, seed))
+    _check_folds(patients, folds[0], fold_key)
     logger.info(
-        "%d patients, %d with the event, %d slides", len(cohort.patients), cohort.event.sum(), len(cohort.slides)
+        "%d patients, %d with the event, %d slides", len(patients.patients), patients.event.sum(), len(patients.slides)
     )
     facts = {
-        "patient": cohort.patients,
-        "n_slides": np.bincount(cohort.of_slide),
-        "time": cohort.time,
-        "event": cohort.event,
+        "patient": patients.patients,
+        "n_slides": np.bincount(patients.of_slide),
+        "time": patients.time,
+        "event": patients.event,
     }
     found = []
     with tqdm(
         total=len(source.widths) * sum(len(np.unique(fold)) for fold in folds), desc="survival", unit="fit"
     ) as bar:
         for name in source.widths:
-            risks = _Risks(source, name, cohort, fit, seed)
+            risks = _Risks(source, name, patients, fit, seed)
             for repeat, fold in enumerate(folds):
-                risk = np.full(len(cohort.patients), np.nan)
+                risk = np.full(len(patients.patients), np.nan)
                 for f in np.unique(fold).tolist():
                     test = np.flatnonzero(fold == f)
                     try:
@@ -189,24 +189,26 @@ def survival(
     return pd.concat(found, ignore_index=True)
 
 
-def _folds(cohort: Cohort, n_folds: int, n_repeats: int, seed: int) -> Iterator[NDArray[np.int64]]:
+def _folds(patients: Patients, n_folds: int, n_repeats: int, seed: int) -> Iterator[NDArray[np.int64]]:
     """Deal patients to folds, with like shares of events."""
-    n_events = int(cohort.event.sum())
+    n_events = int(patients.event.sum())
     if n_events < n_folds:
         raise ValueError(
-            f"n_folds={n_folds}: {n_events} of {len(cohort.patients)} patients have the event, fewer than folds. Lower n_folds=."
+            f"n_folds={n_folds}: {n_events} of {len(patients.patients)} patients have the event, fewer than folds. Lower n_folds=."
         )
     for repeat in range(n_repeats):
         generator = numpy_stream(seed, "survival folds", repeat)
-        yield stratified_folds(np.arange(len(cohort.patients)), cohort.event.astype(np.int64), 2, n_folds, generator)
+        yield stratified_folds(
+            np.arange(len(patients.patients)), patients.event.astype(np.int64), 2, n_folds, generator
+        )
 
 
-def _check_folds(cohort: Cohort, fold: NDArray[np.int64], fold_key: str | None) -> None:
+def _check_folds(patients: Patients, fold: NDArray[np.int64], fold_key: str | None) -> None:
     """Raise unless there are two folds, and events to learn from beside each."""
     numbers = np.unique(fold)
-    if len(numbers) < 2 or any(not cohort.event[fold != f].any() for f in numbers):
+    if len(numbers) < 2 or any(not patients.event[fold != f].any() for f in numbers):
         raise ValueError(
-            f"fold_key={fold_key!r}: {len(numbers)} folds, with {[int(cohort.event[fold == f].sum()) for f in numbers]} patients with "
+            f"fold_key={fold_key!r}: {len(numbers)} folds, with {[int(patients.event[fold == f].sum()) for f in numbers]} patients with "
             "events. Expected at least two folds with events."
         )
 
@@ -214,10 +216,10 @@ def _check_folds(cohort: Cohort, fold: NDArray[np.int64], fold_key: str | None) 
 class _Risks:
     """Risks in one representation: trains on some patients and predicts others; means over slides are read once."""
 
-    def __init__(self, source: Bags, name: str, cohort: Cohort, fit: Fit, seed: int) -> None:
-        self.read: Callable[[int], NDArray[np.float32]] = lambda i: source.read(int(cohort.slides[i]), name)
-        self.cohort, self.fit, self.seed, self.width = cohort, fit, seed, source.widths[name]
-        n = len(cohort.slides)
+    def __init__(self, source: Bags, name: str, patients: Patients, fit: SurvivalConfig, seed: int) -> None:
+        self.read: Callable[[int], NDArray[np.float32]] = lambda i: source.read(int(patients.slides[i]), name)
+        self.patients, self.fit, self.seed, self.width = patients, fit, seed, source.widths[name]
+        n = len(patients.slides)
         self.mean, self.variance = np.empty((n, self.width)), np.empty((n, self.width))
         for i in tqdm(range(n), desc=f"reading {name}", unit="slide", leave=False):
             bag = self.read(i)
@@ -229,26 +231,25 @@ class _Risks:
 
     def _patients(self, patients: NDArray[np.int64], values: Floats) -> Floats:
         """Mean over the slides of each patient."""
-        return np.stack([values[self.cohort.of_slide == one].mean(0) for one in patients])
+        return np.stack([values[self.patients.of_slide == one].mean(0) for one in patients])
 
     def _linear(self, train: NDArray[np.int64], test: NDArray[np.int64], index: int) -> Floats:
-        time, event = self.cohort.time[train], self.cohort.event[train]
+        time, event = self.patients.time[train], self.patients.event[train]
         risk = self.fit.linear(self._patients(train, self.mean), time, event, self.seed, index)
         return risk(self._patients(test, self.mean))
 
     def _bags(self, train: NDArray[np.int64], test: NDArray[np.int64], index: int) -> Floats:
-        own = self.cohort.slides_of(train)
+        own = self.patients.slides_of(train)
         mean = self.mean[own].mean(0)
-        deviation = np.sqrt(self.variance[own].mean(0) + self.mean[own].var(0))
-        deviation[deviation <= 1e-7 * np.maximum(1, np.abs(mean))] = 1
+        deviation = scale_of(mean, self.variance[own].mean(0) + self.mean[own].var(0))
 
         def scaled(i: int) -> NDArray[np.float32]:
             return ((self.read(i) - mean) / deviation).astype(np.float32)
 
-        patient = self.cohort.of_slide[own]
-        time, event = self.cohort.time[patient], self.cohort.event[patient]
+        patient = self.patients.of_slide[own]
+        time, event = self.patients.time[patient], self.patients.event[patient]
         risk = self.fit.bags(lambda i: scaled(own[i]), self.width, patient, time, event, self.seed, index)
-        found = np.full(len(self.cohort.slides), np.nan)
-        for i in self.cohort.slides_of(test):
+        found = np.full(len(self.patients.slides), np.nan)
+        for i in self.patients.slides_of(test):
             found[i] = risk(scaled(i))
         return self._patients(test, found)

@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from spade._checks import check_count
 from spade.core.arrays import Floats
+from spade.core.checks import check_count
 from spade.core.evaluation.folds import inner_split, stratified_folds
 from spade.core.rng import numpy_stream, torch_stream
 from spade.core.slides.heads import HEADS, make_head
@@ -25,7 +25,7 @@ INNER_FOLDS = 5
 
 
 @dataclass(frozen=True, kw_only=True)
-class Fit(HeadConfig):
+class SurvivalConfig(HeadConfig):
     """A head, a loss and how it is trained; see :func:`spade.tl.survival`."""
 
     head: str = "mean"

@@ -6,7 +6,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from spade._checks import check_count, check_table, shorten
+from spade._checks import check_table, shorten
+from spade.core.checks import check_count
 from spade.core.evaluation.intervals import bootstrap_weights, interval
 from spade.core.rng import as_seed, numpy_stream
 from spade.core.slides.survival import weighted_concordance

@@ -12,14 +12,14 @@ from spade.core.evaluation.folds import section_folds, stratified_folds
 from spade.core.expression.normalise import gene_scale
 from spade.core.rng import numpy_stream
 from spade.tl._expression.protocols import no_penalty
-from spade.tl._switchboard.cohort import Cohort, Fold
+from spade.tl._switchboard.shared_spots import Fold, SharedSpots
 
 
 def deal_folds(
-    cohort: Cohort, groupby: str | None, n_folds: int | None, shots: Sequence[int], n_repeats: int, seed: int
+    shared: SharedSpots, groupby: str | None, n_folds: int | None, shots: Sequence[int], n_repeats: int, seed: int
 ) -> list[Fold]:
     """Hold out every group once, or ``n_folds`` parts of them of about equal size."""
-    names, number = np.unique(cohort.group, return_inverse=True)
+    names, number = np.unique(shared.group, return_inverse=True)
     if len(names) < 2:
         raise ValueError(
             f"groupby={groupby!r}: all sections are of {str(names[0])!r}, so none can be held out. Add others, or hold sections out with "
@@ -33,29 +33,35 @@ def deal_folds(
         one = np.zeros(len(number), dtype=np.int64)
         fold_of = stratified_folds(number, one, 1, n_folds, numpy_stream(seed, "folds of the switchboard"))
         titles = [f"fold {i}" for i in range(n_folds)]
-    return [_fold(cohort, title, fold_of == i, shots, n_repeats, seed, i) for i, title in enumerate(titles)]
+    return [_fold(shared, title, fold_of == i, shots, n_repeats, seed, i) for i, title in enumerate(titles)]
 
 
 def _fold(
-    cohort: Cohort, name: str, held_out: NDArray[np.bool_], shots: Sequence[int], n_repeats: int, seed: int, index: int
+    shared: SharedSpots,
+    name: str,
+    held_out: NDArray[np.bool_],
+    shots: Sequence[int],
+    n_repeats: int,
+    seed: int,
+    index: int,
 ) -> Fold:
     train, test = np.flatnonzero(~held_out), np.flatnonzero(held_out)
-    points = cohort.points[train]
-    inner = section_folds(cohort.section[train], None if np.isnan(points).any() else points, cohort.guard)
+    points = shared.points[train]
+    inner = section_folds(shared.section[train], None if np.isnan(points).any() else points, shared.guard)
     if not inner:
-        raise ValueError(no_penalty(cohort.section[train][0]))
+        raise ValueError(no_penalty(shared.section[train][0]))
     draws = []
-    if cohort.classes:
-        there = [train[cohort.label[train] == c] for c in range(len(cohort.classes))]
+    if shared.classes:
+        there = [train[shared.label[train] == c] for c in range(len(shared.classes))]
         if few := [
-            f"{one!r} has {len(own)}" for one, own in zip(cohort.classes, there, strict=True) if len(own) < shots[-1]
+            f"{one!r} has {len(own)}" for one, own in zip(shared.classes, there, strict=True) if len(own) < shots[-1]
         ]:
             raise ValueError(
                 f"with {name} held out, {', '.join(few)} labelled spots to learn from, but {shots[-1]} shots take as many of every class. "
                 "Lower shots=, or leave the class without labels."
             )
-        query = test[cohort.label[test] >= 0]
+        query = test[shared.label[test] >= 0]
         for repeat in range(n_repeats):
             rng = numpy_stream(seed, "shots of the switchboard", index * n_repeats + repeat)
             draws.append(Episode([rng.permutation(own) for own in there], query))
-    return Fold(name, train, test, held_out, inner, *gene_scale(cohort.y, train), draws)
+    return Fold(name, train, test, held_out, inner, *gene_scale(shared.y, train), draws)

@@ -16,8 +16,8 @@ from spade.core.expression.correlation import pearson_per_gene
 from spade.tl._expression.protocols import fit_probe
 from spade.tl._expression.table import mean_known
 from spade.tl._few_shot.probes import Probe
-from spade.tl._switchboard.cohort import Cohort, Fold
-from spade.tl._switchboard.variants import Seen
+from spade.tl._switchboard.shared_spots import Fold, SharedSpots
+from spade.tl._switchboard.variants import VariantOutputs
 
 EXPRESSION, RETRIEVAL, FEW_SHOT = "expression", "retrieval", "few_shot"
 #: Whether a figure is that of a probe on the image representation, alike for all variants, or of the model's own head or space.
@@ -25,23 +25,25 @@ PROBE, MODEL = "probe", "model"
 DIRECTIONS = ("image → expression", "expression → image")
 
 
-def score(seen: Seen, cohort: Cohort, fold: Fold, k: int, shots: Sequence[int], seed: int) -> Iterator[dict[str, Any]]:
+def score(
+    outputs: VariantOutputs, shared: SharedSpots, fold: Fold, k: int, shots: Sequence[int], seed: int
+) -> Iterator[dict[str, Any]]:
     """Yield one row per held-out section and figure."""
-    truth = cohort.y[fold.test].toarray()
-    predicted = fit_probe(seen.image[fold.train], cohort.y[fold.train], fold.inner).predict(seen.image[fold.test])
+    truth = shared.y[fold.test].toarray()
+    predicted = fit_probe(outputs.image[fold.train], shared.y[fold.train], fold.inner).predict(outputs.image[fold.test])
     spaces = {PROBE: (_profile(predicted, fold), _profile(truth, fold))}
-    if seen.joint is not None:
-        spaces[MODEL] = seen.joint
-    for name in np.unique(cohort.section[fold.test]):
-        own = cohort.section[fold.test] == name
-        facts = {"unit": str(name), "group": str(cohort.group[fold.test][own][0])}
-        for by, values in ((PROBE, predicted), (MODEL, seen.predicted)):
+    if outputs.joint is not None:
+        spaces[MODEL] = outputs.joint
+    for name in np.unique(shared.section[fold.test]):
+        own = shared.section[fold.test] == name
+        facts = {"unit": str(name), "group": str(shared.group[fold.test][own][0])}
+        for by, values in ((PROBE, predicted), (MODEL, outputs.predicted)):
             if values is not None:
                 pearson = float(mean_known(pearson_per_gene(truth[own], values[own])))
                 yield facts | _row(EXPRESSION, "pearson", by, pearson, 0.0)
         for by, (image, expression) in spaces.items():
             yield from (facts | row for row in _retrieval(image[own], expression[own], by, k))
-    yield from _few_shot(seen.image, cohort, fold, shots, seed)
+    yield from _few_shot(outputs.image, shared, fold, shots, seed)
 
 
 def _row(
@@ -74,15 +76,15 @@ def _retrieval(image: Floats, expression: Floats, by: str, k: int) -> Iterator[d
 
 
 def _few_shot(
-    image: NDArray[np.float32], cohort: Cohort, fold: Fold, shots: Sequence[int], seed: int
+    image: NDArray[np.float32], shared: SharedSpots, fold: Fold, shots: Sequence[int], seed: int
 ) -> Iterator[dict[str, Any]]:
     """Mean over draws, of every held-out section that has labels."""
-    x, y = image.astype(np.float64), cohort.label
-    for name in np.unique(cohort.section):
-        own = cohort.section == name
+    x, y = image.astype(np.float64), shared.label
+    for name in np.unique(shared.section):
+        own = shared.section == name
         mean, deviation = column_scale(x[own])
         x[own] = (x[own] - mean) / deviation
-    n_classes = len(cohort.classes)
+    n_classes = len(shared.classes)
     for k in shots:
         found: dict[tuple[str, str], list[float]] = {}
         for draw in fold.draws:
@@ -90,13 +92,13 @@ def _few_shot(
             if not len(query):
                 continue
             probabilities = Probe().fit(x[support], y[support], seed)(x[query])
-            for name in np.unique(cohort.section[query]):
-                own = cohort.section[query] == name
+            for name in np.unique(shared.section[query]):
+                own = shared.section[query] == name
                 truth = y[query[own]]
                 accuracy = balanced_accuracy(truth, probabilities[own].argmax(1), n_classes)
                 found.setdefault((name, "balanced_accuracy"), []).append(accuracy)
                 found.setdefault((name, "macro_auroc"), []).append(macro_auroc(truth, probabilities[own]))
         for (name, metric), values in found.items():
-            facts = {"unit": str(name), "group": str(cohort.group[cohort.section == name][0])}
+            facts = {"unit": str(name), "group": str(shared.group[shared.section == name][0])}
             chance = 1 / n_classes if metric == "balanced_accuracy" else 0.5
             yield facts | _row(FEW_SHOT, metric, PROBE, float(mean_known(np.array(values))), chance, shots=k)

@@ -13,15 +13,15 @@ import pandas as pd
 from tqdm.auto import tqdm
 
 from spade import _keys, encoders
-from spade._checks import check_count
 from spade._samples.open import Samples, as_list
-from spade.core.errors import NonFiniteLossError
+from spade.core.checks import check_count
+from spade.core.errors import NonFiniteLossError, warn
 from spade.core.rng import as_seed
 from spade.models import GenePanel
-from spade.tl._switchboard.cohort import Cohort, Fold, read_cohort
 from spade.tl._switchboard.folds import deal_folds
 from spade.tl._switchboard.score import score
-from spade.tl._switchboard.variants import Seen, Variant, resolve_variants, see, train_variant
+from spade.tl._switchboard.shared_spots import Fold, SharedSpots, read_shared_spots
+from spade.tl._switchboard.variants import Variant, VariantOutputs, resolve_variants, run_variant, train_variant
 from spade.tl._training.data import resolve_panel
 
 logger = logging.getLogger("spade")
@@ -165,11 +165,11 @@ def switchboard(
     wanted = sorted({check_count("shots", one) for one in many})
     if not wanted:
         raise ValueError(f"shots={shots!r}: expected whole numbers of at least 1.")
-    ways = resolve_variants(variants, control, spade_settings, seal_settings, encoder is not None)
+    compared = resolve_variants(variants, control, spade_settings, seal_settings, encoder is not None)
     seed = as_seed(rng)
     listed = as_list(samples)
     panel = resolve_panel(listed, genes, table_key)
-    cohort = read_cohort(
+    shared = read_shared_spots(
         listed,
         panel,
         use_rep=use_rep,
@@ -182,45 +182,45 @@ def switchboard(
         patches_key=patches_key,
         table_key=table_key,
     )
-    folds = deal_folds(cohort, groupby, n_folds, wanted, n_repeats, seed)
+    folds = deal_folds(shared, groupby, n_folds, wanted, n_repeats, seed)
     found: list[dict[str, Any]] = []
-    with tqdm(total=len(folds) * (1 + n_seeds * (len(ways) - 1)), desc="switchboard", unit="variant") as bar:
+    with tqdm(total=len(folds) * (1 + n_seeds * (len(compared) - 1)), desc="switchboard", unit="variant") as bar:
         for fold in folds:
-            for way in ways:
-                for one in range(seed, seed + (n_seeds if way.train else 1)):
-                    bar.set_postfix_str(f"{way.name}, {fold.name} held out", refresh=False)
-                    seen = _seen(way, cohort, fold, one, encoder, weights, patches_key, device)
-                    facts = {"variant": way.name, "fold": fold.name, "seed": one}
-                    found += [facts | row for row in score(seen, cohort, fold, k, wanted, seed)]
+            for variant in compared:
+                for one in range(seed, seed + (n_seeds if variant.train else 1)):
+                    bar.set_postfix_str(f"{variant.name}, {fold.name} held out", refresh=False)
+                    outputs = _train_and_run(variant, shared, fold, one, encoder, weights, patches_key, device)
+                    facts = {"variant": variant.name, "fold": fold.name, "seed": one}
+                    found += [facts | row for row in score(outputs, shared, fold, k, wanted, seed)]
                     bar.update()
-    logger.info("measured %d variants on %d folds of %d spots", len(ways), len(folds), len(cohort.x))
+    logger.info("measured %d variants on %d folds of %d spots", len(compared), len(folds), len(shared.x))
     return pd.DataFrame(found)
 
 
-def _seen(
-    way: Variant,
-    cohort: Cohort,
+def _train_and_run(
+    variant: Variant,
+    shared: SharedSpots,
     fold: Fold,
     seed: int,
     encoder: str | None,
     weights: str | PathLike[str] | None,
     patches_key: str,
     device: str,
-) -> Seen:
+) -> VariantOutputs:
     """Train a variant and look at the cohort through it; what the training warns of is told with its name."""
-    if way.train is None:
-        return Seen(cohort.x)
-    where = f"{way.name}, {fold.name} held out"
+    if variant.train is None:
+        return VariantOutputs(shared.x)
+    where = f"{variant.name}, {fold.name} held out"
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
         try:
-            model = train_variant(way, cohort, fold, seed, encoder, weights, patches_key, device)
+            model = train_variant(variant, shared, fold, seed, encoder, weights, patches_key, device)
         except NonFiniteLossError as error:
             raise NonFiniteLossError(f"{where}: {error}") from error
     texts = [str(one.message) for one in said if issubclass(one.category, (UserWarning, RuntimeWarning))]
     for text in dict.fromkeys(texts):
-        warnings.warn(f"{where}: {text}", stacklevel=3)
-    return see(model, cohort, fold, patches_key)
+        warn(f"{where}: {text}")
+    return run_variant(model, shared, fold, patches_key)
 
 
 def _check_features(

@@ -17,8 +17,8 @@ from spade._samples.model_features import Model, tuned
 from spade._samples.open import iter_samples
 from spade.models import SealConfig, SealModel, SpadeConfig
 from spade.tl._embedding.modalities import encode
-from spade.tl._switchboard.cohort import SPLIT, Cohort, Fold
-from spade.tl._training.seal_setup import OF_FEATURES, OF_PIXELS, OF_READING
+from spade.tl._switchboard.shared_spots import SPLIT, Fold, SharedSpots
+from spade.tl._training.seal_setup import FEATURE_SETTINGS, PIXEL_SETTINGS, READING_SETTINGS
 from spade.tl._training.train_seal import train_seal
 from spade.tl._training.train_spade import train_spade
 
@@ -39,7 +39,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     CONTROL: {"shuffle_pairs": True},
 }
 #: What the switchboard decides for all.
-TAKEN = {
+SHARED_SETTINGS = {
     "samples", "use_rep", "encoder", "weights", "genes", "layer", "normalized", "split_key", "patches_key", "table_key", "device",
     "checkpoint_dir", "rng",
 }  # fmt: skip
@@ -97,7 +97,7 @@ def resolve_variants(
         on_features = bool(chosen.pop(ON_FEATURES, False)) or not tunes or kind == SPADE
         idle: set[str] = set()
         if kind != SPADE:
-            idle = {*OF_PIXELS, *OF_READING} if on_features else {*OF_FEATURES, "dim"}
+            idle = {*PIXEL_SETTINGS, *READING_SETTINGS} if on_features else {*FEATURE_SETTINGS, "dim"}
         # some variants read pixels and some features: each takes of what is meant for all what it has a use for
         merged = {one: value for one, value in shared[kind].items() if not (tunes and one in idle)} | chosen
         _check(train, config, merged, where)
@@ -114,9 +114,9 @@ def resolve_variants(
 
 def _check(train: Callable[..., Any], config: Any, settings: Mapping[str, Any], where: str) -> None:
     """Raise for settings that the training does not have, or that are set for all variants, or out of range."""
-    known = [name for name in inspect.signature(train).parameters if name not in TAKEN | {ON_FEATURES}]
+    known = [name for name in inspect.signature(train).parameters if name not in SHARED_SETTINGS | {ON_FEATURES}]
     if odd := [name for name in settings if name not in known]:
-        taken = [name for name in odd if name in TAKEN | {ON_FEATURES}]
+        taken = [name for name in odd if name in SHARED_SETTINGS | {ON_FEATURES}]
         why = "is the same for all variants" if taken else f"is no setting of sp.tl.{train.__name__}"
         raise ValueError(f"{where}: {taken[0] if taken else odd[0]!r} {why}. Settings: {', '.join(known)}.")
     names = {field.name for field in fields(config)}
@@ -125,7 +125,7 @@ def _check(train: Callable[..., Any], config: Any, settings: Mapping[str, Any], 
 
 def train_variant(
     variant: Variant,
-    cohort: Cohort,
+    shared: SharedSpots,
     fold: Fold,
     seed: int,
     encoder: str | None,
@@ -138,15 +138,15 @@ def train_variant(
         raise ValueError(f"variant {variant.name!r} is not trained.")
     images: dict[str, Any]
     if variant.name == SPADE:
-        images = {"use_rep": cohort.use_rep}
+        images = {"use_rep": shared.use_rep}
     elif variant.on_features:
-        images = {"on_features": cohort.use_rep}
+        images = {"on_features": shared.use_rep}
     else:
         images = {"encoder": encoder, "weights": weights, "patches_key": patches_key}
     return variant.train(
-        cohort.training(fold),
+        shared.training(fold),
         **images,
-        genes=cohort.panel,
+        genes=shared.panel,
         normalized=True,
         split_key=SPLIT,
         device=device,
@@ -156,7 +156,7 @@ def train_variant(
 
 
 @dataclass(frozen=True)
-class Seen:
+class VariantOutputs:
     """What a variant makes of a cohort.
 
     Attributes
@@ -174,11 +174,11 @@ class Seen:
     predicted: NDArray[np.float32] | None = None
 
 
-def see(model: Model, cohort: Cohort, fold: Fold, patches_key: str) -> Seen:
+def run_variant(model: Model, shared: SharedSpots, fold: Fold, patches_key: str) -> VariantOutputs:
     """Embed all images by a trained model, and the held-out rows by all that it has."""
-    features = cohort.x
+    features = shared.x
     if isinstance(model, SealModel) and tuned(model):
-        parts = [encode_rows(sample, model, patches_key, BATCH)[0] for sample in iter_samples(cohort.samples)]
+        parts = [encode_rows(sample, model, patches_key, BATCH)[0] for sample in iter_samples(shared.samples)]
         features = np.concatenate(parts)
     image = model.encode_image(features)
     held_out = features[fold.test]
@@ -186,8 +186,8 @@ def see(model: Model, cohort: Cohort, fold: Fold, patches_key: str) -> Seen:
     if not (isinstance(model, SealModel) and not model.config.contrastive):
         joint = (
             encode(model, "image", held_out, "concat", gallery=False),
-            encode(model, "expression", cohort.y[fold.test], "concat", gallery=True),
+            encode(model, "expression", shared.y[fold.test], "concat", gallery=True),
         )
     if isinstance(model, SealModel) and model.config.image_to_gene:
         predicted = model.predict_expression(held_out)
-    return Seen(image, joint, predicted)
+    return VariantOutputs(image, joint, predicted)

@@ -17,7 +17,7 @@ from spade.models import SpadeConfig
 from spade.tl._training.data import TrainingData
 
 
-def describe(data: TrainingData, config: SpadeConfig, device: str) -> dict[str, Any]:
+def training_identity(data: TrainingData, config: SpadeConfig, device: str) -> dict[str, Any]:
     """Return what tells a training from others: settings and data."""
     g = data.expression
     return asdict(config) | {

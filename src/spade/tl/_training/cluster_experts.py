@@ -10,7 +10,7 @@ from tqdm.auto import tqdm
 
 from spade import _keys
 from spade._samples.features import read_features
-from spade._samples.model_features import EARLIER, check_source, source_of
+from spade._samples.model_features import OF_EARLIER_SAMPLES, check_source, source_of
 from spade._samples.obs import categorical, group_labels, read_roles
 from spade._samples.open import Samples, as_list, iter_samples
 from spade.core.experts.clustering import two_stage
@@ -105,7 +105,7 @@ def cluster_experts(
     _keys.check_key(key_added)
     features, groups, n_valid = [], [], 0
     for sample in iter_samples(samples, table_key=table_key):
-        config = replace(config, **check_source(sample, use_rep, source_of(config), EARLIER))
+        config = replace(config, **check_source(sample, use_rep, source_of(config), OF_EARLIER_SAMPLES))
         x = read_features(sample, use_rep)
         n_valid += int((~np.isnan(x).any(1)).sum())
         rows = np.flatnonzero(~np.isnan(x).any(1) & (read_roles(sample, split_key) == TRAIN))

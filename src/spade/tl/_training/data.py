@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,10 +16,11 @@ from spatialdata import SpatialData
 from spade import _keys
 from spade._samples.counts import read_expression
 from spade._samples.features import read_features
-from spade._samples.model_features import EARLIER, check_source, source_of
+from spade._samples.model_features import OF_EARLIER_SAMPLES, check_source, source_of
 from spade._samples.obs import group_labels, read_roles
 from spade._samples.open import iter_samples
 from spade._samples.sample import Sample, check_names
+from spade.core.errors import warn
 from spade.core.rng import numpy_stream
 from spade.core.roles import NOT_USED, TRAIN
 from spade.models import GenePanel
@@ -92,7 +92,7 @@ class FeatureReader:
     def read(self, sample: Sample, config: Any) -> tuple[NDArray[np.bool_], Any]:
         """Read a sample; return which rows have features, and the settings with their origin."""
         self.x = read_features(sample, config.use_rep)
-        config = replace(config, **check_source(sample, config.use_rep, source_of(config), EARLIER))
+        config = replace(config, **check_source(sample, config.use_rep, source_of(config), OF_EARLIER_SAMPLES))
         self.widths[sample.name] = self.x.shape[1]
         if len(set(self.widths.values())) > 1:
             raise ValueError(
@@ -164,13 +164,10 @@ def load_training(
         )
     common_genes(var_names, "Train them apart, or rename the genes.", panel.fold_case)
     if left_out:
-        warnings.warn(
-            f"{', '.join(left_out)}: left out of training, as when its genes were selected (genes.dropped).",
-            stacklevel=3,
-        )
+        warn(f"{', '.join(left_out)}: left out of training, as when its genes were selected (genes.dropped).")
     for reason, count in excluded.items():
         if count:
-            warnings.warn(f"{count} spots {reason} are left out of training.", stacklevel=3)
+            warn(f"{count} spots {reason} are left out of training.")
     if not any((part == TRAIN).any() for part in role):
         raise ValueError(f"no spot is left to train on among {n_usable} usable ones (split_key={config.split_key!r}).")
     data = TrainingData(

@@ -39,7 +39,7 @@ def check_init(init: SpadeModel, panel: GenePanel, routing: Routing | None, conf
         )
 
 
-def unfolded(init: SpadeModel, mean: Floats, deviation: Floats) -> Experts:
+def on_scaled_features(init: SpadeModel, mean: Floats, deviation: Floats) -> Experts:
     """Return a copy of the experts of a model that reads scaled features."""
     experts = copy.deepcopy(init.experts)
     unfold_scaling(experts, mean, deviation)

@@ -16,10 +16,10 @@ from spade._samples.patches import patch_record
 from spade._samples.sample import Sample
 from spade.core.distributed.ranks import Ranks
 from spade.core.files import digest
-from spade.core.patches.sources import LivePatches, MappedPatches, Placed, write_patches
+from spade.core.patches.sources import LivePatches, MappedPatches, SectionPatches, write_patches
 
 #: Patches that are looked at to tell a cache from others.
-LOOKED_AT = 64
+PATCHES_COMPARED = 64
 
 
 class PatchReader:
@@ -46,8 +46,8 @@ class PatchReader:
     ) -> None:
         self.patches_key, self.n_px, self.cache_dir, self.group = patches_key, n_px, cache_dir, group
         self.id = ""
-        self.parts: list[Placed] = []
-        self.sample: list[tuple[NDArray[np.int64], Placed]] = []
+        self.parts: list[SectionPatches] = []
+        self.sample: list[tuple[NDArray[np.int64], SectionPatches]] = []
 
     def read(self, sample: Sample, config: Any) -> tuple[NDArray[np.bool_], Any]:
         """Find the patches of a sample; return which rows have a valid one, and the settings with their size."""
@@ -85,7 +85,7 @@ class PatchReader:
 
     def _identity(self, live: LivePatches) -> str:
         """What tells these patches from others: where they lie, and what a few of them show."""
-        some = np.unique(np.linspace(0, len(live) - 1, min(LOOKED_AT, len(live))).astype(np.int64))
+        some = np.unique(np.linspace(0, len(live) - 1, min(PATCHES_COMPARED, len(live))).astype(np.int64))
         places = [np.append(placed.centres.ravel(), placed.px_per_patch) for placed in self.parts]
         return digest(np.array([self.n_px]), *places, live.take(some))
 

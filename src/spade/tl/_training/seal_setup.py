@@ -34,12 +34,12 @@ if TYPE_CHECKING:
 logger = logging.getLogger("spade")
 
 #: Settings that a head on features has no use for, and those that a tuned encoder has none for.
-OF_PIXELS = ("n_blocks", "targets", "rank", "alpha", "flips", "rotations", "stain_jitter", "micro_batch_size")
-OF_FEATURES = ("hidden", "head")
+PIXEL_SETTINGS = ("n_blocks", "targets", "rank", "alpha", "flips", "rotations", "stain_jitter", "micro_batch_size")
+FEATURE_SETTINGS = ("hidden", "head")
 #: Threads that read patches ahead.
 N_WORKERS = 2
 #: Arguments, with their defaults, of an encoder and the patches that it reads.
-OF_READING = {"weights": None, "cache_dir": None, "patches_key": _keys.PATCHES, "n_workers": N_WORKERS}
+READING_SETTINGS = {"weights": None, "cache_dir": None, "patches_key": _keys.PATCHES, "n_workers": N_WORKERS}
 #: Settings that a tuned CNN has no use for.
 OF_BLOCKS = ("n_blocks", "targets")
 #: Steps below which a training has hardly begun.
@@ -48,7 +48,7 @@ FEW_STEPS = 100
 
 def check_used(config: SealConfig) -> None:
     """Raise for settings that were changed and would change nothing."""
-    names, what = (OF_PIXELS, "an encoder") if config.on_features else (OF_FEATURES, "a head on features")
+    names, what = (PIXEL_SETTINGS, "an encoder") if config.on_features else (FEATURE_SETTINGS, "a head on features")
     check_idle(_settings(config, names), f"of use only where {what} is trained")
 
 
@@ -119,7 +119,7 @@ def start_net(base: TimmEncoder | None, pairs: Pairs, config: SealConfig) -> Sea
         return SealNet(tower, config.dim, *gene_scale(pairs.expression, rows), n_sections)
 
 
-def describe(data: TrainingData, config: SealConfig, device: str, images: Any) -> dict[str, Any]:
+def training_identity(data: TrainingData, config: SealConfig, device: str, images: Any) -> dict[str, Any]:
     """Return what tells a training from others: settings and data."""
     g = data.expression
     return asdict(config) | {

@@ -10,8 +10,9 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from spade import _keys
-from spade._checks import check_count, check_idle
+from spade._checks import check_idle
 from spade._samples.open import Samples, as_list
+from spade.core.checks import check_count
 from spade.core.device import check_devices, resolve_device
 from spade.core.distributed.ranks import ranks
 from spade.core.rng import as_seed
@@ -19,20 +20,20 @@ from spade.core.roles import TRAIN, VAL
 from spade.core.seal.train import train_seal_net
 from spade.encoders._spec import licence_of
 from spade.models import GenePanel, SealConfig, SealModel
-from spade.models._seal_processes import train_in_processes
+from spade.models._seal_processes import train_seal_in_processes
 from spade.tl._training.checkpoints import open_states
 from spade.tl._training.data import FeatureReader, load_training, resolve_panel
 from spade.tl._training.history import seal_history
 from spade.tl._training.patch_source import PatchReader
 from spade.tl._training.seal_setup import (
     N_WORKERS,
-    OF_READING,
+    READING_SETTINGS,
     base_encoder,
     check_used,
-    describe,
     pairs_of,
     start_net,
     tell_few_steps,
+    training_identity,
 )
 
 logger = logging.getLogger("spade")
@@ -214,7 +215,7 @@ def train_seal(
     if on_features is not None:
         given = {"weights": weights, "cache_dir": cache_dir, "patches_key": patches_key, "n_workers": n_workers}
         check_idle(
-            [(name, value, OF_READING[name]) for name, value in given.items()],
+            [(name, value, READING_SETTINGS[name]) for name, value in given.items()],
             "on_features= reads features that are there, no patches",
         )
     if encoder is not None and not isinstance(encoder, str):
@@ -266,7 +267,7 @@ def train_seal(
         images = FeatureReader() if base is None else PatchReader(patches_key, base.input_px, cache_dir, group)
         data, config = load_training(listed, config, panel, table_key, images, keep_unused=False)
         pairs = pairs_of(data, config)
-        settings = describe(data, config, where, images)
+        settings = training_identity(data, config, where, images)
         if group is not None:
             group.alike(settings | {"checkpoint_dir": checkpoint_dir is not None})
         if group is None or group.rank == 0:
@@ -281,7 +282,7 @@ def train_seal(
                 bar.update(done - bar.n)
 
             if devices > 1:
-                record = train_in_processes(net, pairs, config, where, devices, n_workers, folder, progress)
+                record = train_seal_in_processes(net, pairs, config, where, devices, n_workers, folder, progress)
             else:
                 record = train_seal_net(
                     net,

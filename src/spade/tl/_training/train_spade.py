@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 from os import PathLike
@@ -14,10 +13,11 @@ from tqdm.auto import tqdm
 
 from spade._samples.model_features import check_spade
 from spade._samples.open import Samples, as_list
-from spade.core.arrays import Floats
+from spade.core.arrays import Floats, scale_of
 from spade.core.device import check_devices, resolve_device
 from spade.core.distributed.dealing import deal
 from spade.core.distributed.ranks import ranks
+from spade.core.errors import warn
 from spade.core.experts.routing import Routing, feature_scale
 from spade.core.experts.train import fold_scaling, train_experts
 from spade.core.expression.normalise import group_sums
@@ -26,11 +26,11 @@ from spade.core.rng import as_seed
 from spade.core.roles import TRAIN, VAL
 from spade.encoders._spec import licence_of
 from spade.models import GenePanel, SpadeConfig, SpadeModel
-from spade.tl._training.checkpoints import describe, open_checkpoints
+from spade.tl._training.checkpoints import open_checkpoints, training_identity
 from spade.tl._training.data import TrainingData, load_training, resolve_panel
 from spade.tl._training.expert_of_spot import cluster_training
 from spade.tl._training.history import history_of, kept_losses
-from spade.tl._training.initial_experts import check_init, unfolded, warm_start_experts
+from spade.tl._training.initial_experts import check_init, on_scaled_features, warm_start_experts
 
 logger = logging.getLogger("spade")
 
@@ -219,7 +219,7 @@ def train_spade(
         where = resolve_device(device, None if group is None else group.local)
         check_devices(devices, where, alone=group is None)
         data, config = load_training(listed, config, panel, table_key)
-        settings = describe(data, config, where) if checkpoint_dir is not None or group is not None else {}
+        settings = training_identity(data, config, where) if checkpoint_dir is not None or group is not None else {}
         if group is not None:
             group.alike(settings | {"checkpoint_dir": checkpoint_dir is not None})
         train = data.role == TRAIN
@@ -239,7 +239,7 @@ def train_spade(
         if config.feature_scaling == "standard":
             deviation = deviation / np.sqrt(len(deviation))
         checkpoints = open_checkpoints(checkpoint_dir, settings | {"rows": digest(expert_of, data.role)}, group)
-        start = None if init is None else unfolded(init, mean, deviation)
+        start = None if init is None else on_scaled_features(init, mean, deviation)
         if config.warm_start:
             start = warm_start_experts(data, config, routing.n_experts, mean, deviation, where, checkpoints, group)
         mine = list(range(routing.n_experts)) if group is None else deal(sizes, group.world)[group.rank]
@@ -307,13 +307,10 @@ def _check_width(routing: Routing, data: TrainingData, use_rep: str) -> None:
 def _warn_of_gaps(sizes: NDArray[np.int64], validation: NDArray[np.int64], split_key: str | None) -> None:
     empty = np.flatnonzero(sizes == 0)
     if len(empty):
-        warnings.warn(
-            f"experts {empty.tolist()} have no training spots: they stay untrained and routing passes them over.",
-            stacklevel=3,
-        )
+        warn(f"experts {empty.tolist()} have no training spots: they stay untrained and routing passes them over.")
     blind = np.flatnonzero((validation == 0) & (sizes > 0))
     if split_key is not None and validation.any() and len(blind):
-        warnings.warn(f"experts {blind.tolist()} have no validation spots: their last epoch is kept.", stacklevel=3)
+        warn(f"experts {blind.tolist()} have no validation spots: their last epoch is kept.")
 
 
 def _expression_routing(
@@ -324,9 +321,7 @@ def _expression_routing(
     mean = sums.sum(0) / sizes.sum()
     if config.feature_scaling == "standard":
         variance = squares.sum(0) / sizes.sum() - mean**2
-        deviation = np.sqrt(np.maximum(variance, 0))
-        deviation[deviation <= 1e-7] = 1
-        centre, scale = mean, deviation * np.sqrt(len(mean))
+        centre, scale = mean, scale_of(mean, variance) * np.sqrt(len(mean))
     else:
         centre, scale = np.zeros_like(mean), np.ones_like(mean)
     means = np.where(sizes[:, None] > 0, sums / np.maximum(sizes, 1)[:, None], mean)

@@ -26,6 +26,7 @@ from spade._samples.open import iter_samples
 from spade._samples.patches import patch_record, sample_points
 from spade._samples.sample import Sample, check_names
 from spade.core.arrays import Floats
+from spade.core.errors import warn
 from spade.core.evaluation.episodes import Episode
 from spade.encoders import Encoder
 from spade.models import GenePanel
@@ -36,7 +37,7 @@ SPLIT, FEATURES = _keys.split(_keys.STEM), _keys.features("frozen")
 
 
 @dataclass(frozen=True)
-class Cohort:
+class SharedSpots:
     """Spots that have features and expression, of all samples together.
 
     Attributes
@@ -119,7 +120,7 @@ class Fold:
     draws: list[Episode]
 
 
-def read_cohort(
+def read_shared_spots(
     samples: Sequence[SpatialData | Path],
     panel: GenePanel,
     *,
@@ -132,7 +133,7 @@ def read_cohort(
     label_key: str | None,
     patches_key: str,
     table_key: str | None,
-) -> Cohort:
+) -> SharedSpots:
     """Read all samples; their features are those of ``encoder`` if there is one; ``measured_layer=None`` is ``layer``."""
     key = use_rep or FEATURES
     names: list[str] = []
@@ -171,12 +172,12 @@ def read_cohort(
         )
     for what, count in without.items():
         if count:
-            warnings.warn(f"{count} spots without {what} are not used, for any variant.", stacklevel=3)
+            warn(f"{count} spots without {what} are not used, for any variant.")
     label = np.concatenate(parts["label"])
     classes = sorted(set(label.tolist()) - {""})
     if label_key is not None and len(classes) < 2:
         raise ValueError(f"label_key={label_key!r}: it takes two classes to tell apart, and there is {classes}.")
-    return Cohort(
+    return SharedSpots(
         copies,
         key,
         GenePanel(panel.names),
