@@ -1,4 +1,4 @@
-"""Files of arrays: digests and atomic writes."""
+"""Digests of arrays, and atomic writes of files."""
 
 from __future__ import annotations
 
@@ -9,23 +9,25 @@ from pathlib import Path
 
 import numpy as np
 
+#: Arrays of a CSR matrix, in the order in which they are saved.
 CSR_PARTS = ("indptr", "indices", "data")
+#: Values that are hashed at a time.
 CHUNK = 1 << 26
 
 
 def digest(*arrays: np.ndarray) -> str:
-    """First 16 hex digits of the SHA-256 of arrays, read piece by piece."""
-    found = hashlib.sha256()
+    """Return the first 16 hex digits of the SHA-256 of arrays, which are read piece by piece."""
+    sha256 = hashlib.sha256()
     for array in arrays:
-        found.update(f"{array.shape}{array.dtype}".encode())
-        flat = array.reshape(-1)
-        for start in range(0, len(flat), CHUNK):
-            found.update(np.ascontiguousarray(flat[start : start + CHUNK]).view(np.uint8).data)
-    return found.hexdigest()[:16]
+        sha256.update(f"{array.shape}{array.dtype}".encode())
+        values = array.reshape(-1)
+        for start in range(0, len(values), CHUNK):
+            sha256.update(np.ascontiguousarray(values[start : start + CHUNK]).view(np.uint8).data)
+    return sha256.hexdigest()[:16]
 
 
 def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
-    """Write a file so that it is there whole or not at all."""
+    """Write a file completely or not at all; ``write`` gets the path of a temporary file beside it."""
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         write(part)
