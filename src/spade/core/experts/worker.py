@@ -1,4 +1,7 @@
-"""The process that :func:`spade.core.experts.many_processes.train_experts_in_processes` starts: ``python -m spade.core.experts.worker ORDERS``."""
+"""The process ``python -m spade.core.experts.worker ORDERS`` that trains some experts.
+
+:func:`spade.core.experts.many_processes.train_experts_in_processes` starts it.
+"""
 
 from __future__ import annotations
 
@@ -12,13 +15,13 @@ from spade.core.experts.job import TrainingJob
 from spade.core.experts.one_process import train_here
 
 
-def work(wanted: dict[str, Any], say: Say) -> None:
-    """Train the experts that the orders name and leave them among the checkpoints."""
+def work(orders: dict[str, Any], say: Say) -> None:
+    """Train the experts that the orders name, and leave them among the checkpoints."""
     train_here(
-        TrainingJob.load(Path(wanted["task"])),
-        wanted["experts"],
-        wanted["device"],
-        checkpoints=Checkpoints(Path(wanted["state"]), None),
+        TrainingJob.load(Path(orders["task"])),
+        orders["experts"],
+        orders["device"],
+        checkpoints=Checkpoints(Path(orders["state"]), None),
         progress=lambda *facts: say({"epoch": facts}),
     )
 

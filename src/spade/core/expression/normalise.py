@@ -25,7 +25,7 @@ def log_normalise(counts: csr_matrix, target_sum: float = TARGET_SUM) -> csr_mat
 def group_sums(
     x: csr_matrix, rows: NDArray[np.integer], group: NDArray[np.integer], n_groups: int
 ) -> NDArray[np.float64]:
-    """Return sums and sums of squares of some rows within groups, ``(2, n_groups, G)``, without a copy of the matrix."""
+    """Return sums and sums of squares of some rows by group, ``(2, n_groups, G)``, without a copy of the matrix."""
     sums = np.zeros((2, n_groups, x.shape[1]))
     for start in range(0, len(rows), CHUNK):
         chunk = rows[start : start + CHUNK]

@@ -15,7 +15,6 @@ from typing import Protocol
 
 import numpy as np
 
-
 from spade.core.arrays import Floats, Rows
 from spade.core.files import write_atomically
 from spade.core.patches.tiles import CACHE_BYTES, ChunkCache, Level, Pixels, chunk_order, on_level, read_patch
