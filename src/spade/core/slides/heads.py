@@ -122,7 +122,7 @@ class SelfAttention(nn.Module):
         return x + self.dropout(self.out(mixed.transpose(0, 1).reshape(x.shape)))
 
     def of_first(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the output ``(d,)`` of the first token and its attention ``(n,)`` to all tokens, the mean over heads."""
+        """Return the output ``(d,)`` of the first token, and its attention ``(n,)`` to all, averaged over heads."""
         q, k, v = self._parts(x)
         attention = (q[:, :1] @ k.mT / math.sqrt(q.shape[-1])).softmax(-1)
         return x[0] + self.dropout(self.out((attention @ v).reshape(-1))), attention[:, 0].mean(0)
@@ -135,8 +135,8 @@ class TransMIL(_BagHead):
     and a linear layer on the class token. Patches fill the smallest possible square row by row, in the order given, and
     the first ones are repeated to complete it. So the order matters, and should be that of the tissue.
 
-    Attention is exact softmax through ``scaled_dot_product_attention``, where the authors use the Nyström approximation:
-    memory grows with the number of patches, time with its square. A CPU is fast enough for about 4,000 patches a bag;
+    Attention is exact softmax through ``scaled_dot_product_attention``; the authors use the Nyström approximation.
+    Memory grows with the number of patches, time with its square. A CPU is fast enough for about 4,000 patches a bag;
     use a GPU for more.
 
     The attention returned is that of the class token to the patches in the last layer, the mean over heads.

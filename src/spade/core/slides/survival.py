@@ -17,7 +17,7 @@ CHUNK = 2_000_000
 
 
 class Curve(NamedTuple):
-    """A Kaplan–Meier curve at every distinct time: survival with its band, and numbers at risk, of events and censored."""
+    """A Kaplan–Meier curve at every distinct time: survival with its band, and the numbers of rows in each state."""
 
     time: Floats
     survival: Floats

@@ -17,8 +17,8 @@ TIES = ("efron", "breslow")
 def cox_loss(risk: torch.Tensor, time: torch.Tensor, event: torch.Tensor, ties: str = "efron") -> torch.Tensor:
     """Return the negative log partial likelihood of a Cox model, averaged over events.
 
-    The loss compares rows with each other, so all must come in one batch. A row that is censored at the time of an event
-    is still at risk.
+    The loss compares rows with each other, so all must come in one batch. A row that is censored at the time of an
+    event is still at risk.
 
     Parameters
     ----------
@@ -83,8 +83,8 @@ def time_bins(time: ArrayLike, edges: Floats) -> NDArray[np.int64]:
 def discrete_nll(logits: torch.Tensor, bin: torch.Tensor, event: torch.Tensor) -> torch.Tensor:
     """Return the negative log likelihood of discrete hazards, averaged over rows.
 
-    The hazard of a bin, given survival up to it, is the sigmoid of its logit. A row with the event in bin k survives all
-    bins before k and has the event in k; a row that is censored in bin k counts as having survived it.
+    The hazard of a bin, given survival up to it, is the sigmoid of its logit. A row with the event in bin k survives
+    all bins before k and has the event in k; a row that is censored in bin k counts as having survived it.
 
     Parameters
     ----------

@@ -59,7 +59,8 @@ class SurvivalConfig(HeadConfig):
 
         def path(own: Ints, strengths: tuple[float, ...]) -> list[Linear]:
             n_out, n_terms = (1, int(event[own].sum())) if edges is None else (self.n_bins, len(own))
-            return ridge_path(x[own], _loss(time[own], event[own], edges), n_out, n_terms, strengths, intercept=edges is not None)
+            loss = _loss(time[own], event[own], edges)
+            return ridge_path(x[own], loss, n_out, n_terms, strengths, intercept=edges is not None)
 
         strength = self.strength
         if strength == "cv":
