@@ -63,14 +63,15 @@ def assign_experts(
     """Cluster the training rows, or use a given routing, and find the expert of every row."""
     if routing is None:
         routing, expert_of = machine.ranks.first(lambda: cluster_training(data, config, machine.device))
-    else:
-        if routing.n_features != data.images.shape[1]:
-            raise ValueError(
-                f"routing was made on features of width {routing.n_features}, but obsm[{config.use_rep!r}] has width "
-                f"{data.images.shape[1]}. Cluster these features with sp.tl.cluster_experts."
-            )
+    elif routing.n_features == data.images.shape[1]:
         expert_of = routing.assignment[routing.assign(data.images)]
-    machine.ranks.alike(lambda: {"routing": digest(routing.centroids, routing.assignment), "split": digest(data.role)})
+    else:
+        raise ValueError(
+            f"routing was made on features of width {routing.n_features}, but obsm[{config.use_rep!r}] has width "
+            f"{data.images.shape[1]}. Cluster these features with sp.tl.cluster_experts."
+        )
+    facts = {"routing": digest(routing.centroids, routing.assignment), "split": digest(data.role)}
+    machine.ranks.alike(lambda: facts)
     sizes, n_val = (np.bincount(expert_of[data.role == role], minlength=routing.n_experts) for role in (TRAIN, VAL))
     _warn_of_gaps(sizes, n_val, config.split_key)
     routing = replace(routing, active=sizes > 0, settings=config.of_routing())
