@@ -41,7 +41,7 @@ def test_torchrun_trains_one_model_on_all_ranks(tmp_path, weights, tune):
     script = tmp_path / "script.py"
     script.write_text(SCRIPT)
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", str(script)]
-    arguments = [str(Path(__file__).parent), str(tmp_path), str(weights)]
+    arguments = [str(Path(__file__).parents[2]), str(tmp_path), str(weights)]
     done = subprocess.run([*command, *arguments], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     for what, whole in (("features", seal(cohort(), dropout=0.0)), ("pixels", tune(pictures(), **STILL))):
