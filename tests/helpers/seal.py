@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
-from helpers.sections import GENES, featured, tiny
 
 import spade as sp
+from helpers.sections import GENES, featured, tiny
 
 PANEL = GENES[:20]
 FAST = {"genes": PANEL, "n_epochs": 2, "batch_size": 16, "lr": 1e-3}

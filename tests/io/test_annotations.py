@@ -10,8 +10,8 @@ import numpy as np
 import pandas as pd
 import pytest
 import shapely
-from helpers.sections import no_warning, warns_here
 from geopandas import GeoDataFrame
+from helpers.sections import no_warning, warns_here
 
 import spade as sp
 
