@@ -157,8 +157,8 @@ def test_signatures_find_what_they_describe():
     sp.pp.encode_patches(samples)
     panel = sp.pp.select_genes(samples[:2])
     model = sp.tl.train_spade(
-        samples[:2], use_rep="X_texture", genes=panel, groupby="organ", n_prototypes=4, n_experts=4, n_epochs=40, lr=1e-3,
-        batch_size=32,
+        samples[:2], use_rep="X_texture", genes=panel, groupby="organ", n_prototypes=4, n_experts=4, n_epochs=40,
+        lr=1e-3, batch_size=32,
     )  # fmt: skip
     tables = [sample["table"] for sample in samples[:2]]
     x = np.concatenate([np.log1p(1e4 * t.X.toarray() / t.X.sum(1)) for t in tables])[

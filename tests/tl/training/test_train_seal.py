@@ -8,13 +8,13 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from conftest import fresh
 from helpers.seal import FAST, PX, UM, cohort, pictures, seal
 from helpers.sections import (
     assert_same,
     featured,
     warns_here,
 )
-from conftest import fresh
 from spatialdata import read_zarr
 
 import spade as sp
