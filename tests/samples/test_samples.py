@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 import pytest
-from helpers.sections import GENES, circles, featured, picture, square_lattice, table, tiny
 from anndata import AnnData
+from helpers.sections import GENES, circles, featured, picture, square_lattice, table, tiny
 from scipy.sparse import csc_matrix, csr_array, csr_matrix
 from spatialdata import SpatialData
 
