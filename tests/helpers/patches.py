@@ -9,13 +9,7 @@ import shapely
 from geopandas import GeoDataFrame
 
 import spade as sp
-from helpers.sections import (
-    GENES,
-    circles,
-    square_lattice,
-    table,
-    tiny,
-)
+from helpers.sections import GENES, circles, square_lattice, table, tiny
 
 SMALL = {"size_um": 32, "size_px": 32}
 

@@ -8,15 +8,7 @@ from dataclasses import asdict
 
 import numpy as np
 import pytest
-from helpers.sections import (
-    GENES,
-    empty_rows,
-    featured,
-    no_warning,
-    table,
-    train,
-    warns_here,
-)
+from helpers.sections import GENES, empty_rows, featured, no_warning, table, train, warns_here
 from scipy.sparse import csr_matrix
 from spatialdata import SpatialData
 

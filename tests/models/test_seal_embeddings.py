@@ -5,17 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from helpers.seal import PX, UM, cohort, pictured, pictures, seal
-from helpers.sections import (
-    circles,
-    empty_rows,
-    featured,
-    said_of,
-    spoil,
-    square_lattice,
-    tiny,
-    train,
-    warns_here,
-)
+from helpers.sections import circles, empty_rows, featured, said_of, spoil, square_lattice, tiny, train, warns_here
 from spatialdata import read_zarr
 
 import spade as sp

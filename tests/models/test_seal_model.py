@@ -7,12 +7,7 @@ import pandas as pd
 import pytest
 import torch
 from helpers.seal import PX, cohort, outputs, pictures
-from helpers.sections import (
-    edit,
-    no_warning,
-    train,
-    warns_here,
-)
+from helpers.sections import edit, no_warning, train, warns_here
 from safetensors.torch import load_file, save_file
 
 import spade as sp

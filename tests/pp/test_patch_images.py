@@ -7,16 +7,7 @@ import logging
 import numpy as np
 import pytest
 from helpers.patches import SMALL, affine, centres, record
-from helpers.sections import (
-    SIDE,
-    circles,
-    picture,
-    pixels,
-    place_by,
-    square_lattice,
-    table,
-    tiny,
-)
+from helpers.sections import SIDE, circles, picture, pixels, place_by, square_lattice, table, tiny
 from spatialdata import SpatialData
 from spatialdata.transformations import Identity, remove_transformation, set_transformation
 

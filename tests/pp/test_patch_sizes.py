@@ -7,12 +7,7 @@ import re
 import numpy as np
 import pytest
 from helpers.patches import SMALL, record
-from helpers.sections import (
-    circles,
-    no_warning,
-    tiny,
-    warns_here,
-)
+from helpers.sections import circles, no_warning, tiny, warns_here
 from spatialdata import SpatialData
 
 import spade as sp

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from helpers.sections import (
-    no_warning,
-)
+from helpers.sections import no_warning
 from scipy.stats import norm
 
 from spade.core.evaluation.composition import composition

@@ -5,9 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from helpers.patches import lattice
-from helpers.sections import (
-    square_lattice,
-)
+from helpers.sections import square_lattice
 
 from spade.core.spots.lattice import lattice_reach, visium_mpp
 

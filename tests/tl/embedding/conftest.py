@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from helpers.sections import (
-    cohort,
-    train,
-)
+from helpers.sections import cohort, train
 
 
 @pytest.fixture(scope="module")

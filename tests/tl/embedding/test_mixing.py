@@ -7,13 +7,7 @@ import logging
 import numpy as np
 import pandas as pd
 import pytest
-from helpers.sections import (
-    featured,
-    no_warning,
-    spoil,
-    tiny,
-    warns_here,
-)
+from helpers.sections import featured, no_warning, spoil, tiny, warns_here
 
 import spade as sp
 from spade.core.evaluation.mixing import expected_shares, neighbour_shares

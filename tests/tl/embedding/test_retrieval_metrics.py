@@ -4,12 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from helpers.sections import (
-    GENES,
-    cohort,
-    featured,
-    spoil,
-)
+from helpers.sections import GENES, cohort, featured, spoil
 from scipy.sparse import csr_matrix
 
 import spade as sp

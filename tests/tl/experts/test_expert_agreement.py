@@ -7,10 +7,7 @@ import logging
 import numpy as np
 import pandas as pd
 import pytest
-from helpers.sections import (
-    made_of,
-    with_experts,
-)
+from helpers.sections import made_of, with_experts
 from sklearn import metrics
 
 import spade as sp

@@ -7,13 +7,7 @@ import logging
 import numpy as np
 import pandas as pd
 import pytest
-from helpers.sections import (
-    circles,
-    made_of,
-    square_lattice,
-    table,
-    with_experts,
-)
+from helpers.sections import circles, made_of, square_lattice, table, with_experts
 from spatialdata import SpatialData
 
 import spade as sp

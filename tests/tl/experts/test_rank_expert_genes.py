@@ -9,16 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import scanpy as sc
-from helpers.sections import (
-    GENES,
-    assert_same,
-    empty_rows,
-    featured,
-    no_warning,
-    tiny,
-    warns_here,
-    with_experts,
-)
+from helpers.sections import GENES, assert_same, empty_rows, featured, no_warning, tiny, warns_here, with_experts
 from scipy.sparse import csr_matrix
 from spatialdata import read_zarr
 

@@ -6,15 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from helpers.sections import (
-    assert_same,
-    featured,
-    picture,
-    pixels,
-    spoil,
-    tiny,
-    train,
-)
+from helpers.sections import assert_same, featured, picture, pixels, spoil, tiny, train
 from scipy.stats import entropy
 from spatialdata import read_zarr
 

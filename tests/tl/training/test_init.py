@@ -4,14 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from helpers.sections import (
-    GENES,
-    arrays,
-    cohort,
-    featured,
-    said_of,
-    train,
-)
+from helpers.sections import GENES, arrays, cohort, featured, said_of, train
 
 import spade as sp
 from spade.core.expression.normalise import log_normalise

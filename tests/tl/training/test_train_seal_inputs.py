@@ -6,11 +6,7 @@ import numpy as np
 import pytest
 import torch
 from helpers.seal import FAST, cohort, pictured, pictures, seal
-from helpers.sections import (
-    featured,
-    tiny,
-    warns_here,
-)
+from helpers.sections import featured, tiny, warns_here
 from safetensors.torch import save_file
 from scipy.sparse import csr_matrix
 

@@ -8,11 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from helpers.seal import PX, UM, cohort, pictured, pictures, seal
-from helpers.sections import (
-    GENES,
-    circles,
-    square_lattice,
-)
+from helpers.sections import GENES, circles, square_lattice
 
 import spade as sp
 

@@ -4,13 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from helpers.sections import (
-    cohort,
-    featured,
-    said_of,
-    train,
-    warns_here,
-)
+from helpers.sections import cohort, featured, said_of, train, warns_here
 
 import spade as sp
 from spade.core.expression.normalise import log_normalise

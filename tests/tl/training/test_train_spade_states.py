@@ -4,13 +4,7 @@ from __future__ import annotations
 
 import pandas as pd
 import pytest
-from helpers.sections import (
-    GENES,
-    cohort,
-    split,
-    spoil,
-    train,
-)
+from helpers.sections import GENES, cohort, split, spoil, train
 
 from spade.core.experts.checkpoints import Checkpoints
 
