@@ -26,7 +26,7 @@ RESIDENT_SHARE = 0.6
 
 @dataclass
 class TrainedExpert:
-    """One trained expert and its losses; ``row`` is its row of :class:`~spade.core.experts.parameters.ExpertParameters`."""
+    """One trained expert and its losses; ``row`` is its row of ``ExpertParameters``."""
 
     row: Tensor
     train_loss: list[float]
@@ -64,9 +64,9 @@ def train_here(
 ) -> dict[int, TrainedExpert]:
     """Train some experts and return their records; experts without rows to train on are left out.
 
-    A CPU is kept busiest by one thread per expert: no thread waits for another, and what a thread does alone (gathering a
-    batch, drawing dropout) overlaps with the products of others. Small steps get one thread, because Python then takes most
-    of the time. Threads that are left over go to each expert.
+    A CPU is kept busiest by one thread per expert: no thread waits for another, and what a thread does alone (gathering
+    a batch, drawing dropout) overlaps with the products of others. Small steps get one thread, because Python then
+    takes most of the time. Threads that are left over go to each expert.
 
     Parameters
     ----------
