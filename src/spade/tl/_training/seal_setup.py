@@ -74,8 +74,8 @@ def tell_few_steps(pairs: Pairs, config: SealConfig) -> None:
     per_epoch = n_batches(n_rows, config.batch_size)
     if (steps := config.n_epochs * per_epoch) < FEW_STEPS:
         logger.warning(
-            "steps in all: %d (n_epochs=%d of %d each, of %d training spots). These are few to learn from: raise n_epochs= "
-            "or lr=, or lower batch_size=%d.",
+            "steps in all: %d (n_epochs=%d of %d each, of %d training spots). These are few to learn from: raise "
+            "n_epochs= or lr=, or lower batch_size=%d.",
             steps, config.n_epochs, per_epoch, n_rows, config.batch_size,
         )  # fmt: skip
 
@@ -109,8 +109,8 @@ def pairs_of(data: TrainingData, config: SealConfig) -> Pairs:
     if config.negatives == "section" and (sizes == 1).any():
         alone = ", ".join(names[sizes == 1])
         raise ValueError(
-            f'negatives="section": {alone} has a single training spot, which has no negatives. Leave the section out, or '
-            'choose negatives="all".'
+            f'negatives="section": {alone} has a single training spot, which has no negatives. Leave the section out, '
+            'or choose negatives="all".'
         )
     if config.adversary and (sizes > 0).sum() < 2:
         raise ValueError(
