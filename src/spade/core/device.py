@@ -29,8 +29,7 @@ def resolve_device(device: str, number: int | None = None) -> str:
 
 def check_devices(devices: int, device: str, *, alone: bool) -> None:
     """Raise if a training cannot run on so many devices; ``alone`` is False in a process that ``torchrun`` started."""
-    check_count("devices", devices)
-    if devices == 1:
+    if check_count("devices", devices) == 1:
         return
     if not alone:
         raise ValueError(f"devices={devices} under torchrun, where every process has one device: leave it out.")

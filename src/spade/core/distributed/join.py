@@ -32,7 +32,7 @@ class _Join(torch.autograd.Function):
 
 def join_rows(own_rows: Tensor, n: int, ranks: Ranks) -> Tensor:
     """Return the embeddings of all ``n`` rows of a batch; rank r of ``world`` has the rows r, r + world, and so on."""
-    return _Join.apply(own_rows, n, ranks)
+    return own_rows if ranks.alone else _Join.apply(own_rows, n, ranks)
 
 
 def join_gradients(named: Sequence[tuple[str, nn.Parameter]], ranks: Ranks) -> None:
@@ -41,6 +41,8 @@ def join_gradients(named: Sequence[tuple[str, nn.Parameter]], ranks: Ranks) -> N
     The gradients of the image tower come from shares of the images and are added up. All others come from the whole
     batch on every rank and are averaged.
     """
+    if ranks.alone:
+        return
     given = [(name, p, p.grad) for name, p in named if p.grad is not None]
     joined = torch.cat([g.flatten() / (1 if name.startswith(IMAGE_TOWER) else ranks.world) for name, _, g in given])
     ranks.add_up(joined)

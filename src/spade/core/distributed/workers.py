@@ -18,7 +18,7 @@ import torch
 
 from spade.core.errors import NonFiniteLossError
 
-PACKAGE = Path(__file__).parents[1]
+PACKAGE = Path(__file__).parents[2]
 #: Start of every line that is a message of a worker to this process.
 MESSAGE = "spade: "
 #: Key of the message that the loss became NaN or infinite.

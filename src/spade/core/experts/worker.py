@@ -1,7 +1,4 @@
-"""The process ``python -m spade.core.experts.worker ORDERS`` that trains some experts.
-
-:func:`spade.core.experts.many_processes.train_experts_in_processes` starts it.
-"""
+"""A process that trains experts: ``python -m spade.core.experts.worker ORDERS``, as ``many_processes`` starts it."""
 
 from __future__ import annotations
 
@@ -16,7 +13,7 @@ from spade.core.experts.one_process import train_here
 
 
 def work(orders: dict[str, Any], say: Say) -> None:
-    """Train the experts that the orders name, and leave them among the checkpoints."""
+    """Train the experts that the orders name; leave them among the checkpoints."""
     train_here(
         TrainingJob.load(Path(orders["task"])),
         orders["experts"],
