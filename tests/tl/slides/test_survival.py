@@ -194,7 +194,7 @@ def test_the_strength_is_chosen_by_what_patients_held_out_say(planted, monkeypat
     from spade.tl._slides import survival_fit as module
 
     original = module.ridge_path
-    monkeypatch.setattr(module, "ridge_path", lambda *a: chosen.append(a[4]) or original(*a))
+    monkeypatch.setattr(module, "ridge_path", lambda *a, **k: chosen.append(a[4]) or original(*a, **k))
     run(planted, use_rep=["X_f", "X_noise"], loss="cox", strength="cv", n_folds=2)
     signal, noise = ([own[0] for own in part if len(own) == 1] for part in (chosen[:12], chosen[12:]))
     assert max(signal) < min(noise)
@@ -259,7 +259,7 @@ def test_cohorts_that_cannot_be_learnt(small):
     obs["dead"] = (obs["patient"].isin(["p00", "p01"])).astype(int)
     with pytest.raises(ValueError, match="n_folds=5: 2 of 16 patients have the event, fewer than folds"):
         run(small)
-    with pytest.raises(ValueError, match="n_bins=4: 1 events at 1 distinct times"):
+    with pytest.raises(ValueError, match="n_bins=4 is more than the number of distinct times of events, 1"):
         run(small, n_folds=2)
     with pytest.raises(ValueError, match='strength="cv" takes two patients with events'):
         run(small, n_folds=2, loss="cox", strength="cv")
@@ -278,7 +278,7 @@ def test_ties_are_fine(small):
     for loss in ("nll", "cox"):
         assert np.isfinite(run(small, n_folds=2, loss=loss, n_bins=2)["risk"]).all()
     obs["months"] = 7
-    with pytest.raises(ValueError, match=r"n_bins=2: .* at 1 distinct times"):
+    with pytest.raises(ValueError, match="n_bins=2 is more than the number of distinct times of events, 1"):
         run(small, n_folds=2, n_bins=2)
     assert np.isfinite(run(small, n_folds=2, loss="cox")["risk"]).all()
 

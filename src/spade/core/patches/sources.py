@@ -105,7 +105,7 @@ class LivePatches:
 
     def __init__(self, sections: Sequence[SectionPatches], n_px: int, max_bytes: int = 4 * CACHE_BYTES) -> None:
         if not any(len(section.centres) for section in sections):
-            raise ValueError(f"sections: none of the {len(sections)} given has a patch.")
+            raise ValueError(f"sections: no patch in any of them, number of sections {len(sections)}.")
         self.n_px = n_px
         placed = [on_level(section.levels, section.centres, section.px_per_patch, n_px) for section in sections]
         shared = _Chunks(max_bytes)
