@@ -103,17 +103,17 @@ def patches(
 ) -> None:
     """Lay a square patch of tissue around every spot.
 
-    Nothing is read from the image yet: the squares are stored as polygons in the pixel frame of the section's image, with
-    the image's transformations, and :func:`encode_patches` reads them. The defaults are those of the paper: 224 px at
-    0.5 µm/px.
+    Nothing is read from the image yet: the squares are stored as polygons in the pixel frame of the section's image,
+    with the image's transformations, and :func:`encode_patches` reads them. The defaults are those of the paper: 224 px
+    at 0.5 µm/px.
 
     Parameters
     ----------
     samples
         A ``SpatialData``, a path to a zarr store, or an iterable of these.
     image_key
-        H&E image, one name or a dict from region to name. None: the only 8-bit RGB image that shares a coordinate system
-        with the spots, or the finest of several that show the same area.
+        H&E image, one name or a dict from region to name. None: the only 8-bit RGB image that shares a coordinate
+        system with the spots, or the finest of several that show the same area.
     shapes_key
         Spots (circles) of an object that has no table yet: a table of width 0 is added for them. With a table: the only
         region to make patches for.
@@ -204,8 +204,8 @@ def _lay_patches(sample: Sample, settings: PatchSettings) -> None:
             n_off += int((~inside).sum())
     if not valid.any():
         raise ValueError(
-            f"{sample.name}: all {len(valid)} patches are off the image. Check the transformations of the spots and the "
-            "image, and the order of x and y."
+            f"{sample.name}: all {len(valid)} patches are off the image. Check the transformations of the spots and "
+            "the image, and the order of x and y."
         )
     if n_off:
         warn(
@@ -276,8 +276,8 @@ def _microns_per_pixel(
     pitch_um = recorded_pitch(sample.sdata, section.region)
     if mpp is None and visium is None:
         raise ValueError(
-            f"{section.name}: the microns per pixel of images[{placement.image_key!r}] are not known: no reader recorded "
-            f"them, and the spots (median diameter {2 * np.median(placement.radii):.3g} px, pitch "
+            f"{section.name}: the microns per pixel of images[{placement.image_key!r}] are not known: no reader "
+            f"recorded them, and the spots (median diameter {2 * np.median(placement.radii):.3g} px, pitch "
             f"{spot_pitch(placement.centres):.3g} px) are not recognised as Visium. Pass mpp= (µm per pixel of that "
             "image at its finest level)."
         )

@@ -51,9 +51,10 @@ def smooth_expression(
         A ``SpatialData``, a path to a zarr store, or an iterable of these.
     method
         Which spots of a section are neighbours. ``"lattice"``: the nearest spots on their lattice, 6 on a hexagonal one
-        (Visium), 8 on a square one (classic ST, bins of Visium HD). ``"published"``: as in the code of the SEAL authors,
-        spots no farther than √2 in ``obs["array_row"]`` and ``obs["array_col"]``; because Visium counts every other
-        column, these are only 4 of the 6. ``"radius"``: spots no farther than ``radius_um``, as for cells (Xenium).
+        (Visium), 8 on a square one (classic ST, bins of Visium HD). ``"published"``: as in the code of the SEAL
+        authors, spots no farther than √2 in ``obs["array_row"]`` and ``obs["array_col"]``; because Visium counts every
+        other column, these are only 4 of the 6. ``"radius"``: spots no farther than ``radius_um``, as for cells
+        (Xenium).
     radius_um
         Only for ``"radius"``: largest distance between centres in µm.
     layer
@@ -70,8 +71,8 @@ def smooth_expression(
     Returns
     -------
     None
-        Writes ``layers["smoothed"]``, CSR float32, rows and columns as in ``X``. A spot without counts keeps none and is
-        nobody's neighbour.
+        Writes ``layers["smoothed"]``, CSR float32, rows and columns as in ``X``. A spot without counts keeps none and
+        is nobody's neighbour.
 
     Raises
     ------
@@ -157,8 +158,8 @@ def _array_positions(sample: Sample, section: Section) -> Floats:
     if not np.isfinite(points).all():
         bad = int((~np.isfinite(points)).any(1).sum())
         raise ValueError(
-            f'{section.name}: {bad} of {len(points)} spots have no number in obs["array_row"] or obs["array_col"]. Fill '
-            'them in, or choose method="lattice".'
+            f'{section.name}: {bad} of {len(points)} spots have no number in obs["array_row"] or obs["array_col"]. '
+            'Fill them in, or choose method="lattice".'
         )
     return points
 

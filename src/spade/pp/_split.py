@@ -26,7 +26,7 @@ PARTS = (_keys.TRAIN, _keys.VAL, _keys.TEST)
 
 @dataclass(frozen=True)
 class Blocks:
-    """Spatial blocks: their side, the guard band (None: the side of a patch), both in µm, and what locates the spots."""
+    """Spatial blocks: their side and the guard band (None: the side of a patch) in µm, and the key of the patches."""
 
     side: float
     guard: float | None
@@ -63,8 +63,8 @@ def split(
         Side of the spatial blocks in µm; it needs patches (:func:`patches`), which hold the positions in µm.
     guard_um
         A training spot closer than this, along both x and y, to a validation or test spot goes to the guard band, and
-        so does a validation spot this close to a test spot. None: the side of a patch, so that no two parts see the same
-        tissue. Only with ``block_um``.
+        so does a validation spot this close to a test spot. None: the side of a patch, so that no two parts see the
+        same tissue. Only with ``block_um``.
     patches_key
         What :func:`patches` wrote; read only with ``block_um``.
     table_key
@@ -150,8 +150,8 @@ def _deal(names: NDArray[np.str_], shares: Floats, rng: np.random.Generator, wha
     if len(groups) < len(wanted):
         raise ValueError(
             f"{len(groups)} {what} cannot fill {len(wanted)} parts (fractions={tuple(shares.tolist())}): "
-            f"{', '.join(groups)}. Set a fraction to 0, choose another groupby=, or cut the sections into spatial blocks "
-            "with block_um=."
+            f"{', '.join(groups)}. Set a fraction to 0, choose another groupby=, or cut the sections into spatial "
+            "blocks with block_um=."
         )
     filled = np.zeros(3)
     part_of_group = np.zeros(len(groups), dtype=np.int64)
@@ -195,8 +195,8 @@ def _by_block(sample: Sample, blocks: Blocks, shares: Floats, rng: np.random.Gen
         present = set(parts[section.rows].tolist())
         if empty := [part for part, share in zip(PARTS, shares, strict=True) if share > 0 and part not in present]:
             raise ValueError(
-                f"{section.name}: with blocks of {blocks.side:g} µm and a guard band of {guard:g} µm no spot is left for "
-                f"{', '.join(empty)}. Use larger blocks or a narrower guard_um=."
+                f"{section.name}: with blocks of {blocks.side:g} µm and a guard band of {guard:g} µm no spot is left "
+                f"for {', '.join(empty)}. Use larger blocks or a narrower guard_um=."
             )
     return parts
 

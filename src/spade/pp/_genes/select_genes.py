@@ -59,9 +59,9 @@ def select_genes(
 
     SPADE: each sample contributes its ``n_top_genes`` most variable genes (counts normalised per spot, ``log1p``,
     scanpy's default flavour); the panel is their union. SEAL: names are matched in upper case; control probes and genes
-    with fewer than 3 counts in total are left out; of the rest, the ``n_top_genes`` that vary most over the spots of all
-    samples are taken (scaled to 10,000 counts per spot over all genes, ``log1p``, scanpy's ``"seurat"`` flavour). The
-    panel is in alphabetical order.
+    with fewer than 3 counts in total are left out; of the rest, the ``n_top_genes`` that vary most over the spots of
+    all samples are taken (scaled to 10,000 counts per spot over all genes, ``log1p``, scanpy's ``"seurat"`` flavour).
+    The panel is in alphabetical order.
 
     Parameters
     ----------
@@ -75,13 +75,14 @@ def select_genes(
     min_genes
         Fewest genes that all samples must have in common.
     on_few_common
-        What to do if fewer are common: ``"error"``, or ``"drop"``, which leaves samples out one by one, each time the one
-        whose absence helps most, until enough genes are common, and names them in a warning.
+        What to do if fewer are common: ``"error"``, or ``"drop"``, which leaves samples out one by one, each time the
+        one whose absence helps most, until enough genes are common, and names them in a warning.
     fold_case
-        Whether names are matched in upper case; the panel is then ``fold_case`` too. Genes of a sample whose names become
-        equal are left out with a warning. None: True for ``"seal"``, False for ``"spade"``.
+        Whether names are matched in upper case; the panel is then ``fold_case`` too. Genes of a sample whose names
+        become equal are left out with a warning. None: True for ``"seal"``, False for ``"spade"``.
     by_section
-        Only for ``"seal"``: whether genes must vary within sections (scanpy's ``batch_key``) and not merely between them.
+        Only for ``"seal"``: whether genes must vary within sections (scanpy's ``batch_key``) and not merely between
+        them.
     split_key
         ``obs`` column of a split; only spots in ``"train"`` take part. None: all.
     layer
@@ -94,8 +95,8 @@ def select_genes(
     Returns
     -------
     GenePanel
-        Ordered names. Also writes ``var["spade_gene"]`` (bool) in every sample with expression: its own genes that match
-        these names. In a dropped sample no gene is marked.
+        Ordered names. Also writes ``var["spade_gene"]`` (bool) in every sample with expression: its own genes that
+        match these names. In a dropped sample no gene is marked.
 
     Raises
     ------
@@ -113,7 +114,8 @@ def select_genes(
     check_choice("method", method, N_TOP_GENES)
     if check_flag("by_section", by_section) and method != "seal":
         raise ValueError(
-            f'by_section=True: method={method!r} chooses genes within each sample anyway; leave it out, or choose "seal".'
+            f"by_section=True: method={method!r} chooses genes within each sample anyway; leave it out, or choose "
+            '"seal".'
         )
     if split_key is not None:
         check_text("split_key", split_key)

@@ -33,7 +33,7 @@ def chosen_columns(frame: pd.DataFrame, columns: str | Sequence[str] | None, sou
 
 
 def join(sample: Sample, frame: pd.DataFrame, source: str, *, only: bool) -> tuple[Rows, int]:
-    """Return the row of ``frame`` that labels each row of the sample (-1: none), and the number of labels without a spot.
+    """Return the row of ``frame`` that labels each row of the sample (-1: none), and how many labels are unused.
 
     Parameters
     ----------
@@ -54,8 +54,8 @@ def join(sample: Sample, frame: pd.DataFrame, source: str, *, only: bool) -> tup
         parts = [(sample.name, all_rows, np.arange(len(frame)))]
     else:
         raise ValueError(
-            f"{source} labels spots but has no column 'sample', and there are several samples, such as {sample.name!r}. "
-            "Add the column, or label one sample at a time."
+            f"{source} labels spots but has no column 'sample', and there are several samples, such as "
+            f"{sample.name!r}. Add the column, or label one sample at a time."
         )
     positions, n_unused = np.full(sample.table.n_obs, -1), 0
     for name, rows, labels in parts:
@@ -90,8 +90,8 @@ def _match(sample: Sample, name: str, rows: Rows, spots: pd.Index, source: str) 
         )
     if len(np.unique(matched)) < len(matched):
         raise ValueError(
-            f"{name}: instance ids in {source} occur in several of its sections. Name the section in the column 'sample' "
-            f"({shorten(section.name for section in sample.sections)}), or use obs names."
+            f"{name}: instance ids in {source} occur in several of its sections. Name the section in the column "
+            f"'sample' ({shorten(section.name for section in sample.sections)}), or use obs names."
         )
     return positions
 

@@ -50,20 +50,20 @@ def label_patches(
 ) -> None:
     """Label patches from polygons drawn on the image, or from a table of spots or samples.
 
-    Polygons of one label are united, and a patch gets the label that covers the largest share of it, if this share is at
-    least ``min_share``. Shares that differ by less than 1e-6, as under nested outlines, are a tie; it goes to the label
-    whose (united) outlines on the patch have the smaller total area, which is the more specific label, then by the
-    alphabet. If a patch crosses the border of the image, only the part on the image counts; a patch whose centre is off
-    the image gets no label.
+    Polygons of one label are united, and a patch gets the label that covers the largest share of it, if this share is
+    at least ``min_share``. Shares that differ by less than 1e-6, as under nested outlines, are a tie; it goes to the
+    label whose (united) outlines on the patch have the smaller total area, which is the more specific label, then by
+    the alphabet. If a patch crosses the border of the image, only the part on the image counts; a patch whose centre is
+    off the image gets no label.
 
     Parameters
     ----------
     samples
         A ``SpatialData``, a path to a zarr store, or an iterable of these.
     annotations
-        Polygons: a ``GeoDataFrame`` or the path of a GeoJSON file, if there is one section; the name of a shapes element
-        of the samples, which its transformations map to the image; or a dict from section to any of these. A section has
-        the name of its sample, or ``"sample/region"`` if the table has several regions.
+        Polygons: a ``GeoDataFrame`` or the path of a GeoJSON file, if there is one section; the name of a shapes
+        element of the samples, which its transformations map to the image; or a dict from section to any of these. A
+        section has the name of its sample, or ``"sample/region"`` if the table has several regions.
         Table (``DataFrame`` or the path of a CSV or TSV file; see :func:`spade.io.read_annotations`): with a column
         ``spot``, joined by instance id, or by obs name if that finds more spots; else joined by ``sample`` to all spots
         of the sample (or section). A ``str`` that ends like the name of such a file is a path.
@@ -243,7 +243,8 @@ def _from_polygons(
     if not categories:
         total = sum(len(outlines.labels) for outlines, _ in sections.values())
         raise ValueError(
-            f"annotations=: none of the {total} polygons has a label in column {settings.column!r}. Classify them first."
+            f"annotations=: none of the {total} polygons has a label in column {settings.column!r}. Classify them "
+            "first."
         )
     record = {
         "by": settings.by,

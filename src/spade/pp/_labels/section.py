@@ -60,7 +60,7 @@ def _n_outside(outlines: Outlines, size: Floats, section: Section, facts: dict[s
         raise ValueError(
             f"{section.name}: all {len(off)} polygons lie outside images[{facts['image']!r}] of {size[0]:.0f} × "
             f"{size[1]:.0f} pixels: they span x {x0:.0f} to {x1:.0f} and y {y0:.0f} to {y1:.0f}. Was another image "
-            f"annotated, or this one at another scale ({facts['mpp']:.4g} µm/px here)? Then pass mpp=, the µm per pixel "
-            "of the image that was annotated."
+            f"annotated, or this one at another scale ({facts['mpp']:.4g} µm/px here)? Then pass mpp=, the µm per "
+            "pixel of the image that was annotated."
         )
     return int(off.sum())

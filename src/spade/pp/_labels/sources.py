@@ -54,8 +54,8 @@ def by_section(annotations: object, names: list[str], column: str) -> dict[str, 
         return dict.fromkeys(names, source)
     if len(names) > 1:
         raise ValueError(
-            f"annotations= are the polygons of one image, but there are {len(names)} sections, {shorten(names)}. Pass a "
-            "dict from section to polygons."
+            f"annotations= are the polygons of one image, but there are {len(names)} sections, {shorten(names)}. Pass "
+            "a dict from section to polygons."
         )
     return {names[0]: source}
 
@@ -72,12 +72,12 @@ def _read(value: object, column: str, argument: str) -> Outlines | str:
         if isinstance(value, str) and suffix(path) not in _label_table.SUFFIXES:
             return value
         raise ValueError(
-            f"{argument}={str(value)!r}: polygons are read from {', '.join(_geojson.SUFFIXES)}, plain or .gz. Pass tables "
-            "one by one, or as one table with a column 'sample'."
+            f"{argument}={str(value)!r}: polygons are read from {', '.join(_geojson.SUFFIXES)}, plain or .gz. Pass "
+            "tables one by one, or as one table with a column 'sample'."
         )
     raise TypeError(
-        f"{argument}: got {type(value).__name__}; expected a GeoDataFrame, a path, the name of a shapes element, a dict "
-        "of these by section, or a DataFrame with a column 'sample' or 'spot'."
+        f"{argument}: got {type(value).__name__}; expected a GeoDataFrame, a path, the name of a shapes element, a "
+        "dict of these by section, or a DataFrame with a column 'sample' or 'spot'."
     )
 
 
@@ -96,8 +96,9 @@ def in_pixels(
         raise ValueError(f"mpp={mpp:g}: the transformations of shapes[{source!r}] map it to the image; leave mpp= out.")
     if source not in sample.sdata.shapes:
         raise KeyError(
-            f"{section.name}: annotations={source!r} is not among the shapes: {shorten(sample.sdata.shapes) or 'none'}. "
-            f"(Files end in {', '.join([*_geojson.SUFFIXES, *_label_table.SUFFIXES])}, each with or without .gz.)"
+            f"{section.name}: annotations={source!r} is not among the shapes: "
+            f"{shorten(sample.sdata.shapes) or 'none'}. (Files end in "
+            f"{', '.join([*_geojson.SUFFIXES, *_label_table.SUFFIXES])}, each with or without .gz.)"
         )
     outlines = _read_frame(sample.sdata.shapes[source], settings.column, f"{section.name}: shapes[{source!r}]")
     return _moved(outlines, _element_matrix(sample, section, source, facts))
@@ -108,8 +109,8 @@ def check_known(given: Iterable[str], names: list[str], source: str) -> None:
     unknown = [name for name in given if name not in names]
     if unknown:
         raise KeyError(
-            f"{source} names {shorten(unknown)}, but no sample or section has this name; names: {shorten(names)}. Leave "
-            "labels of other samples out, or use these names."
+            f"{source} names {shorten(unknown)}, but no sample or section has this name; names: {shorten(names)}. "
+            "Leave labels of other samples out, or use these names."
         )
 
 
