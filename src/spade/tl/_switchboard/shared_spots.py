@@ -21,9 +21,9 @@ from spade._checks import shorten
 from spade._samples.counts import read_expression
 from spade._samples.encode import BATCH, encode_rows
 from spade._samples.features import read_features
-from spade._samples.obs import group_labels, read_labels
+from spade._samples.obs import read_labels, section_groups
 from spade._samples.open import iter_samples
-from spade._samples.patches import patch_record, sample_points
+from spade._samples.patches import patch_record, row_centres
 from spade._samples.sample import Sample, check_names
 from spade.core.arrays import Floats
 from spade.core.errors import warn
@@ -144,7 +144,9 @@ def read_shared_spots(
         y = taught = _expression(sample, panel, layer, normalized)
         if measured_layer is not None:
             y = _expression(sample, panel, measured_layer, normalized)
-        group = group_labels(sample, groupby)
+        section = sample.section_of_row()
+        groups = section_groups(sample, groupby)
+        group = np.array([groups[name] for name in section])
         label = np.full(sample.table.n_obs, "")
         if label_key is not None:
             label = read_labels(sample, label_key, "label_key")[0].astype(str)
@@ -154,11 +156,10 @@ def read_shared_spots(
         without["features"] += int((~there).sum())
         without["counts of the panel's genes"] += int((there & ~filled).sum())
         rows = np.flatnonzero(there & filled)
-        _check_sections(sample, rows, group, groupby)
+        _check_sections(sample, rows)
         names += [one.name for one in sample.sections]
-        points, own_side = sample_points(sample, patches_key)
+        points, own_side = row_centres(sample, patches_key, required=False)
         side = max(side, own_side)
-        section = sample.section_of_row()
         for name, values in (("section", section), ("group", group), ("label", label), ("points", points)):
             parts[name].append(values[rows])
         parts["x"].append(x[rows])
@@ -199,7 +200,7 @@ def _expression(sample: Sample, panel: GenePanel, layer: str | None, normalized:
         raise ValueError(
             f"{sample.name}: has no expression (table of width 0), so no variant can be trained or measured on it; leave it out."
         )
-    y, present, _ = read_expression(sample, panel, layer, normalized)
+    y, present, _ = read_expression(sample, panel, layer, normalized=normalized)
     if not present.all():
         missing = [name for name, there in zip(panel.names, present, strict=True) if not there]
         raise KeyError(
@@ -222,16 +223,12 @@ def _features(
     return features, {"function": "tl.switchboard"} | origin
 
 
-def _check_sections(sample: Sample, rows: Rows, group: NDArray[np.str_], groupby: str | None) -> None:
+def _check_sections(sample: Sample, rows: Rows) -> None:
+    """Raise if a section has too few spots."""
     for section in sample.sections:
         own = section.rows[np.isin(section.rows, rows)]
         if len(own) < 2:
             raise ValueError(f"{section.name}: {len(own)} spots have features and counts; leave the section out.")
-        if len(values := np.unique(group[own])) > 1:
-            raise ValueError(
-                f"{section.name}: obs[{groupby!r}] has several values ({shorten(values)}), but whole sections are held out. Choose a "
-                "column that is the same throughout a section."
-            )
 
 
 def _copy(
