@@ -143,7 +143,7 @@ def _joined(samples: Samples, key: str, layer: str | None, normalized: bool, tab
             without.append(sample.name)
             continue
         experts.append(names)
-        table = log_expression(sample, layer, normalized)
+        table = log_expression(sample, layer, normalized=normalized)
         rows = table.obs_names.astype(int).to_numpy()
         empty += int((names != "").sum() - (names[rows] != "").sum())
         table.obs["expert"], table.obs["section"] = names[rows], sample.section_of_row()[rows]

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from spatialdata import SpatialData
 
 from spade import _keys
+from spade._samples.obs import check_groups
 from spade.core.arrays import Floats, Rows
 from spade.core.evaluation.episodes import Episode
 from spade.core.evaluation.folds import section_folds, stratified_folds
@@ -68,14 +69,10 @@ def deal_folds(
     shared: SharedSpots, groupby: str | None, n_folds: int | None, shots: Sequence[int], n_repeats: int, seed: int
 ) -> list[Fold]:
     """Hold out every group once, or ``n_folds`` parts of them of about equal size."""
-    names, number = np.unique(shared.group, return_inverse=True)
-    if len(names) < 2:
-        raise ValueError(
-            f"groupby={groupby!r}: all sections are of {str(names[0])!r}, so none can be held out. Add others, or hold "
-            "sections out with groupby=None."
-        )
+    names = check_groups(shared.group.tolist(), groupby)
+    number = np.searchsorted(names, shared.group)
     if n_folds is None:
-        fold_of, titles = number, names.tolist()
+        fold_of, titles = number, names
     elif n_folds > len(names):
         raise ValueError(f"n_folds={n_folds}: there are {len(names)} groups in obs[{groupby!r}]; take fewer folds.")
     else:

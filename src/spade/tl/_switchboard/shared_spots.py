@@ -22,9 +22,9 @@ from spade._samples.collect import Collector
 from spade._samples.counts import read_expression
 from spade._samples.encode import BATCH, encode_rows
 from spade._samples.features import read_features
-from spade._samples.obs import group_labels, read_labels
+from spade._samples.obs import read_labels, section_groups
 from spade._samples.open import iter_samples
-from spade._samples.patches import patch_record, sample_points
+from spade._samples.patches import patch_record, row_centres
 from spade._samples.sample import Sample
 from spade.core.arrays import Floats, Rows
 from spade.encoders import Encoder
@@ -106,12 +106,13 @@ def read_shared_spots(
         collector.skip("without features", int((~has_features).sum()))
         collector.skip("without counts of the panel's genes", int((has_features & ~has_counts).sum()))
         rows = np.flatnonzero(has_features & has_counts)
-        group = group_labels(sample, groupby)
+        groups = section_groups(sample, groupby)
+        group = np.array([groups[name] for name in sample.section_of_row()])
         label = np.full(sample.table.n_obs, "")
         if label_key is not None:
             label = read_labels(sample, label_key, "label_key")[0].astype(str)
-        _check_sections(sample, rows, group, groupby)
-        points, side = sample_points(sample, patches_key)
+        _check_sections(sample, rows)
+        points, side = row_centres(sample, patches_key, required=False)
         guard = max(guard, side)
         x = x[rows]
         collector.add(
@@ -172,18 +173,14 @@ def _features(
     return features, {"function": "tl.switchboard"} | origin
 
 
-def _check_sections(sample: Sample, rows: Rows, group: NDArray[np.str_], groupby: str | None) -> None:
+def _check_sections(sample: Sample, rows: Rows) -> None:
+    """Raise if a section has too few spots."""
     for section in sample.sections:
-        own = section.rows[np.isin(section.rows, rows)]
-        if len(own) < 2:
-            spots = f"{len(own)} spot{'s' * (len(own) != 1)}"
+        n_spots = int(np.isin(section.rows, rows).sum())
+        if n_spots < 2:
             raise ValueError(
-                f"{section.name}: only {spots} with features and counts; leave the section out, or encode its patches."
-            )
-        if len(values := np.unique(group[own])) > 1:
-            raise ValueError(
-                f"{section.name}: obs[{groupby!r}] has several values ({shorten(values)}), but whole sections are held "
-                "out. Choose a column that is the same throughout a section."
+                f"{section.name}: {n_spots} spot{'s' * (n_spots != 1)} with features and counts, expected at least 2; "
+                "leave the section out."
             )
 
 

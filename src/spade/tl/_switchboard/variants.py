@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from spade._checks import shorten
 from spade._samples.encode import BATCH, encode_rows
-from spade._samples.model_features import Model, tuned
+from spade._samples.model_features import Model, reads_patches
 from spade._samples.open import iter_samples
 from spade.models import SealConfig, SealModel, SpadeConfig
 from spade.tl._embedding.modalities import encode
@@ -196,7 +196,7 @@ class VariantOutputs:
 def run_variant(model: Model, shared: SharedSpots, fold: Fold, patches_key: str) -> VariantOutputs:
     """Embed all images with a trained model, and apply its joint space and head to the held-out rows."""
     features = shared.x
-    if isinstance(model, SealModel) and tuned(model):
+    if isinstance(model, SealModel) and reads_patches(model):
         parts = [encode_rows(sample, model, patches_key, BATCH)[0] for sample in iter_samples(shared.samples)]
         features = np.concatenate(parts)
     held_out = features[fold.test]

@@ -143,7 +143,7 @@ def load_training(
             )
         valid, config = images.read(sample, config)
         var_names[sample.name] = names
-        g, present, filled = read_expression(sample, panel, config.layer, config.normalized)
+        g, present, filled = read_expression(sample, panel, config.layer, normalized=config.normalized)
         absent[sample.name] = int((~present).sum())
         excluded["without a valid patch"] += int((~valid).sum())
         excluded["without counts"] += int((valid & ~filled).sum())
