@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 
+from spade._checks import plural
 from spade._samples.sample import Sample, check_names
 from spade.core.arrays import Rows
 from spade.core.errors import warn
@@ -62,7 +63,7 @@ class Collector:
         """Say who was left out, and return features and columns of all samples; the collector is empty afterwards."""
         for reason, n in self._skipped.items():
             if n:
-                self.say(f"{n} spot{'s' * (n > 1)} {reason} {'are' if n > 1 else 'is'} left out of {self.purpose}.")
+                self.say(f"{plural(n, 'spot')} {reason} {'is' if n == 1 else 'are'} left out of {self.purpose}.")
         features = {name: concatenate(parts) for name, parts in self._features.items()}
         return features, {name: concatenate(parts) for name, parts in self._columns.items()}
 

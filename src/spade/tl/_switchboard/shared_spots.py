@@ -17,7 +17,7 @@ from scipy.sparse import csr_matrix
 from spatialdata import SpatialData
 
 from spade import _keys
-from spade._checks import check_classes, shorten
+from spade._checks import check_classes, plural, shorten
 from spade._samples.collect import Collector
 from spade._samples.counts import read_expression
 from spade._samples.encode import BATCH, encode_rows
@@ -179,8 +179,8 @@ def _check_sections(sample: Sample, rows: Rows) -> None:
         n_spots = int(np.isin(section.rows, rows).sum())
         if n_spots < 2:
             raise ValueError(
-                f"{section.name}: {n_spots} spot{'s' * (n_spots != 1)} with features and counts, expected at least 2; "
-                "leave the section out."
+                f"{section.name}: {plural(n_spots, 'spot')} with features and counts, expected at least 2; leave the "
+                "section out."
             )
 
 

@@ -30,7 +30,7 @@ from spade.tl._switchboard.variants import (
     run_variant,
     train_variant,
 )
-from spade.tl._training.data import resolve_panel
+from spade.tl._training.panel import resolve_panel
 
 logger = logging.getLogger("spade")
 
