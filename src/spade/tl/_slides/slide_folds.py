@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from spade._checks import shorten
+from spade._checks import plural, shorten
 from spade.core.arrays import Rows
 from spade.core.evaluation.folds import groups_per_class, stratified_folds
 from spade.core.rng import numpy_stream
@@ -50,8 +50,8 @@ def deal_slide_folds(slides: Slides, n_folds: int, seed: int) -> SlideFolds:
     n_groups = len(np.unique(groups))
     if n_groups < n_folds:
         raise ValueError(
-            f"n_folds={n_folds}: there are {n_groups} patients with labels. Take fewer folds, or pass groupby=None if "
-            "slides are independent of each other."
+            f"n_folds={n_folds}: there {'is' if n_groups == 1 else 'are'} {plural(n_groups, 'patient')} with labels. "
+            "Take fewer folds, or pass groupby=None if slides are independent of each other."
         )
     rng = numpy_stream(seed, "folds of slides")
     of_slide = np.full(len(slides.y), -1)

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from spade._checks import check_classes, shorten
+from spade._checks import check_classes, plural, shorten
 from spade._samples.features import named_representations
 from spade.core.arrays import Rows
 from spade.tl._slides.bags import Bags, BagSource, read_bags
@@ -79,7 +79,7 @@ def read_slides(
     without_group = names[labelled & (group == "")]
     if len(without_group):
         raise ValueError(
-            f"groupby={columns['groupby']!r} is missing for {len(without_group)} slides with a label, such as "
-            f"{shorten(without_group, 3)}. Fill it in, or pass groupby=None if every slide is of another patient."
+            f"groupby={columns['groupby']!r} is missing for {plural(len(without_group), 'slide')} with a label, such "
+            f"as {shorten(without_group, 3)}. Fill it in, or pass groupby=None if every slide is of another patient."
         )
     return Slides(read, np.where(labelled, np.searchsorted(classes, label), -1), classes, group)

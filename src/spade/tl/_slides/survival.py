@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 from tqdm.auto import tqdm
 
+from spade._checks import plural
 from spade._samples.features import Representation, named_representations
 from spade.core.arrays import Floats, Rows
 from spade.core.checks import check_count, check_text
@@ -198,7 +199,7 @@ def _check_folds(patients: Patients, fold: Rows, fold_key: str | None) -> None:
     if len(numbers) < 2 or any(not patients.event[fold != f].any() for f in numbers):
         n_events = [int(patients.event[fold == f].sum()) for f in numbers]
         raise ValueError(
-            f"fold_key={fold_key!r}: {len(numbers)} fold{'s' * (len(numbers) != 1)}, with {n_events} patients with "
+            f"fold_key={fold_key!r}: {plural(len(numbers), 'fold')}, with {n_events} patients with "
             "events. Expected at least two folds with events."
         )
 
