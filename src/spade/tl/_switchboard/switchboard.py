@@ -72,7 +72,7 @@ def switchboard(
     - ``"projection"``: a linear layer on the features, with the contrastive loss alone;
     - ``"spade"``: experts on the features, :func:`train_spade`;
     - ``"seal"``: :func:`train_seal` with its three losses;
-    - ``"seal_without_contrastive"``, ``"seal_without_gene_reconstruction"``, ``"seal_without_image_to_gene"``: one of
+    - ``"seal_no_contrastive"``, ``"seal_no_gene_reconstruction"``, ``"seal_no_image_to_gene"``: one of
       the losses is switched off;
     - ``"contrastive_only"``: both others are switched off;
     - ``"seal_shuffled"``: trained on pairs that are shuffled within sections. Its gain over the frozen features does

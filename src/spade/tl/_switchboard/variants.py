@@ -33,9 +33,9 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "projection": {ON_FEATURES: True, "head": "linear", **CONTRASTIVE},
     SPADE: {},
     SEAL: {},
-    "seal_without_contrastive": {"contrastive": 0.0},
-    "seal_without_gene_reconstruction": {"gene_reconstruction": 0.0},
-    "seal_without_image_to_gene": {"image_to_gene": 0.0},
+    "seal_no_contrastive": {"contrastive": 0.0},
+    "seal_no_gene_reconstruction": {"gene_reconstruction": 0.0},
+    "seal_no_image_to_gene": {"image_to_gene": 0.0},
     "contrastive_only": CONTRASTIVE,
     CONTROL: {"shuffle_pairs": True},
 }
