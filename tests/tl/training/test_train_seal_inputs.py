@@ -114,7 +114,7 @@ def only(sample, rows):
 
 def test_too_few_spots_to_compare():
     a, b = cohort()
-    with pytest.raises(ValueError, match="a single spot is left to train on, and the loss compares spots"):
+    with pytest.raises(ValueError, match="a single spot is left to train on, but the loss compares spots"):
         seal([only(a, [3]), only(b, [])], split_key="part")
     assert seal([only(a, [3]), only(b, [5])], split_key="part").facts["training_spots"] == 2
     with pytest.raises(ValueError, match=r'negatives="section": a has a single training spot.*negatives="all"'):
