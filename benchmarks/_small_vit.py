@@ -74,5 +74,5 @@ def by_ridge(train, test, genes, key):
 def in_joint_space(test, model, **options):
     """Mean of both directions: median rank of the true partner among the spots of its section, and what chance gives."""
     table = sp.tl.retrieval_metrics(test, model, **options)
-    own = table[table["gallery"] == "same section"]
+    own = table[table["gallery"] == "same_section"]
     return float(own["median_rank"].mean()), float(own["chance_rank"].mean())

@@ -139,7 +139,7 @@ def test_warnings_of_a_training_say_which():
 
 
 def test_one_group_cannot_be_held_out():
-    with pytest.raises(ValueError, match=r"all sections are of 'patient_0', so none can be held out"):
+    with pytest.raises(ValueError, match=r"all sections belong to 'patient_0', so no group can be held out"):
         run(cohort()[:2])
     with pytest.raises(ValueError, match=r"d is the only training section of a fold and has no patches"):
         run(cohort()[2:])

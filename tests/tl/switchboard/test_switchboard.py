@@ -92,7 +92,7 @@ def test_figures_of_a_model_are_those_of_one_trained_by_hand(table, name):
         constant = len(PANEL) - len(rho)
         found = values(table, name, seed=1, metric="pearson", by="model")["d"]
         assert found == pytest.approx(sum(rho) / (len(rho) + constant), abs=1e-5)
-    measured = sp.tl.retrieval_metrics(held_out, model, k=5).query("gallery == 'same section'").set_index("direction")
+    measured = sp.tl.retrieval_metrics(held_out, model, k=5).query("gallery == 'same_section'").set_index("direction")
     for direction in measured.index:
         facts = {"seed": 1, "by": "model", "direction": direction}
         assert values(table, name, metric="recall@5", **facts)["d"] == measured.loc[direction, "recall"]
@@ -113,7 +113,7 @@ def test_retrieval_by_the_probe_is_by_correlation_with_what_it_predicts(table):
         for part in (samples[3]["table"].obsm["X_predicted"].astype(float), log_counts(samples[3]))
     )
     similarity = np.array([[np.corrcoef(a, b)[0, 1] for b in truth] for a in predicted])
-    for direction, s in (("image → expression", similarity), ("expression → image", similarity.T)):
+    for direction, s in (("image_to_expression", similarity), ("expression_to_image", similarity.T)):
         ranks = 1 + (s > np.diag(s)[:, None]).sum(1)
         facts = {"direction": direction, "by": "probe"}
         assert values(table, "frozen", metric="recall@5", **facts)["d"] == np.mean(ranks <= 5)
@@ -221,7 +221,7 @@ def test_all_variants_on_the_toy_cohort():
     )
     assert found["variant"].nunique() == 9
     summary = sp.tl.switchboard_summary(found).set_index(["metric", "direction", "by", "variant"]).sort_index()
-    recall = summary.loc["recall@10", "image → expression", "model"]
+    recall = summary.loc["recall@10", "image_to_expression", "model"]
     assert recall.loc["seal", "mean"] > 1.5 * recall.loc["seal", "chance"]
     assert recall.loc["seal, shuffled pairs", "mean"] < recall.loc["seal", "mean"]
     pearson = summary.loc["pearson", "", "model"]["mean"]

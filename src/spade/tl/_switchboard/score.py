@@ -22,7 +22,7 @@ from spade.tl._switchboard.variants import VariantOutputs
 EXPRESSION, RETRIEVAL, FEW_SHOT = "expression", "retrieval", "few_shot"
 #: Whether a figure is that of a probe on the image representation, alike for all variants, or of the model's own head or space.
 PROBE, MODEL = "probe", "model"
-DIRECTIONS = ("image → expression", "expression → image")
+DIRECTIONS = ("image_to_expression", "expression_to_image")
 
 
 def score(
