@@ -88,7 +88,7 @@ def test_ranks_agree_with_the_metrics(model):
         own = table[(table["query_sample"] == table["sample"]) & (table["query"] == table["spot"])]
         assert len(own) == 108
         metrics = sp.tl.retrieval_metrics(samples, model)
-        row = metrics[(metrics["direction"].str.startswith(query_by)) & (metrics["gallery"] == "all spots")].iloc[0]
+        row = metrics[(metrics["direction"].str.startswith(query_by)) & (metrics["gallery"] == "all_spots")].iloc[0]
         assert np.median(own["rank"]) == pytest.approx(row["median_rank"], abs=1)
 
 
@@ -230,9 +230,9 @@ def test_shuffled_pairs_are_no_pairs(model):
     assert control.id == train(cohort(), n_epochs=10, routing_temperature=1.0, shuffle_pairs=True).id
     table = sp.tl.retrieval_metrics(samples, model, control=control, k=5)
     alone = sp.tl.retrieval_metrics(samples, control, k=5)
-    own = table[table["gallery"] != "same expert"]
-    np.testing.assert_allclose(own["control_recall"], alone[alone["gallery"] != "same expert"]["recall"])
-    assert set(table["gallery"]) == {"all spots", "same section", "same expert", "other sections"}
+    own = table[table["gallery"] != "same_expert"]
+    np.testing.assert_allclose(own["control_recall"], alone[alone["gallery"] != "same_expert"]["recall"])
+    assert set(table["gallery"]) == {"all_spots", "same_section", "same_expert", "other_sections"}
     for sample in samples:
         sample["table"].obsm["X_g"] = sample["table"].obsm["X_f"].copy()
     spoil(samples[0], "X_g", [3])
@@ -263,10 +263,10 @@ def test_expression_is_shuffled_within_sections_and_parts():
 def test_the_gallery_of_other_sections_is_the_partner_and_all_others(model):
     samples = cohort()
     table = sp.tl.retrieval_metrics(samples, model, k=5).set_index(["direction", "gallery"])
-    for direction in ("image → expression", "expression → image"):
-        row = table.loc[direction, "other sections"]
+    for direction in ("image_to_expression", "expression_to_image"):
+        row = table.loc[direction, "other_sections"]
         assert row["chance_recall"] == pytest.approx(5 / 73)
         assert row["chance_rank"] == 37
     assert chance_recall(np.array([10, 20]), 5) == pytest.approx(0.375)
     assert chance_rank(np.array([73] * 4)) == 37
-    assert "other sections" not in set(sp.tl.retrieval_metrics(samples[0], model)["gallery"])
+    assert "other_sections" not in set(sp.tl.retrieval_metrics(samples[0], model)["gallery"])

@@ -111,7 +111,7 @@ def test_c_is_chosen_within_the_support():
         ({"scaling": "minmax"}, "scaling='minmax': expected one of 'section', 'support', 'none'"),
         (
             {"scaling": "none", "use_rep": ("X_f", "X_noise")},
-            "X_f \\+ X_noise' puts features of different scale side by side",
+            "X_f \\+ X_noise' concatenates features of different scales",
         ),
         ({"use_rep": []}, r"use_rep=\[\]: expected an obsm key"),
         ({"use_rep": 3}, "use_rep=3: expected an obsm key"),
