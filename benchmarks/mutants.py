@@ -222,7 +222,8 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=2, help="mutants at a time")
     parser.add_argument("--only", default="", help="mutants of files with this in their path")
     options = parser.parse_args()
-    chosen = [one for one in random.Random(options.seed).sample(MUTANTS, options.n) if options.only in one.file]
+    drawn = random.Random(options.seed).sample(MUTANTS, options.n)  # noqa: S311
+    chosen = [mutant for mutant in drawn if options.only in mutant.file]
     with tempfile.TemporaryDirectory() as place:
         folders = [Path(place) / f"copy_{i}" for i in range(options.jobs)]
         for folder in folders:
