@@ -7,34 +7,19 @@ from collections.abc import Sequence
 from os import PathLike
 
 import numpy as np
-from tqdm.auto import tqdm
 
 from spade import _keys
-from spade._checks import check_idle
 from spade._samples.open import Samples, as_list
 from spade.core.checks import check_count
-from spade.core.device import check_devices, resolve_device
-from spade.core.distributed.ranks import ranks
+from spade.core.distributed.machine import Machine
+from spade.core.distributed.ranks import torchrun_ranks
 from spade.core.rng import as_seed
-from spade.core.roles import TRAIN, VAL
-from spade.core.seal.train import train_seal_net
-from spade.encoders._spec import licence_of
 from spade.models import GenePanel, SealConfig, SealModel
-from spade.models._seal_processes import train_seal_in_processes
-from spade.tl._training.checkpoints import open_states
-from spade.tl._training.data import FeatureReader, load_training, resolve_panel
-from spade.tl._training.history import seal_history
+from spade.tl._training.data import FeatureReader, ImageReader, read_training_data
+from spade.tl._training.panel import resolve_panel
 from spade.tl._training.patch_source import PatchReader
-from spade.tl._training.seal_setup import (
-    N_WORKERS,
-    READING_SETTINGS,
-    base_encoder,
-    check_used,
-    pairs_of,
-    start_net,
-    tell_few_steps,
-    training_identity,
-)
+from spade.tl._training.seal_setup import N_WORKERS, base_encoder, check_source_of_images, check_used
+from spade.tl._training.seal_steps import adapt_network, assemble_seal, fit_network, seal_identity
 
 logger = logging.getLogger("spade")
 
@@ -205,23 +190,11 @@ def train_seal(
     >>> samples[0]["table"].obsm["X_seal"].shape
     (60, 32)
     """
-    if (encoder is None) == (on_features is None):
-        raise ValueError(
-            f"encoder={encoder!r}, on_features={on_features!r}: give one of them, an encoder to tune or the key of frozen features."
-        )
+    reading = {"weights": weights, "cache_dir": cache_dir, "patches_key": patches_key, "n_workers": n_workers}
+    check_source_of_images(encoder, on_features, dim, reading)
     check_count("n_workers", n_workers, 0)
     if micro_batch_size is not None:
         check_count("micro_batch_size", micro_batch_size)
-    if on_features is not None:
-        given = {"weights": weights, "cache_dir": cache_dir, "patches_key": patches_key, "n_workers": n_workers}
-        check_idle(
-            [(name, value, READING_SETTINGS[name]) for name, value in given.items()],
-            "on_features= reads features that are there, no patches",
-        )
-    if encoder is not None and not isinstance(encoder, str):
-        raise TypeError(f"encoder={encoder!r}: expected the name of a network, such as 'uni2_h'.")
-    if encoder is not None and dim is not None:
-        raise ValueError(f"dim={dim!r}: the joint space of a tuned encoder is as wide as its features; leave dim= out.")
     config = SealConfig(
         n_blocks=n_blocks,
         targets=tuple(targets) if not isinstance(targets, str) else (targets,),
@@ -260,60 +233,16 @@ def train_seal(
     check_used(config)
     listed = as_list(samples)
     panel = resolve_panel(listed, genes, table_key)
-    with ranks() as group:
-        where = resolve_device(device, None if group is None else group.local)
-        check_devices(devices, where, alone=group is None)
+    with torchrun_ranks() as ranks:
+        machine = Machine.of(device, devices, ranks)
         base, config = base_encoder(config, weights)
-        images = FeatureReader() if base is None else PatchReader(patches_key, base.input_px, cache_dir, group)
-        data, config = load_training(listed, config, panel, table_key, images, keep_unused=False)
-        pairs = pairs_of(data, config)
-        settings = training_identity(data, config, where, images)
-        if group is not None:
-            group.alike(settings | {"checkpoint_dir": checkpoint_dir is not None})
-        if group is None or group.rank == 0:
-            tell_few_steps(pairs, config)
-        net = start_net(base, pairs, config)
-        folder = open_states(checkpoint_dir, settings, group)
-        with tqdm(desc="fine-tuning", unit="step", disable=True if group is not None and group.rank else None) as bar:
-
-            def progress(done: int, total: int, loss: float) -> None:
-                bar.total = total
-                bar.set_postfix_str(f"loss {loss:.3f}", refresh=False)
-                bar.update(done - bar.n)
-
-            if devices > 1:
-                record = train_seal_in_processes(net, pairs, config, where, devices, n_workers, folder, progress)
-            else:
-                record = train_seal_net(
-                    net,
-                    pairs,
-                    config,
-                    seed=config.seed,
-                    device=where,
-                    ranks=group,
-                    n_workers=n_workers,
-                    folder=folder,
-                    progress=progress,
-                )
-    train = int((data.role == TRAIN).sum())
-    model = SealModel(
-        net,
-        config=config,
-        genes=panel,
-        spec=None if base is None else base.spec,
-        input_px=0 if base is None else base.input_px,
-        history=seal_history(record.history),
-        facts={
-            "samples": ", ".join(data.samples),
-            "licence_of_the_encoder": licence_of(config.encoder),
-            "training_spots": train,
-            "validation_spots": int((data.role == VAL).sum()),
-            "trained_weights_of_the_encoder": sum(
-                value.numel() for name, value in net.trained() if name.startswith("vision.")
-            ),
-            "best_epoch": record.best_epoch,
-        },
-        device=where,
-    )
-    logger.info("trained %r on %d spots of %d samples", model, train, len(data.samples))
+        images: ImageReader = FeatureReader()
+        if base is not None:
+            images = PatchReader(patches_key, base.input_px, cache_dir=cache_dir, ranks=ranks)
+        data, config = read_training_data(listed, config, panel, images=images, table_key=table_key, keep_unused=False)
+        ranks.alike(lambda: seal_identity(data, config, machine) | {"checkpoint_dir": checkpoint_dir is not None})
+        tuning = adapt_network(data, config, base, machine)
+        record = fit_network(tuning, machine, n_workers=n_workers, checkpoint_dir=checkpoint_dir)
+    model = assemble_seal(tuning, record, panel, machine)
+    logger.info("trained %r on %d spots of %d samples", model, model.facts["training_spots"], len(data.samples))
     return model

@@ -8,29 +8,18 @@ from dataclasses import replace
 from os import PathLike
 
 import numpy as np
-from numpy.typing import NDArray
-from tqdm.auto import tqdm
 
 from spade._samples.model_features import check_spade
 from spade._samples.open import Samples, as_list
-from spade.core.arrays import Floats, scale_of
-from spade.core.device import check_devices, resolve_device
-from spade.core.distributed.dealing import deal
-from spade.core.distributed.ranks import ranks
-from spade.core.errors import warn
-from spade.core.experts.routing import Routing, feature_scale
-from spade.core.experts.train import fold_scaling, train_experts
-from spade.core.expression.normalise import group_sums
-from spade.core.files import digest
+from spade.core.distributed.machine import Machine
+from spade.core.distributed.ranks import torchrun_ranks
+from spade.core.experts.routing import Routing
 from spade.core.rng import as_seed
-from spade.core.roles import TRAIN, VAL
-from spade.encoders._spec import licence_of
 from spade.models import GenePanel, SpadeConfig, SpadeModel
-from spade.tl._training.checkpoints import open_checkpoints, training_identity
-from spade.tl._training.data import TrainingData, load_training, resolve_panel
-from spade.tl._training.expert_of_spot import cluster_training
-from spade.tl._training.history import history_of, kept_losses
-from spade.tl._training.initial_experts import check_init, on_scaled_features, warm_start_experts
+from spade.tl._training.data import FeatureReader, read_training_data
+from spade.tl._training.initial_experts import check_init
+from spade.tl._training.panel import resolve_panel
+from spade.tl._training.spade_steps import assemble_spade, assign_experts, fit_experts, spade_identity
 
 logger = logging.getLogger("spade")
 
@@ -215,116 +204,12 @@ def train_spade(
     panel = resolve_panel(listed, genes, table_key)
     if init is not None:
         check_init(init, panel, routing, config)
-    with ranks() as group:
-        where = resolve_device(device, None if group is None else group.local)
-        check_devices(devices, where, alone=group is None)
-        data, config = load_training(listed, config, panel, table_key)
-        settings = training_identity(data, config, where) if checkpoint_dir is not None or group is not None else {}
-        if group is not None:
-            group.alike(settings | {"checkpoint_dir": checkpoint_dir is not None})
-        train = data.role == TRAIN
-        if routing is not None:
-            _check_width(routing, data, use_rep)
-            expert_of = routing.assignment[routing.assign(data.features)]
-        elif group is None:
-            routing, expert_of = cluster_training(data, config, where)
-        else:
-            routing, expert_of = group.first(lambda: cluster_training(data, config, where))
-        if group is not None:
-            group.alike({"routing": digest(routing.centroids, routing.assignment), "split": digest(data.role)})
-        sizes = np.bincount(expert_of[train], minlength=routing.n_experts)
-        _warn_of_gaps(sizes, np.bincount(expert_of[data.role == VAL], minlength=routing.n_experts), split_key)
-        routing = replace(routing, active=sizes > 0, settings=config.of_routing())
-        mean, deviation = feature_scale(data.trained_on(), config.feature_scaling)
-        if config.feature_scaling == "standard":
-            deviation = deviation / np.sqrt(len(deviation))
-        checkpoints = open_checkpoints(checkpoint_dir, settings | {"rows": digest(expert_of, data.role)}, group)
-        start = None if init is None else on_scaled_features(init, mean, deviation)
-        if config.warm_start:
-            start = warm_start_experts(data, config, routing.n_experts, mean, deviation, where, checkpoints, group)
-        mine = list(range(routing.n_experts)) if group is None else deal(sizes, group.world)[group.rank]
-        with tqdm(
-            total=config.n_epochs * int((sizes[mine] > 0).sum()),
-            initial=0 if checkpoints is None else checkpoints.epochs(mine),
-            desc="training experts",
-            unit="epoch",
-            **({"disable": True} if group is not None and group.rank else {}),
-        ) as bar:
-
-            def progress(expert: int, epoch: int, train_loss: float, val_loss: float) -> None:
-                bar.set_postfix_str(f"expert {expert}, loss {train_loss:.3f}", refresh=False)
-                bar.update()
-
-            experts, trained = train_experts(
-                data.features,
-                data.expression,
-                expert_of,
-                data.role,
-                routing.n_experts,
-                config,
-                mean=mean,
-                deviation=deviation,
-                init=start,
-                seed=config.seed,
-                device=where,
-                devices=devices,
-                ranks=group,
-                checkpoints=checkpoints,
-                progress=progress,
-            )
-    fold_scaling(experts, mean, deviation)
-    expression_mean, expression_routing = _expression_routing(data, expert_of, sizes, config)
-    model = SpadeModel(
-        experts,
-        routing,
-        config=config,
-        genes=panel,
-        expression_routing=expression_routing,
-        expression_mean=expression_mean,
-        history=history_of(trained, sizes),
-        facts={
-            "samples": ", ".join(data.samples),
-            "licence_of_the_encoder": licence_of(config.encoder),
-            "training_spots": int(train.sum()),
-            "validation_spots": int((data.role == VAL).sum()),
-            "spots_per_expert": ", ".join(map(str, sizes)),
-            "best_epochs": ", ".join(str(one.best_epoch) for one in trained),
-            "loss_of_the_best_epochs": kept_losses(trained),
-        },
-    )
-    logger.info("trained %r on %d spots of %d samples", model, int(train.sum()), len(data.samples))
+    with torchrun_ranks() as ranks:
+        machine = Machine.of(device, devices, ranks)
+        data, config = read_training_data(listed, config, panel, images=FeatureReader(), table_key=table_key)
+        ranks.alike(lambda: spade_identity(data, config, machine) | {"checkpoint_dir": checkpoint_dir is not None})
+        training = assign_experts(data, config, routing, machine)
+        experts, trained = fit_experts(training, init, machine, checkpoint_dir)
+    model = assemble_spade(experts, trained, training, panel)
+    logger.info("trained %r on %d spots of %d samples", model, training.sizes.sum(), len(data.samples))
     return model
-
-
-def _check_width(routing: Routing, data: TrainingData, use_rep: str) -> None:
-    if routing.n_features != data.features.shape[1]:
-        raise ValueError(
-            f"routing was made on features of width {routing.n_features}, but obsm[{use_rep!r}] has width "
-            f"{data.features.shape[1]}. Cluster these features with sp.tl.cluster_experts."
-        )
-
-
-def _warn_of_gaps(sizes: NDArray[np.int64], validation: NDArray[np.int64], split_key: str | None) -> None:
-    empty = np.flatnonzero(sizes == 0)
-    if len(empty):
-        warn(f"experts {empty.tolist()} have no training spots: they stay untrained and routing passes them over.")
-    blind = np.flatnonzero((validation == 0) & (sizes > 0))
-    if split_key is not None and validation.any() and len(blind):
-        warn(f"experts {blind.tolist()} have no validation spots: their last epoch is kept.")
-
-
-def _expression_routing(
-    data: TrainingData, expert_of: NDArray[np.integer], sizes: NDArray[np.int64], config: SpadeConfig
-) -> tuple[Floats, Routing]:
-    """Mean training expression, and a routing with each expert's mean as its prototype."""
-    sums, squares = group_sums(data.expression, np.flatnonzero(data.role == TRAIN), expert_of, len(sizes))
-    mean = sums.sum(0) / sizes.sum()
-    if config.feature_scaling == "standard":
-        variance = squares.sum(0) / sizes.sum() - mean**2
-        centre, scale = mean, scale_of(mean, variance) * np.sqrt(len(mean))
-    else:
-        centre, scale = np.zeros_like(mean), np.ones_like(mean)
-    means = np.where(sizes[:, None] > 0, sums / np.maximum(sizes, 1)[:, None], mean)
-    centroids = (means - centre) / scale
-    routing = Routing(centroids, np.arange(len(sizes)), centre, scale, config.routing_temperature, active=sizes > 0)
-    return mean, routing
