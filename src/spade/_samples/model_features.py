@@ -66,11 +66,11 @@ def tuned(model: Model) -> bool:
 def features_key(model: Model, use_rep: str | None) -> str:
     """Return the key given, else that of the model's training, or of what :func:`spade.tl.embed` writes by a tuned encoder."""
     known = _keys.image(_keys.SEAL) if tuned(model) else model.config.use_rep
-    if not (use_rep or known):
+    if not (key := use_rep or known):
         raise ValueError(
             "use_rep=None, and the model does not know the key of its features: name it, such as use_rep='X_uni'."
         )
-    return use_rep or known
+    return key
 
 
 def check_patch_size(sample: str, size_um: float, tuned_on: float | None) -> None:

@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from spade._checks import plural
 from spade._version import __version__
 from spade.models._config import SealConfig, SpadeConfig
 
-LICENCE = (
-    "The weights inherit the terms of the training data and of the image encoder; check both before sharing them."
-)
+LICENCE = "The weights inherit the terms of the training data and of the image encoder; check both before sharing them."
 
 
 def model_card(title: str, summary: str, rows: Mapping[str, object], facts: Mapping[str, Any], example: str) -> str:
@@ -57,10 +56,5 @@ def optimiser(config: SpadeConfig | SealConfig) -> str:
     """Return the settings of the optimiser in one line."""
     return (
         f"AdamW, lr {config.lr:g}, weight decay {config.weight_decay:g}, batch {config.batch_size}, "
-        f"{counted(config.n_epochs, 'epoch')}, seed {config.seed}"
+        f"{plural(config.n_epochs, 'epoch')}, seed {config.seed}"
     )
-
-
-def counted(n: int, noun: str) -> str:
-    """Return a number with its noun, in the singular for 1."""
-    return f"{n} {noun}{'' if n == 1 else 's'}"

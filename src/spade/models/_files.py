@@ -54,12 +54,18 @@ class Description(TypedDict):
     history: History
 
 
-class SpadeDescription(Description):
-    """What ``config.json`` says of a :class:`SpadeModel`."""
+class SpadeSettings(TypedDict):
+    """What shapes the output of a :class:`SpadeModel` besides arrays and genes."""
 
+    config: dict[str, Any]
     n_experts: int
+    dim: int
     routing: StoredRouting
     expression_routing: StoredRouting | None
+
+
+class SpadeDescription(Description, SpadeSettings):
+    """What ``config.json`` says of a :class:`SpadeModel`."""
 
 
 class SealDescription(Description):

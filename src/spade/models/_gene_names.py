@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
+from spade._checks import plural
+
 #: Samples with fewer genes in common than this are not trained together.
 MIN_GENES = 50
 #: How names are matched, by ``fold_case``; for messages.
@@ -21,13 +23,11 @@ def fold_names(names: Iterable[str]) -> list[str]:
     return [name if count[name] == 1 else "" for name in folded]
 
 
-def few_common(
-    names: Mapping[str, Sequence[str]], n_common: int, least: str, *, fold_case: bool = False
-) -> str:
+def few_common(names: Mapping[str, Sequence[str]], n_common: int, least: str, *, fold_case: bool = False) -> str:
     """Say that samples, given by the names of their genes, have too few genes in common, and why that may be."""
     listed = "; ".join(f"{name}: {len(genes)} genes such as {', '.join(genes[:3])}" for name, genes in names.items())
     return (
-        f"samples have only {n_common} gene name{'' if n_common == 1 else 's'} in common, fewer than {least} ({listed}). "
+        f"samples have only {plural(n_common, 'gene name')} in common, fewer than {least} ({listed}). "
         f"{MATCHING[fold_case]} Are the samples of different species, or are some named by symbol and others by "
         "Ensembl id?"
     )

@@ -10,11 +10,11 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 
+from spade._checks import plural
 from spade.core.arrays import Rows
 from spade.core.experts.heads import Experts
 from spade.core.experts.routing import Routing
 from spade.io._state_dict import TORCH_SUFFIXES, read_state
-from spade.models._card import counted
 from spade.models._config import SpadeConfig
 from spade.models._spade import SpadeModel
 
@@ -80,7 +80,7 @@ def read_published_spade(
         feature_scaling="none",
         dim=experts.dim,
     )
-    facts = {"weights": f"read from the published files of {counted(n_experts, 'expert')} in {place.name}"}
+    facts = {"weights": f"read from the published files of {plural(n_experts, 'expert')} in {place.name}"}
     return SpadeModel(experts, routing, config=config, facts=facts)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TypeAlias, cast
+from typing import Any, TypeAlias, cast
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -22,10 +22,10 @@ def check_rows(values: ArrayLike | csr_matrix, width: int, name: str, model: obj
     return checked
 
 
-def blocks(x: Matrix | NDArray[np.uint8], size: int) -> Iterator[tuple[slice, NDArray[np.float32 | np.uint8]]]:
+def blocks(x: Matrix | NDArray[np.uint8], size: int) -> Iterator[tuple[slice, NDArray[Any]]]:
     """Yield ``size`` rows at a time, and where they lie: matrices as dense float32, images ``(n, px, px, 3)`` as they are."""
     kind = np.float32 if x.ndim == 2 else np.uint8
     for start in range(0, x.shape[0], size):
         rows = slice(start, min(start + size, x.shape[0]))
-        part = x[rows]
+        part: Any = x[rows]
         yield rows, np.ascontiguousarray(part.toarray() if issparse(part) else part, dtype=kind)

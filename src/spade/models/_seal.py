@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 from torch import Tensor, nn
 
+from spade._checks import plural
 from spade.core.arrays import Floats
 from spade.core.checks import check_flag
 from spade.core.device import resolve_device
@@ -22,7 +23,7 @@ from spade.core.seal.network import SealNet
 from spade.core.vision.lora import AdaptedStage, merged
 from spade.core.vision.towers import FeatureTower, PixelTower, to_unit
 from spade.encoders import EncoderSpec
-from spade.models._card import counted, model_card, optimiser
+from spade.models._card import model_card, optimiser
 from spade.models._config import SealConfig, stored_settings
 from spade.models._files import (
     CONFIG,
@@ -109,11 +110,11 @@ class SealModel:
         self.facts = facts or {}
 
     def __repr__(self) -> str:
-        reads = f"{counted(self.n_features, 'feature')} ({self.config.use_rep})"
+        reads = f"{plural(self.n_features, 'feature')} ({self.config.use_rep})"
         if self.reads_pixels:
             reads = f"patches of {self.input_px} px"
         encoder = self.config.encoder or "an unnamed encoder"
-        return f"SealModel: {reads} of {encoder}, {counted(self.n_genes, 'gene')} -> {self.dim}"
+        return f"SealModel: {reads} of {encoder}, {plural(self.n_genes, 'gene')} -> {self.dim}"
 
     @property
     def reads_pixels(self) -> bool:
@@ -271,7 +272,7 @@ class SealModel:
             trained = f"{adapted}: rank {config.rank}, alpha {config.alpha:g}"
             example = "sp.pp.encode_patches(samples, encoder=model)"
         else:
-            reads = f"`{config.use_rep}`: {counted(self.n_features, 'feature')}"
+            reads = f"`{config.use_rep}`: {plural(self.n_features, 'feature')}"
             trained = f"a head ({config.head}) on frozen features"
             example = "sp.tl.embed(samples, model)"
         losses = (f"{name.replace('_', ' ')} {weight:g}" for name, weight in config.loss_weights().items())
@@ -280,11 +281,11 @@ class SealModel:
             "encoder": f"{config.encoder or 'not recorded'} (weights {config.encoder_id or 'not recorded'})",
             "reads": reads,
             "trained": trained,
-            "gene panel": counted(self.n_genes, "gene"),
+            "gene panel": plural(self.n_genes, "gene"),
             "losses": ", ".join(losses),
             "optimiser": optimiser(config),
         }
-        space = f"one space of {counted(self.dim, 'dimension')}"
+        space = f"one space of {plural(self.dim, 'dimension')}"
         summary = f"Images and expression of tissue in {space} (SEAL, arXiv 2602.14177)"
         return model_card("SEAL model", summary, rows, self.facts, example)
 
@@ -317,7 +318,9 @@ class SealModel:
             if genes is None:
                 raise ValueError(f"{GENES} is missing")
             if base and not description["merged"]:
-                raise ValueError(f"it has weights of the encoder, {sorted(base)[:3]}, but {CONFIG} says that it has none")
+                raise ValueError(
+                    f"it has weights of the encoder, {sorted(base)[:3]}, but {CONFIG} says that it has none"
+                )
             n_genes = int(own["mean"].shape[0])
             check_panel(genes, n_genes)
         except DAMAGED as error:

@@ -14,15 +14,17 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from scipy.sparse import csr_matrix
 
+from spade._checks import plural
 from spade.core.arrays import Floats
 from spade.core.experts.heads import Experts, Head, mix_experts
 from spade.core.experts.routing import Routing
-from spade.models._card import counted, model_card, optimiser
+from spade.models._card import model_card, optimiser
 from spade.models._config import SpadeConfig, stored_settings
 from spade.models._files import (
     CONFIG,
     DAMAGED,
     SpadeDescription,
+    SpadeSettings,
     StoredRouting,
     check_id,
     check_panel,
@@ -103,9 +105,9 @@ class SpadeModel:
     def __repr__(self) -> str:
         sizes = (self.n_experts, "expert"), (self.routing.n_prototypes, "prototype"), (self.n_features, "feature")
         return (
-            f"SpadeModel: {', '.join(counted(n, noun) for n, noun in sizes)} of "
+            f"SpadeModel: {', '.join(plural(n, noun) for n, noun in sizes)} of "
             f"{self.config.encoder or 'an unnamed encoder'} ({self.config.use_rep or 'key not known'}), "
-            f"{counted(self.n_genes, 'gene')} -> {self.dim}"
+            f"{plural(self.n_genes, 'gene')} -> {self.dim}"
         )
 
     @property
@@ -133,7 +135,7 @@ class SpadeModel:
         """First 12 hex digits of the SHA-256 of all arrays, the gene panel and the settings."""
         return model_id(self._arrays(), [self._settings(), self.genes and self.genes.facts()])
 
-    def _settings(self) -> dict[str, Any]:
+    def _settings(self) -> SpadeSettings:
         """Return what shapes the output besides arrays and genes, JSON-able."""
         expression = self.expression_routing
         return {
@@ -141,7 +143,7 @@ class SpadeModel:
             "n_experts": self.n_experts,
             "dim": self.dim,
             "routing": _stored(self.routing, self.routing.groups),
-            "expression_routing": expression and _stored(expression, ()),
+            "expression_routing": None if expression is None else _stored(expression, ()),
         }
 
     def route(self, features: Floats) -> Floats:
@@ -251,10 +253,9 @@ class SpadeModel:
         --------
         >>> model.save("mob_model")  # doctest: +SKIP
         """
-        settings: Any = self._settings()
         description: SpadeDescription = {
             "id": self.id,
-            **settings,
+            **self._settings(),
             "facts": self.facts,
             "history": history_json(self.history),
         }
@@ -266,17 +267,17 @@ class SpadeModel:
         patches = f"{config.patch_um:g} µm at {config.patch_px} px" if config.patch_um else "not recorded"
         rows = {
             "id": f"`{self.id}`",
-            "image features": f"`{config.use_rep or 'key not known'}`: {counted(self.n_features, 'feature')} of encoder "
+            "image features": f"`{config.use_rep or 'key not known'}`: {plural(self.n_features, 'feature')} of encoder "
             f"{config.encoder or 'not recorded'} (id {config.encoder_id or 'not recorded'})",
             "patches": patches,
-            "gene panel": f"{counted(self.n_genes, 'gene')}{'' if self.genes else ' (names not known)'}",
+            "gene panel": f"{plural(self.n_genes, 'gene')}{'' if self.genes else ' (names not known)'}",
             "prototypes": f"{self.routing.n_prototypes}, feature scaling `{config.feature_scaling}`",
             "loss": f"`{config.loss}`, temperature {config.temperature:g}",
             "optimiser": optimiser(config),
         }
         summary = (
-            f"A mixture of {counted(self.n_experts, 'data expert')} that puts H&E patches and spot expression into one "
-            f"space of {counted(self.dim, 'dimension')} (SPADE, arXiv 2506.21857)"
+            f"A mixture of {plural(self.n_experts, 'data expert')} that puts H&E patches and spot expression into one "
+            f"space of {plural(self.dim, 'dimension')} (SPADE, arXiv 2506.21857)"
         )
         return model_card("SPADE model", summary, rows, self.facts, "sp.tl.embed(samples, model)")
 

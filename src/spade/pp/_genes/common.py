@@ -47,7 +47,7 @@ def enough_common(
     dropped: list[str] = []
     while len(common := set.intersection(*sets.values())) < min_genes:
         if on_few_common == "error" or len(sets) == 1:
-            said = few_common({name: usable[name] for name in sets}, len(common), f"min_genes={min_genes}", fold_case)
+            said = few_common({name: usable[name] for name in sets}, len(common), f"min_genes={min_genes}", fold_case=fold_case)
             raise ValueError(
                 f'{said} Train them apart, rename the genes, or leave samples out with on_few_common="drop".'
             )
