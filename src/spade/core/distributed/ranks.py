@@ -73,15 +73,15 @@ class Ranks:
                 dist.all_reduce(values, group=self.group)
 
     def alike(self, make_facts: Callable[[], dict[str, Any]]) -> None:
-        """Raise an error unless all ranks have the same settings and data; nothing is computed where there is one rank."""
+        """Raise an error unless all ranks have the same settings and data; a single rank computes nothing."""
         if self.alone:
             return
         facts = make_facts()
         for rank, others in enumerate(self.gather(facts)):
             if differing := sorted(name for name in {*facts, *others} if facts.get(name) != others.get(name)):
                 raise ValueError(
-                    f"rank {self.rank} and rank {rank} differ in {', '.join(differing)}: give all processes that torchrun "
-                    "starts the same samples and settings."
+                    f"rank {self.rank} and rank {rank} differ in {', '.join(differing)}: give all processes that "
+                    "torchrun starts the same samples and settings."
                 )
 
 

@@ -21,8 +21,8 @@ def train_experts_in_processes(
 ) -> dict[int, TrainedExpert]:
     """Train all experts in ``n`` processes and return their records.
 
-    The processes map the data from files in the machine's temporary folder, so that memory holds them once. They leave their
-    experts among the checkpoints, and end with this process, however it ends.
+    The processes map the data from files in the machine's temporary folder, so that memory holds them once. They leave
+    their experts among the checkpoints, and end with this process, however it ends.
 
     Parameters
     ----------

@@ -26,7 +26,7 @@ RESIDENT_SHARE = 0.6
 
 @dataclass
 class TrainedExpert:
-    """One trained expert and its losses; ``row`` is its row of :class:`~spade.core.experts.parameters.ExpertParameters`."""
+    """One trained expert and its losses; ``row`` is its row of ``ExpertParameters``."""
 
     row: Tensor
     train_loss: list[float]
@@ -64,9 +64,9 @@ def train_here(
 ) -> dict[int, TrainedExpert]:
     """Train some experts and return their records; experts without rows to train on are left out.
 
-    A CPU is kept busiest by one thread per expert: no thread waits for another, and what a thread does alone (gathering a
-    batch, drawing dropout) overlaps with the products of others. Small steps get one thread, because Python then takes most
-    of the time. Threads that are left over go to each expert.
+    A CPU is kept busiest by one thread per expert: no thread waits for another, and what a thread does alone (gathering
+    a batch, drawing dropout) overlaps with the products of others. Small steps get one thread, because Python then
+    takes most of the time. Threads that are left over go to each expert.
 
     Parameters
     ----------
@@ -159,7 +159,7 @@ def _train_group(
             rows[row] = value.to(rows.device)
     save = None if checkpoints is None else checkpoints.keeper(parameters)
 
-    def keep(run: Run, row: int, finished: bool) -> None:
+    def keep(run: Run, row: int, finished: bool) -> None:  # noqa: FBT001
         if save is not None:
             save(run, row, finished)
         if check is not None:

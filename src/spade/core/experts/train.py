@@ -40,8 +40,8 @@ def train_experts(
 ) -> tuple[Experts, list[TrainedExpert]]:
     """Train every expert on its own spots with AdamW and a cosine schedule per step.
 
-    The result of an expert does not depend, beyond rounding, on which others are trained, in what order or where, or on how
-    many are trained side by side.
+    The result of an expert does not depend, beyond rounding, on which others are trained, in what order or where, or on
+    how many are trained side by side.
 
     Parameters
     ----------
@@ -51,8 +51,8 @@ def train_experts(
     expert_of
         Expert of every row.
     role
-        ``TRAIN``, ``VAL`` or ``NOT_USED`` for every row. ``VAL`` rows select the epoch of their expert; without any, its last
-        epoch is kept.
+        ``TRAIN``, ``VAL`` or ``NOT_USED`` for every row. ``VAL`` rows select the epoch of their expert; without any,
+        its last epoch is kept.
     n_experts
         Number of experts; one without training rows keeps its initial weights.
     config
@@ -68,8 +68,8 @@ def train_experts(
     devices
         Processes that whole experts are dealt to, each with a GPU of its own, or a share of the threads of a CPU.
     ranks
-        Processes that ``torchrun`` started. Every one calls this function with the same data, trains its experts and returns
-        all of them.
+        Processes that ``torchrun`` started. Every one calls this function with the same data, trains its experts and
+        returns all of them.
     n_side_by_side
         Experts trained side by side. None: all on a GPU, which one expert cannot fill; on a CPU one per thread.
     checkpoints
@@ -110,7 +110,7 @@ def fold_scaling(experts: Experts, mean: Floats, deviation: Floats) -> None:
 
 @torch.no_grad()
 def unfold_scaling(experts: Experts, mean: Floats, deviation: Floats) -> None:
-    """Turn image heads of ``x`` into the same functions of ``(x − mean)/deviation``, in place: undo :func:`fold_scaling`."""
+    """Turn image heads of ``x`` into the same functions of ``(x − mean)/deviation``, in place."""
     layer = experts.image_projection.projection
     weight = layer.weight.double()
     layer.bias.copy_(layer.bias.double() + weight @ torch.from_numpy(np.asarray(mean, dtype=np.float64)))

@@ -43,10 +43,10 @@ def train_seal_net(
     folder: StateFolder | None = None,
     progress: Progress | None = None,
 ) -> Record:
-    """Train with AdamW and a cosine schedule per step, in place; the best epoch on validation rows is kept, else the last.
+    """Train in place with AdamW and a cosine schedule; the best epoch on validation rows is kept, else the last.
 
-    Every draw depends on the seed, its purpose and the step alone. A training that goes on from a state therefore ends as one
-    that was never stopped.
+    Every draw depends on the seed, its purpose and the step alone. A training that goes on from a state therefore ends
+    as one that was never stopped.
 
     Parameters
     ----------
@@ -61,8 +61,8 @@ def train_seal_net(
     device
         Torch device.
     ranks
-        Processes that each encode a share of every batch. Their embeddings are joined before the losses, so that losses and
-        gradients are those of one process on the whole batch.
+        Processes that each encode a share of every batch. Their embeddings are joined before the losses, so that losses
+        and gradients are those of one process on the whole batch.
     n_workers
         Threads that read patches ahead.
     folder
@@ -91,8 +91,8 @@ def check_shares(pairs: Pairs, config: SealTraining, world: int) -> None:
     n_rows = int((pairs.role == TRAIN).sum())
     if n_rows // n_batches(n_rows, config.batch_size) < world:
         raise ValueError(
-            f"{n_rows} training spots in batches of {config.batch_size} leave some of {world} processes without images; "
-            "use fewer processes or larger batches."
+            f"{n_rows} training spots in batches of {config.batch_size} leave some of {world} processes without "
+            "images; use fewer processes or larger batches."
         )
 
 
@@ -269,8 +269,8 @@ class _Run:
         names = ", ".join(self.pairs.names[i] for i in sections)
         raise NonFiniteLossError(
             f"the {name} became {float(loss.detach())} in step {self.record.step}, on spots of {names}"
-            f"{', whose embeddings are not finite' if bad.any() else ''}. Lower lr={self.config.lr:g}, or look at the images, "
-            "features and counts of these sections."
+            f"{', whose embeddings are not finite' if bad.any() else ''}. Lower lr={self.config.lr:g}, or look at the "
+            "images, features and counts of these sections."
         )
 
     @torch.no_grad()

@@ -190,8 +190,8 @@ def _check_genes(var_names: dict[str, pd.Index], absent: dict[str, int], panel: 
     if any(absent.values()):
         listed = ", ".join(f"{name} lacks {count} of {len(panel)}" for name, count in absent.items() if count)
         raise ValueError(
-            f"genes: training needs every gene of the panel in every sample, but {listed}. {MATCHING[panel.fold_case]} Are "
-            "the samples of different species, or named by other ids? Choose a common panel with "
-            "sp.pp.select_genes(samples)."
+            f"genes: training needs every gene of the panel in every sample, but {listed}. "
+            f"{MATCHING[panel.fold_case]} Are the samples of different species, or named by other ids? Choose a common "
+            "panel with sp.pp.select_genes(samples)."
         )
     common_genes(var_names, "Train them apart, or rename the genes.", fold_case=panel.fold_case)

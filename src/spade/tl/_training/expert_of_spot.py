@@ -18,9 +18,9 @@ N_COMPONENTS = 50
 def cluster_training(data: TrainingData, config: SpadeConfig, device: str) -> tuple[Routing, NDArray[np.integer]]:
     """Cluster the training rows in two stages; return prototypes of the images, and the expert of every row.
 
-    Clusters of images are their own prototypes. A cluster of expression, or of both, gets a prototype afterwards: the mean image
-    features of its training rows. Images without expression can therefore always be routed, but the expert that a spot
-    trains is then not always the one that its image is routed to.
+    Clusters of images are their own prototypes. A cluster of expression, or of both, gets a prototype afterwards: the
+    mean image features of its training rows. Images without expression can therefore always be routed, but the expert
+    that a spot trains is then not always the one that its image is routed to.
     """
     train = data.role == TRAIN
     settings = {
@@ -59,7 +59,7 @@ def cluster_training(data: TrainingData, config: SpadeConfig, device: str) -> tu
 
 
 def _components(data: TrainingData, train: NDArray[np.bool_], seed: int) -> Floats:
-    """Project all rows on the first principal components of the training rows' expression, scaled to a total variance of 1."""
+    """Project all rows on the first components of the training rows' expression, scaled to a total variance of 1."""
     from sklearn.decomposition import PCA
 
     expression = data.expression[train]

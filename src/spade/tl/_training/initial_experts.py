@@ -24,13 +24,13 @@ def check_init(init: SpadeModel, panel: GenePanel, routing: Routing | None, conf
     """Raise if training cannot begin with the experts of this model."""
     if config.warm_start:
         raise ValueError(
-            f"warm_start={config.warm_start} makes the experts that training begins with, and so does init=: choose one."
+            f"warm_start={config.warm_start} and init= both make the experts that training begins with: choose one."
         )
     names = panel.names if init.genes is None else init.genes.names
     if len(panel) != init.n_genes or panel.names != names:
         raise ValueError(
-            f"genes: these {len(panel)} genes are not those of init= in their order ({init.n_genes} genes). Leave genes= out, "
-            "or pass the genes of its input."
+            f"genes: these {len(panel)} genes are not those of init= in their order ({init.n_genes} genes). Leave "
+            "genes= out, or pass the genes of its input."
         )
     if routing is not None and (routing.n_experts, routing.n_features) != (init.n_experts, init.n_features):
         raise ValueError(
@@ -55,7 +55,7 @@ def warm_start_experts(
     machine: Machine,
     checkpoints: Checkpoints | None,
 ) -> Experts:
-    """Train one expert on all spots, and return it once for every expert; ``scale`` is the mean and deviation of features."""
+    """Train one expert on all spots, and return it once for every expert; ``scale``: mean and deviation of features."""
 
     def train() -> Experts:
         state = None if checkpoints is None else Checkpoints(checkpoints.folder / WARM_START, {"of": WARM_START})

@@ -33,8 +33,8 @@ def resolve_panel(
                 dropped.append(sample.name)
     if not marked:
         raise ValueError(
-            f"genes=None, and no sample has var[{key!r}]: choose genes with sp.pp.select_genes(samples), or pass a list of "
-            "names."
+            f"genes=None, and no sample has var[{key!r}]: choose genes with sp.pp.select_genes(samples), or pass a "
+            "list of names."
         )
     if len(set(marked.values())) > 1:
         sizes = ", ".join(f"{name}: {len(names)}" for name, names in marked.items())

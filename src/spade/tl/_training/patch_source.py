@@ -34,8 +34,8 @@ class PatchReader:
     n_px
         Side of the patches that are read, in pixels.
     cache_dir
-        Folder in which the patches are kept, in one file that is mapped into memory. None: they are read from the images when
-        needed.
+        Folder in which the patches are kept, in one file that is mapped into memory. None: they are read from the
+        images when needed.
     ranks
         Processes of one training, of which the first writes the file.
     """
@@ -56,8 +56,8 @@ class PatchReader:
         size_um = float(patch_record(sample, self.patches_key)["size_um"])
         if config.patch_um is not None and abs(config.patch_um - size_um) > 1e-6:
             raise ValueError(
-                f"{sample.name}: patches of {size_um:g} µm, but those of samples before it are of {config.patch_um:g} µm. "
-                "Run sp.pp.patches with one size_um= for all."
+                f"{sample.name}: patches of {size_um:g} µm, but those of samples before it are of {config.patch_um:g} "
+                "µm. Run sp.pp.patches with one size_um= for all."
             )
         sections = placed_sections(sample, self.patches_key)
         valid = np.zeros(sample.table.n_obs, dtype=bool)
@@ -94,7 +94,7 @@ def _cache(live: LivePatches, path: Path) -> MappedPatches:
     patches = MappedPatches(path)
     if (len(patches), patches.n_px) != (len(live), live.n_px):
         raise ValueError(
-            f"{path} holds {len(patches)} patches of {patches.n_px} pixels, not {len(live)} of {live.n_px}; was it edited? "
-            "Delete it."
+            f"{path} holds {len(patches)} patches of {patches.n_px} pixels, not {len(live)} of {live.n_px}; was it "
+            "edited? Delete it."
         )
     return patches

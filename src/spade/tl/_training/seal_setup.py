@@ -45,8 +45,8 @@ def check_source_of_images(
     """Raise unless there is one source of images, and every argument about it has a use there."""
     if (encoder is None) == (on_features is None):
         raise ValueError(
-            f"encoder={encoder!r}, on_features={on_features!r}: give one of them, an encoder to tune or the key of frozen "
-            "features."
+            f"encoder={encoder!r}, on_features={on_features!r}: give one of them, an encoder to tune or the key of "
+            "frozen features."
         )
     if on_features is not None:
         check_text("on_features", on_features)
@@ -74,8 +74,8 @@ def tell_few_steps(pairs: Pairs, config: SealConfig) -> None:
     per_epoch = n_batches(n_rows, config.batch_size)
     if (steps := config.n_epochs * per_epoch) < FEW_STEPS:
         logger.warning(
-            "steps in all: %d (n_epochs=%d of %d each, of %d training spots). These are few to learn from: raise n_epochs= or "
-            "lr=, or lower batch_size=%d.",
+            "steps in all: %d (n_epochs=%d of %d each, of %d training spots). These are few to learn from: raise "
+            "n_epochs= or lr=, or lower batch_size=%d.",
             steps, config.n_epochs, per_epoch, n_rows, config.batch_size,
         )  # fmt: skip
 
@@ -86,8 +86,8 @@ def base_encoder(config: SealConfig, weights: str | PathLike[str] | None) -> tup
         return None, config
     if config.encoder == "texture":
         raise ValueError(
-            'encoder="texture" is not a network, so it cannot be tuned. Name a timm model, or train a head on its features '
-            'with on_features="X_texture".'
+            'encoder="texture" is not a network, so it cannot be tuned. Name a timm model, or train a head on its '
+            'features with on_features="X_texture".'
         )
     encoder: Any = encoders.get(config.encoder or "", weights=weights, device="cpu", rng=config.seed)
     if not blocks_of(encoder.model):
@@ -109,8 +109,8 @@ def pairs_of(data: TrainingData, config: SealConfig) -> Pairs:
     if config.negatives == "section" and (sizes == 1).any():
         alone = ", ".join(names[sizes == 1])
         raise ValueError(
-            f'negatives="section": {alone} has a single training spot, which has no negatives. Leave the section out, or choose '
-            'negatives="all".'
+            f'negatives="section": {alone} has a single training spot, which has no negatives. Leave the section out, '
+            'or choose negatives="all".'
         )
     if config.adversary and (sizes > 0).sum() < 2:
         raise ValueError(

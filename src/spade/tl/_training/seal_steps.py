@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class FineTuning:
-    """A network before its training: the data, the settings, and the encoder that is tuned (None: a head on features)."""
+    """A network before its training; ``base`` is the encoder that is tuned, None for a head on features."""
 
     data: TrainingData
     config: SealConfig

@@ -61,9 +61,9 @@ def train_spade(
 ) -> SpadeModel:
     r"""Train one contrastive expert per cluster of image features (SPADE, arXiv 2506.21857).
 
-    Every expert has two heads, for image features x and log-normalised expression g of its own spots:
-    :math:`h = W_1 x + b_1`, :math:`y = \mathrm{LayerNorm}(\mathrm{Dropout}(W_2\,\mathrm{GELU}(h) + b_2) + h)`, trained with
-    AdamW and a cosine schedule. The samples are only read, never written.
+    Every expert has two heads, one for the image features x and one for the log-normalised expression g of its own
+    spots: :math:`h = W_1 x + b_1`, :math:`y = \mathrm{LayerNorm}(\mathrm{Dropout}(W_2\,\mathrm{GELU}(h) + b_2) + h)`.
+    They are trained with AdamW and a cosine schedule. The samples are only read, never written.
 
     Parameters
     ----------
@@ -74,64 +74,66 @@ def train_spade(
     layer
         Layer with raw counts; None: ``X``. They are scaled to 10,000 per spot over all genes, then ``log1p``.
     normalized
-        Take the values as they are.
+        Whether the values are normalised already and used as they are.
     genes
-        Gene panel or list of names; None: what :func:`spade.pp.select_genes` marked.
+        Gene panel or list of names. None: the genes that :func:`spade.pp.select_genes` marked.
     routing
-        Prototypes and experts from :func:`cluster_experts`; None: cluster the training spots here, with the settings
-        ``groupby`` to ``feature_scaling`` below, which a given routing overrides.
+        Prototypes and experts from :func:`cluster_experts`. None: the training spots are clustered here, with the
+        settings ``groupby`` to ``feature_scaling`` below; a given routing overrides these.
     init
-        Model whose experts training begins with, in place of random ones: one of your own, to go on with more data or for more
-        epochs, or published weights. Its routing and gene panel are used unless ``routing`` and ``genes`` are given; the genes
-        must be those of its input, in order. Made for sections with few spots, of tissue that the model has seen much of. The
-        model itself is not changed.
+        Model whose experts training begins with, instead of random ones: one of your own, to go on with more data or
+        more epochs, or published weights. Its routing and gene panel are used unless ``routing`` and ``genes`` are
+        given; the genes must be those of its input, in order. This is for sections with few spots of a tissue that the
+        model has seen much of. The model itself does not change.
     groupby, n_prototypes, n_experts, routing_temperature
         As in :func:`cluster_experts`.
     feature_scaling
-        As in :func:`cluster_experts`. With ``"standard"`` the image heads also train on standardised features; this is
-        folded into their first layer, so that a trained model reads features as they are.
+        As in :func:`cluster_experts`. With ``"standard"`` the image heads also train on standardised features. The
+        scale is then folded into their first layer, so that a trained model reads features as they are.
     cluster_space
-        What is clustered: ``"image"`` features; ``"expression"``, its first 50 principal components; ``"joint"``, both, with the
-        same total variance. Other than ``"image"``, a prototype is the mean image of its cluster, so that any image can be routed, but
-        the images of a cluster need not lie close together.
+        What is clustered: ``"image"`` features; ``"expression"``, its first 50 principal components; or ``"joint"``,
+        both with the same total variance. With the last two, a prototype is the mean image of its cluster, so that any
+        image can be routed, but the images of a cluster need not lie close together.
     loss
         ``"soft_clip"``, the paper's loss with soft targets, or ``"clip"``, InfoNCE on L2-normalised embeddings.
     temperature
         τ of the loss.
     learn_temperature
-        Train τ (only ``"clip"``).
+        Whether τ is trained (``"clip"`` only).
     n_epochs, batch_size
-        Passes of each expert over its spots, and spots per step; every spot of a batch is compared with every other.
+        Passes of each expert over its spots, and spots per step. Every spot of a batch is compared with every other.
     lr, weight_decay
         Of AdamW; the learning rate falls to 0 along a cosine.
     dim
         Width of the joint space; with ``init`` it is that of the model.
     dropout
-        Share of the correction W₂ that is dropped at random in training.
+        Share of the correction W₂ that is dropped in training.
     warm_start
-        Epochs that one model is trained on all spots before every expert goes on from it on its own; 0: none. The experts then begin
-        in one joint space.
+        Epochs in which one model is trained on all spots, before every expert goes on from it on its own; 0 turns it
+        off. All experts then begin in one joint space.
     out_of_cluster
-        Share of the spots of an expert's epoch that are drawn at random from other clusters.
+        Share of the spots of an expert's epoch that are drawn from other clusters, at random.
     shuffle_pairs
-        Give every spot the expression of another one of its section and part of the split. The model then knows what image and
-        expression have in common in the section as a whole, and nothing of the spots: the control that a real one must beat.
+        Whether every spot gets the expression of another spot of its section and part of the split. The model then
+        knows what image and expression share in a section as a whole, but nothing about single spots: a control that a
+        real model must beat.
     split_key
-        ``obs`` column with ``"train"``, ``"val"``, ``"test"``: ``train`` trains, ``val`` selects the epoch,
-        anything else is never read. None: every spot trains and the last epoch is kept.
+        ``obs`` column with ``"train"``, ``"val"``, ``"test"``. ``train`` spots are trained on, ``val`` spots select the
+        epoch, all others are never read. None: every spot is trained on and the last epoch is kept.
     device
-        ``"auto"``, ``"cpu"`` or ``"cuda"``. On a GPU all experts are trained at once, on a CPU one per thread.
+        ``"auto"``, ``"cpu"`` or ``"cuda"``. A GPU trains all experts at once, a CPU one per thread.
     devices
-        GPUs of this machine (or processes on its CPU) that whole experts are dealt to, the largest first; they write the data to
-        the temporary folder of the machine and share it from there. For several machines start the script by ``torchrun`` and leave
-        this 1: every process trains its part and returns the whole model. The result is the same for any number.
+        GPUs of this machine (or processes on its CPU) that whole experts are dealt to, the largest first. They share
+        the data through the machine's temporary folder. For several machines, start the script with ``torchrun`` and
+        leave this 1: every process trains its experts and returns the whole model. The result is the same for any
+        number.
     precision
-        ``"fp32"`` (None) or ``"bf16"``, in which the products of the first layers, nearly all of the work, are done. Faster on GPUs
-        and on processors with bf16 units; slower on others.
+        ``"fp32"`` (None) or ``"bf16"``, in which the products of the first layers, nearly all of the work, are
+        computed. bf16 is faster on GPUs and on processors with bf16 units, and slower on others.
     checkpoint_dir
-        Folder for the state of every expert, saved every minute and at its end. The same call on the same data goes on from
-        there, after a kill or Ctrl-C too, and ends in the same model (on a CPU, bit for bit); once finished, it returns its model.
-        A folder of another training is an error.
+        Folder for the state of every expert, which is saved every minute and at the end. The same call on the same data
+        goes on from there, after a kill or Ctrl-C as well, and ends in the same model (on a CPU, bit for bit); once it
+        has finished, it returns its model. A folder of another training is an error.
     table_key
         Table; may be left out when there is one.
     rng
@@ -145,12 +147,12 @@ def train_spade(
     Raises
     ------
     ValueError
-        Panel genes that a sample lacks, features of other width or encoder, counts that are not raw, unknown
-        settings, nothing to train on.
+        Panel genes that a sample lacks, features of another width or encoder, counts that are not raw, unknown
+        settings, or nothing to train on.
     FloatingPointError
         The loss became NaN or infinite.
     RuntimeError
-        One of several processes ended early; what is in ``checkpoint_dir`` is kept.
+        One of several processes ended early; ``checkpoint_dir`` keeps its state.
 
     Examples
     --------
