@@ -25,7 +25,7 @@ def check_source(sample: Sample, use_rep: str, expected: Mapping[str, Any], what
 
     Names are those of :class:`SpadeConfig`; what is not known of either side is not compared.
     """
-    facts = _keys.read_provenance(sample.table.uns, use_rep)
+    facts: Mapping[str, Any] = _keys.read_provenance(sample.table.uns, use_rep)
     found = {name: facts[key] for name, key in SOURCE.items() if key in facts}
     found = {name: value.item() if isinstance(value, np.generic) else value for name, value in found.items()}
     known = {name: value for name, value in expected.items() if value is not None}

@@ -18,7 +18,8 @@ CHUNK = 1 << 26
 def digest(*parts: NDArray[np.generic] | str | memoryview) -> str:
     """Return the first 16 hex digits of the SHA-256 of all parts, one after another.
 
-    An array counts with its shape, its type and its values, which are read piece by piece; text and bytes count as they are.
+    An array counts with its shape, its type and its values, which are read piece by piece; text and bytes count as they
+    are.
     """
     sha256 = hashlib.sha256()
     for part in parts:

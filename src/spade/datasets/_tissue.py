@@ -111,7 +111,7 @@ class Field:
 
     @classmethod
     def draw(cls, rng: np.random.Generator, length: float, rough: float = 0.0, n: int = 96) -> Field:
-        """Draw a field of correlation length ``length`` in µm, with a share ``rough`` of its variance at a fifth of it."""
+        """Draw a field of correlation length ``length`` µm; a share ``rough`` of its variance has a fifth of that."""
         parts = [n - n // 3, n // 3] if rough else [n, 0]
         scale = np.repeat([length, length / 5], parts)
         variance = np.repeat([(1 - rough) / parts[0], rough / max(parts[1], 1)], parts)

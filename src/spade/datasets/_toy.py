@@ -137,7 +137,7 @@ def hexagonal_lattice(n_spots: int, pitch: float) -> Lattice:
 
 @dataclass(frozen=True)
 class Programs:
-    """Gene programs of a cohort: their names, the program of each gene, log rates at rest, effects (programs, genes)."""
+    """Gene programs: their names, the program of each gene, log rates at rest, and effects ``(programs, genes)``."""
 
     names: list[str]
     of_gene: np.ndarray

@@ -38,8 +38,8 @@ def get(
     encoder
         ``"texture"``, a name of :func:`available`, a timm architecture, or ``"hf-hub:owner/name"``.
     weights
-        None: the published weights. A path: the ``.safetensors`` file or torch state dict there. ``"random"``: untrained
-        weights.
+        None: the published weights. A path: the ``.safetensors`` file or torch state dict there. ``"random"``:
+        untrained weights.
     device
         ``"auto"``, ``"cpu"`` or ``"cuda"``.
     precision

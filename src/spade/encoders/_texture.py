@@ -67,8 +67,9 @@ FEATURE_NAMES: tuple[str, ...] = (
 FEATURE_GROUPS: dict[str, str] = {
     "{channel}_od_{statistic}": "Optical density log10(255 / value) of the red, green and blue channel: mean, standard "
     "deviation, skewness and percentiles.",
-    "{stain}_{statistic}": "The same statistics of the haematoxylin, eosin and residual concentration, unmixed with the fixed "
-    "stain vectors of Ruifrok & Johnston (Anal Quant Cytol Histol, 2001); the residual is perpendicular to both.",
+    "{stain}_{statistic}": "The same statistics of the haematoxylin, eosin and residual concentration, unmixed with "
+    "the fixed stain vectors of Ruifrok & Johnston (Anal Quant Cytol Histol, 2001); the residual is perpendicular to "
+    "both.",
     "haematoxylin_eosin_correlation": "Pearson correlation of the two concentrations over the pixels.",
     "tissue_fraction": "Share of pixels that are neither glass nor lumen: mean optical density of at least 0.1.",
     "{stain}_{edge}_s{scale}": "Gradient magnitude (mean, standard deviation), Laplacian (root mean square), "

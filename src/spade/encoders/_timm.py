@@ -80,8 +80,8 @@ class TimmEncoder:
 
         if patches.dtype != np.uint8 or patches.shape[1:] != (self.input_px, self.input_px, 3):
             raise ValueError(
-                f"patches are {patches.dtype} of shape {patches.shape}; encoder {self.name!r} reads uint8 RGB values from 0 "
-                f"to 255 of shape (n, {self.input_px}, {self.input_px}, 3)."
+                f"patches are {patches.dtype} of shape {patches.shape}; encoder {self.name!r} reads uint8 RGB values "
+                f"from 0 to 255 of shape (n, {self.input_px}, {self.input_px}, 3)."
             )
         x = torch.from_numpy(np.ascontiguousarray(patches.transpose(0, 3, 1, 2))).to(self.device)
         with torch.inference_mode(), torch.autocast(x.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
@@ -107,9 +107,9 @@ def _build(spec: EncoderSpec, weights: Weights, rng: int | np.random.Generator) 
         except (OSError, RuntimeError, ValueError) as error:  # every failure of the hub client is one of these
             access = f"Request access on the model's page (licence: {spec.licence}) and log in, or download"
             raise RuntimeError(
-                f"encoder={spec.name!r}: the published weights of {spec.model!r} could not be downloaded ({reason(error)}). "
-                f"{access if spec.gated else 'Download'} the file elsewhere and pass weights='path/to/model.safetensors'. "
-                "weights='random' gives untrained weights."
+                f"encoder={spec.name!r}: the published weights of {spec.model!r} could not be downloaded "
+                f"({reason(error)}). {access if spec.gated else 'Download'} the file elsewhere and pass "
+                "weights='path/to/model.safetensors'. weights='random' gives untrained weights."
             ) from error
     if not isinstance(weights, (str, PathLike, Mapping)):
         raise ValueError(f"weights={weights!r}: expected None, 'random' or the path of a file.")

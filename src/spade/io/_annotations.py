@@ -35,7 +35,8 @@ def read_annotations(
     ----------
     path
         GeoJSON as QuPath exports it (``.geojson``, ``.json``: a FeatureCollection, a list of features or one feature),
-        or a table with a header (``.csv``, ``.tsv``, ``.txt``; comma, tab or semicolon). Either may be gzipped (``.gz``).
+        or a table with a header (``.csv``, ``.tsv``, ``.txt``; comma, tab or semicolon). Either may be gzipped
+        (``.gz``).
     object_types
         GeoJSON: read these types of objects only, such as ``"annotation"``, ``"detection"`` or ``"cell"``. None: all.
     other_geometry
@@ -56,8 +57,8 @@ def read_annotations(
         GeoJSON: one row per object with ``label`` (its class, else its name, else None; derived classes such as
         ``"Tumor: Positive"`` are kept), ``name``, ``object_type`` and ``geometry``: valid (multi)polygons in pixels of
         the annotated image, without a CRS.
-        Table: ``sample`` and/or ``spot`` (strings), then the other columns under their own names: numbers if all entries
-        are numbers, else stripped strings; empty entries, ``NA`` and ``NaN`` are missing.
+        Table: ``sample`` and/or ``spot`` (strings), then the other columns under their own names: numbers if all
+        entries are numbers, else stripped strings; empty entries, ``NA`` and ``NaN`` are missing.
 
     Raises
     ------

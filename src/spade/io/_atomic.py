@@ -1,7 +1,7 @@
 """Replace a directory in one step: a kill at any moment leaves the old directory or the new one.
 
-The new directory is completed beside the target, as ``.{name}.spade-{pid}@{host}-{random}``, and then exchanged with it.
-The next call removes what a killed call left behind.
+The new directory is completed beside the target, as ``.{name}.spade-{pid}@{host}-{random}``, and then exchanged with
+it. The next call removes what a killed call left behind.
 """
 
 from __future__ import annotations

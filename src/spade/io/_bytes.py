@@ -33,13 +33,13 @@ def read_bytes(path: Path, argument: str, most: int | None = None) -> bytes:
             raw = gzip.GzipFile(fileobj=io.BytesIO(raw)).read(limit)
         except (EOFError, OSError, zlib.error) as error:
             raise ValueError(
-                f"{argument}={str(path)!r} is truncated or damaged ({error}). Compare its size with the source and download "
-                "it again."
+                f"{argument}={str(path)!r} is truncated or damaged ({error}). Compare its size with the source and "
+                "download it again."
             ) from error
     if most is not None and len(raw) > most:
         raise ValueError(
-            f"{argument}={str(path)!r} holds more than {most:,} bytes. Export less (annotations rather than cells), or allow "
-            "more with max_bytes= of sp.io.read_annotations; reading takes about ten times as much memory."
+            f"{argument}={str(path)!r} holds more than {most:,} bytes. Export less (annotations rather than cells), or "
+            "allow more with max_bytes= of sp.io.read_annotations; reading takes about ten times as much memory."
         )
     return raw
 

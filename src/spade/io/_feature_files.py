@@ -102,8 +102,8 @@ class _Open:
 
     def _damaged(self, error: BaseException) -> ValueError:
         return ValueError(
-            f"slide {self.path.stem!r}: {str(self.path)!r} cannot be read ({reason(error)}); was the file cut off? Download "
-            "it again."
+            f"slide {self.path.stem!r}: {str(self.path)!r} cannot be read ({reason(error)}); was the file cut off? "
+            "Download it again."
         )
 
 
@@ -115,13 +115,13 @@ def _tensors(path: Path) -> dict[str, Any]:
         found = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path) or None)
     except UnpicklingError as error:
         raise ValueError(
-            f"slide {path.stem!r}: {str(path)!r} holds more than tensors, or is damaged. Only tensors are read, never code: "
-            "save them with torch.save(features, path)."
+            f"slide {path.stem!r}: {str(path)!r} holds more than tensors, or is damaged. Only tensors are read, never "
+            "code: save them with torch.save(features, path)."
         ) from error
     except DAMAGED as error:
         raise ValueError(
-            f"slide {path.stem!r}: {str(path)!r} cannot be read ({type(error).__name__}: {reason(error)}); was the file cut "
-            "off?"
+            f"slide {path.stem!r}: {str(path)!r} cannot be read ({type(error).__name__}: {reason(error)}); was the "
+            "file cut off?"
         ) from error
     parts = found if isinstance(found, dict) else {FEATURES: found}
     if strange := [name for name in (FEATURES, COORDS) if name in parts and not isinstance(parts[name], torch.Tensor)]:
@@ -158,8 +158,8 @@ def _checked(parts: Any, path: Path) -> Any:
         coords_shape = coords_shape[1:] if len(coords_shape) == 3 and coords_shape[0] == 1 else coords_shape
         if coords_shape != (shape[0], 2):
             raise ValueError(
-                f"{source}: {COORDS!r} has shape {coords_shape} beside features {shape}; expected ({shape[0]}, 2), a position for "
-                "every patch. Encode the slide again."
+                f"{source}: {COORDS!r} has shape {coords_shape} beside features {shape}; expected ({shape[0]}, 2), a "
+                "position for every patch. Encode the slide again."
             )
     return features
 

@@ -42,7 +42,7 @@ def read_polygons(
     most: int | None = MAX_BYTES,
     argument: str = "path",
 ) -> tuple[GeoDataFrame, int]:
-    """Return the polygons of a file (``label``, ``name``, ``object_type``, ``geometry``), and how many were repaired."""
+    """Return the polygons of a file (``label``, ``name``, ``object_type``, ``geometry``) and how many were repaired."""
     from geopandas import GeoDataFrame
 
     source = f"{argument}={str(path)!r}"
@@ -98,8 +98,8 @@ def _features(text: str, source: str) -> list[dict[str, Any]]:
     if not isinstance(data, list) or not all(isinstance(f, dict) and f.get("type") == "Feature" for f in data):
         got = f"type {kind!r}" if kind else f"keys {shorten(data)}" if isinstance(data, dict) else type(data).__name__
         raise ValueError(
-            f"{source} is JSON but holds no GeoJSON features (got {got}); expected a FeatureCollection, a list of Features "
-            "or one Feature, as QuPath exports them."
+            f"{source} is JSON but holds no GeoJSON features (got {got}); expected a FeatureCollection, a list of "
+            "Features or one Feature, as QuPath exports them."
         )
     if not data:
         raise ValueError(f"{source} holds no features. Annotate the image, or leave the file out.")

@@ -55,7 +55,8 @@ def read_hest(path: str | Path, sample_id: str, *, mpp: float | None = None) -> 
     ----------
     path
         Folder with ``wsis/{id}.tif``, ``st/{id}.h5ad`` and ``metadata/{id}.json``. If present,
-        ``tissue_seg/{id}_contours.geojson`` and ``cellvit_seg/{id}_cellvit_seg.parquet`` (or ``.geojson``) are read too.
+        ``tissue_seg/{id}_contours.geojson`` and ``cellvit_seg/{id}_cellvit_seg.parquet`` (or ``.geojson``) are read
+        too.
     sample_id
         Name of the sample, such as ``"TENX99"``.
     mpp
@@ -69,8 +70,8 @@ def read_hest(path: str | Path, sample_id: str, *, mpp: float | None = None) -> 
         are in the h5ad, ``obsm["spatial"]`` (pixel x, y), the metadata's ``patient``, ``organ``, ``species``,
         ``technology``, ``disease_state`` and ``oncotree_code`` as categoricals in ``obs`` if they are stated, and all
         its plain entries in ``uns["hest"]``. Polygons ``"tissue"`` and ``"cells"`` if their files are present. Microns
-        per pixel, and for Visium and ST the pitch of the spots, are recorded in ``attrs``. The small copies of the image
-        in the h5ad (``uns["spatial"]``) are left out.
+        per pixel, and for Visium and ST the pitch of the spots, are recorded in ``attrs``. The small copies of the
+        image in the h5ad (``uns["spatial"]``) are left out.
 
     Raises
     ------
@@ -157,8 +158,9 @@ def _files(folder: Path, sample_id: str) -> tuple[Path, Path, Path]:
     if missing:
         complete = set.intersection(*({f.stem for f in (folder / k).glob(f"*{s}")} for k, s in kinds))
         raise FileNotFoundError(
-            f"sample_id={sample_id!r}: {', '.join(missing)} missing in {str(folder)!r}. Samples with slide, expression and "
-            f"metadata there: {shorten(sorted(complete), 20) or 'none'}. Download the missing files, or choose one of these."
+            f"sample_id={sample_id!r}: {', '.join(missing)} missing in {str(folder)!r}. Samples with slide, expression "
+            f"and metadata there: {shorten(sorted(complete), 20) or 'none'}. Download the missing files, or choose one "
+            "of these."
         )
     return files[0], files[1], files[2]
 
@@ -196,7 +198,8 @@ def _read_expression(file: Path) -> tuple[AnnData, Floats, float | None]:
         ) from error
     if "spatial" not in adata.obsm:
         raise ValueError(
-            f"{str(file)!r} has no obsm['spatial'] with the spots' pixels; keys of obsm: {sorted(adata.obsm) or 'none'}."
+            f"{str(file)!r} has no obsm['spatial'] with the spots' pixels; keys of obsm: "
+            f"{sorted(adata.obsm) or 'none'}."
         )
     centres = np.asarray(adata.obsm["spatial"], dtype=np.float64)
     if centres.ndim != 2 or centres.shape[1] != 2 or not np.isfinite(centres).all():
@@ -207,8 +210,8 @@ def _read_expression(file: Path) -> tuple[AnnData, Floats, float | None]:
     if not adata.var_names.is_unique:
         twice = adata.var_names[adata.var_names.duplicated()].unique()
         warn(
-            f"{str(file)!r}: {plural(len(twice), 'gene name')} used more than once ({shorten(twice)}); all but the first "
-            "gene of each name get a suffix."
+            f"{str(file)!r}: {plural(len(twice), 'gene name')} used more than once ({shorten(twice)}); all but the "
+            "first gene of each name get a suffix."
         )
         adata.var_names_make_unique()
     adata.X = csr_matrix((adata.n_obs, adata.n_vars), dtype=np.float32) if adata.X is None else csr_matrix(adata.X)

@@ -161,8 +161,8 @@ def _pyramid(tif: Any, path: Path, argument: str) -> list[tuple[tuple[int, ...],
         if page.ndim != 3 or page.shape[2] not in (3, 4) or page.planarconfig != 1 or page.dtype != np.uint8:
             if place == (0,):
                 raise ValueError(
-                    f"{argument}: {str(path)!r} holds {page.shape} {page.dtype} ({page.axes}); expected an 8-bit RGB image "
-                    "with interleaved channels. Convert it."
+                    f"{argument}: {str(path)!r} holds {page.shape} {page.dtype} ({page.axes}); expected an 8-bit RGB "
+                    "image with interleaved channels. Convert it."
                 )
             continue
         height, width = page.shape[:2]
@@ -207,8 +207,8 @@ def _decode(path: Path, argument: str) -> list[np.ndarray]:
             image = image.reduce(2, box=(0, 0, image.width // 2 * 2, image.height // 2 * 2))
     except Image.DecompressionBombError as error:
         raise ValueError(
-            f"{argument}: {str(path)!r} is too large to decode at once ({error}). Convert it to a tiled, pyramidal TIFF "
-            "(vips tiffsave --tile --pyramid), which is read in pieces."
+            f"{argument}: {str(path)!r} is too large to decode at once ({error}). Convert it to a tiled, pyramidal "
+            "TIFF (vips tiffsave --tile --pyramid), which is read in pieces."
         ) from error
     except (OSError, SyntaxError, ValueError, struct.error) as error:
         raise _unreadable(path, argument, error) from error
@@ -216,8 +216,8 @@ def _decode(path: Path, argument: str) -> list[np.ndarray]:
 
 def _unreadable(path: Path, argument: str, why: object) -> ValueError:
     return ValueError(
-        f"{argument}: {str(path)!r} cannot be read as an image ({why}). It is damaged, incomplete or of another format: "
-        "compare its size with the source and download it again, or convert it to TIFF, PNG or JPEG."
+        f"{argument}: {str(path)!r} cannot be read as an image ({why}). It is damaged, incomplete or of another "
+        "format: compare its size with the source and download it again, or convert it to TIFF, PNG or JPEG."
     )
 
 

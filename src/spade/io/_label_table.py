@@ -50,8 +50,9 @@ def read_label_table(
     taken = [column for column in rest if column in keys.values() or not column]
     if taken:
         raise ValueError(
-            f"{source}: a column {taken[0]!r} stands beside {shorten(keys)}, which is used as {shorten(keys.values())}. "
-            f"{'Rename it' if taken[0] else 'Give it a name'}, or choose with sample_col= or spot_col=."
+            f"{source}: a column {taken[0]!r} stands beside {shorten(keys)}, which is used as "
+            f"{shorten(keys.values())}. {'Rename it' if taken[0] else 'Give it a name'}, or choose with sample_col= or "
+            "spot_col=."
         )
     columns = {name: [row[i] for row in rows] for i, name in enumerate(header)}
     frame = pd.DataFrame({key: np.array(columns[column], dtype=object) for column, key in keys.items()})
@@ -66,8 +67,8 @@ def check_label_table(frame: pd.DataFrame, source: str) -> pd.DataFrame:
     keys = [key for key in (SAMPLE, SPOT) if key in frame]
     if not keys:
         raise ValueError(
-            f"{source} has no column 'sample' or 'spot'; columns: {shorten(frame.columns, 20)}. Rename the one that names "
-            "samples or spots, or read a file with sp.io.read_annotations."
+            f"{source} has no column 'sample' or 'spot'; columns: {shorten(frame.columns, 20)}. Rename the one that "
+            "names samples or spots, or read a file with sp.io.read_annotations."
         )
     if len(frame.columns) == len(keys):
         raise ValueError(f"{source} holds nothing but {' and '.join(keys)}; expected at least one column of labels.")
@@ -79,8 +80,8 @@ def check_label_table(frame: pd.DataFrame, source: str) -> pd.DataFrame:
         if lacking.any():
             lines = shorten(frame.index[lacking] + 1)
             raise ValueError(
-                f"{source}: {plural(int(lacking.sum()), 'row')} without a {key}, such as {lines} (counted from the first "
-                "below the header)."
+                f"{source}: {plural(int(lacking.sum()), 'row')} without a {key}, such as {lines} (counted from the "
+                "first below the header)."
             )
         frame[key] = frame[key].astype(str).str.strip().astype(object)
     twice = frame.duplicated(keys)
@@ -119,9 +120,9 @@ def _fields(text: str, source: str) -> tuple[list[str], list[list[str]]]:
     wrong = [number for number, row in numbered if len(row) != len(header)]
     if wrong:
         raise ValueError(
-            f"{source}: the header names {plural(len(header), 'column')}, but {plural(len(wrong), 'line')} of other length "
-            f"follow, such as line {wrong[0]}. Quote fields that contain the separator {sep!r}; if the file was cut off, "
-            "download it again."
+            f"{source}: the header names {plural(len(header), 'column')}, but {plural(len(wrong), 'line')} of other "
+            f"length follow, such as line {wrong[0]}. Quote fields that contain the separator {sep!r}; if the file was "
+            "cut off, download it again."
         )
     _check_names(header, source)
     return header, [row for _, row in numbered[1:]]

@@ -34,8 +34,8 @@ def checked_areas(
     flat = shapely.get_dimensions(shapes) < 2
     if flat.any():
         raise ValueError(
-            f"{source}: {int(flat.sum())} of {len(shapes)} geometries have no area ({count_kinds(shapes[flat])}), such as "
-            f"{_named(names, flat)}. Labels need polygons; leave the others out."
+            f"{source}: {int(flat.sum())} of {len(shapes)} geometries have no area ({count_kinds(shapes[flat])}), such "
+            f"as {_named(names, flat)}. Labels need polygons; leave the others out."
         )
     coordinates, owner = shapely.get_coordinates(shapes, return_index=True)
     unbounded = np.zeros(len(shapes), dtype=bool)

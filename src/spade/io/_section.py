@@ -82,12 +82,12 @@ def check_inside(centres: np.ndarray, width: int, height: int, sample: str) -> N
         return
     low, high = centres.min(axis=0), centres.max(axis=0)
     image = (
-        f"outside the image of {width} × {height} pixels (spots span x {low[0]:.0f} to {high[0]:.0f} and y {low[1]:.0f} "
-        f"to {high[1]:.0f})"
+        f"outside the image of {width} × {height} pixels (spots span x {low[0]:.0f} to {high[0]:.0f} and y "
+        f"{low[1]:.0f} to {high[1]:.0f})"
     )
     if outside.all():
         raise ValueError(
-            f"{sample}: all {plural(len(centres), 'spot')} lie {image}. Do the coordinates belong to this image at this "
-            "resolution, and are x and y in this order?"
+            f"{sample}: all {plural(len(centres), 'spot')} lie {image}. Do the coordinates belong to this image at "
+            "this resolution, and are x and y in this order?"
         )
     warn(f"{sample}: {outside.sum()} of {plural(len(centres), 'spot')} lie {image}.")

@@ -194,7 +194,7 @@ def _place(
     array: tuple[int, int],
     sample: str,
 ) -> tuple[Floats | None, Floats]:
-    """Return the linear part of the map from array to pixel coordinates (None: unknown), and the pixel centres of spots."""
+    """Return the linear part of the map from array to pixel coordinates (None: unknown), and pixel centres of spots."""
     if isinstance(positions, pd.DataFrame):
         xy, centres = _look_up(positions, spots, sample)
         return _fit(xy, centres), centres
@@ -213,8 +213,8 @@ def _look_up(positions: pd.DataFrame, spots: Spots, sample: str) -> tuple[Floats
     if missing:
         raise ValueError(
             f"{sample}: {len(missing)} of {plural(len(spots.ids), 'spot')} with counts have no position in spots= "
-            f"({shorten(missing)}; spots= has {shorten([f'{x}x{y}' for x, y in positions.index], 3)}). Is it the selection "
-            "of this section?"
+            f"({shorten(missing)}; spots= has {shorten([f'{x}x{y}' for x, y in positions.index], 3)}). Is it the "
+            "selection of this section?"
         )
     extra = ~positions.index.isin(spots.keys)
     if extra.any():
@@ -251,8 +251,9 @@ def _pitch(linear: Floats | None, sample: str, mpp: float | None) -> float:
     long, short = np.linalg.svd(linear, compute_uv=False)
     if not short > 0 or long / short - 1 > TOLERANCE:
         raise ValueError(
-            f"{sample}: the grid of spots measures {long:.1f} pixels one way and {short:.1f} the other, but it should be "
-            "square. Without spots=, the image must be cropped to the frame of the array= (columns, rows); else give spots=."
+            f"{sample}: the grid of spots measures {long:.1f} pixels one way and {short:.1f} the other, but it should "
+            "be square. Without spots=, the image must be cropped to the frame of the array= (columns, rows); else "
+            "give spots=."
         )
     return float(np.sqrt(long * short))
 
@@ -263,13 +264,13 @@ def _labels(labels: pd.Series, keys: pd.Index, sample: str) -> pd.Categorical:
     if lost.all():
         raise ValueError(
             f"{sample}: none of the {plural(len(labels), 'spot')} in labels= "
-            f"({shorten([f'{x}x{y}' for x, y in labels.index], 3)}) is among the {plural(len(keys), 'spot')} of the section "
-            f"({shorten([f'{x}x{y}' for x, y in keys], 3)}). Are they labels of another sample?"
+            f"({shorten([f'{x}x{y}' for x, y in labels.index], 3)}) is among the {plural(len(keys), 'spot')} of the "
+            f"section ({shorten([f'{x}x{y}' for x, y in keys], 3)}). Are they labels of another sample?"
         )
     if lost.any():
         warn(
-            f"{sample}: {lost.sum()} of {plural(len(labels), 'spot')} in labels= are not in the section; their labels are "
-            "not used."
+            f"{sample}: {lost.sum()} of {plural(len(labels), 'spot')} in labels= are not in the section; their labels "
+            "are not used."
         )
     return pd.Categorical(labels.reindex(keys).to_numpy())
 

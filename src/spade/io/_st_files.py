@@ -32,14 +32,15 @@ def read_counts(path: Path, duplicated_genes: str) -> tuple[list[str], list[str]
     genes = header[1:] if len(header) == frame.shape[1] else header
     if len(genes) != frame.shape[1] - 1:
         raise ValueError(
-            f"counts={str(path)!r}: the first line names {plural(len(header), 'column')}, the next holds {frame.shape[1]}. "
-            "Expected genes in the first line, then one line per spot with its id and its counts."
+            f"counts={str(path)!r}: the first line names {plural(len(header), 'column')}, the next holds "
+            f"{frame.shape[1]}. Expected genes in the first line, then one line per spot with its id and its counts."
         )
     duplicated = sorted(pd.Index(genes)[pd.Index(genes).duplicated()].unique())
     if duplicated and duplicated_genes == "error":
         raise ValueError(
-            f"counts={str(path)!r}: {plural(len(duplicated), 'gene name')} used more than once ({shorten(duplicated)}). "
-            "Rename them, or read with duplicated_genes='sum' to add up the counts of each name."
+            f"counts={str(path)!r}: {plural(len(duplicated), 'gene name')} used more than once "
+            f"({shorten(duplicated)}). Rename them, or read with duplicated_genes='sum' to add up the counts of each "
+            "name."
         )
     ids = frame[0].fillna("").tolist()
     if not any(SPOT_ID.fullmatch(i) for i in ids) and all(SPOT_ID.fullmatch(g) for g in genes):
@@ -130,8 +131,9 @@ def read_positions(path: Path, argument: str, table: pd.DataFrame | None = None)
     missing = [c for c in ("x", "y", "pixel_x", "pixel_y") if c not in table]
     if missing:
         raise ValueError(
-            f"{argument}={str(path)!r} has no column {', '.join(missing)}; there are {', '.join(map(str, table.columns))}. "
-            "Expected a selection with x, y (array) and pixel_x, pixel_y (image), or the 9 numbers of an alignment."
+            f"{argument}={str(path)!r} has no column {', '.join(missing)}; there are "
+            f"{', '.join(map(str, table.columns))}. Expected a selection with x, y (array) and pixel_x, pixel_y "
+            "(image), or the 9 numbers of an alignment."
         )
     wanted = [c for c in ("x", "y", "new_x", "new_y", "pixel_x", "pixel_y") if c in table]
     numeric = table[wanted].apply(pd.to_numeric, errors="coerce")
@@ -168,8 +170,9 @@ def read_labels(path: Path) -> Labels:
         ids = [str(c) for c in table.columns[1:]]
         if not ids or not all(SPOT_ID.fullmatch(i) for i in ids):
             raise ValueError(
-                f"labels={str(path)!r} has columns {shorten(table.columns)}. Expected a table with x, y and label, or one "
-                "with a line per layer and a column per spot (such as 17_9) that holds 1 if the spot belongs to the layer."
+                f"labels={str(path)!r} has columns {shorten(table.columns)}. Expected a table with x, y and label, or "
+                "one with a line per layer and a column per spot (such as 17_9) that holds 1 if the spot belongs to "
+                "the layer."
             )
         array = parse_ids(ids, "labels")
         hot = table.iloc[:, 1:].to_numpy()

@@ -45,8 +45,8 @@ def read_state(path: Path) -> dict[str, torch.Tensor]:
         state: Any = torch.load(path, map_location="cpu", weights_only=True)
     except UnpicklingError as error:
         raise ValueError(
-            f"weights={str(path)!r} is not a plain state dict of tensors, or is damaged. Only tensors are read, never code: "
-            "save model.state_dict() instead of the module."
+            f"weights={str(path)!r} is not a plain state dict of tensors, or is damaged. Only tensors are read, never "
+            "code: save model.state_dict() instead of the module."
         ) from error
     except DAMAGED as error:
         raise ValueError(
@@ -59,8 +59,8 @@ def read_state(path: Path) -> dict[str, torch.Tensor]:
     plain = all(isinstance(name, str) and isinstance(value, torch.Tensor) for name, value in tensors.items())
     if tensors is not state or not plain:
         raise ValueError(
-            f"weights={str(path)!r} holds {type(state).__name__}, not a state dict of tensors by name, neither bare nor "
-            "under 'model' or 'state_dict'."
+            f"weights={str(path)!r} holds {type(state).__name__}, not a state dict of tensors by name, neither bare "
+            "nor under 'model' or 'state_dict'."
         )
     return tensors
 

@@ -100,7 +100,7 @@ class GenePanel:
         return (matrix @ selector).tocsr(), present
 
     def facts(self) -> dict[str, Any]:
-        """Return the fields as files and ids hold them: no ``fold_case`` unless it is set, 0 if ``n_common`` is None."""
+        """Return the fields as files and ids hold them: no ``fold_case`` if False, and 0 if ``n_common`` is None."""
         facts = asdict(self) | {"n_common": self.n_common or 0}
         return {name: value for name, value in facts.items() if name != "fold_case" or value}
 

@@ -145,8 +145,8 @@ def _files(folder: Path, n_experts: int) -> list[Path]:
     missing = [expert for expert in range(n_experts) if expert not in found]
     if missing:
         raise FileNotFoundError(
-            f"folder={str(folder)!r} has no file …proto{{e}}….pt for experts {missing} of the {n_experts} that assignment "
-            f"names; there are files for {sorted(found) or 'none'}."
+            f"folder={str(folder)!r} has no file …proto{{e}}….pt for experts {missing} of the {n_experts} that "
+            f"assignment names; there are files for {sorted(found) or 'none'}."
         )
     if more := sorted(set(found) - set(range(n_experts))):
         raise ValueError(f"folder={str(folder)!r} has files for experts {more}, but assignment names only {n_experts}.")
@@ -160,8 +160,8 @@ def _read_expert(path: Path, width: int) -> dict[str, torch.Tensor]:
         wanted = {name: value.ndim - 1 for name, value in Experts(1, 1, 1, 1).state_dict().items()}
     if set(state) != set(wanted):
         raise ValueError(
-            f"{path}: keys {sorted(set(wanted) - set(state))} are missing and {sorted(set(state) - set(wanted))} are not "
-            "expected; an expert has projection, fc and layer_norm of image_projection and spot_projection."
+            f"{path}: keys {sorted(set(wanted) - set(state))} are missing and {sorted(set(state) - set(wanted))} are "
+            "not expected; an expert has projection, fc and layer_norm of image_projection and spot_projection."
         )
     if odd := sorted(
         name for name, ndim in wanted.items() if state[name].ndim != ndim or not state[name].is_floating_point()

@@ -57,9 +57,9 @@ def read_published_seal(
     Parameters
     ----------
     vision_file
-        ``seal_{backbone}_vision.pth``: a state dict, bare or under ``"model"`` or ``"state_dict"``, with the encoder and
-        its adapters (``encoder.base_model.model.…``) and the head that predicts expression (``decoder.decoder.…``). It
-        holds the frozen weights too, so no others are needed.
+        ``seal_{backbone}_vision.pth``: a state dict, bare or under ``"model"`` or ``"state_dict"``, with the encoder
+        and its adapters (``encoder.base_model.model.…``) and the head that predicts expression (``decoder.decoder.…``).
+        It holds the frozen weights too, so no others are needed.
     omics_file
         ``seal_{backbone}_omics.pth`` of the same backbone: the variational autoencoder of expression.
     encoder
@@ -100,8 +100,8 @@ def read_published_seal(
     spec = spec_of(encoder)
     if not spec.architecture:
         raise ValueError(
-            f"encoder={encoder!r} names no architecture, so the file cannot be read; give a timm architecture or one of "
-            f"{', '.join(repr(name) for name, known in encoders.available().items() if known.architecture)}."
+            f"encoder={encoder!r} names no architecture, so the file cannot be read; give a timm architecture or one "
+            f"of {', '.join(repr(name) for name, known in encoders.available().items() if known.architecture)}."
         )
     config = SealConfig(alpha=alpha, encoder=spec.name, weights=vision.name, patch_um=PATCH_UM)
     expression = _read(omics)
@@ -162,8 +162,8 @@ def _tower(
     layers = {name.removesuffix(DOWN) for name in state if name.endswith(DOWN)}
     if not layers:
         raise ValueError(
-            f"{path} has no adapters, whose keys are like '{ENCODER}blocks.0.attn.qkv{DOWN}'; it has {len(state)} keys of "
-            f"the encoder, {_some(state)}."
+            f"{path} has no adapters, whose keys are like '{ENCODER}blocks.0.attn.qkv{DOWN}'; it has {len(state)} keys "
+            f"of the encoder, {_some(state)}."
         )
     ranks = {state[f"{layer}{DOWN}"].shape[0] if state[f"{layer}{DOWN}"].ndim == 2 else 0 for layer in layers}
     if len(ranks) > 1 or 0 in ranks:
@@ -225,8 +225,8 @@ def _renamed(path: Path, state: Mapping[str, Tensor], layers: Mapping[str, str],
     if missing or extra or shapes:
         raise ValueError(
             f"{path} does not fit: {len(missing)} keys missing {_some(missing)}, {len(extra)} keys too many "
-            f"{_some(extra)}, {len(shapes)} of other shape {_some(shapes)}, for {net.gene.dim} features of the encoder and "
-            f"{net.gene.n_genes} genes. Are both files of this encoder?"
+            f"{_some(extra)}, {len(shapes)} of other shape {_some(shapes)}, for {net.gene.dim} features of the encoder "
+            f"and {net.gene.n_genes} genes. Are both files of this encoder?"
         )
     return {names[name]: value for name, value in read.items()}
 

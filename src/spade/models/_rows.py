@@ -23,7 +23,7 @@ def check_rows(values: ArrayLike | csr_matrix, width: int, name: str, model: obj
 
 
 def blocks(x: Matrix | NDArray[np.uint8], size: int) -> Iterator[tuple[slice, NDArray[Any]]]:
-    """Yield ``size`` rows at a time, and where they lie: matrices as dense float32, images ``(n, px, px, 3)`` as they are."""
+    """Yield ``size`` rows at a time and their places: matrices as dense float32, images ``(n, px, px, 3)`` in uint8."""
     kind = np.float32 if x.ndim == 2 else np.uint8
     for start in range(0, x.shape[0], size):
         rows = slice(start, min(start + size, x.shape[0]))
