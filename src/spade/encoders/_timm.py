@@ -122,7 +122,7 @@ def _build(spec: EncoderSpec, weights: Weights, rng: int | np.random.Generator) 
         model = _created(architecture, **kwargs)
         load_strict(model, Path(weights), spec.name)
         return model
-    warn(f"encoder={spec.name!r} has random weights: its features are those of an untrained network.")
+    warn(f"encoder={spec.name!r} has random weights: its features mean nothing until it is trained.")
     return _created(architecture, seed=torch_stream(as_seed(rng), "encoder weights").initial_seed(), **kwargs)
 
 

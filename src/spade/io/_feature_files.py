@@ -112,7 +112,7 @@ def _tensors(path: Path) -> dict[str, Any]:
     import torch
 
     try:  # only torch files in zip form can be mapped, so that unread tensors stay on disk
-        found = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path) or None)
+        loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path) or None)
     except UnpicklingError as error:
         raise ValueError(
             f"slide {path.stem!r}: {str(path)!r} holds more than tensors, or is damaged. Only tensors are read, never "
@@ -123,7 +123,7 @@ def _tensors(path: Path) -> dict[str, Any]:
             f"slide {path.stem!r}: {str(path)!r} cannot be read ({type(error).__name__}: {reason(error)}); was the "
             "file cut off?"
         ) from error
-    parts = found if isinstance(found, dict) else {FEATURES: found}
+    parts = loaded if isinstance(loaded, dict) else {FEATURES: loaded}
     if strange := [name for name in (FEATURES, COORDS) if name in parts and not isinstance(parts[name], torch.Tensor)]:
         raise ValueError(
             f"slide {path.stem!r}: {str(path)!r} holds {type(parts[strange[0]]).__name__} as {strange[0]}; expected a "

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 from scipy.sparse import csr_matrix
 
-from spade._checks import plural, shorten
+from spade._checks import shorten
 from spade.core.arrays import Floats
 from spade.core.checks import check_positive, check_text
 from spade.core.errors import warn
@@ -210,8 +210,8 @@ def _read_expression(file: Path) -> tuple[AnnData, Floats, float | None]:
     if not adata.var_names.is_unique:
         twice = adata.var_names[adata.var_names.duplicated()].unique()
         warn(
-            f"{str(file)!r}: {plural(len(twice), 'gene name')} used more than once ({shorten(twice)}); all but the "
-            "first gene of each name get a suffix."
+            f"{str(file)!r}: gene names occur more than once: {shorten(twice)}. All but the first gene of each name get "
+            "a suffix."
         )
         adata.var_names_make_unique()
     adata.X = csr_matrix((adata.n_obs, adata.n_vars), dtype=np.float32) if adata.X is None else csr_matrix(adata.X)

@@ -79,10 +79,7 @@ def check_label_table(frame: pd.DataFrame, source: str) -> pd.DataFrame:
         lacking = frame[key].isna() | frame[key].astype(str).str.strip().isin(MISSING)
         if lacking.any():
             lines = shorten(frame.index[lacking] + 1)
-            raise ValueError(
-                f"{source}: {plural(int(lacking.sum()), 'row')} without a {key}, such as {lines} (counted from the "
-                "first below the header)."
-            )
+            raise ValueError(f"{source}: rows have no {key}: {lines}, counted from the first row below the header.")
         frame[key] = frame[key].astype(str).str.strip().astype(object)
     twice = frame.duplicated(keys)
     if twice.any():
@@ -91,8 +88,7 @@ def check_label_table(frame: pd.DataFrame, source: str) -> pd.DataFrame:
             SAMPLE: "Keep one row for each. If the rows are spots, name their column with spot_col=.",
             SPOT: "Keep one row for each, or add a column with the sample.",
         }.get("/".join(keys), "Keep one row for each.")
-        n_repeated = plural(len(repeated), keys[-1])
-        raise ValueError(f"{source}: {n_repeated} with more than one row, {shorten(repeated)}. {hint}")
+        raise ValueError(f"{source}: {keys[-1]}s occur more than once: {shorten(repeated)}. {hint}")
     return frame
 
 

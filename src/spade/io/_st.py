@@ -130,22 +130,22 @@ def read_st(
     elif labelled is not None and {"pixel_x", "pixel_y"} <= set(labelled.table.columns):
         positions = read_positions(Path(str(labels)), "labels", labelled.table)
     if counts is None:
-        found = _without_counts(positions, labelled, sample)
+        spots_read = _without_counts(positions, labelled, sample)
     else:
-        found = _with_counts(Path(counts), duplicated_genes)
+        spots_read = _with_counts(Path(counts), duplicated_genes)
     picture = read_image(image, "image")
-    linear, centres = _place(found, positions, size(picture), array, sample)
+    linear, centres = _place(spots_read, positions, size(picture), array, sample)
     check_inside(centres, *size(picture), sample)
     pitch_px = _pitch(linear, sample, mpp)
     if mpp is None:
         mpp = pitch_um / pitch_px
     else:
         check_pitch(pitch_px, mpp, pitch_um, sample)
-    columns, rows = (found.keys.get_level_values(level) for level in (0, 1))
-    obs = pd.DataFrame({"array_col": columns, "array_row": rows}, index=found.ids)
+    columns, rows = (spots_read.keys.get_level_values(level) for level in (0, 1))
+    obs = pd.DataFrame({"array_col": columns, "array_row": rows}, index=spots_read.ids)
     if labelled is not None:
-        obs["label"] = _labels(labelled.of_spot, found.keys, sample)
-    adata = AnnData(found.counts, obs=obs, var=pd.DataFrame(index=pd.Index(found.genes, dtype=object)))
+        obs["label"] = _labels(labelled.of_spot, spots_read.keys, sample)
+    adata = AnnData(spots_read.counts, obs=obs, var=pd.DataFrame(index=pd.Index(spots_read.genes, dtype=object)))
     return section(picture, adata, centres, spot_diameter_um / 2 / mpp, sample=sample, mpp=mpp, pitch_um=pitch_um)
 
 

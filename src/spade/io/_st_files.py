@@ -38,9 +38,8 @@ def read_counts(path: Path, duplicated_genes: str) -> tuple[list[str], list[str]
     duplicated = sorted(pd.Index(genes)[pd.Index(genes).duplicated()].unique())
     if duplicated and duplicated_genes == "error":
         raise ValueError(
-            f"counts={str(path)!r}: {plural(len(duplicated), 'gene name')} used more than once "
-            f"({shorten(duplicated)}). Rename them, or read with duplicated_genes='sum' to add up the counts of each "
-            "name."
+            f"counts={str(path)!r}: gene names occur more than once: {shorten(duplicated)}. Rename them, or read with "
+            "duplicated_genes='sum' to add up the counts of each name."
         )
     ids = frame[0].fillna("").tolist()
     if not any(SPOT_ID.fullmatch(i) for i in ids) and all(SPOT_ID.fullmatch(g) for g in genes):
@@ -49,8 +48,7 @@ def read_counts(path: Path, duplicated_genes: str) -> tuple[list[str], list[str]
     if duplicated:
         codes, unique = pd.factorize(np.array(genes, dtype=object))
         add = csr_matrix((np.ones(len(codes), np.float32), (np.arange(len(codes)), codes)), (len(codes), len(unique)))
-        n_names = plural(len(duplicated), "gene name")
-        logger.info("%s: counts of %s used more than once are summed.", path.name, n_names)
+        logger.info("%s: counts of genes of the same name are summed: %s", path.name, shorten(duplicated))
         return ids, list(unique), csr_matrix(counts @ add)
     return ids, genes, counts
 
@@ -180,9 +178,7 @@ def read_labels(path: Path) -> Labels:
             raise ValueError(f"labels={str(path)!r}: entries of a one-hot table must be 0 or 1.")
         several = [ids[i] for i in np.flatnonzero(hot.sum(axis=0) > 1)]
         if several:
-            raise ValueError(
-                f"labels={str(path)!r}: {plural(len(several), 'spot')} with several labels ({shorten(several)})."
-            )
+            raise ValueError(f"labels={str(path)!r}: spots have several labels: {shorten(several)}.")
         names = table.iloc[:, 0].astype(str).to_numpy(dtype=object)
         values = np.where(hot.any(axis=0), names[hot.argmax(axis=0)], np.nan)
     return Labels(pd.Series(values, index=array_keys(array, ids, "labels"), dtype=object), ids, table)

@@ -65,7 +65,7 @@ class GenePanel:
             raise ValueError("genes: the gene panel is empty; choose genes with sp.pp.select_genes or name some.")
         if len(set(self.names)) < len(self.names):
             repeated = sorted({name for name in self.names if self.names.count(name) > 1})
-            raise ValueError(f"genes: {len(repeated)} names occur more than once in the panel, such as {repeated[:5]}.")
+            raise ValueError(f"genes: names occur more than once in the panel, such as {repeated[:5]}.")
 
     def __len__(self) -> int:
         """Return the number of genes."""

@@ -14,6 +14,7 @@ from spade._checks import plural
 from spade.core.arrays import Rows
 from spade.core.experts.heads import Experts
 from spade.core.experts.routing import Routing
+from spade.io._bytes import check_file
 from spade.io._state_dict import TORCH_SUFFIXES, read_state
 from spade.models._config import SpadeConfig
 from spade.models._spade import SpadeModel
@@ -119,8 +120,7 @@ def _stack(states: list[dict[str, torch.Tensor]], folder: Path) -> Experts:
 def _array(value: str | PathLike[str] | ArrayLike, name: str) -> NDArray[np.generic]:
     if not isinstance(value, (str, PathLike)):
         return np.asarray(value)
-    if not Path(value).is_file():
-        raise FileNotFoundError(f"{name}={str(value)!r}: there is no such file.")
+    check_file(Path(value), name)
     try:
         array: NDArray[np.generic] = np.load(value, allow_pickle=False)
     except (OSError, EOFError, ValueError) as error:
@@ -132,25 +132,25 @@ def _files(folder: Path, n_experts: int) -> list[Path]:
     """Return the file of every expert, in their order."""
     if not folder.is_dir():
         raise FileNotFoundError(f"folder={str(folder)!r} is not a folder.")
-    found: dict[int, list[Path]] = {}
+    files_of: dict[int, list[Path]] = {}
     for path in sorted(folder.iterdir()):
         if path.suffix in TORCH_SUFFIXES and (numbers := NUMBERED.findall(path.stem)):
-            found.setdefault(int(numbers[-1]), []).append(path)
-    for expert, paths in sorted(found.items()):
+            files_of.setdefault(int(numbers[-1]), []).append(path)
+    for expert, paths in sorted(files_of.items()):
         if len(paths) > 1:
             raise ValueError(
                 f"folder={str(folder)!r} has {len(paths)} files for expert {expert}: "
                 f"{', '.join(path.name for path in paths)}. Keep one of them (that of the best epoch, say)."
             )
-    missing = [expert for expert in range(n_experts) if expert not in found]
+    missing = [expert for expert in range(n_experts) if expert not in files_of]
     if missing:
         raise FileNotFoundError(
             f"folder={str(folder)!r} has no file …proto{{e}}….pt for experts {missing} of the {n_experts} that "
-            f"assignment names; there are files for {sorted(found) or 'none'}."
+            f"assignment names; there are files for {sorted(files_of) or 'none'}."
         )
-    if more := sorted(set(found) - set(range(n_experts))):
+    if more := sorted(set(files_of) - set(range(n_experts))):
         raise ValueError(f"folder={str(folder)!r} has files for experts {more}, but assignment names only {n_experts}.")
-    return [found[expert][0] for expert in range(n_experts)]
+    return [files_of[expert][0] for expert in range(n_experts)]
 
 
 def _read_expert(path: Path, width: int) -> dict[str, torch.Tensor]:
