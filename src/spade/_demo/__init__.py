@@ -178,12 +178,12 @@ def _numbers(report: Report, samples: list[SpatialData], model: sp.models.SpadeM
         f"{plural(_n_spots(samples), 'spot')} with expression: {model.n_features} image features and {model.n_genes} "
         f"genes per spot, joined in one space of {model.dim} dimensions.",
     )
-    everywhere = retrieval[retrieval.gallery == "all spots"]
+    everywhere = retrieval[retrieval.gallery == "all_spots"]
     report.text(
         "Do image and expression find each other?",
         f"On {int(everywhere.n.iloc[0])} spots of spatial blocks that training never saw, the true partner is among "
         f"the first {int(everywhere.k.iloc[0])} for {everywhere.recall.mean():.0%} of queries; chance gives "
-        f"{everywhere.chance_recall.mean():.0%}. Rows 'same section' and 'same expert' search only spots of the same "
+        f"{everywhere.chance_recall.mean():.0%}. Rows 'same_section' and 'same_expert' search only spots of the same "
         "section, or of the same expert: they show what is gained beyond recognising the section, or beyond the choice "
         "of the expert.",
     )

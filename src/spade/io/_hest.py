@@ -210,7 +210,7 @@ def _read_expression(file: Path) -> tuple[AnnData, Floats, float | None]:
     if not adata.var_names.is_unique:
         twice = adata.var_names[adata.var_names.duplicated()].unique()
         warn(
-            f"{str(file)!r}: gene names occur more than once: {shorten(twice)}. All but the first gene of each name get "
+            f"{str(file)!r}: gene names occur more than once: {shorten(twice)}. All but the first of each name get "
             "a suffix."
         )
         adata.var_names_make_unique()

@@ -325,7 +325,7 @@ class SealModel:
             check_panel(genes, n_genes)
         except DAMAGED as error:
             raise damaged(path, error) from error
-        # outside of what is damaged: the published weights may not be at hand, or be others
+        # missing or other weights of the encoder do not mean that this directory is damaged
         tuned = None if config.on_features else tuned_tower(config, base if description["merged"] else weights)
         try:
             vision: PixelTower | FeatureTower

@@ -161,7 +161,7 @@ def read_training_data(
             )
         own = images.read(sample, config)
         config = replace(config, **own.origin)
-        expression, present, filled = read_expression(sample, panel, config.layer, config.normalized)
+        expression, present, filled = read_expression(sample, panel, config.layer, normalized=config.normalized)
         var_names[sample.name], absent[sample.name] = names, int((~present).sum())
         rows_of_all.skip("without a valid patch", int((~own.valid).sum()))
         rows_of_all.skip("without counts", int((own.valid & ~filled).sum()))
