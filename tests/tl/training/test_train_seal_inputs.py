@@ -65,7 +65,7 @@ def test_bad_input_on_features(options, error, said):
         ({"encoder": "UNI"}, ValueError, r"encoder='UNI' is not known"),
         ({"encoder": ""}, ValueError, r"encoder='' is not known"),
         ({"encoder": 3}, (TypeError, ValueError), r"encoder=3"),
-        ({"weights": "none.pth"}, FileNotFoundError, r"there is no such file"),
+        ({"weights": "none.pth"}, FileNotFoundError, r"weights: there is no file 'none\.pth'"),
         ({"patches_key": "tiles"}, KeyError, r"patches_key='tiles' is not there; patches: 'patches'"),
         (
             {"targets": ("qkv", "up")},
