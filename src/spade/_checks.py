@@ -8,6 +8,9 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
+
+from spade.core.checks import check_count
 
 logger = logging.getLogger("spade")
 
@@ -22,6 +25,23 @@ def check_idle(settings: Iterable[tuple[str, object, object]], reason: str) -> N
         raise ValueError(f"{listed}: {reason}; leave {', '.join(f'{name}=' for name, _ in idle)} out.")
 
 
+def check_shots(shots: int | Sequence[int]) -> list[int]:
+    """Return the different numbers of shots in increasing order; raise unless all are whole numbers of at least 1."""
+    counts = [shots] if np.isscalar(shots) or not isinstance(shots, Iterable) else list(shots)
+    if not counts:
+        raise ValueError(f"shots={shots!r}: expected at least one whole number.")
+    return sorted({check_count("shots", count) for count in counts})
+
+
+def check_classes(labels: NDArray[np.str_] | NDArray[np.object_], label_key: str) -> list[str]:
+    """Return the names of the classes in order, ``""`` (no label) aside; raise unless there are at least two."""
+    classes = sorted(set(labels.tolist()) - {""})
+    if len(classes) < 2:
+        there = f"all labels are {classes[0]!r}" if classes else "there are no labels"
+        raise ValueError(f"label_key={label_key!r}: {there}; classification needs at least two classes.")
+    return classes
+
+
 def check_table(table: object, columns: Sequence[str], made_by: str) -> pd.DataFrame:
     """Return a result that has these columns, and rows, else raise; what a way through a file made missing is ``""`` again."""
     if not isinstance(table, pd.DataFrame):
@@ -34,6 +54,11 @@ def check_table(table: object, columns: Sequence[str], made_by: str) -> pd.DataF
         raise ValueError(f"table is empty; pass what {made_by} returned.")
     emptied = [name for name in MAY_BE_EMPTY if name in table and table[name].isna().any()]
     return table.assign(**{name: table[name].astype(object).fillna("") for name in emptied})
+
+
+def plural(n: int, noun: str) -> str:
+    """Return a count with its noun: ``1 spot``, ``2 spots``."""
+    return f"{n} {noun}{'' if n == 1 else 's'}"
 
 
 def shorten(items: Iterable[Any], most: int = 5) -> str:

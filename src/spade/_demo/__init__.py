@@ -154,12 +154,12 @@ def _numbers(
         f"{model.n_experts} experts on {model.facts['training_spots']} of {n_spots} spots with expression: {model.n_features} "
         f"image features and {model.n_genes} genes per spot, put into one space of {model.dim} dimensions.",
     )
-    everywhere = retrieval[retrieval.gallery == "all spots"]
+    everywhere = retrieval[retrieval.gallery == "all_spots"]
     report.text(
         "Do image and expression find each other?",
         f"On {int(everywhere.n.iloc[0])} spots of spatial blocks that training never saw, the true partner is among the first "
         f"{int(everywhere.k.iloc[0])} for {everywhere.recall.mean():.0%} of queries, where chance gives "
-        f"{everywhere.chance_recall.mean():.0%}; rows 'same section' and 'same expert' count only what goes beyond telling sections, and beyond the choice of expert.",
+        f"{everywhere.chance_recall.mean():.0%}; rows 'same_section' and 'same_expert' count only what goes beyond telling sections, and beyond the choice of expert.",
     )
     report.table(retrieval)
     found, truth = [], []

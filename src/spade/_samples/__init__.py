@@ -1,1 +1,1 @@
-"""From what a user passes as ``samples`` to checked arrays, and back: the only place that knows the layout of a SpatialData."""
+"""Between what users pass as ``samples`` and checked arrays: the only place that knows the layout of a SpatialData."""

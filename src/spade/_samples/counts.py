@@ -1,4 +1,4 @@
-"""Log-normalised expression of a sample, for plots and statistics."""
+"""Raw and log-normalised expression of a sample."""
 
 from __future__ import annotations
 
@@ -11,14 +11,15 @@ from scipy.sparse import csr_matrix, issparse
 from spade import _keys
 from spade._checks import shorten
 from spade._samples.sample import Sample
+from spade.core.checks import check_flag, check_text
 from spade.core.expression.normalise import log_normalise
 from spade.models import GenePanel
 
 
-def log_expression(sample: Sample, layer: str | None, normalized: bool) -> ad.AnnData:
+def log_expression(sample: Sample, layer: str | None, *, normalized: bool) -> ad.AnnData:
     """Return log-normalised expression of the spots that have counts, named by their rows."""
-    counts = read_counts(sample, layer, normalized)
-    rows = np.flatnonzero(np.asarray(abs(counts).sum(1)).ravel() > 0)
+    counts = read_counts(sample, layer, normalized=normalized)
+    rows = np.flatnonzero(has_counts(counts))
     return ad.AnnData(
         counts[rows] if normalized else log_normalise(counts[rows]),
         obs=pd.DataFrame(index=rows.astype(str)),
@@ -26,44 +27,27 @@ def log_expression(sample: Sample, layer: str | None, normalized: bool) -> ad.An
     )
 
 
+def has_counts(counts: csr_matrix) -> NDArray[np.bool_]:
+    """Whether a spot has any value other than zero; zeros may be stored."""
+    return np.asarray(abs(counts).sum(1)).ravel() > 0
+
+
 def read_counts(
-    sample: Sample, layer: str | None = None, normalized: bool = False, smoothed: bool = True
+    sample: Sample, layer: str | None = None, *, normalized: bool = False, smoothed: bool = True
 ) -> csr_matrix:
     """Return ``X`` (layer None or ``"X"``) or a layer as CSR float32, checked.
 
-    Raw counts must be finite, non-negative whole numbers; with ``normalized=True`` they must only be finite. Those that
-    ``pp.smooth_expression`` averaged need not be whole, unless ``smoothed=False`` asks for counts that are not averaged.
+    Raw counts must be finite, non-negative whole numbers; with ``normalized=True`` they must only be finite. A layer
+    that ``pp.smooth_expression`` wrote need not hold whole numbers, unless ``smoothed=False`` rules out averaged
+    counts.
     """
-    table = sample.table
-    in_x = layer is None or (layer == "X" and layer not in table.layers)
-    where = "X" if in_x else f"layers[{layer!r}]"
-    if not in_x and layer not in table.layers:
-        there = [key for key in table.layers if key is not None]  # which newer anndata lists for X
-        raise KeyError(
-            f"{sample.name}: layer={layer!r} is not there; layers: {shorten(there) or 'none'} ('X' names X itself)."
-        )
-    matrix = table.X if in_x else table.layers[layer]
-    if matrix is None:
-        raise ValueError(f"{sample.name}: {where} of tables[{sample.table_key!r}] is empty; name a layer= with counts.")
+    normalized = check_flag("normalized", normalized)
+    matrix, source, is_smoothed = _matrix(sample, layer)
     counts = csr_matrix(matrix if issparse(matrix) else np.asarray(matrix), dtype=np.float32)
-    values = counts.data
-    if not np.isfinite(values).all():
-        bad = int((~np.isfinite(values)).sum())
-        raise ValueError(f"{sample.name}: {where} has {bad} values that are NaN or infinite. Set or remove them first.")
-    if not normalized and (len(values) and values.min() < 0):
-        raise ValueError(
-            f"{sample.name}: {where} has negative values (lowest {values.min():g}), but raw counts are expected. Name the "
-            "layer= that holds the counts, or pass normalized=True to use the values as they are."
-        )
-    averaged = not in_x and _keys.read_provenance(table.uns, str(layer)).get("function") == _keys.SMOOTHING
-    if not normalized and not (averaged and smoothed) and not np.array_equal(values, np.round(values)):
-        example = values[values != np.round(values)][0]
-        raise ValueError(
-            f"{sample.name}: {where} has values that are not whole numbers (such as {example:g}), but raw counts are "
-            "expected. Name the layer= that holds the counts, or pass normalized=True to use the values as they are."
-        )
-    if not table.var_names.is_unique:
-        repeated = table.var_names[table.var_names.duplicated()].unique()
+    _check_values(counts.data, f"{sample.name}: {source}", raw=not normalized, whole=not (is_smoothed and smoothed))
+    names = sample.table.var_names
+    if not names.is_unique:
+        repeated = names[names.duplicated()].unique()
         raise ValueError(
             f"{sample.name}: {len(repeated)} gene names occur more than once, such as {shorten(repeated)}. Make them "
             "unique (table.var_names_make_unique()) or aggregate them."
@@ -71,13 +55,49 @@ def read_counts(
     return counts
 
 
+def _matrix(sample: Sample, layer: str | None) -> tuple[object, str, bool]:
+    """Return a matrix of the table, what to call it, and whether ``pp.smooth_expression`` wrote it."""
+    table = sample.table
+    if layer is None or (check_text("layer", layer) == "X" and layer not in table.layers):
+        matrix, source, record = table.X, "X", {}
+    elif layer in table.layers:
+        matrix, source, record = table.layers[layer], f"layers[{layer!r}]", _keys.read_provenance(table.uns, layer)
+    else:
+        layers = [key for key in table.layers if key is not None]  # newer versions of anndata list X as None
+        raise KeyError(
+            f"{sample.name}: layer={layer!r} is not there; layers: {shorten(layers) or 'none'} ('X' names X itself)."
+        )
+    if matrix is None:
+        raise ValueError(
+            f"{sample.name}: {source} of tables[{sample.table_key!r}] is empty; name a layer= with counts."
+        )
+    return matrix, source, record.get("function") == _keys.SMOOTHING
+
+
+def _check_values(values: NDArray[np.float32], source: str, *, raw: bool, whole: bool) -> None:
+    """Raise if values are not finite or, for raw counts, negative or not whole numbers."""
+    advice = "Name the layer= that holds the counts, or pass normalized=True to use the values as they are."
+    if not np.isfinite(values).all():
+        n_bad = int((~np.isfinite(values)).sum())
+        raise ValueError(f"{source} has {n_bad} values that are NaN or infinite. Set or remove them first.")
+    if raw and len(values) and values.min() < 0:
+        raise ValueError(
+            f"{source} has negative values (lowest {values.min():g}), but raw counts are expected. {advice}"
+        )
+    if raw and whole and not np.array_equal(values, np.round(values)):
+        example = values[values != np.round(values)][0]
+        raise ValueError(
+            f"{source} has values that are not whole numbers (such as {example:g}), but raw counts are expected. "
+            f"{advice}"
+        )
+
+
 def read_expression(
-    sample: Sample, panel: GenePanel, layer: str | None, normalized: bool
+    sample: Sample, panel: GenePanel, layer: str | None, *, normalized: bool
 ) -> tuple[csr_matrix, NDArray[np.bool_], NDArray[np.bool_]]:
     """Return log-normalised expression in panel order, which genes are present, and which spots have any counts."""
-    values = read_counts(sample, layer, normalized)
-    filled = np.asarray(abs(values).sum(1)).ravel() > 0  # zeros may be stored
+    values = read_counts(sample, layer, normalized=normalized)
     matrix, present = panel.take(
         values if normalized else log_normalise(values, panel.target_sum), sample.table.var_names
     )
-    return matrix, present, filled
+    return matrix, present, has_counts(values)

@@ -16,35 +16,36 @@ from spade.core.patches.sources import SectionPatches
 from spade.core.patches.tiles import iter_patches
 from spade.encoders import Encoder
 
-#: Patches that are encoded at a time, unless said otherwise.
+#: Default number of patches that are encoded at a time.
 BATCH = 64
 
 
 def placed_sections(sample: Sample, patches_key: str) -> list[tuple[NDArray[np.int64], SectionPatches]]:
-    """Return, for every section that has patches, the rows of the table whose patch is valid, and where these lie.
+    """Return, for every section that has patches, the rows of the table with a valid patch, and where these lie.
 
-    Sections without patches are passed over: ``patch_record(...)["regions"]`` says which have them.
+    Sections without patches are skipped: ``patch_record(...)["regions"]`` says which have them.
     """
     record = patch_record(sample, patches_key)
-    found = []
+    sections = []
     for section in sample.sections:
         if section.region in record["regions"]:
             facts = record["regions"][section.region]
             centres, inside = patch_centres(sample, section, facts)
             levels = image_levels(sample.sdata.images[facts["image"]])
             placed = SectionPatches(levels, centres[inside][:, ::-1], record["size_um"] / facts["mpp"])
-            found.append((section.rows[inside], placed))
-    return found
+            sections.append((section.rows[inside], placed))
+    return sections
 
 
 def encode_rows(
     sample: Sample, encoder: Encoder, patches_key: str, batch_size: int
 ) -> tuple[NDArray[np.float32], dict[str, Any]]:
-    """Encode the patches of a sample, streamed.
+    """Encode the patches of a sample batch by batch.
 
     Returns
     -------
-    ``(n_obs, d)``, NaN where the patch is not valid; and the facts of its origin for :func:`spade._keys.write_provenance`.
+    Features ``(n_obs, d)``, NaN where the patch is not valid; and facts about their origin for
+    :func:`spade._keys.write_provenance`.
     """
     record = patch_record(sample, patches_key)
     size_um = record["size_um"]
@@ -53,7 +54,7 @@ def encode_rows(
     for section in sample.sections:
         if section.region not in record["regions"]:
             warn(
-                f"{section.name}: has no patches, so its {len(section.rows)} spots get NaN features. Make them with "
+                f"{section.name} has no patches, so its {len(section.rows)} spots get NaN features. Make them with "
                 "sp.pp.patches(samples)."
             )
     sections = placed_sections(sample, patches_key)

@@ -1,4 +1,4 @@
-"""Colours of experts: the same in every plot, distinct under the common colour vision deficiencies as well."""
+"""Colours of experts: the same in every plot, and distinct with the common colour vision deficiencies as well."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ COLOURS = (
 
 
 def palette(n: int) -> NDArray[np.str_]:
-    """Return ``n`` colours as hex strings; beyond 20 hues follow the golden angle."""
+    """Return ``n`` colours as hex strings; beyond 20, hues follow the golden angle."""
     extra = (
         colorsys.hls_to_rgb((0.618034 * i) % 1, 0.35 + 0.3 * (i % 2), 0.7) for i in range(max(0, n - len(COLOURS)))
     )

@@ -1,4 +1,4 @@
-"""What ``embed`` and ``cluster_experts`` wrote of experts, read with errors that say what there is."""
+"""Experts of spots, as ``embed`` and ``cluster_experts`` wrote them; errors list what there is."""
 
 from __future__ import annotations
 
@@ -20,27 +20,27 @@ def expert_series(sample: Sample, key: str) -> pd.Series:
     for name in (_keys.expert(key), _keys.cluster(key)):
         if name in obs:
             return obs[name]
-    there = [name for name in obs if str(name).endswith((_keys.expert(""), _keys.cluster("")))]
+    columns = [name for name in obs if str(name).endswith((_keys.expert(""), _keys.cluster("")))]
     raise KeyError(
         f"{sample.name}: key={key!r}: obs has neither {_keys.expert(key)!r} nor {_keys.cluster(key)!r}; experts there: "
-        f"{shorten(there) or 'none'}. Run sp.tl.cluster_experts(samples, use_rep=...) or sp.tl.embed(samples, model)."
+        f"{shorten(columns) or 'none'}. Run sp.tl.cluster_experts(samples, use_rep=...) or sp.tl.embed(samples, model)."
     )
 
 
 def expert_weights(sample: Sample, key: str) -> NDArray[np.float32]:
-    """Return the routing weights ``(n_obs, E)``, or raise with what there is."""
+    """Return the routing weights ``(n_obs, E)``; raise with the weights there are."""
     name = _keys.weights(key)
     if name not in sample.table.obsm:
-        there = [other for other in sample.table.obsm if str(other).endswith(_keys.weights(""))]
+        weights = [other for other in sample.table.obsm if str(other).endswith(_keys.weights(""))]
         raise KeyError(
             f"{sample.name}: key={key!r}: the routing weights obsm[{name!r}] are not there; weights there: "
-            f"{shorten(there) or 'none'}. Run sp.tl.embed(samples, model)."
+            f"{shorten(weights) or 'none'}. Run sp.tl.embed(samples, model)."
         )
     return np.asarray(sample.table.obsm[name], dtype=np.float32)
 
 
 def iter_experts(samples: Samples, key: str, table_key: str | None) -> Iterator[tuple[Sample, NDArray[np.object_]]]:
-    """Yield every sample with the expert of each spot as a string, ``""`` where it has none; samples must be named apart."""
+    """Yield every sample with the expert of each spot as a string, ``""`` where it has none; names must differ."""
     columns: dict[str, str] = {}
     for sample in iter_samples(samples, table_key=table_key):
         check_names([*columns, sample.name])
@@ -49,8 +49,8 @@ def iter_experts(samples: Samples, key: str, table_key: str | None) -> Iterator[
         if len(set(columns.values())) > 1:
             first = next(iter(columns))
             raise ValueError(
-                f"key={key!r}: {first} has obs[{columns[first]!r}], but {sample.name} has obs[{series.name!r}]. Run sp.tl.embed on all "
-                "samples or on none."
+                f"key={key!r}: {first} has obs[{columns[first]!r}], but {sample.name} has obs[{series.name!r}]. Run "
+                "sp.tl.embed on all samples or on none."
             )
         yield sample, np.where(series.isna(), "", series.astype(str)).astype(object)
 
@@ -64,5 +64,6 @@ def need_experts(experts: NDArray[np.object_], key: str) -> None:
     """Raise if no spot has an expert."""
     if not (experts != "").any():
         raise ValueError(
-            f"key={key!r}: none of {len(experts)} spots has an expert, as no patch is valid. Check sp.pl.patches(samples)."
+            f"key={key!r}: none of {len(experts)} spots has an expert, as no patch is valid. Check "
+            "sp.pl.patches(samples)."
         )

@@ -1,8 +1,8 @@
-"""Which image shows a section, how its pixels lie on the spots, and its resolutions as arrays."""
+"""Images: which are RGB, and their resolutions as arrays and levels."""
 
 from __future__ import annotations
 
-import logging
+from collections.abc import Callable
 
 import dask.array as da
 import numpy as np
@@ -11,9 +11,6 @@ from numpy.typing import NDArray
 from xarray import DataArray, DataTree
 
 from spade.core.patches.tiles import Level
-
-logger = logging.getLogger("spade")
-Floats = NDArray[np.float64]
 
 
 def image_arrays(element: DataArray | DataTree) -> list[DataArray]:
@@ -54,14 +51,14 @@ def image_levels(element: DataArray | DataTree) -> list[Level]:
 
 
 def _zarr_source(data: da.Array) -> zarr.Array | None:
-    """Return the zarr array behind a dask array that is nothing but this array, which is much faster to read from."""
+    """Return the zarr array if a dask array only wraps one: reading from it directly is much faster."""
     if not isinstance(data, da.Array) or set(data.dask.layers) != {data.name, f"original-{data.name}"}:
         return None
     source = data.dask.layers[f"original-{data.name}"].get(f"original-{data.name}")
     return source if isinstance(source, zarr.Array) and source.shape == data.shape else None
 
 
-def _reader(data: da.Array | zarr.Array):  # type: ignore[no-untyped-def]
+def _reader(data: da.Array | zarr.Array) -> Callable[[int, int, int, int], NDArray[np.uint8]]:
     def read(y0: int, y1: int, x0: int, x1: int) -> NDArray[np.uint8]:
         return np.asarray(data[:3, y0:y1, x0:x1])
 

@@ -1,4 +1,4 @@
-"""Features of a sample held against the model that reads them."""
+"""Features of a sample, checked against the model that reads them."""
 
 from __future__ import annotations
 
@@ -16,25 +16,25 @@ from spade.models import SealConfig, SealModel, SpadeConfig, SpadeModel
 Model: TypeAlias = SpadeModel | SealModel
 #: Origin of features: names in the settings, and in the record that ``pp.encode_patches`` writes.
 SOURCE = {"encoder": "encoder", "encoder_id": "encoder_id", "patch_um": "size_um", "patch_px": "input_px"}
-#: What the features of a sample are compared with, in messages.
+#: In messages: what the features of a sample are compared with.
 OF_EARLIER_SAMPLES = "those of the routing or samples before it are"
 
 
 def check_source(sample: Sample, use_rep: str, expected: Mapping[str, Any], what: str) -> dict[str, Any]:
-    """Return what is known of the origin of ``obsm[use_rep]``, or raise if it is known not to be the expected one.
+    """Return what is known about the origin of ``obsm[use_rep]``; raise if it differs from the expected origin.
 
-    Names are those of :class:`SpadeConfig`; what is not known of either side is not compared.
+    Names are those of :class:`SpadeConfig`; a fact that is unknown on either side is not compared.
     """
-    facts = _keys.read_provenance(sample.table.uns, use_rep)
-    found = {name: facts[key] for name, key in SOURCE.items() if key in facts}
-    found = {name: value.item() if isinstance(value, np.generic) else value for name, value in found.items()}
+    record = _keys.read_provenance(sample.table.uns, use_rep)
+    source = {name: record[key] for name, key in SOURCE.items() if key in record}
+    source = {name: value.item() if isinstance(value, np.generic) else value for name, value in source.items()}
     known = {name: value for name, value in expected.items() if value is not None}
-    if any(found.get(name, value) != value for name, value in known.items() if name != "encoder"):
+    if any(source.get(name, value) != value for name, value in known.items() if name != "encoder"):
         raise ValueError(
-            f"{sample.name}: obsm[{use_rep!r}] comes from {_describe(found)}, but {what} from {_describe(known)}. Encode patches of "
-            "the same size with the same encoder and weights."
+            f"{sample.name}: obsm[{use_rep!r}] comes from {_describe(source)}, but {what} from {_describe(known)}. "
+            "Encode patches of the same size with the same encoder and weights."
         )
-    return found | known
+    return source | known
 
 
 def _describe(source: Mapping[str, Any]) -> str:
@@ -45,27 +45,28 @@ def _describe(source: Mapping[str, Any]) -> str:
 
 
 def check_model(model: object, argument: str = "model") -> None:
-    """Raise if this is no trained model."""
+    """Raise if this is not a trained model."""
     if not isinstance(model, (SpadeModel, SealModel)):
         raise TypeError(
-            f"{argument}={model!r}: expected a SpadeModel or a SealModel; read one with sp.models.SpadeModel.load(path)."
+            f"{argument}={model!r}: expected a SpadeModel or a SealModel; read one with "
+            "sp.models.SpadeModel.load(path)."
         )
 
 
 def check_spade(model: object, argument: str = "model") -> None:
-    """Raise if this is no mixture of experts."""
+    """Raise if this is not a mixture of experts."""
     if not isinstance(model, SpadeModel):
         raise TypeError(f"{argument}={model!r}: expected a SpadeModel; read one with sp.models.SpadeModel.load(path).")
 
 
-def tuned(model: Model) -> bool:
-    """Whether the model is a tuned encoder, which reads pixels."""
+def reads_patches(model: Model) -> bool:
+    """Whether the model is a fine-tuned encoder, which reads patches instead of features."""
     return isinstance(model, SealModel) and model.reads_pixels
 
 
 def features_key(model: Model, use_rep: str | None) -> str:
-    """Return the key given, else that of the model's training, or of what :func:`spade.tl.embed` writes by a tuned encoder."""
-    known = _keys.image(_keys.SEAL) if tuned(model) else model.config.use_rep
+    """Return the key given; else the one of training or, for a tuned encoder, the one :func:`spade.tl.embed` writes."""
+    known = _keys.image(_keys.SEAL) if reads_patches(model) else model.config.use_rep
     if not (use_rep or known):
         raise ValueError(
             "use_rep=None, and the model does not know the key of its features: name it, such as use_rep='X_uni'."
@@ -74,31 +75,33 @@ def features_key(model: Model, use_rep: str | None) -> str:
 
 
 def check_patch_size(sample: str, size_um: float, tuned_on: float | None) -> None:
-    """Raise if patches are not of the size that an encoder was tuned on."""
+    """Raise if patches differ in size from those that an encoder was tuned on."""
     if tuned_on is not None and abs(size_um - tuned_on) > 1e-6:
         raise ValueError(
-            f"{sample}: patches of {size_um:g} µm, but the model was tuned on patches of {tuned_on:g} µm. Make them with "
-            f"sp.pp.patches(samples, size_um={tuned_on:g})."
+            f"{sample}: its patches have {size_um:g} µm, but the model was tuned on patches of {tuned_on:g} µm. Make "
+            f"them with sp.pp.patches(samples, size_um={tuned_on:g})."
         )
 
 
 def read_model_features(sample: Sample, use_rep: str, model: Model) -> NDArray[np.floating]:
-    """Return ``obsm[use_rep]``, or raise if it is not what the model was trained on."""
-    if tuned(model):
+    """Return ``obsm[use_rep]``; raise if these are not features that the model was trained on."""
+    if reads_patches(model):
         origin = _keys.read_provenance(sample.table.uns, use_rep)
         if origin.get("encoder_id") != model.id:
             raise ValueError(
-                f"{sample.name}: obsm[{use_rep!r}] is not there or not by this model. Encode the patches with "
-                "sp.tl.embed(samples, model), or with sp.pp.encode_patches(samples, encoder=model) and name its key with use_rep=."
+                f"{sample.name}: obsm[{use_rep!r}] is missing, or another encoder wrote it. Encode the patches with "
+                "sp.tl.embed(samples, model), or with sp.pp.encode_patches(samples, encoder=model) and name their key "
+                "with use_rep=."
             )
         check_patch_size(sample.name, origin["size_um"], model.config.patch_um)
     features = read_features(sample, use_rep)
     if features.shape[1] != model.n_features:
         raise ValueError(
-            f"{sample.name}: obsm[{use_rep!r}] has {features.shape[1]} features, but the model reads {model.n_features} of "
-            f"encoder {model.config.encoder!r}. Encode the patches with that encoder, or name its features with use_rep=."
+            f"{sample.name}: obsm[{use_rep!r}] has {features.shape[1]} features, but the model reads "
+            f"{model.n_features} of encoder {model.config.encoder!r}. Encode the patches with that encoder, or name "
+            "its features with use_rep=."
         )
-    if not tuned(model):
+    if not reads_patches(model):
         check_source(sample, use_rep, source_of(model.config), "the model's features are")
     return features
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,14 +12,15 @@ from numpy.typing import NDArray
 from spade import _keys
 from spade._checks import shorten
 from spade._samples.sample import Sample, table_keys
+from spade.core.checks import check_text
 from spade.core.roles import NOT_USED, TRAIN, VAL
 
 ROLES = {_keys.TRAIN: TRAIN, _keys.VAL: VAL}
 
 
 def obs_column(sample: Sample, key: str, argument: str) -> pd.Series:
-    """Return an ``obs`` column or raise with the columns there are."""
-    if key not in sample.table.obs:
+    """Return an ``obs`` column; raise with the columns there are."""
+    if check_text(argument, key) not in sample.table.obs:
         raise KeyError(
             f"{sample.name}: {argument}={key!r} is not in obs; columns: {shorten(sample.table.obs.columns, 20)}."
         )
@@ -29,8 +30,8 @@ def obs_column(sample: Sample, key: str, argument: str) -> pd.Series:
 def value_strings(column: pd.Series) -> NDArray[np.object_]:
     """Return values as strings, ``""`` where missing.
 
-    Whole numbers that became floats, as columns with missing values do, are whole numbers again, so that they are called the same in
-    every sample.
+    A whole number that became a float, as in a column with missing values, is written as a whole number again, so that
+    it has the same name in every sample.
     """
 
     def text(value: Any) -> str:
@@ -48,22 +49,49 @@ def category_strings(column: pd.Series, where: str) -> tuple[NDArray[np.object_]
         known = pd.Series(column.dropna().unique()).sort_values()
     if pd.api.types.is_float_dtype(known.dtype) and (known % 1 != 0).any():
         raise TypeError(
-            f"{where} is a column of numbers such as {shorten(known, 2)}; expected categories. Cut it into ranges first, as with "
-            "pandas.cut."
+            f"{where} is a column of numbers such as {shorten(known, 2)}; expected categories. Cut it into ranges "
+            "first, as with pandas.cut."
         )
     return value_strings(column), value_strings(known).tolist()
 
 
 def group_labels(sample: Sample, groupby: str | None, argument: str = "groupby") -> NDArray[np.str_]:
-    """Return the group of every row as strings (the section if None); missing values raise."""
+    """Return the group of every row as a string (None: its section); missing values raise."""
     if groupby is None:
         return sample.section_of_row()
     column = obs_column(sample, groupby, argument)
     if column.isna().any():
         raise ValueError(
-            f"{sample.name}: obs[{groupby!r}] is missing for {int(column.isna().sum())} of {len(column)} spots. Fill it in."
+            f"{sample.name}: obs[{groupby!r}] is missing for {int(column.isna().sum())} of {len(column)} spots. Fill "
+            "it in."
         )
     return category_strings(column, f"{sample.name}: {argument}={groupby!r}")[0].astype(str)
+
+
+def section_groups(sample: Sample, groupby: str | None) -> dict[str, str]:
+    """Return the group of every section (None: the section itself); raise if a section has several."""
+    labels, groups = group_labels(sample, groupby), {}
+    for section in sample.sections:
+        values = np.unique(labels[section.rows])
+        if len(values) > 1:
+            raise ValueError(
+                f"{section.name}: obs[{groupby!r}] has several values ({shorten(values)}), but whole sections are held "
+                "out. Choose a column that has one value per section."
+            )
+        groups[section.name] = str(values[0])
+    return groups
+
+
+def check_groups(names: Iterable[str], groupby: str | None) -> list[str]:
+    """Return the groups in order; raise if there are fewer than two, so that none can be held out."""
+    groups = sorted(set(names))
+    if len(groups) < 2:
+        advice = "" if groupby is None else ", or hold sections out with groupby=None"
+        raise ValueError(
+            f"groupby={groupby!r}: all sections belong to {groups[0]!r}, so no group can be held out. Add sections of "
+            f"other groups{advice}."
+        )
+    return groups
 
 
 def check_free(sample: Sample, key: str) -> None:
@@ -72,8 +100,9 @@ def check_free(sample: Sample, key: str) -> None:
     record = _keys.read_provenance(sample.table.uns, key)
     if key in (region_key, instance_key, _keys.VALID) or (record and key not in sample.table.obs):
         raise ValueError(
-            f"{sample.name}: a label cannot be written as obs[{key!r}], for this name is in use"
-            f"{'' if not record else ' by sp.' + record.get('function', '')}. Choose another with key_added=, or columns= to write."
+            f"{sample.name}: a label cannot be written as obs[{key!r}], because this name is in use"
+            f"{'' if not record else ' by sp.' + record.get('function', '')}. Choose another name with key_added=, or "
+            "other columns with columns=."
         )
 
 
@@ -86,7 +115,7 @@ def categorical(values: Sequence[str] | NDArray[Any], categories: Sequence[str] 
 
 
 def read_roles(sample: Sample, split_key: str | None) -> NDArray[np.int64]:
-    """Role of every row; without a split every row trains."""
+    """Return the role of every row; without a split every row trains."""
     if split_key is None:
         return np.full(sample.table.n_obs, TRAIN)
     column = obs_column(sample, split_key, "split_key").astype(object)
@@ -94,8 +123,8 @@ def read_roles(sample: Sample, split_key: str | None) -> NDArray[np.int64]:
     odd = sorted({str(value) for value in column.dropna()} - known)
     if odd:
         raise ValueError(
-            f"{sample.name}: obs[{split_key!r}] has the values {shorten(odd)}; expected 'train', 'val' and 'test' ('guard' or missing: "
-            "not used), as sp.pp.split writes them."
+            f"{sample.name}: obs[{split_key!r}] has the values {shorten(odd)}; expected 'train', 'val' and 'test' "
+            "('guard' or missing: not used), as sp.pp.split writes them."
         )
     return column.map(lambda value: ROLES.get(value, NOT_USED)).to_numpy(dtype=np.int64)
 

@@ -1,4 +1,4 @@
-"""From what a user passes as ``samples`` to checked tables, sections and arrays."""
+"""Opening what users pass as ``samples``, one sample at a time."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def iter_samples(
             if not item.exists():
                 raise FileNotFoundError(f"samples: there is no store at {str(item)!r}.")
             if not is_store(item):
-                raise ValueError(f"samples: {str(item)!r} is no zarr store. Expected {_EXPECTED}.")
+                raise ValueError(f"samples: {str(item)!r} is not a zarr store. Expected {_EXPECTED}.")
             sdata, path = read_zarr(item), item
         else:
             sdata, path = item, None
@@ -81,7 +81,7 @@ def iter_samples(
 
 
 def _name(sdata: SpatialData, path: Path | None, number: str, stems: Counter[str]) -> str:
-    """Name of a sample: what its reader recorded, else its store (with its folder where stores are named alike), else its number."""
+    """Name a sample by what its reader recorded, else by its store (and folder, if names repeat), else by number."""
     recorded = sdata.attrs.get(_keys.UNS, {}).get("sample")
     if recorded:
         return str(recorded)
@@ -100,8 +100,8 @@ def _table_key(sdata: SpatialData, name: str, table_key: str | None) -> str:
         return tables[0]
     if not tables:
         raise ValueError(
-            f"{name}: there is no table to write into. For spots without expression add one of width 0 with "
-            "sp.pp.patches(samples, shapes_key=...), which makes it."
+            f"{name}: there is no table to write into. For spots without expression, "
+            "sp.pp.patches(samples, shapes_key=...) makes one of width 0."
         )
     raise ValueError(f"{name}: there are several tables, {shorten(tables)}; choose one with table_key=.")
 

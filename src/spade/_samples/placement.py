@@ -12,10 +12,13 @@ from spatialdata import SpatialData
 from spatialdata.transformations import get_transformation
 
 from spade._checks import shorten
-from spade._samples.images import Floats, image_arrays, is_rgb
+from spade._samples.images import image_arrays, is_rgb
+from spade.core.arrays import Floats
 
 logger = logging.getLogger("spade")
+#: Images whose boxes overlap by at least this share (intersection over union) show the same section.
 SAME_SECTION = 0.8
+#: An axis may be stretched by at most this share more than the other.
 ISOTROPY = 0.05
 
 
@@ -65,7 +68,7 @@ def _pixel_size(sdata: SpatialData, image_key: str, coordinate_system: str) -> f
 
 
 def place(sdata: SpatialData, sample: str, region: str, regions: list[str], image_key: str | None) -> SpotPlacement:
-    """Find the image of a section and put its spots into that image's pixels.
+    """Find the image of a section and map its spots to the pixels of that image.
 
     Parameters
     ----------
@@ -78,24 +81,51 @@ def place(sdata: SpatialData, sample: str, region: str, regions: list[str], imag
     regions
         All regions of the table.
     image_key
-        The image, or None to find it: the only RGB image that shares a coordinate system with the spots, or the finest of
-        several that cover the same area there.
+        The image. None: the only RGB image that shares a coordinate system with the spots, or the finest of several
+        that cover the same area there.
     """
+    shapes = _spots(sdata, sample, region)
+    key, system = _image_of(sdata, sample, region, regions, image_key)
+    matrix = np.linalg.inv(_affine(sdata.images[key], system)) @ _affine(shapes, system)
+    singular = np.linalg.svd(matrix[:2, :2], compute_uv=False)
+    if singular[0] > (1 + ISOTROPY) * singular[1]:
+        raise ValueError(
+            f"{sample}: the transformation from shapes[{region!r}] to images[{key!r}] stretches one axis "
+            f"{singular[0] / singular[1]:.2f} times as much as the other. Check both elements' transformations to "
+            f"{system!r}."
+        )
+    centroids = shapes.geometry.centroid
+    points = np.column_stack([centroids.x, centroids.y, np.ones(len(shapes))]) @ matrix.T
+    radii = _radii(shapes) * float(np.sqrt(singular[0] * singular[1]))
+    return SpotPlacement(key, system, points[:, :2], radii, shapes.index.to_numpy())
+
+
+def _spots(sdata: SpatialData, sample: str, region: str) -> GeoDataFrame:
+    """Return the spots of a section; raise if they are not there or share ids."""
     if region not in sdata.shapes:
-        labels = f" It is among the labels {shorten(sdata.labels)}: make circles of them with spatialdata.to_circles, or read "
-        labels += "cells as circles (cells_as_circles=True of spatialdata_io.xenium)."
+        advice = (
+            f" It is among the labels {shorten(sdata.labels)}: convert them to circles with spatialdata.to_circles, or "
+            "read cells as circles (cells_as_circles=True of spatialdata_io.xenium)."
+        )
         raise KeyError(
-            f"{sample}: the table annotates {region!r}, which is not among the shapes: {shorten(sdata.shapes) or 'none'}. "
-            f"Patches need spots as circles or points with a radius.{labels if region in sdata.labels else ''}"
+            f"{sample}: the table annotates {region!r}, which is not among the shapes: "
+            f"{shorten(sdata.shapes) or 'none'}. Patches need spots as circles or points with a radius."
+            f"{advice if region in sdata.labels else ''}"
         )
     shapes = sdata.shapes[region]
     if not shapes.index.is_unique:
         repeated = shapes.index[shapes.index.duplicated()].unique()
         raise ValueError(
-            f"{sample}: shapes[{region!r}] has {len(repeated)} instance ids more than once, such as {shorten(repeated)}. "
-            "Make the index unique."
+            f"{sample}: shapes[{region!r}] has {len(repeated)} instance ids more than once, such as "
+            f"{shorten(repeated)}. Make the index unique."
         )
-    systems = _systems(shapes)
+    return shapes
+
+
+def _image_of(
+    sdata: SpatialData, sample: str, region: str, regions: list[str], image_key: str | None
+) -> tuple[str, str]:
+    """Return the image of a section and the coordinate system that it shares with the spots."""
     rgb = [key for key in sdata.images if is_rgb(sdata.images[key])]
     if image_key is not None and image_key not in sdata.images:
         raise KeyError(f"{sample}: image_key={image_key!r} is not there; images: {shorten(sdata.images) or 'none'}.")
@@ -106,30 +136,19 @@ def place(sdata: SpatialData, sample: str, region: str, regions: list[str], imag
         )
     if image_key is None and not rgb:
         raise ValueError(
-            f"{sample}: there is no 8-bit RGB image; images: {_describe(sdata, list(sdata.images)) or 'none'}. Add the H&E image with "
-            "spatialdata.models.Image2DModel."
+            f"{sample}: there is no 8-bit RGB image; images: {_describe(sdata, list(sdata.images)) or 'none'}. Add the "
+            "H&E image with spatialdata.models.Image2DModel."
         )
-    candidates = [image_key] if image_key is not None else rgb
-    shared = {key: [s for s in systems if s in _systems(sdata.images[key])] for key in candidates}
+    systems = _systems(sdata.shapes[region])
+    systems_of_image = {key: _systems(sdata.images[key]) for key in (rgb if image_key is None else [image_key])}
+    shared = {key: [s for s in systems if s in known] for key, known in systems_of_image.items()}
     shared = {key: common for key, common in shared.items() if common}
     if not shared:
-        there = {key: _systems(sdata.images[key]) for key in candidates}
         raise ValueError(
-            f"{sample}: spots and image have no coordinate system in common: shapes[{region!r}] has {systems}, images have "
-            f"{there}. Relate them with spatialdata.transformations.set_transformation."
+            f"{sample}: spots and image have no coordinate system in common: shapes[{region!r}] has {systems}, images "
+            f"have {systems_of_image}. Relate them with spatialdata.transformations.set_transformation."
         )
-    key, system = _finest(sdata, sample, region, regions, shared)
-    matrix = np.linalg.inv(_affine(sdata.images[key], system)) @ _affine(shapes, system)
-    singular = np.linalg.svd(matrix[:2, :2], compute_uv=False)
-    if singular[0] > (1 + ISOTROPY) * singular[1]:
-        raise ValueError(
-            f"{sample}: the transformation from shapes[{region!r}] to images[{key!r}] stretches one axis "
-            f"{singular[0] / singular[1]:.2f} times as much as the other. Check both elements' transformations to {system!r}."
-        )
-    centroids = shapes.geometry.centroid
-    points = np.column_stack([centroids.x, centroids.y, np.ones(len(shapes))]) @ matrix.T
-    radii = _radii(shapes) * float(np.sqrt(singular[0] * singular[1]))
-    return SpotPlacement(key, system, points[:, :2], radii, shapes.index.to_numpy())
+    return _finest(sdata, sample, region, regions, shared)
 
 
 def _radii(shapes: GeoDataFrame) -> Floats:

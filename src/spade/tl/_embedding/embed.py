@@ -15,7 +15,14 @@ from spade._checks import check_idle, shorten
 from spade._samples.counts import read_expression
 from spade._samples.encode import BATCH, encode_rows
 from spade._samples.expert_colours import palette
-from spade._samples.model_features import Model, check_model, check_patch_size, features_key, read_model_features, tuned
+from spade._samples.model_features import (
+    Model,
+    check_model,
+    check_patch_size,
+    features_key,
+    read_model_features,
+    reads_patches,
+)
 from spade._samples.obs import categorical
 from spade._samples.open import Samples, iter_samples
 from spade._samples.patches import patch_record
@@ -116,7 +123,7 @@ def embed(
     if not 0 < min_overlap <= 1:
         raise ValueError(f"min_overlap={min_overlap!r}: expected a share above 0 and up to 1.")
     check_count("batch_size", batch_size)
-    if use_rep is not None or not tuned(model):
+    if use_rep is not None or not reads_patches(model):
         use_rep = features_key(model, use_rep)
         check_idle(
             [("patches_key", patches_key, _keys.PATCHES), ("batch_size", batch_size, BATCH)],
@@ -135,7 +142,7 @@ def embed(
             features, origin = _read_patches(sample, model, patches_key, batch_size)
         else:
             features = read_model_features(sample, use_rep or "", model)
-            if tuned(model):  # the image side is these features
+            if reads_patches(model):  # the image side is these features
                 origin = _keys.read_provenance(sample.table.uns, use_rep or "")
         weights = model.route(features) if isinstance(model, SpadeModel) else None
         options: dict[str, Any] = {} if weights is None else {"weights": weights, "mix": mix}
@@ -226,7 +233,7 @@ def _panel_expression(
     sample: Sample, panel: GenePanel, model: Model, layer: str | None, normalized: bool, min_overlap: float
 ) -> tuple[csr_matrix | NDArray[np.float32], NDArray[np.bool_]]:
     """Return expression in panel order with missing genes at their training mean, and which spots have counts."""
-    x, present, filled = read_expression(sample, panel, layer, normalized)
+    x, present, filled = read_expression(sample, panel, layer, normalized=normalized)
     share = float(present.mean())
     missing = [name for name, there in zip(panel.names, present, strict=True) if not there]
     if share < min_overlap:

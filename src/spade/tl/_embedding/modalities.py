@@ -41,7 +41,7 @@ def read_modality(
         raise ValueError("the model does not know its gene panel, so expression cannot be put in its order.")
     if not sample.has_expression:
         raise ValueError(f"{sample.name}: has no expression (table of width 0), so nothing can be found; leave it out.")
-    x, present, filled = read_expression(sample, model.genes, layer, normalized)
+    x, present, filled = read_expression(sample, model.genes, layer, normalized=normalized)
     if not present.all():
         raise ValueError(f"{sample.name}: lacks {int((~present).sum())} of the model's {len(model.genes)} genes.")
     return x, filled

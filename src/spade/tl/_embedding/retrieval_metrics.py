@@ -65,10 +65,11 @@ def retrieval_metrics(
     Returns
     -------
     DataFrame
-        One row per ``direction`` (``"image → expression"``, ``"expression → image"``) and ``gallery``, the spots that compete
-        with the true partner: ``"all spots"``; ``"same section"``, so that what tells sections apart (stain, batch) does
-        not count; ``"other sections"``, all spots but those of the query's section (if there are several sections); ``"same expert"`` (of a mixture), those that the image routes to the
-        query's expert, so that what routing alone explains does not count. Columns: number of queries ``n``, ``k``, ``recall`` beside ``chance_recall``,
+        One row per ``direction`` (``"image_to_expression"``, ``"expression_to_image"``) and ``gallery``, the spots that
+        compete with the true partner: ``"all_spots"``; ``"same_section"``, so that differences between sections (stain,
+        batch) do not help; ``"other_sections"``, all spots but those of the query's section (if there are several
+        sections); ``"same_expert"`` (of a mixture), the spots that the image routes to the query's expert, so that
+        routing alone does not help. Columns: number of queries ``n``, ``k``, ``recall`` beside ``chance_recall``,
         ``median_rank`` beside ``chance_rank``. With ``control`` also ``control_recall`` and ``control_rank``.
 
     Raises
@@ -108,7 +109,7 @@ def retrieval_metrics(
     for query in MODALITIES:
         for gallery, (ranks, sizes) in _ranks(found, query).items():
             row = {
-                "direction": f"{query} → {MODALITIES[1 - MODALITIES.index(query)]}",
+                "direction": f"{query}_to_{MODALITIES[1 - MODALITIES.index(query)]}",
                 "gallery": gallery,
                 "n": len(ranks),
                 "k": k,
@@ -185,14 +186,14 @@ def _embed_pairs(
 def _ranks(pairs: _Pairs, query: str) -> dict[str, tuple[NDArray[np.float64], NDArray[np.int64]]]:
     """Rank of every true partner in every gallery, and the gallery's size."""
     gallery = MODALITIES[1 - MODALITIES.index(query)]
-    groups = {"all spots": np.zeros_like(pairs.expert), "same section": pairs.section}
+    groups = {"all_spots": np.zeros_like(pairs.expert), "same_section": pairs.section}
     if (pairs.expert != NO_EXPERT).all():
-        groups["same expert"] = pairs.expert
+        groups["same_expert"] = pairs.expert
     found = {
         name: (ranks_within(pairs.query[query], pairs.gallery[gallery], of), group_sizes(of))
         for name, of in groups.items()
     }
-    (overall, n), (own, n_own) = found["all spots"], found["same section"]
+    (overall, n), (own, n_own) = found["all_spots"], found["same_section"]
     if (n > n_own).any():  # the partner and all that are not of its section
-        found["other sections"] = overall - own + 1, n - n_own + 1
+        found["other_sections"] = overall - own + 1, n - n_own + 1
     return found

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import warnings
 
 import anndata as ad
 import numpy as np
@@ -20,6 +19,7 @@ from spade.core.checks import check_count
 from spade.core.errors import warn
 from spade.core.expression.markers import higher_in_sections, shares_above_zero
 from spade.models._gene_names import common_genes
+from spade.tl._experts.top_genes import compare_experts
 
 logger = logging.getLogger("spade")
 METHODS = ("wilcoxon", "t-test", "t-test_overestim_var")
@@ -143,7 +143,7 @@ def _joined(samples: Samples, key: str, layer: str | None, normalized: bool, tab
             without.append(sample.name)
             continue
         experts.append(names)
-        table = log_expression(sample, layer, normalized)
+        table = log_expression(sample, layer, normalized=normalized)
         rows = table.obs_names.astype(int).to_numpy()
         empty += int((names != "").sum() - (names[rows] != "").sum())
         table.obs["expert"], table.obs["section"] = names[rows], sample.section_of_row()[rows]
@@ -187,15 +187,7 @@ def _able(experts: pd.Series, min_spots: int) -> list[str]:
 
 def _ranked(joined: ad.AnnData, experts: list[str], method: str) -> pd.DataFrame:
     """Return one row per expert and common gene, best first."""
-    import scanpy as sc
-
-    joined.obs["expert"] = joined.obs["expert"].astype("category")
-    with np.errstate(all="ignore"), warnings.catch_warnings():
-        warnings.simplefilter("ignore", pd.errors.PerformanceWarning)
-        sc.tl.rank_genes_groups(
-            joined, "expert", groups=experts, reference="rest", method=method, n_genes=joined.n_vars
-        )
-    found = joined.uns["rank_genes_groups"]
+    found = compare_experts(joined, experts, method)
     group: NDArray[np.int64] = joined.obs["expert"].cat.codes.to_numpy(dtype=np.int64)
     names = list(joined.obs["expert"].cat.categories)
     values = csr_matrix(joined.X)

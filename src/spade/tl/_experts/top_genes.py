@@ -1,6 +1,13 @@
-"""Genes that stand out in each expert."""
+"""Genes that stand out in each expert: the test, and the few genes that ``pl.expert_gallery`` draws.
+
+The gallery does not call ``rank_expert_genes``, which raises for a single expert, few spots or few common genes, where a
+gallery still shows patches, and has no difference in mean log expression.
+"""
 
 from __future__ import annotations
+
+import warnings
+from typing import Any
 
 import anndata as ad
 import numpy as np
@@ -11,10 +18,23 @@ from numpy.typing import NDArray
 MIN_SPOTS = 2
 
 
+def compare_experts(joined: ad.AnnData, experts: list[str], method: str) -> Any:
+    """Test each of these experts against all other spots by ``obs["expert"]``; return scanpy's arrays by statistic."""
+    import scanpy as sc
+
+    joined.obs["expert"] = joined.obs["expert"].astype("category")
+    with np.errstate(all="ignore"), warnings.catch_warnings():
+        warnings.simplefilter("ignore", pd.errors.PerformanceWarning)
+        sc.tl.rank_genes_groups(
+            joined, "expert", groups=experts, reference="rest", method=method, n_genes=joined.n_vars
+        )
+    return joined.uns["rank_genes_groups"]
+
+
 def top_genes(
     tables: list[ad.AnnData], labels: list[NDArray[np.object_]], experts: list[str], n_genes: int
 ) -> dict[str, pd.Series | str]:
-    """Rank the genes that all tables have by a t-test of each expert against the rest.
+    """Rank the genes that all tables have in common by a t-test of each expert against the rest.
 
     Parameters
     ----------
@@ -29,15 +49,13 @@ def top_genes(
 
     Returns
     -------
-    Per expert the genes with the highest t, with their difference in mean log expression (expert − rest), largest
-    difference first; or why there are none.
+    For each expert the genes with the highest t and their difference in mean log expression (expert − rest), largest
+    difference first; or the reason why there are none.
     """
-    import scanpy as sc
-
     if not tables:
         return dict.fromkeys(experts, "no expression")
-    for table, found in zip(tables, labels, strict=True):
-        table.obs["expert"] = found
+    for table, expert_of_row in zip(tables, labels, strict=True):
+        table.obs["expert"] = expert_of_row
     joined = ad.concat(tables, join="inner", index_unique="-", keys=[str(i) for i in range(len(tables))])
     joined = joined[joined.obs["expert"] != ""].copy()
     if not joined.n_vars:
@@ -47,10 +65,7 @@ def top_genes(
     result: dict[str, pd.Series | str] = dict.fromkeys(experts, "too few spots\nto compare")
     if not able:
         return result
-    joined.obs["expert"] = joined.obs["expert"].astype("category")
-    with np.errstate(all="ignore"):
-        sc.tl.rank_genes_groups(joined, "expert", groups=able, reference="rest", method="t-test", n_genes=joined.n_vars)
-    ranked = joined.uns["rank_genes_groups"]
+    ranked = compare_experts(joined, able, "t-test")
     for e in able:
         scores = pd.Series(ranked["scores"][e], index=ranked["names"][e])
         best = scores[np.isfinite(scores) & (scores > 0)].index[:n_genes]

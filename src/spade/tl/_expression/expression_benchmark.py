@@ -18,9 +18,9 @@ from spade._checks import shorten
 from spade._samples.counts import read_counts
 from spade._samples.encode import BATCH
 from spade._samples.features import Representation, named_representations, read_representations
-from spade._samples.obs import group_labels
+from spade._samples.obs import check_groups, section_groups
 from spade._samples.open import Samples, as_list, iter_samples
-from spade._samples.patches import sample_points
+from spade._samples.patches import row_centres
 from spade._samples.sample import check_names
 from spade.core.checks import check_count
 from spade.core.expression.normalise import TARGET_SUM
@@ -193,8 +193,8 @@ def _of_samples(
     for sample in iter_samples(as_list(samples), table_key=table_key):
         x, rows = read_representations(sample, named, "none")
         counts = read_counts(sample, layer)
-        labels = group_labels(sample, groupby)
-        points, side = sample_points(sample, patches_key)
+        groups = section_groups(sample, groupby)
+        points, side = row_centres(sample, patches_key, required=False)
         filled = np.asarray(counts.sum(1)).ravel() > 0
         for section in sample.sections:
             check_names([*sections, section.name], "sections")
@@ -206,24 +206,13 @@ def _of_samples(
                 )
             if len(own) < 2:
                 raise ValueError(f"{section.name}: {len(own)} spots have features and counts; leave the section out.")
-            values = np.unique(labels[section.rows])
-            if len(values) > 1:
-                raise ValueError(
-                    f"{section.name}: obs[{groupby!r}] has several values ({shorten(values)}), but whole sections are held out. Choose "
-                    "a column that is the same throughout a section."
-                )
             places = None if np.isnan(points[own]).any() else points[own]
             blocks = {name: block[here] for name, block in x.items()}
             sections[section.name] = BenchSection(
                 section.name, blocks, counts[own], sample.table.var_names.astype(str), places, side
             )
-            group[section.name] = str(values[0])
-    names = sorted(set(group.values()))
-    if len(names) < 2:
-        raise ValueError(
-            f"groupby={groupby!r}: all sections are of {names[0]!r}, so none can be held out. Add others, or hold sections out with "
-            "groupby=None."
-        )
+            group[section.name] = groups[section.name]
+    names = check_groups(group.values(), groupby)
     return sections, {
         name: ([one for one in group if group[one] != name], [one for one in group if group[one] == name])
         for name in names

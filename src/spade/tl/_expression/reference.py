@@ -15,7 +15,7 @@ from spatialdata import SpatialData
 from spade._checks import shorten
 from spade._samples.counts import read_counts
 from spade._samples.open import Samples, as_list, iter_samples
-from spade._samples.patches import sample_points
+from spade._samples.patches import row_centres
 from spade._samples.sample import check_names
 from spade.core.arrays import Floats
 from spade.core.errors import warn
@@ -79,7 +79,7 @@ def read_reference(
     left_out = 0
     for sample in iter_samples(listed, table_key=table_key):
         x, rows = settings.read_image(sample)
-        counts = read_counts(sample, settings.layer, settings.normalized)
+        counts = read_counts(sample, settings.layer, normalized=settings.normalized)
         filled = np.asarray(abs(counts).sum(1)).ravel() > 0
         both = filled[rows]
         left_out += sample.table.n_obs - int(both.sum())
@@ -100,7 +100,7 @@ def read_reference(
         for section in sample.sections:
             origin[section.rows] = sample.origin(section)
             names.append(section.name)
-        points, side = sample_points(sample, settings.patches_key)
+        points, side = row_centres(sample, settings.patches_key, required=False)
         sides.append(side)
         parts["origin"].append(origin[rows].astype(str))
         parts["section"].append(sample.section_of_row()[rows])

@@ -13,7 +13,7 @@ from spade import _keys
 from spade._samples.features import check_scaling, read_representations
 from spade._samples.obs import group_labels, read_labels
 from spade._samples.open import Samples, iter_samples
-from spade._samples.patches import _points, patch_record
+from spade._samples.patches import patch_record, row_centres
 from spade._samples.sample import check_names
 from spade.core.arrays import Floats
 
@@ -70,7 +70,7 @@ def read_rows(
         parts["section"].append(sample.section_of_row()[rows])
         parts["group"].append(group_labels(sample, groupby)[rows])
         if patches_key is not None:
-            parts["points"].append(_points(sample, patches_key)[rows])
+            parts["points"].append(row_centres(sample, patches_key, required=True)[0][rows])
         names += [section.name for section in sample.sections]
         without["a representation"] += sample.table.n_obs - len(rows)
         without["a label"] += int((label == "").sum())
