@@ -15,7 +15,7 @@ SHARED_OUT = "vision."
 
 
 class _Join(torch.autograd.Function):
-    """Concatenate the ranks' rows; a rank's rows get their own gradient alone, as every rank computes the whole loss."""
+    """Concatenate the ranks' rows; each rank gets the gradient of its own, as every rank computes the whole loss."""
 
     @staticmethod
     def forward(ctx: Any, rows: Tensor, n: int, ranks: Ranks) -> Tensor:
@@ -31,12 +31,12 @@ class _Join(torch.autograd.Function):
 
 
 def join_rows(rows: Tensor, n: int, ranks: Ranks) -> Tensor:
-    """Return the embeddings of a batch of ``n`` rows; this rank has every ``world``-th of them, from its own number on."""
+    """Return the embeddings of a batch of ``n`` rows; this rank has every ``world``-th, from its own number on."""
     return rows if ranks.alone else _Join.apply(rows, n, ranks)
 
 
 def join_gradients(named: Sequence[tuple[str, nn.Parameter]], ranks: Ranks) -> None:
-    """Add up the image tower's gradients, of which each rank has a share; average all others, which each rank has whole."""
+    """Add up the gradients of the image tower, of which each rank has a share; average all others."""
     if ranks.alone:
         return
     chosen = [(name, p, p.grad) for name, p in named if p.grad is not None]
