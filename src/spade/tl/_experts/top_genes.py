@@ -1,4 +1,4 @@
-"""Genes that stand out in each expert."""
+"""Genes with higher expression in each expert, for plots."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def top_genes(
     Parameters
     ----------
     tables
-        Log-normalised expression, one per sample.
+        Log-normalised expression, one table per sample.
     labels
         Expert of each row, ``""`` if it has none.
     experts
@@ -30,32 +30,34 @@ def top_genes(
     Returns
     -------
     Per expert the genes with the highest t, with their difference in mean log expression (expert − rest), largest
-    difference first; or why there are none.
+    difference first; or the reason why there are none.
     """
     import scanpy as sc
 
     if not tables:
         return dict.fromkeys(experts, "no expression")
-    for table, found in zip(tables, labels, strict=True):
-        table.obs["expert"] = found
+    for table, of_rows in zip(tables, labels, strict=True):
+        table.obs["expert"] = of_rows
     joined = ad.concat(tables, join="inner", index_unique="-", keys=[str(i) for i in range(len(tables))])
     joined = joined[joined.obs["expert"] != ""].copy()
     if not joined.n_vars:
         return dict.fromkeys(experts, "no gene common\nto all samples")
     sizes = joined.obs["expert"].value_counts()
-    able = [e for e in experts if MIN_SPOTS <= sizes.get(e, 0) <= joined.n_obs - MIN_SPOTS]
+    ranked = [expert for expert in experts if MIN_SPOTS <= sizes.get(expert, 0) <= joined.n_obs - MIN_SPOTS]
     result: dict[str, pd.Series | str] = dict.fromkeys(experts, "too few spots\nto compare")
-    if not able:
+    if not ranked:
         return result
     joined.obs["expert"] = joined.obs["expert"].astype("category")
     with np.errstate(all="ignore"):
-        sc.tl.rank_genes_groups(joined, "expert", groups=able, reference="rest", method="t-test", n_genes=joined.n_vars)
-    ranked = joined.uns["rank_genes_groups"]
-    for e in able:
-        scores = pd.Series(ranked["scores"][e], index=ranked["names"][e])
+        sc.tl.rank_genes_groups(
+            joined, "expert", groups=ranked, reference="rest", method="t-test", n_genes=joined.n_vars
+        )
+    ranking = joined.uns["rank_genes_groups"]
+    for expert in ranked:
+        scores = pd.Series(ranking["scores"][expert], index=ranking["names"][expert])
         best = scores[np.isfinite(scores) & (scores > 0)].index[:n_genes]
-        own = (joined.obs["expert"] == e).to_numpy()
-        chosen = joined[:, best].X
-        difference = np.asarray(chosen[own].mean(0) - chosen[~own].mean(0)).ravel()
-        result[e] = pd.Series(difference, index=best).sort_values(ascending=False, kind="stable")
+        in_expert = (joined.obs["expert"] == expert).to_numpy()
+        values = joined[:, best].X
+        difference = np.asarray(values[in_expert].mean(0) - values[~in_expert].mean(0)).ravel()
+        result[expert] = pd.Series(difference, index=best).sort_values(ascending=False, kind="stable")
     return result

@@ -1,11 +1,11 @@
-"""Scores of a classification as rows of a table, and where such a table is kept."""
+"""Scores of a classification as rows of a table, and where such a table is stored."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 import numpy as np
 import pandas as pd
@@ -21,7 +21,16 @@ logger = logging.getLogger("spade")
 RECALL = "recall"
 
 
-def scores(truth: NDArray[np.int64], probabilities: Floats, classes: list[str]) -> Iterator[dict[str, Any]]:
+class Score(TypedDict):
+    """One score of one unit: ``label`` is the class of a recall, else ``""``."""
+
+    metric: str
+    label: str
+    value: float
+    n_query: int
+
+
+def scores(truth: NDArray[np.int64], probabilities: Floats, classes: list[str]) -> Iterator[Score]:
     """Yield the scores of one unit, over the classes that occur in its truth."""
     predicted, n = probabilities.argmax(1), len(classes)
     for metric, value in (
@@ -35,7 +44,9 @@ def scores(truth: NDArray[np.int64], probabilities: Floats, classes: list[str]) 
             yield {"metric": RECALL, "label": classes[k], "value": value, "n_query": int((truth == k).sum())}
 
 
-def store_table(item: SpatialData | Path, table: pd.DataFrame, key: str, table_key: str | None, **facts: Any) -> None:
+def store_table(
+    item: SpatialData | Path, table: pd.DataFrame, key: str, table_key: str | None, **facts: object
+) -> None:
     """Write a table and its provenance to ``uns[key]`` of one sample."""
     for sample in iter_samples([item], table_key=table_key):
         sample.table.uns[key] = table.copy()

@@ -110,7 +110,7 @@ def fit(
     if head == "mean":
         x = moments.mean[train]
         mean, deviation = column_scale(x) if config.scaling == "train" else (np.zeros(x.shape[1]), np.ones(x.shape[1]))
-        predict = linear((x - mean) / deviation, y, x.shape[1] * n_classes / 100, config.class_weights)
+        predict = linear((x - mean) / deviation, y, x.shape[1] * n_classes / 100, balanced=config.class_weights)
 
         def of_mean(i: int) -> tuple[Floats, Floats]:
             return predict((moments.mean[[i]] - mean) / deviation)[0], np.zeros(0)
