@@ -74,7 +74,7 @@ def main(arguments=None):
             mean=mean,
             deviation=deviation / np.sqrt(options.features),
             device=options.device,
-            together=together,
+            n_side_by_side=together,
         )
 
     timed(lambda: train(1) if options.spots < 50_000 else None)  # kernels compiled

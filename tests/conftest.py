@@ -97,6 +97,14 @@ def weights(network, tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
+def encoder(weights):
+    """The small transformer as a frozen encoder."""
+    import spade as sp
+
+    return sp.encoders.get("test_vit", weights=weights)
+
+
+@pytest.fixture(scope="session")
 def tune(weights):
     """Fine-tune the small transformer."""
     from helpers.seal import tuned_by

@@ -15,8 +15,8 @@ import pytest
 
 REPOSITORY = Path(__file__).parents[1]
 SOURCE = REPOSITORY / "src" / "spade"
-#: Every part of the package, the lowest first: a file imports from its own part and from lines before its own. Parts of one line do not
-#: know each other.
+#: Every part of the package, the lowest first: a file imports from its own part and from lines before its own.
+#: Parts of one line do not know each other.
 STAIRCASE = [
     "_version",
     "core.arrays core.device core.errors core.files core.rng core.roles core.schedule core.checks",

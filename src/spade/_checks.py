@@ -56,6 +56,11 @@ def check_table(table: object, columns: Sequence[str], made_by: str) -> pd.DataF
     return table.assign(**{name: table[name].astype(object).fillna("") for name in emptied})
 
 
+def plural(n: int, noun: str) -> str:
+    """Return a count with its noun: ``1 spot``, ``2 spots``."""
+    return f"{n} {noun}{'' if n == 1 else 's'}"
+
+
 def shorten(items: Iterable[Any], most: int = 5) -> str:
     """Return the first few items for a message."""
     listed = [item.item() if isinstance(item, np.generic) else item for item in items]

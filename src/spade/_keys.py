@@ -6,6 +6,7 @@ import re
 from typing import Any
 
 from spade._version import __version__
+from spade.core.checks import check_text
 
 #: ``uns`` and ``attrs`` entry that holds provenance, one flat dict per written key.
 UNS = "spade"
@@ -101,7 +102,7 @@ def features(encoder: str) -> str:
 
 def check_key(key: str, argument: str = "key_added") -> str:
     """Return ``key`` if a zarr store takes it as a name, else raise."""
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", key):
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", check_text(argument, key)):
         raise ValueError(
             f"{argument}={key!r} cannot be stored: a key has letters, digits and '_', '.', '-' and starts with a "
             f"letter or digit. Try {re.sub(r'[^A-Za-z0-9_.-]+', '_', key).strip('_.-') or STEM!r}."

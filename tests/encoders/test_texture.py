@@ -1,4 +1,4 @@
-"""The texture encoder against slow references from numpy, scipy and scikit-image, and on real tissue."""
+"""The texture encoder against slow references, and on real tissue."""
 
 from __future__ import annotations
 
@@ -8,55 +8,12 @@ import numba
 import numpy as np
 import pandas as pd
 import pytest
+from helpers.texture import GRID, VECTORS, discs, field, named, pyramid, render, scene, stains_of
 from scipy import ndimage, stats
 
-from spade.core.texture import nuclei, patterns, stains
+from spade.core.texture import patterns, stains
 from spade.encoders import _texture as texture
 from spade.encoders._texture import FEATURE_GROUPS, FEATURE_NAMES, TextureEncoder, encode_texture
-
-VECTORS = np.linalg.inv(texture.UNMIXING)
-PINK = 0.15  # eosin concentration of the synthetic stroma
-
-
-def render(haematoxylin: np.ndarray, eosin: np.ndarray | float = PINK) -> np.ndarray:
-    """RGB image of the two concentrations."""
-    density = haematoxylin[..., None] * VECTORS[0] + np.broadcast_to(eosin, haematoxylin.shape)[..., None] * VECTORS[1]
-    return np.clip(np.round(255 * 10.0**-density), 1, 255).astype(np.uint8)
-
-
-def field(rng: np.random.Generator, shape: tuple[int, int], sigma: float) -> np.ndarray:
-    """Smooth random field with mean 0 and deviation 1."""
-    smooth = ndimage.gaussian_filter(rng.normal(size=shape), sigma)
-    return (smooth - smooth.mean()) / smooth.std()
-
-
-def scene(seed: int, shape: tuple[int, int] = (96, 128)) -> np.ndarray:
-    """Tissue-like image: blobs of haematoxylin on wavy eosin, with a bright corner and camera noise."""
-    rng = np.random.default_rng(seed)
-    nuclei = 0.15 + 0.6 * (field(rng, shape, 3) > 1.1) + 0.03 * field(rng, shape, 1)
-    eosin = 0.3 + 0.1 * field(rng, shape, 6) + 0.02 * field(rng, shape, 0.7)
-    glass = field(rng, shape, 12) < -1
-    image = render(np.where(glass, 0.01, nuclei), np.where(glass, 0.01, eosin))
-    return np.clip(image + rng.normal(0, 3, image.shape), 1, 255).astype(np.uint8)
-
-
-def discs(centres_um: np.ndarray, radius_um: float, mpp: float, side_um: float = 112.0) -> np.ndarray:
-    """Patch with round nuclei of one radius."""
-    y, x = (np.indices((round(side_um / mpp),) * 2) + 0.5) * mpp
-    inside = ((y[..., None] - centres_um[:, 0]) ** 2 + (x[..., None] - centres_um[:, 1]) ** 2 < radius_um**2).any(-1)
-    return render(np.where(inside, 0.8, 0.1))
-
-
-def named(features: np.ndarray) -> dict[str, float]:
-    return dict(zip(FEATURE_NAMES, features.tolist(), strict=True))
-
-
-def stains_of(patch: np.ndarray) -> np.ndarray:
-    return stains.unmix(patch, texture.DENSITY, texture.UNMIXING, texture.TISSUE_DENSITY)[0]
-
-
-GRID = np.array([(y, x) for y in (20.0, 44.0, 68.0, 92.0) for x in (25.0, 55.0, 85.0)])
-
 
 # --- names -----------------------------------------------------------------------------------------------------------
 
@@ -102,14 +59,6 @@ def test_stain_vectors_are_those_of_ruifrok_and_johnston() -> None:
     np.testing.assert_allclose(VECTORS @ VECTORS[2], [0, 0, 1], atol=1e-12)
 
 
-def test_concentrations_match_scikit_image() -> None:
-    from skimage.color import separate_stains
-
-    patch = scene(1)
-    reference = 6 * separate_stains(patch, texture.UNMIXING)  # it divides densities by log10(1e6), and clips below 0
-    np.testing.assert_allclose(np.maximum(np.moveaxis(stains_of(patch), 0, -1), 0), reference, atol=0.51 * stains.STEP)
-
-
 def test_colour_statistics_match_numpy_and_scipy() -> None:
     patch = scene(2)
     got = named(encode_texture(patch[None], 0.5)[0])
@@ -128,13 +77,7 @@ def test_colour_statistics_match_numpy_and_scipy() -> None:
     assert 0.5 < got["tissue_fraction"] < 1
 
 
-# --- texture ---------------------------------------------------------------------------------------------------------
-
-
-def pyramid(image: np.ndarray) -> list[np.ndarray]:
-    from skimage.transform import downscale_local_mean
-
-    return [downscale_local_mean(image.astype(float), (2**k, 2**k)) for k in texture.SCALES]
+# --- texture --------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("stain", ["haematoxylin", "eosin"])
@@ -153,16 +96,6 @@ def test_glcm_matches_scikit_image(stain: str) -> None:
         expected["entropy"] = stats.entropy(matrix.reshape(32 * 32, 4)).mean()
         for name in texture.GLCM:
             assert got[f"{stain}_glcm_{name}_s{scale}"] == pytest.approx(expected[name], abs=2e-3), (name, scale)
-
-
-def test_binary_patterns_match_scikit_image() -> None:
-    from skimage.feature import local_binary_pattern
-
-    image = field(np.random.default_rng(4), (90, 70), 1.5).astype(np.float32)
-    codes = local_binary_pattern(image.astype(float), 8, 1, "uniform")[1:-1, 1:-1]
-    np.testing.assert_allclose(
-        patterns.binary_patterns(image), np.bincount(codes.astype(int).ravel(), minlength=10) / codes.size, atol=5e-4
-    )
 
 
 def test_binary_patterns_are_read_from_the_right_scale() -> None:
@@ -204,64 +137,7 @@ def test_stripes_are_coherent_and_noise_is_not() -> None:
     assert striped["haematoxylin_orientation_entropy_s1"] < 0.05 < 0.99 < noisy["haematoxylin_orientation_entropy_s1"]
 
 
-# --- nuclei ----------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("density", [0.0, 0.1, 0.4, 0.55, 0.7, 1.0])
-def test_components_match_scikit_image(density: float) -> None:
-    from skimage.measure import label, regionprops
-
-    rng = np.random.default_rng(7)
-    mask = rng.random((61, 83)) < density
-    labels, number = nuclei.label(mask)
-    expected = label(mask, connectivity=2)
-    np.testing.assert_array_equal(labels, expected)
-    assert number == expected.max()
-    values = rng.random(mask.shape).astype(np.float32)
-    regions = [r for r in regionprops(expected, values) if r.area >= 4]
-    rows = [(r.area, *r.centroid, r.eccentricity, r.intensity_mean) for r in regions]
-    np.testing.assert_allclose(
-        nuclei.measure(labels, number, values, 4.0), np.array(rows).reshape(-1, 5), rtol=1e-6, atol=1e-6
-    )
-
-
-def test_winding_components_are_one() -> None:
-    y, x = np.indices((64, 64)) - 32
-    turns = np.hypot(y, x) - 6 * np.arctan2(y, x) / (2 * np.pi)
-    mask = np.mod(turns, 6) < 2.5
-    labels, number = nuclei.label(mask)
-    assert number == ndimage.label(mask, np.ones((3, 3)))[1]
-    assert (labels > 0).sum() == mask.sum()
-
-
-def test_blur_matches_scipy() -> None:
-    image = np.round(field(np.random.default_rng(8), (40, 50), 1) * 1024).astype(np.float32) / 1024
-    weights = np.round(1024 * np.exp(-0.5 * (np.arange(-4, 5) / 1.3) ** 2))
-    share = weights / weights.sum()
-    expected = ndimage.correlate1d(
-        ndimage.correlate1d(image.astype(float), share, 0, mode="nearest"), share, 1, mode="nearest"
-    )
-    np.testing.assert_allclose(nuclei.blur(image, weights), expected, atol=0.51 * stains.STEP)
-
-
-def test_threshold_splits_as_scikit_image_does() -> None:
-    from skimage.filters import threshold_otsu
-
-    rng = np.random.default_rng(9)
-    values = np.concatenate([rng.normal(0.3, 0.08, 5000), rng.normal(0.9, 0.15, 2000)])
-    values = (np.round(values * 1024) / 1024).astype(np.float32)[None]
-    counts = stains.count_values(values, np.ones(values.shape, bool))
-    levels = texture._CONCENTRATIONS
-    threshold = nuclei.nuclear_threshold(counts, levels, 0.25, 0.15)
-    np.testing.assert_array_equal(values >= threshold, values > threshold_otsu(hist=(counts, levels)))
-    assert nuclei.nuclear_threshold(counts, levels, 0.8, 0.15) == 0.8
-    assert nuclei.nuclear_threshold(counts, levels, 0.25, 0.9) == np.inf  # the two sides are 0.6 apart
-
-
-def test_threshold_of_two_values_lies_between_them() -> None:
-    values = np.array([[0.5, 0.5, 0.5, 1.0]], np.float32)
-    counts = stains.count_values(values, np.ones((1, 4), bool))
-    assert nuclei.nuclear_threshold(counts, texture._CONCENTRATIONS, 0.25, 0.15) == pytest.approx(0.75, abs=1e-3)
+# --- nuclei ---------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("mpp", [0.25, 0.5, 1.0])

@@ -8,50 +8,21 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 from types import SimpleNamespace
 
-import dask.array as da
-import geopandas as gpd
 import numpy as np
 import pandas as pd
 import pytest
-from anndata import AnnData
-from scipy.sparse import random as random_sparse
-from shapely.geometry import Point
+from helpers.write import make
 from spatialdata import SpatialData, read_zarr
-from spatialdata.models import Image2DModel, ShapesModel, TableModel
+from spatialdata.models import Image2DModel
 
 import spade as sp
 from spade.io import _atomic as _replace
 from spade.io import _store
 from spade.io._atomic import recover
 from spade.io._store import replace_elements
-
-
-def make(value: int = 1, n: int = 40, side: int = 200, chunk: int = 128) -> SpatialData:
-    rng = np.random.default_rng(value)
-    pixels = da.from_array(rng.integers(0, 255, (3, side, side), dtype=np.uint8), chunks=(3, chunk, chunk))
-    image = Image2DModel.parse(pixels, dims=("c", "y", "x"), c_coords=["r", "g", "b"], scale_factors=[2])
-    ids = [f"spot_{i}" for i in range(n)]
-    spots = gpd.GeoDataFrame(
-        {"radius": np.full(n, 3.0)}, geometry=[Point(*p) for p in rng.random((n, 2)) * side], index=ids
-    )
-    adata = AnnData(random_sparse(n, 12, density=0.5, format="csr", dtype=np.float32, rng=rng))
-    adata.obs_names = ids
-    adata.obs["region"] = pd.Categorical(["spots"] * n)
-    adata.obs["spot_id"] = ids
-    adata.obs["value"] = value
-    adata.obs["domain"] = pd.Categorical(rng.choice(["a", "b"], n))
-    adata.obsm["X_spade"] = np.full((n, 4), value, np.float32)
-    adata.uns["spade"] = {"X_spade": {"version": "1", "seed": value, "rate": 0.5, "done": True}}
-    adata.uns["domain_colors"] = ["#ffffff", "#000000"]
-    table = TableModel.parse(adata, region="spots", region_key="region", instance_key="spot_id")
-    return SpatialData(
-        images={"image": image},
-        shapes={"spots": ShapesModel.parse(spots)},
-        tables={"table": table},
-        attrs={"spade": {"value": value, "mpp": {"image": 0.5}}},
-    )
 
 
 def assert_same(one: SpatialData, other: SpatialData) -> None:
@@ -251,7 +222,7 @@ def test_leftovers_of_dead_processes_go_and_those_of_living_ones_stay(tmp_path):
 WRITERS = """
 import os, sys
 sys.path.insert(0, sys.argv[1])
-from test_io_write import make
+from helpers.write import make
 from spade.io._store import replace_elements, write
 path, how = sys.argv[2:4]
 first, second = make(1), make(2)
@@ -281,7 +252,7 @@ def test_kill_at_any_moment_leaves_the_old_store_or_the_new(tmp_path, how):
     options = {1: one, 2: two if how == "write" else mixed}
     rng = np.random.default_rng(0)
     seen, left = [], 0
-    command = [sys.executable, "-W", "ignore", "-c", WRITERS, os.path.dirname(__file__), str(path), how]
+    command = [sys.executable, "-W", "ignore", "-c", WRITERS, str(Path(__file__).parents[1]), str(path), how]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1) as server:
         assert server.stdout.readline() == "ready\n"
         for _ in range(6):

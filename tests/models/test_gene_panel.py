@@ -8,8 +8,9 @@ from dataclasses import asdict
 
 import numpy as np
 import pytest
-from helpers.sections import GENES, empty_rows, featured, no_warning, train, warns_here
+from helpers.sections import GENES, empty_rows, featured, no_warning, table, train, warns_here
 from scipy.sparse import csr_matrix
+from spatialdata import SpatialData
 
 import spade as sp
 from spade.models import GenePanel, SpadeModel
@@ -200,3 +201,43 @@ def test_spots_without_counts_are_still_left_out():
     empty_rows(listed[1], [2])
     with warns_here("1 spots without counts are left out of training"):
         train(listed, genes=PANEL)
+
+
+# --- the panel itself
+
+
+def test_a_panel_takes_columns_in_its_own_order_and_names_what_is_missing():
+    panel = GenePanel(("c", "x", "a"))
+    matrix = csr_matrix(np.array([[1.0, 2, 3], [4, 5, 6]], dtype=np.float32))
+    taken, present = panel.take(matrix, ["a", "b", "c"])
+    np.testing.assert_array_equal(taken.toarray(), [[3, 0, 1], [6, 0, 4]])
+    assert present.tolist() == [True, False, True]
+    assert taken.dtype == np.float32
+
+
+@pytest.mark.parametrize(
+    ("names", "error", "said"),
+    [
+        ([], ValueError, "the gene panel is empty; choose genes with sp.pp.select_genes or name some"),
+        (["a", "b", "a"], ValueError, r"1 names occur more than once in the panel, such as \['a'\]"),
+        ("Mbp", TypeError, "genes='Mbp': expected a GenePanel or a list of gene names, got one string"),
+    ],
+)
+def test_a_panel_must_be_a_list_of_different_names(names, error, said):
+    with pytest.raises(error, match=said):
+        GenePanel.of(names)
+
+
+def test_a_panel_may_be_made_of_any_names(tmp_path):
+    panel = GenePanel.of(SpatialData(tables={"table": table(["a"], GENES[:3])})["table"].var_names)
+    assert panel.names == GENES[:3]
+    assert GenePanel.of(panel) is panel
+    panel.save(tmp_path / "genes.json")
+    assert GenePanel.load(tmp_path / "genes.json") == panel
+
+
+@pytest.mark.parametrize("text", ['{"names": ["a"', '{"names": ["a"], "colour": 1}', '{"names": []}', "[1]"])
+def test_a_damaged_panel_is_refused(text, tmp_path):
+    (tmp_path / "genes.json").write_text(text)
+    with pytest.raises(ValueError, match=r"genes\.json is not a gene panel .*cut off or edited"):
+        GenePanel.load(tmp_path / "genes.json")

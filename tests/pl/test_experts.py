@@ -32,8 +32,8 @@ def shares(n_values=3, n_experts=4, seed=0):
             bounds = (log2 - 0.5, log2 + 0.4) if v < n_values - 1 else (np.nan, np.nan)
             rows.append(
                 {
-                    "by": "region", "value": f"region {v}", "expert": str(e), "n_value": 100 * (v + 1), "share": share[e],
-                    "log2_enrichment": log2, "log2_low": bounds[0], "log2_high": bounds[1],
+                    "by": "region", "value": f"region {v}", "expert": str(e), "n_value": 100 * (v + 1),
+                    "share": share[e], "log2_enrichment": log2, "log2_low": bounds[0], "log2_high": bounds[1],
                 }
             )  # fmt: skip
     return pd.DataFrame(rows)

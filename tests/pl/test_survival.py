@@ -6,8 +6,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
-from test_core_survival import PLACEBO, SEEN, TREATED
-from test_survival import results
+from helpers.survival import PLACEBO, SEEN, TREATED, results
 
 import spade as sp
 

@@ -2,61 +2,19 @@
 
 from __future__ import annotations
 
-import json
 import logging
 
 import numpy as np
 import pandas as pd
 import pytest
 import shapely
-from geopandas import GeoDataFrame
-from helpers.sections import GENES, SIDE, circles, no_warning, place_by, square_lattice, table, tiny, warns_here
+from helpers.patches import HALVES, LEFT, PATCH, RIGHT, geojson, got, polygons, section, two_regions
+from helpers.sections import circles, no_warning, place_by, tiny, warns_here
 from spatialdata import read_zarr
 from spatialdata.models import ShapesModel
 from spatialdata.transformations import remove_transformation
 
 import spade as sp
-from spade.pp._labels.areas import choose, cover, share_of, unite
-
-#: Squares of 40 px around spots that are 50 px apart, the first at (50, 50).
-PATCH = 40.0
-
-
-def section(n=36, *, mpp=1.0, **kwargs):
-    sdata = tiny(n, mpp=mpp, **kwargs)
-    sp.pp.patches(sdata, size_um=PATCH * mpp, size_px=int(PATCH))
-    return sdata
-
-
-def polygons(*pairs, **columns):
-    """Frame of (label, box or polygon) pairs."""
-    shapes = [shapely.box(*shape) if isinstance(shape, tuple) else shape for _, shape in pairs]
-    return GeoDataFrame({"label": [label for label, _ in pairs], **columns}, geometry=shapes)
-
-
-def got(sdata, key="label"):
-    column = sdata["table"].obs[key]
-    return column.astype(object).where(column.notna(), None).tolist()
-
-
-LEFT, RIGHT = (0, 0, 200, 400), (200, 0, 400, 400)  # the border runs through the fourth column
-
-
-HALVES = [*"llllrr"] * 6  # equally large, so the tie goes to the alphabet
-
-
-def geojson(frame):
-    """What QuPath would write of a frame."""
-    features = [
-        {
-            "type": "Feature",
-            "geometry": json.loads(shapely.to_geojson(shape)),
-            "properties": {"objectType": "annotation", "classification": {"name": label}},
-        }
-        for label, shape in zip(frame["label"], frame.geometry, strict=True)
-    ]
-    return json.dumps({"type": "FeatureCollection", "features": features})
-
 
 # --- polygons: who gets which label
 
@@ -207,14 +165,6 @@ def test_shapes_element_is_placed_by_its_transformations():
         sp.pp.label_patches(sdata, "drawn")
 
 
-def two_regions():
-    sdata = tiny(36)
-    sdata.shapes["more"] = circles(square_lattice(36))
-    sdata.tables["table"] = table(list(sdata["spots"].index) * 2, GENES, region=["spots"] * 36 + ["more"] * 36)
-    sp.pp.patches(sdata, size_um=PATCH, size_px=40)
-    return sdata
-
-
 def test_sections_are_labelled_by_name(tmp_path):
     sdata = two_regions()
     frame = polygons(("l", LEFT), ("r", RIGHT))
@@ -330,169 +280,6 @@ def test_every_region_needs_patches():
     del two["table"].uns["spade"]["patches"]["regions"]["more"]
     with pytest.raises(KeyError, match=r"tiny/more: has no patches; run sp\.pp\.patches for every region first"):
         sp.pp.label_patches(two, {"tiny/more": polygons(("a", LEFT))})
-
-
-# --- against brute force
-
-
-def random_polygons(rng, n):
-    """Stars of many sizes that overlap, touch and nest."""
-    centre, radius = rng.uniform(0, SIDE, (n, 1, 2)), rng.uniform(5, 120, (n, 1, 1))
-    angle = np.linspace(0, 2 * np.pi, 12, endpoint=False)[None, :, None]
-    reach = radius * rng.uniform(0.4, 1, (n, 12, 1))
-    return shapely.polygons(centre + reach * np.concatenate([np.cos(angle), np.sin(angle)], axis=2))
-
-
-@pytest.mark.parametrize("seed", range(6))
-def test_shares_and_choice_agree_with_brute_force(seed):
-    rng = np.random.default_rng(seed)
-    drawn, codes = random_polygons(rng, 40), rng.integers(0, 4, 40)
-    corner = rng.uniform(0, SIDE, (80, 2))
-    squares = shapely.box(*corner.T, *(corner + rng.uniform(5, 60)).T)
-    pairs = cover(squares, *unite(drawn, codes))
-    shares, areas = np.zeros((80, 4)), np.zeros((80, 4))
-    for label in range(4):
-        whole = shapely.union_all(drawn[codes == label])
-        shares[:, label] = shapely.area(shapely.intersection(squares, whole)) / shapely.area(squares)
-        for part in shapely.get_parts(whole):
-            areas[:, label] += part.area * (shapely.area(shapely.intersection(squares, part)) > 1e-6)
-    dense = np.zeros((80, 4))
-    dense[pairs.patch, pairs.label] = pairs.share
-    np.testing.assert_allclose(dense, shares, atol=1e-9)
-    chosen = choose(pairs, 80)
-    for i in range(80):
-        ties = [k for k in range(4) if shares[i, k] > 1e-9 and shares[i, k] >= shares[i].max() - 1e-6]
-        assert chosen[i] == (min(ties, key=lambda k: (round(areas[i, k], 3), k)) if ties else -1)
-    np.testing.assert_allclose(share_of(pairs, chosen), np.where(chosen < 0, np.nan, shares.max(1)), atol=1e-5)
-
-
-def test_many_patches_and_polygons_are_fast():
-    rng = np.random.default_rng(0)
-    corner = rng.uniform(0, 10_000, (5_000, 2))
-    squares = shapely.box(*corner.T, *(corner + 100).T)
-    drawn = shapely.buffer(shapely.points(rng.uniform(0, 10_000, (2_000, 2))), rng.uniform(20, 300, 2_000))
-    pairs = cover(squares, *unite(drawn, rng.integers(0, 5, 2_000)))
-    assert len(choose(pairs, 5_000)) == 5_000
-
-
-# --- tables
-
-
-def test_spots_are_joined_by_id_and_never_by_position(caplog):
-    sdata = tiny(12)
-    frame = pd.DataFrame(
-        {"spot": [f"s{i:02d}" for i in range(11, 1, -1)], "layer": [f"L{i}" for i in range(11, 1, -1)]}
-    )
-    with caplog.at_level(logging.INFO, logger="spade"):
-        sp.pp.label_patches(sdata, frame)
-    assert got(sdata, "layer") == [None, None, *(f"L{i}" for i in range(2, 12))]
-    assert "wrote obs['layer']: 10 of 12 spots labelled" in caplog.text
-    sp.pp.label_patches(sdata, frame, key_added="truth")
-    assert got(sdata, "truth") == got(sdata, "layer")
-
-
-def test_obs_names_serve_where_they_find_more():
-    sdata = two_regions()
-    names = list(sdata["table"].obs_names)
-    frame = pd.DataFrame({"spot": names[::-1], "i": range(len(names))})
-    sp.pp.label_patches(sdata, frame)
-    assert sdata["table"].obs["i"].tolist() == list(range(len(names)))[::-1]
-    ids = pd.DataFrame({"spot": ["s00", "s01"], "layer": ["a", "b"]})
-    with pytest.raises(ValueError, match=r"occur in several of its sections\. Name the section .* \('tiny/.*obs names"):
-        sp.pp.label_patches(sdata, ids)
-    with warns_here(r"says nothing of 'tiny/more'"):
-        sp.pp.label_patches(sdata, ids.assign(sample="tiny/spots"))
-    first = sdata["table"].obs["region"] == "spots"
-    assert sdata["table"].obs["layer"][first].tolist()[:2] == ["a", "b"]
-    assert sdata["table"].obs["layer"][~first].isna().all()
-    both = pd.DataFrame({"sample": ["tiny", "tiny/more"], "stage": ["I", "II"]})
-    with pytest.raises(ValueError, match=r"labels spots of 'tiny/more' twice: by the sample's name and by that"):
-        sp.pp.label_patches(sdata, both)
-
-
-def test_whole_numbers_as_instance_ids():
-    sdata = tiny(12, spots=circles(square_lattice(12), ids=range(12)))
-    sp.pp.label_patches(sdata, pd.DataFrame({"spot": [3, 1], "layer": ["c", "a"]}))
-    assert got(sdata, "layer")[:4] == [None, "a", None, "c"]
-
-
-def test_several_samples_need_their_names(tmp_path):
-    samples = [tiny(12, name="a"), tiny(12, name="b")]
-    text = "slide_id,barcode,layer\na,s00,x\nb,s00,y\nb,s99,z\n"
-    (tmp_path / "l.csv").write_text(text)
-    with warns_here(r"1 of 3 spots in annotations=.*l\.csv' are not in the samples; their labels are not used"):
-        sp.pp.label_patches(samples, tmp_path / "l.csv")
-    assert [got(s, "layer")[0] for s in samples] == ["x", "y"]
-    frame = sp.io.read_annotations(tmp_path / "l.csv")
-    with pytest.raises(ValueError, match=r"no column 'sample', and there are several samples, such as 'a'\. Add the"):
-        sp.pp.label_patches(samples, frame.drop(columns="sample").iloc[1:])
-    with warns_here(r"annotations= also names 'c', which no sample is called; not used"):
-        sp.pp.label_patches(samples, frame.replace({"sample": {"a": "c"}}).iloc[:2])  # of a larger cohort
-    assert [got(s, "layer")[0] for s in samples] == [None, "y"]
-    with pytest.raises(KeyError, match=r"names 'c', which no sample is called; there are 'a', 'b'\. Labels of another"):
-        sp.pp.label_patches(samples, frame.replace({"sample": {"a": "c"}}).iloc[:1])
-    other = pd.DataFrame({"sample": ["a"] * 2, "spot": ["AAAC-1", "AAAG-1"], "layer": ["x", "y"]})
-    said = r"a: none of the 2 spots in annotations= \('AAAC-1', 'AAAG-1'\) is among its 12 spots \(instance ids 's00'.*another sample"
-    with pytest.raises(ValueError, match=said):
-        sp.pp.label_patches(samples, other)
-
-
-def test_sample_sheet_goes_to_all_spots():
-    samples = [tiny(12, name="a"), tiny(12, name="b"), tiny(12, name="c")]
-    sheet = pd.DataFrame(
-        {"sample": ["c", "a", "b"], "donor": ["P3", "P1", None], "age": [3, 1, 2], "stage": ["II", "I", "I"]}
-    )
-    with no_warning():
-        sp.pp.label_patches(samples, sheet)
-    assert [set(got(s, "donor")) for s in samples] == [{"P1"}, {None}, {"P3"}]
-    assert [set(got(s, "age")) for s in samples] == [{1}, {2}, {3}]
-    assert samples[0]["table"].obs["age"].dtype == np.int64
-    assert samples[0]["table"].obs["stage"].cat.categories.tolist() == ["I", "II"]
-    with warns_here(r"annotations= says nothing of 'b'; the labels there are missing"):
-        sp.pp.label_patches(samples, sheet.iloc[:2], columns="age", key_added="years")
-    assert samples[1]["table"].obs["years"].isna().all()
-    assert str(samples[1]["table"].obs["years"].dtype) == "Int64"
-    sp.pp.split(samples, groupby="stage", fractions=(0.5, 0, 0.5))  # what labels are for
-
-
-@pytest.mark.parametrize(
-    ("frame", "options", "error", "said"),
-    [
-        ({"sample": ["a", "a"], "x": [1, 2]}, {}, ValueError, r"1 samples occur more than once, 'a'"),
-        ({"spot": ["s00", "s00"], "x": [1, 2]}, {}, ValueError, r"1 spots occur more than once, 's00'"),
-        ({"spot": ["s00", None], "x": [1, 2]}, {}, ValueError, r"1 rows have no spot"),
-        ({"slide": ["a"], "x": [1]}, {}, ValueError, r"no column 'sample' or 'spot'; columns: 'slide', 'x'\. Rename"),
-        ({"sample": [], "x": []}, {}, ValueError, r"has no rows"),
-        ({"sample": ["a"], "x": [1]}, {"mpp": 1}, ValueError, r"mpp= is for polygons"),
-        (
-            {"sample": ["a"], "x": [1]},
-            {"columns": "y"},
-            KeyError,
-            r"columns='y': annotations= has no such columns; .*'x'",
-        ),
-        ({"sample": ["a"], "x y": [1]}, {}, ValueError, r"columns='x y' cannot be stored: .*Try 'x_y'"),
-        (
-            {"sample": ["a"], "x": [1], "y": [1]},
-            {"key_added": "z"},
-            ValueError,
-            r"renames one column, but .* gives 'x', 'y'",
-        ),
-        ({"sample": ["a"], "region": ["r"]}, {}, ValueError, r"obs\['region'\], for this name is in use"),
-        (
-            {"sample": ["a"], "x": [pd.Timestamp(0)]},
-            {},
-            TypeError,
-            r"column 'x' holds Timestamp; expected strings, or num",
-        ),
-        ({"sample": ["a"], "x": [[1]]}, {}, TypeError, r"column 'x' holds list"),
-    ],
-)
-def test_tables_that_cannot_be_joined(frame, options, error, said):
-    sdata = tiny(6, name="a")
-    before = sdata["table"].obs.copy()
-    with pytest.raises(error, match=said):
-        sp.pp.label_patches(sdata, pd.DataFrame(frame), **options)
-    pd.testing.assert_frame_equal(sdata["table"].obs, before)
 
 
 # --- real sections

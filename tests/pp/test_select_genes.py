@@ -8,16 +8,18 @@ import numpy as np
 import pytest
 import scanpy as sc
 from anndata import AnnData
-from helpers.sections import GENES, circles, empty_rows, square_lattice, table, tiny, warns_here
+from helpers.sections import GENES, circles, empty_rows, square_lattice, tiny, warns_here
 from scipy.sparse import csr_matrix
-from spatialdata import SpatialData, read_zarr
+from spatialdata import read_zarr
 
 import spade as sp
 from spade.models import GenePanel
 from spade.pp._genes.common import is_control
-from spade.pp._genes.variable import Part, variable_together
+from spade.pp._genes.variable import SectionCounts, variable_together
 
 MOUSE = tuple(name.capitalize() + "rik" for name in GENES)
+
+
 FEW = {"min_genes": 20, "n_top_genes": 8}
 
 
@@ -95,8 +97,9 @@ def test_the_same_from_stores_and_nothing_else_changes(tmp_path):
 
 def test_mouse_and_human_are_refused_with_names_numbers_and_a_question():
     said = (
-        r"only 0 gene names in common, fewer than min_genes=20 \(human: 60 genes such as G00, G01, G02; mouse: 60 genes such as "
-        r"G00rik, .*\)\. Names are matched exactly\. Are the samples of different species, or .*Ensembl id\?.*on_few_common=\"drop\""
+        r"only 0 gene names in common, fewer than min_genes=20 \(human: 60 genes such as G00, G01, G02; "
+        r"mouse: 60 genes such as G00rik, .*\)\. Names are matched exactly\. "
+        r"Are the samples of different species, or .*Ensembl id\?.*on_few_common=\"drop\""
     )
     samples = [section("human"), section("mouse", MOUSE)]
     with pytest.raises(ValueError, match=said):
@@ -203,10 +206,14 @@ def test_settings_are_checked(options, said):
 
 # --- the rule of SEAL
 
+
 SEAL = {"method": "seal", "n_top_genes": 12, "min_genes": 20}
+
+
 CONTROLS = (
-    "NegControlProbe_00042", "NegControlCodeword_0500", "UnassignedCodeword_0001", "DeprecatedCodeword_0321", "Intergenic_Region_1",
-    "BLANK_0006", "Blank-12", "antisense_SCRIB", "NegPrb3", "Negative01", "SystemControl9", "FalseCode0042",
+    "NegControlProbe_00042", "NegControlCodeword_0500", "UnassignedCodeword_0001", "DeprecatedCodeword_0321",
+    "Intergenic_Region_1", "BLANK_0006", "Blank-12", "antisense_SCRIB", "NegPrb3", "Negative01",
+    "SystemControl9", "FalseCode0042",
 )  # fmt: skip
 
 
@@ -352,7 +359,8 @@ def test_a_section_of_one_spot_has_no_variance_of_its_own():
     sdata["table"].obs["fold"] = "train"
     assert len(sp.pp.select_genes([sdata, rest], split_key="fold", by_section=True, **SEAL)) == 12
     parts = [
-        Part(csr_matrix(np.ones((n, 2))), np.array([9.0, 9]), np.array([name] * n)) for n, name in ((3, "x"), (1, "y"))
+        SectionCounts(csr_matrix(np.ones((n, 2))), np.array([9.0, 9]), np.array([name] * n))
+        for n, name in ((3, "x"), (1, "y"))
     ]
     with pytest.raises(ValueError, match="by_section=True: y has a single spot with counts, in which nothing varies"):
         variable_together(parts, GenePanel(("a", "b")), 1, by_section=True)
@@ -368,46 +376,6 @@ def test_seal_from_stores_is_the_same(tmp_path):
         stored = read_zarr(path)["table"]
         assert stored.var.equals(sample["table"].var)
         assert stored.uns["spade"] == sample["table"].uns["spade"]
-
-
-# --- the panel itself
-
-
-def test_a_panel_takes_columns_in_its_own_order_and_names_what_is_missing():
-    panel = GenePanel(("c", "x", "a"))
-    matrix = csr_matrix(np.array([[1.0, 2, 3], [4, 5, 6]], dtype=np.float32))
-    taken, present = panel.take(matrix, ["a", "b", "c"])
-    np.testing.assert_array_equal(taken.toarray(), [[3, 0, 1], [6, 0, 4]])
-    assert present.tolist() == [True, False, True]
-    assert taken.dtype == np.float32
-
-
-@pytest.mark.parametrize(
-    ("names", "error", "said"),
-    [
-        ([], ValueError, "the gene panel is empty; choose genes with sp.pp.select_genes or name some"),
-        (["a", "b", "a"], ValueError, r"1 names occur more than once in the panel, such as \['a'\]"),
-        ("Mbp", TypeError, "genes='Mbp': expected a GenePanel or a list of gene names, got one string"),
-    ],
-)
-def test_a_panel_must_be_a_list_of_different_names(names, error, said):
-    with pytest.raises(error, match=said):
-        GenePanel.of(names)
-
-
-def test_a_panel_may_be_made_of_any_names(tmp_path):
-    panel = GenePanel.of(SpatialData(tables={"table": table(["a"], GENES[:3])})["table"].var_names)
-    assert panel.names == GENES[:3]
-    assert GenePanel.of(panel) is panel
-    panel.save(tmp_path / "genes.json")
-    assert GenePanel.load(tmp_path / "genes.json") == panel
-
-
-@pytest.mark.parametrize("text", ['{"names": ["a"', '{"names": ["a"], "colour": 1}', '{"names": []}', "[1]"])
-def test_a_damaged_panel_is_refused(text, tmp_path):
-    (tmp_path / "genes.json").write_text(text)
-    with pytest.raises(ValueError, match=r"genes\.json is not a gene panel .*cut off or edited"):
-        GenePanel.load(tmp_path / "genes.json")
 
 
 def test_shapes_play_no_part():

@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 import squidpy as sq
 from anndata import AnnData
+from helpers.patches import lattice
 from helpers.sections import FAST, circles, empty_rows, featured, no_warning, square_lattice, table, tiny, warns_here
 from scipy.sparse import csr_matrix, issparse
 from spatialdata import SpatialData, read_zarr
@@ -15,22 +16,13 @@ import spade as sp
 from spade._samples.counts import read_counts
 from spade._samples.open import iter_samples
 from spade.core.expression.smoothing import pairs_within, smoothing_matrix
-from spade.core.spots.lattice import lattice_reach
 from spade.io._scale import record_scale
 from spade.pp._smooth_expression import _lattice_pairs
 
 SQUARE, HEXAGONAL = 1.5, 1.2
+
+
 PLACES = np.column_stack([np.arange(36) % 6, np.arange(36) // 6]).astype(float)
-
-
-def lattice(kind, n=12, jitter=0.0, keep=1.0, seed=0):
-    """Spots at pitch 1, turned, with some scatter, and some missing."""
-    rng = np.random.default_rng(seed)
-    i, j = (axis.ravel().astype(float) for axis in np.meshgrid(np.arange(n), np.arange(n)))
-    points = np.column_stack([i, j] if kind == "square" else [i + (j % 2) / 2, j * np.sqrt(3) / 2])
-    points = points[rng.random(n * n) < keep] + 0.0
-    cos, sin = np.cos(0.3), np.sin(0.3)
-    return (points @ np.array([[cos, -sin], [sin, cos]])) + rng.normal(0, jitter, points.shape)
 
 
 def patched(n=36, **kwargs):
@@ -51,24 +43,6 @@ def smoothed_by_a_loop(counts, near, share=0.5):
 
 def apart(i, j):
     return np.linalg.norm(PLACES[i] - PLACES[j])
-
-
-# --- the lattice
-
-
-@pytest.mark.parametrize(("jitter", "keep"), [(0, 1), (0.04, 1), (0, 0.4), (0.04, 0.4)])
-@pytest.mark.parametrize("kind", ["square", "hexagonal"])
-def test_a_lattice_is_told_though_spots_are_missing_or_off(kind, jitter, keep):
-    points = lattice(kind, 24, jitter, keep)
-    least, most = (np.sqrt(2), 2) if kind == "square" else (1, np.sqrt(3))
-    assert least + 0.2 < lattice_reach(points) < most - 0.2
-    assert 70 * lattice_reach(points) == pytest.approx(lattice_reach(70 * points))
-
-
-@pytest.mark.parametrize("n", [0, 1, 2, 300])
-def test_what_is_no_lattice_has_no_reach(n):
-    assert np.isnan(lattice_reach(np.random.default_rng(0).random((n, 2))))
-    assert np.isnan(lattice_reach(np.column_stack([np.arange(9.0), np.zeros(9)])))  # one row is neither
 
 
 @pytest.mark.parametrize(("kind", "inner"), [("square", 8), ("hexagonal", 6)])

@@ -164,7 +164,8 @@ def test_provenance_and_stem_and_stores(tmp_path):
         (
             {},
             ValueError,
-            r"1 groups of obs\['patient'\] cannot fill 3 parts .*p_tiny. Set a fraction to 0, choose another groupby=.*block",
+            r"1 groups of obs\['patient'\] cannot fill 3 parts .*p_tiny. Set a "
+            r"fraction to 0, choose another groupby=.*block",
         ),
         ({"groupby": None}, ValueError, r"1 sections cannot fill 3 parts .*: tiny\. .*block_um="),
         ({"block_um": 0}, ValueError, r"block_um=0: expected a positive number of µm"),

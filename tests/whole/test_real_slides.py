@@ -1,4 +1,4 @@
-"""Slides, survival and expression on real sections: two tissues, four patients; what cannot be known of so few is made up and said so."""
+"""Slides, survival and expression on real sections of four patients; what so few cannot tell is made up and said so."""
 
 from __future__ import annotations
 

@@ -27,7 +27,8 @@ def test_a_tuned_encoder_beats_the_frozen_one_and_shuffled_pairs_do_not(seed, co
     assert tuned.joint < frozen.joint
     assert tuned.joint < frozen.rank
     assert tuned.rank < frozen.rank
-    # what is learned from shuffled pairs knows nothing of pairs; its features, changed at random, are those of the frozen encoder or so
+    # what is learned from shuffled pairs knows nothing of pairs;
+    # its features, changed at random, are those of the frozen encoder or so
     assert abs(shuffled.head) < 0.06 < frozen.head
     assert shuffled.joint > 0.8 * shuffled.chance > frozen.joint
     assert shuffled.ridge - frozen.ridge < (tuned.ridge - frozen.ridge) / 2

@@ -310,7 +310,8 @@ def test_errors_say_what_to_do(arguments: dict[str, object], error: type[Excepti
 
 def test_import_is_light() -> None:
     code = (
-        "import sys, spade.datasets; heavy = {'torch', 'timm', 'scanpy', 'squidpy', 'matplotlib', 'numba', 'spatialdata'};"
+        "import sys, spade.datasets;"
+        "heavy = {'torch', 'timm', 'scanpy', 'squidpy', 'matplotlib', 'numba', 'spatialdata'};"
         "print(sorted(heavy & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 
+from spade._checks import plural
 from spade._samples.sample import Sample, check_names
 from spade.core.arrays import Rows
 from spade.core.errors import warn
@@ -44,7 +45,7 @@ class Collector:
         features: Mapping[str, NDArray[Any]] | None = None,
         **columns: NDArray[Any] | csr_matrix,
     ) -> None:
-        """Add rows of a sample: features ``(n, d)`` by name, and any other values ``(n, …)``; names of sections come by themselves."""
+        """Add rows of a sample: features ``(n, d)`` by name, and other columns; ``section`` is added by itself."""
         self.section_names += [section.name for section in sample.sections]
         check_names(self.section_names, "sections")
         for name, values in (features or {}).items():
@@ -62,7 +63,7 @@ class Collector:
         """Say who was left out, and return features and columns of all samples; the collector is empty afterwards."""
         for reason, n in self._skipped.items():
             if n:
-                self.say(f"{n} spot{'s' * (n > 1)} {reason} {'are' if n > 1 else 'is'} left out of {self.purpose}.")
+                self.say(f"{plural(n, 'spot')} {reason} {'is' if n == 1 else 'are'} left out of {self.purpose}.")
         features = {name: concatenate(parts) for name, parts in self._features.items()}
         return features, {name: concatenate(parts) for name, parts in self._columns.items()}
 
@@ -79,7 +80,7 @@ def concatenate(parts: list[csr_matrix]) -> csr_matrix: ...
 @overload
 def concatenate(parts: list[NDArray[Any]]) -> NDArray[Any]: ...
 def concatenate(parts: list[Any]) -> Any:
-    """Concatenate rows of arrays or CSR matrices; each part is let go once it is copied, so that memory holds them once."""
+    """Concatenate rows of arrays or CSR matrices; a part is let go once it is copied, so that memory holds it once."""
     if isinstance(parts[0], csr_matrix):
         width = parts[0].shape[1]
         counts = concatenate([np.diff(part.indptr) for part in parts])

@@ -98,8 +98,8 @@ def read_model_features(sample: Sample, use_rep: str, model: Model) -> NDArray[n
     if features.shape[1] != model.n_features:
         raise ValueError(
             f"{sample.name}: obsm[{use_rep!r}] has {features.shape[1]} features, but the model reads "
-            f"{model.n_features} of encoder {model.config.encoder!r}. Encode the patches with that encoder, or name its "
-            "features with use_rep=."
+            f"{model.n_features} of encoder {model.config.encoder!r}. Encode the patches with that encoder, or name "
+            "its features with use_rep=."
         )
     if not reads_patches(model):
         check_source(sample, use_rep, source_of(model.config), "the model's features are")

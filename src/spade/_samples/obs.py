@@ -62,8 +62,8 @@ def group_labels(sample: Sample, groupby: str | None, argument: str = "groupby")
     column = obs_column(sample, groupby, argument)
     if column.isna().any():
         raise ValueError(
-            f"{sample.name}: obs[{groupby!r}] is missing for {int(column.isna().sum())} of {len(column)} spots. Fill it "
-            "in."
+            f"{sample.name}: obs[{groupby!r}] is missing for {int(column.isna().sum())} of {len(column)} spots. Fill "
+            "it in."
         )
     return category_strings(column, f"{sample.name}: {argument}={groupby!r}")[0].astype(str)
 

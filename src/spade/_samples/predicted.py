@@ -1,13 +1,19 @@
-"""What ``tl.predict_expression`` wrote, read back."""
+"""What ``tl.predict_expression`` wrote, and the measured expression of the same genes."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
 
 from spade import _keys
 from spade._checks import shorten
+from spade._samples.counts import has_counts, read_counts
 from spade._samples.sample import Sample
+from spade.core.arrays import Floats
+from spade.core.expression.normalise import log_normalise
+from spade.models import GenePanel
 
 
 def read_predicted(sample: Sample, key: str, *, deviation: bool = False) -> pd.DataFrame:
@@ -28,3 +34,24 @@ def read_predicted(sample: Sample, key: str, *, deviation: bool = False) -> pd.D
             "genes. Predict again."
         )
     return pd.DataFrame(values, index=table.obs_names, columns=genes)
+
+
+def read_measured(
+    sample: Sample, key: str, genes: Sequence[str], layer: str | None, *, normalized: bool
+) -> Floats | None:
+    """Return log-normalised measured expression ``(n_obs, genes)`` of predicted genes, or None if none was measured.
+
+    NaN: the gene was not measured, or the spot has no counts.
+    """
+    record = _keys.read_provenance(sample.table.uns, _keys.predicted(key))
+    predicted = read_predicted(sample, key).columns
+    panel = GenePanel(tuple(predicted), fold_case=bool(record.get("fold_case", False)))
+    columns = panel.columns(sample.table.var_names)[predicted.get_indexer(list(genes))]
+    if (columns < 0).all():
+        return None
+    counts = read_counts(sample, layer, normalized=normalized)
+    values = counts if normalized else log_normalise(counts)
+    measured = np.full((sample.table.n_obs, len(columns)), np.nan)
+    measured[:, columns >= 0] = values[:, columns[columns >= 0]].toarray()
+    measured[~has_counts(counts)] = np.nan
+    return measured

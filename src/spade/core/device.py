@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import torch
 
+from spade.core.checks import check_count
+
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
@@ -27,9 +29,7 @@ def resolve_device(device: str, number: int | None = None) -> str:
 
 def check_devices(devices: int, device: str, *, alone: bool) -> None:
     """Raise if a training cannot be dealt to so many devices; ``alone``: ``torchrun`` has not dealt it already."""
-    if isinstance(devices, bool) or not isinstance(devices, int) or devices < 1:
-        raise ValueError(f"devices={devices!r}: expected a whole number of at least 1.")
-    if devices == 1:
+    if check_count("devices", devices) == 1:
         return
     if not alone:
         raise ValueError(f"devices={devices} under torchrun, where every process has one device: leave it out.")

@@ -1,4 +1,4 @@
-"""Plots: patches on tissue, experts, training, embeddings, few-shot results, retrieval, attention. All return matplotlib Axes."""
+"""Plots of patches, experts, training, embeddings and results; all return matplotlib Axes."""
 
 from spade.pl._attention import attention
 from spade.pl._choose_n_experts import choose_n_experts

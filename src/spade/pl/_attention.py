@@ -8,15 +8,17 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import Normalize
 from numpy.typing import NDArray
-from scipy.stats import rankdata
 
 from spade import _keys
 from spade._checks import shorten
 from spade._samples.obs import group_labels
 from spade._samples.open import Samples, iter_samples
 from spade._samples.sample import Sample
+from spade.core.arrays import Floats
+from spade.core.checks import check_choice, check_text
 from spade.pl._draw.axes import colour_bar, finish, given_axes, new_figure, title
-from spade.pl._draw.tissue import Floats, View, common_frames, draw_spots, draw_tissue, views
+from spade.pl._draw.tissue import View, common_frames, draw_spots, draw_tissue, views
+from spade.tl._slides.attention_scale import PERCENTILE, RELATIVE, scaled_attention
 
 FADE = 0.45
 PANEL = 3.2
@@ -34,8 +36,9 @@ def attention(
 ) -> NDArray[Any]:
     """Show which patches decided the class of a slide.
 
-    One row per section, all to one scale: left the image, right the attention of its spots, at their true size. Attention sums to 1 over
-    a slide, so its values depend on the number of patches; by default each patch is coloured by its rank among those of its slide.
+    One row per section, all to one scale: left the image, right the attention of the spots, at their true size.
+    Attention sums to 1 over a slide, so its values depend on the number of patches; by default each patch is coloured
+    by its rank among the patches of its slide.
 
     Parameters
     ----------
@@ -44,10 +47,10 @@ def attention(
     key
         ``obs`` key that :func:`spade.tl.attention` wrote, such as ``"organ_attention"``.
     scale
-        ``"percentile"``: rank among the patches of the slide, from 0 to 100, ties in their middle. ``"relative"``: attention × number of
-        patches, which is 1 where all count alike; up to the 99th percentile of the slide.
+        ``"percentile"``: rank among the patches of the slide, from 0 to 100, the middle rank for ties. ``"relative"``:
+        attention × number of patches, so that 1 is the mean; the colours end at the 99th percentile of the section.
     patches_key
-        What :func:`spade.pp.patches` wrote: it knows image, scale and spot size.
+        What :func:`spade.pp.patches` wrote; it holds the image, scale and spot size.
     table_key
         Table; may be left out when there is one.
     ax
@@ -57,12 +60,13 @@ def attention(
 
     Returns
     -------
-    Array of Axes, ``(n_sections, 2)``, in µm from the upper left corner of the image. Spots without attention are not drawn.
+    Array of Axes, ``(n_sections, 2)``, in µm from the upper left corner of the image. Spots without attention are not
+    drawn.
 
     Raises
     ------
     KeyError
-        No such attention, no patches.
+        No such attention, or no patches.
     ValueError
         A wrong number of ``ax``, or an unknown ``scale``.
 
@@ -76,8 +80,8 @@ def attention(
     >>> sp.pl.attention(samples[:2], key="organ_attention").shape
     (2, 2)
     """
-    if scale not in ("percentile", "relative"):
-        raise ValueError(f'scale={scale!r}: expected "percentile" or "relative".')
+    check_choice("scale", scale, (PERCENTILE, RELATIVE))
+    check_text("key", key)
     drawn: list[tuple[View, Floats, str]] = []
     for sample in iter_samples(samples, table_key=table_key):
         values, predicted = _read(sample, key, scale)
@@ -94,33 +98,28 @@ def attention(
         draw_tissue(right, view, box, FADE)
         _draw_heat(right, view, values, scale)
         title(right, f"attention, predicted {label}")
-    finish(show)
+    finish(show=show)
     return axes
 
 
 def _read(sample: Sample, key: str, scale: str) -> tuple[Floats, NDArray[np.object_]]:
-    """Scaled attention and the predicted class of every row."""
+    """Return the scaled attention and the predicted class of every row."""
     record = _keys.read_provenance(sample.table.uns, key)
     if record.get("function") != "tl.attention" or key not in sample.table.obs:
         written = [
             k for k, facts in sample.table.uns.get(_keys.UNS, {}).items() if facts.get("function") == "tl.attention"
         ]
         raise KeyError(
-            f"{sample.name}: key={key!r} is no attention; there is {shorten(written) or 'none'}. Make it with sp.tl.attention(samples, …)."
+            f"{sample.name}: key={key!r} does not hold attention; attention is in: {shorten(written) or 'no column'}. "
+            "Make it with sp.tl.attention(samples, …)."
         )
-    values = sample.table.obs[key].to_numpy(dtype=np.float64)
-    scaled = np.full_like(values, np.nan)
-    slide_of = group_labels(sample, record.get("slide_key"), "slide_key")
-    for slide in np.unique(slide_of):
-        own = np.flatnonzero((slide_of == slide) & np.isfinite(values))
-        scaled[own] = (
-            100 * (rankdata(values[own]) - 0.5) / max(1, len(own)) if scale == "percentile" else values[own] * len(own)
-        )
+    slide = group_labels(sample, record.get("slide_key"), "slide_key")
+    scaled = scaled_attention(sample.table.obs[key].to_numpy(dtype=np.float64), slide, scale)
     predicted = sample.table.obs[f"{key}_predicted"]
     names = predicted.astype(object).where(predicted.notna(), "none").to_numpy(dtype=object, copy=True)
-    for slide in np.unique(slide_of):  # rows without a patch have none of their own
-        own = np.flatnonzero(slide_of == slide)
-        names[own] = next((name for name in names[own] if name != "none"), "none")
+    for name in np.unique(slide):  # rows without a patch get the class of their slide
+        rows = np.flatnonzero(slide == name)
+        names[rows] = next((one for one in names[rows] if one != "none"), "none")
     return scaled, names
 
 
@@ -134,7 +133,7 @@ def _panels(ax: Any, n_rows: int, frame: Floats) -> NDArray[Any]:
 
 def _draw_heat(ax: Axes, view: View, values: Floats, scale: str) -> None:
     known = values[np.isfinite(values)]
-    top = 100.0 if scale == "percentile" else max(2.0, float(np.percentile(known, 99))) if len(known) else 2.0
+    top = 100.0 if scale == PERCENTILE else max(2.0, float(np.percentile(known, 99))) if len(known) else 2.0
     spots = draw_spots(ax, view, cmap="inferno", norm=Normalize(0, top), linewidth=0)
     spots.set_array(np.ma.masked_invalid(values))
-    colour_bar(ax, spots, "attention, percentile of the slide" if scale == "percentile" else "attention × patches")
+    colour_bar(ax, spots, "attention, percentile of the slide" if scale == PERCENTILE else "attention × patches")

@@ -16,10 +16,12 @@ from spade._checks import shorten
 from spade._samples.features import read_features
 from spade._samples.open import Samples, iter_samples
 from spade._samples.sample import Sample
-from spade.core.checks import check_count
+from spade.core.arrays import Rows
+from spade.core.checks import check_choice, check_count, check_not_negative, check_text
 from spade.core.rng import as_seed, numpy_stream
 from spade.pl._draw.axes import GREY, SMALL, bare, colour_bar, dots_legend, finish, given_axes, new_figure, title
 from spade.pl._draw.colours import Column, ColumnColours, join_columns, read_column
+from spade.tl._embedding.umap import METRICS, umap
 
 logger = logging.getLogger("spade")
 MIN_ROWS = 10
@@ -44,28 +46,28 @@ def embedding(
 ) -> Axes | NDArray[Any]:
     """Draw a representation of all samples in two dimensions.
 
-    UMAP on the nearest neighbours over all samples together; nothing is written into them. A ``basis`` of width 2 is
-    drawn as it is.
+    UMAP is computed from the nearest neighbours over all samples; nothing is written into them. A ``basis`` of width 2
+    is drawn as it is.
 
     Parameters
     ----------
     samples
         A ``SpatialData``, a path to a zarr store, or an iterable of these.
     basis
-        ``obsm`` key, such as what :func:`spade.tl.embed` or :func:`spade.pp.encode_patches` wrote.
+        ``obsm`` key, such as one that :func:`spade.tl.embed` or :func:`spade.pp.encode_patches` wrote.
     color
-        ``obs`` columns, categories or numbers, ``"expert"`` or ``"sample"``; one panel each. None: the expert, then
-        ``"domain"`` or ``"label"`` and the sample, as far as there are any.
+        ``obs`` columns, categories or numbers, ``"expert"`` or ``"sample"``; one panel each. None: those present of
+        expert, ``"domain"``, ``"label"`` and, with several samples, the sample.
     key
         Stem of the expert's ``obs`` key.
     n_neighbors, min_dist, metric
-        Of :func:`scanpy.pp.neighbors` and :func:`scanpy.tl.umap`.
+        As in :func:`scanpy.pp.neighbors` and :func:`scanpy.tl.umap`; ``metric`` is one of scanpy's names.
     rng
-        Seed of UMAP and of the order in which points are drawn, which is random so that no group hides another.
+        Seed of UMAP and of the order in which points are drawn: it is random, so that no group hides another.
     table_key
         Table; may be left out when there is one.
     ax
-        Axes to draw into, as many as columns; None: a new figure.
+        Axes to draw into, one per column; None: a new figure.
     show
         Call ``plt.show()``.
 
@@ -89,58 +91,78 @@ def embedding(
     >>> sp.pl.embedding(samples, basis="X_texture", color="domain").get_title(loc="left")
     'domain'
     """
+    check_text("basis", basis)
     check_count("n_neighbors", n_neighbors, 2)
+    check_not_negative("min_dist", min_dist)
+    check_choice("metric", metric, METRICS)
     seed = as_seed(rng)
-    names = None if color is None else [color] if isinstance(color, str) else list(color)
-    if names is not None and not names:
+    x, columns = _read_samples(samples, basis, _names(color), key, table_key)
+    rows = np.flatnonzero(~np.isnan(x).any(1))
+    n_out = len(x) - len(rows)
+    if len(rows) < MIN_ROWS:
+        raise ValueError(
+            f"basis={basis!r} has {len(rows)} rows without NaN of {len(x)}; at least {MIN_ROWS} are needed."
+        )
+    if n_out:
+        logger.info("%d of %d rows have NaN in obsm[%r] and are not drawn", n_out, len(x), basis)
+    axes = _panels(ax, len(columns))
+    flat = x.shape[1] == 2
+    xy = x[rows] if flat else umap(x[rows], n_neighbors=n_neighbors, min_dist=min_dist, metric=metric, seed=seed)
+    order = numpy_stream(seed, "order of points").permutation(len(rows))
+    for panel, column in zip(axes, columns, strict=True):
+        _draw(panel, xy[order], column, rows[order], n_out)
+        label = basis if flat else "UMAP"
+        panel.set_xlabel(f"{label} 1", fontsize=SMALL)
+        panel.set_ylabel(f"{label} 2", fontsize=SMALL)
+    finish(show=show)
+    return axes[0] if isinstance(color, str) else axes
+
+
+def _names(color: object) -> list[str] | None:
+    """Return the columns asked for, None if they are to be chosen."""
+    if color is None:
+        return None
+    names = [color] if isinstance(color, str) or not isinstance(color, Iterable) else list(color)
+    if not names:
         raise ValueError("color: got an empty list; name obs columns, or leave color= out.")
+    return [check_text("color", name) for name in names]
+
+
+def _read_samples(
+    samples: Samples, basis: str, names: list[str] | None, key: str, table_key: str | None
+) -> tuple[NDArray[np.float32], list[Column]]:
+    """Return the representation and the columns of all rows of all samples."""
     blocks: list[NDArray[np.float32]] = []
-    found: list[dict[str, ColumnColours]] = []
+    parts: list[dict[str, ColumnColours]] = []
     for sample in iter_samples(samples, table_key=table_key):
         blocks.append(_basis(sample, basis))
-        found.append({name: _read(sample, name, key) for name in names or _usual(sample, key)})
+        parts.append({name: _read(sample, name, key) for name in names or _usual(sample, key)})
     widths = sorted({block.shape[1] for block in blocks})
     if len(widths) > 1:
         raise ValueError(
-            f"basis={basis!r} differs in width between samples: {widths}. Embed all of them with one model."
+            f"basis={basis!r} differs in width between samples: {widths}. Embed all samples with one model."
         )
     if names is None:
-        names = [name for name in found[0] if all(name in one for one in found)]
-        names = [name for name in names if name != SAMPLE or len(found) > 1 or len(names) == 1]
+        names = [name for name in parts[0] if all(name in part for part in parts)]
+        names = [name for name in names if name != SAMPLE or len(parts) > 1 or len(names) == 1]
     columns = [
-        join_columns(name, [one[name] for one in found], name in ("expert", _keys.expert(key))) for name in names
+        join_columns(name, [part[name] for part in parts], experts=name in ("expert", _keys.expert(key)))
+        for name in names
     ]
-    x = np.concatenate(blocks)
-    kept = np.flatnonzero(~np.isnan(x).any(1))
-    if len(kept) < MIN_ROWS:
-        raise ValueError(
-            f"basis={basis!r} has {len(kept)} rows without NaN of {len(x)}; at least {MIN_ROWS} are needed."
-        )
-    if len(kept) < len(x):
-        logger.info("%d of %d rows have NaN in obsm[%r] and are not drawn", len(x) - len(kept), len(x), basis)
-    axes = _panels(ax, len(names))
-    xy = x[kept] if widths[0] == 2 else _umap(x[kept], n_neighbors, min_dist, metric, seed)
-    order = numpy_stream(seed, "order of points").permutation(len(kept))
-    for panel, column in zip(axes, columns, strict=True):
-        _draw(panel, xy[order], column, kept[order], len(x) - len(kept))
-        label = basis if widths[0] == 2 else "UMAP"
-        panel.set_xlabel(f"{label} 1", fontsize=SMALL)
-        panel.set_ylabel(f"{label} 2", fontsize=SMALL)
-    finish(show)
-    return axes[0] if isinstance(color, str) else axes
+    return np.concatenate(blocks), columns
 
 
 def _basis(sample: Sample, basis: str) -> NDArray[np.float32]:
     if basis not in sample.table.obsm:
         raise KeyError(
-            f"{sample.name}: basis={basis!r} is not in obsm; there is {shorten(sample.table.obsm, 10) or 'nothing'}. Joint "
-            "embeddings are made by sp.tl.embed(samples, model), image features by sp.pp.encode_patches(samples)."
+            f"{sample.name}: basis={basis!r} is not in obsm; keys: {shorten(sample.table.obsm, 10) or 'none'}. "
+            "sp.tl.embed(samples, model) makes joint embeddings, sp.pp.encode_patches(samples) image features."
         )
     return read_features(sample, basis)
 
 
 def _usual(sample: Sample, key: str) -> list[str]:
-    """Name what is drawn when no column is named, as far as it is there."""
+    """Return the columns to draw if none is named, as far as they are present."""
     obs = sample.table.obs
     expert = ["expert"] if _keys.expert(key) in obs or _keys.cluster(key) in obs else []
     return [*expert, *(name for name in LABELS if name in obs), SAMPLE]
@@ -155,17 +177,6 @@ def _read(sample: Sample, name: str, key: str) -> ColumnColours:
     return pd.Series(pd.Categorical([sample.name] * sample.table.n_obs), index=sample.table.obs_names), {}
 
 
-def _umap(x: NDArray[np.float32], n_neighbors: int, min_dist: float, metric: str, seed: int) -> NDArray[np.float32]:
-    import anndata as ad
-    import scanpy as sc
-
-    scratch = ad.AnnData(obs=pd.DataFrame(index=[str(i) for i in range(len(x))]), obsm={"x": x})
-    state = seed % 2**32
-    sc.pp.neighbors(scratch, n_neighbors=min(n_neighbors, len(x) - 1), use_rep="x", metric=metric, random_state=state)
-    sc.tl.umap(scratch, min_dist=min_dist, random_state=state)
-    return np.asarray(scratch.obsm["X_umap"])
-
-
 def _panels(ax: Any, n: int) -> NDArray[Any]:
     if ax is not None:
         return given_axes(ax, (n,), f"{n} columns to colour by")
@@ -173,7 +184,7 @@ def _panels(ax: Any, n: int) -> NDArray[Any]:
     return figure.subplots(1, n, squeeze=False)[0]
 
 
-def _draw(ax: Axes, xy: NDArray[np.float32], column: Column, rows: NDArray[np.int64], n_out: int) -> None:
+def _draw(ax: Axes, xy: NDArray[np.float32], column: Column, rows: Rows, n_out: int) -> None:
     size = float(np.clip(6_000 / len(rows), 1, 25))
     title(ax, f"{column.name} ({n_out:,} rows with NaN not shown)" if n_out else column.name)
     many = len(rows) > 3_000

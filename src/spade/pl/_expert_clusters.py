@@ -12,10 +12,12 @@ from numpy.typing import NDArray
 from spade import _keys
 from spade._samples.experts import expert_weights
 from spade._samples.open import Samples, iter_samples
+from spade.core.arrays import Floats
+from spade.core.checks import check_flag, check_text
 from spade.core.experts.routing import routing_entropy
 from spade.pl._draw.axes import GREY, colour_bar, dots_legend, finish, given_axes, new_figure, title
-from spade.pl._draw.colours import Column, join_columns, read_column
-from spade.pl._draw.tissue import Floats, View, common_frames, draw_spots, draw_tissue, views
+from spade.pl._draw.colours import Column, ColumnColours, join_columns, read_column
+from spade.pl._draw.tissue import View, common_frames, draw_spots, draw_tissue, views
 
 FADE = 0.55
 PANEL = 3.2
@@ -32,11 +34,11 @@ def expert_clusters(
     ax: Axes | NDArray[Any] | None = None,
     show: bool = False,
 ) -> NDArray[Any]:
-    """Show where on the tissue which expert is at work, and how sure the routing is.
+    """Show the expert of every spot on the tissue, and how certain the routing is.
 
-    One row per section, all to one scale: left the spots, at their true size, coloured by the expert with the largest weight (by
-    the cluster of :func:`spade.tl.cluster_experts` if :func:`spade.tl.embed` has not been run); right the entropy of
-    the routing weights, from 0 (one expert alone) to log E (all alike).
+    One row per section, all to one scale: left the spots, at their true size, coloured by the expert with the largest
+    weight (or, before :func:`spade.tl.embed`, by the cluster of :func:`spade.tl.cluster_experts`); right the entropy of
+    the routing weights, from 0 (a single expert) to log E (all experts equal).
 
     Parameters
     ----------
@@ -45,11 +47,11 @@ def expert_clusters(
     key
         Stem of the keys that :func:`spade.tl.embed` or :func:`spade.tl.cluster_experts` wrote.
     color
-        ``obs`` column to colour the left panel by in place of the expert, a category or a number.
+        ``obs`` column that colours the left panel instead of the expert, a category or a number.
     entropy
-        Whether to draw the right panel; None: if there are routing weights.
+        Whether to draw the right panel; None: only if there are routing weights.
     patches_key
-        What :func:`spade.pp.patches` wrote: it knows image, scale and spot size.
+        What :func:`spade.pp.patches` wrote; it holds the image, scale and spot size.
     table_key
         Table; may be left out when there is one.
     ax
@@ -65,8 +67,8 @@ def expert_clusters(
     Raises
     ------
     KeyError
-        No experts or clusters with this ``key``, no weights though ``entropy=True`` (or in some samples only), no such
-        column, no patches.
+        No experts or clusters with this ``key``, no weights although ``entropy=True`` (or only in some samples), no
+        such column, or no patches.
     ValueError
         A wrong number of ``ax``.
 
@@ -80,38 +82,39 @@ def expert_clusters(
     >>> sp.pl.expert_clusters(samples).shape
     (2, 1)
     """
+    if entropy is not None:
+        check_flag("entropy", entropy)
+    if color is not None:
+        check_text("color", color)
     drawn: list[View] = []
-    found, entropies, n_experts, lacking = [], [], [], []
+    values: list[ColumnColours] = []
+    weights: list[NDArray[np.float32]] = []
+    without: list[str] = []
     for sample in iter_samples(samples, table_key=table_key):
         series, colours = read_column(sample, color, key)
-        weights = None
+        sections = views(sample, patches_key)
+        drawn += sections
+        values += [(series.iloc[view.rows], colours) for view in sections]
         if entropy or (entropy is None and _keys.weights(key) in sample.table.obsm):
-            weights = expert_weights(sample, key)
+            of_sample = expert_weights(sample, key)
+            weights += [of_sample[view.rows] for view in sections]
         elif entropy is None:
-            lacking.append(sample.name)
-        for view in views(sample, patches_key):
-            drawn.append(view)
-            found.append((series.iloc[view.rows], colours))
-            if weights is not None:
-                entropies.append(routing_entropy(weights[view.rows].astype(np.float64)))
-                n_experts.append(weights.shape[1])
-    if entropies and lacking:
+            without.append(sample.name)
+    if weights and without:
         raise KeyError(
-            f"{', '.join(lacking)}: the routing weights obsm[{_keys.weights(key)!r}] are not there, but other samples have "
-            "them. Run sp.tl.embed on all samples, or pass entropy=False."
+            f"{', '.join(without)}: the routing weights obsm[{_keys.weights(key)!r}] are not there, but other samples "
+            "have them. Run sp.tl.embed on all samples, or pass entropy=False."
         )
-    column = join_columns(color or "expert", found, experts=color is None)
+    column = join_columns(color or "expert", values, experts=color is None)
     frames = common_frames([view.frame() for view in drawn])
-    n_columns = 2 if entropies else 1
-    axes = _panels(ax, len(drawn), n_columns, frames[0])
+    axes = _panels(ax, len(drawn), 2 if weights else 1, frames[0])
     start = 0
     for i, (view, box) in enumerate(zip(drawn, frames, strict=True)):
-        rows = slice(start, start + len(view.rows))
+        _draw_column(axes[i, 0], view, box, column, slice(start, start + len(view.rows)))
         start += len(view.rows)
-        _draw_column(axes[i, 0], view, box, column, rows)
-        if entropies:
-            _draw_entropy(axes[i, 1], view, box, entropies[i], n_experts[i])
-    finish(show)
+        if weights:
+            _draw_entropy(axes[i, 1], view, box, weights[i])
+    finish(show=show)
     return axes
 
 
@@ -136,15 +139,17 @@ def _draw_column(ax: Axes, view: View, box: Floats, column: Column, rows: slice)
     faces = column.faces(rows)
     edges = [GREY if face == "none" else "none" for face in faces]
     draw_spots(ax, view, facecolors=faces, edgecolors=edges, linewidth=0.6)
-    dots_legend(ax, column.legend(rows, "no patch" if column.name == "expert" else "missing"), f"{column.name} (spots)")
+    missing = "no patch" if column.name == "expert" else "missing"
+    dots_legend(ax, column.legend(rows, missing), f"{column.name} (spots)")
 
 
-def _draw_entropy(ax: Axes, view: View, box: Floats, entropy: NDArray[np.floating], n_experts: int) -> None:
+def _draw_entropy(ax: Axes, view: View, box: Floats, weights: NDArray[np.float32]) -> None:
     draw_tissue(ax, view, box, FADE)
-    top = float(np.log(max(n_experts, 2)))
+    entropy, n_experts = routing_entropy(weights.astype(np.float64)), max(weights.shape[1], 2)
+    top = float(np.log(n_experts))
     spots = draw_spots(ax, view, cmap="viridis", norm=Normalize(0, top), linewidth=0)
     spots.set_array(np.ma.masked_invalid(entropy))
     known = entropy[np.isfinite(entropy)]
     title(ax, f"routing entropy, mean {known.mean():.2f} nats" if len(known) else "routing entropy: none known")
-    bar = colour_bar(ax, spots, f"entropy (nats), up to log {max(n_experts, 2)}")
+    bar = colour_bar(ax, spots, f"entropy (nats), up to log {n_experts}")
     bar.set_ticks([0, top / 2, top], labels=["0", f"{top / 2:.2f}", f"{top:.2f}"])

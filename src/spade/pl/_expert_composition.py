@@ -1,4 +1,4 @@
-"""Experts within regions, organs or patients: shares, and enrichment with its interval."""
+"""Experts within regions, organs or patients: their shares, and their enrichment with intervals."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.colors import is_color_like
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 from numpy.typing import NDArray
@@ -17,9 +18,9 @@ from spade.pl._draw.axes import GREY, LEGEND_ROWS, SMALL, TEXT, clip, finish, gi
 from spade.pl._draw.colours import expert_colours
 
 COLUMNS = ("value", "expert", "n_value", "share", "log2_enrichment", "log2_low", "log2_high")
-#: Height in inches of an expert's line in the enrichment panel, and least and greatest height of all of a value's.
+#: Inches in the enrichment panel: height of an expert's line, and least and greatest height of a value's band.
 LINE, MIN_BAND, MAX_BAND = 0.085, 0.45, 1.5
-#: Share of a value's band that its bar and its dots take.
+#: Share of a value's band that its bar and its dots fill.
 FILLED = 0.8
 
 
@@ -30,14 +31,14 @@ def expert_composition(
     ax: NDArray[Any] | None = None,
     show: bool = False,
 ) -> NDArray[Any]:
-    """Show which experts every region, organ or patient is made of, and which are over-represented there.
+    """Show the experts of every region, organ or patient, and which of them are over-represented there.
 
     Parameters
     ----------
     table
-        What :func:`spade.tl.expert_composition` returned, or some of its values.
+        What :func:`spade.tl.expert_composition` returned, or the rows of some of its values.
     colors
-        Colour of every expert; None: those of all other plots.
+        Colour of every expert, a dict; None: the colours of all other plots.
     ax
         Two Axes; None: a new figure.
     show
@@ -45,13 +46,14 @@ def expert_composition(
 
     Returns
     -------
-    Array of two Axes. Left, per value, the experts' shares of its spots, stacked; below its name its number of spots. Right, in the
-    same order, log2 enrichment over the expected share: a dot per expert, with its 95 % interval where the table has one.
+    Array of two Axes. Left, the experts' shares of the spots of every value, stacked; the number of spots is below its
+    name. Right, in the same order, log2 enrichment over the expected share: a dot per expert, with its 95 % interval if
+    the table has one.
 
     Raises
     ------
     TypeError, ValueError
-        No such table, several columns in it, an expert without a colour, or a wrong number of ``ax``.
+        Not such a table, several columns in it, an expert without a colour, or a wrong number of ``ax``.
 
     Examples
     --------
@@ -66,21 +68,17 @@ def expert_composition(
     """
     table = check_pairs(table, COLUMNS, "sp.tl.expert_composition(samples, by=...)")
     values = list(dict.fromkeys(table["value"]))
-    usual = expert_colours(set(table["expert"]))
-    colours = usual if colors is None else {name: colors[name] for name in usual if name in colors}
-    if missing := [name for name in usual if name not in colours]:
-        raise ValueError(f"colors: no colour for experts {', '.join(missing)}.")
+    colours = _colours(table, colors)
     wide = {
-        column: table.pivot(index="value", columns="expert", values=column).reindex(index=values, columns=list(usual))
+        column: table.pivot(index="value", columns="expert", values=column).reindex(index=values, columns=list(colours))
         for column in COLUMNS[2:]
     }
-    axes = _panels(ax, len(values), len(usual))
+    axes = _panels(ax, len(values), len(colours))
     _bars(axes[0], wide["share"].fillna(0), colours)
     _enrichment(axes[1], wide, colours)
     sizes = table.groupby("value")["n_value"].first()
-    axes[0].set_yticks(
-        np.arange(len(values)), [f"{clip(str(value))}\n{sizes[value]:,} spots" for value in values], fontsize=TEXT
-    )
+    names = [f"{clip(str(value))}\n{sizes[value]:,} spots" for value in values]
+    axes[0].set_yticks(np.arange(len(values)), names, fontsize=TEXT)
     axes[1].set_yticks([])
     for panel in axes:
         panel.set_ylim(len(values) - 0.5, -0.5)
@@ -89,24 +87,32 @@ def expert_composition(
         panel.spines[["top", "right", "left"]].set_visible(False)
     title(axes[0], f"experts by {table['by'].iloc[0]}" if "by" in table else "experts")
     title(axes[1], "enrichment")
-    handles = [Patch(facecolor=colour, label=name) for name, colour in colours.items()]
-    axes[1].legend(
-        handles=handles,
-        title="expert",
-        alignment="left",
-        loc="upper left",
-        bbox_to_anchor=(1.0, 1.0),
-        ncols=-(-len(handles) // max(LEGEND_ROWS, 16)),
-        fontsize=SMALL,
-        title_fontsize=TEXT,
-        frameon=False,
-        handlelength=1.0,
-        handleheight=1.0,
-        borderaxespad=0.2,
-        labelspacing=0.25,
-    )
-    finish(show)
+    _legend(axes[1], colours)
+    finish(show=show)
     return axes
+
+
+def _colours(table: pd.DataFrame, colors: object) -> dict[str, str]:
+    """Return the colour of every expert of the table, in the order of their numbers."""
+    defaults = expert_colours(set(table["expert"]))
+    if colors is None:
+        return defaults
+    if not isinstance(colors, Mapping):
+        raise TypeError(f"colors={colors!r}: expected a dict from expert to colour.")
+    if missing := [name for name in defaults if name not in colors]:
+        raise ValueError(f"colors: no colour for experts {', '.join(missing)}.")
+    if unknown := [name for name in defaults if not is_color_like(colors[name])]:
+        raise ValueError(f"colors: {colors[unknown[0]]!r}, for expert {unknown[0]}, is not a colour of matplotlib.")
+    return {name: colors[name] for name in defaults}
+
+
+def _legend(ax: Axes, colours: Mapping[str, str]) -> None:
+    handles = [Patch(facecolor=colour, label=name) for name, colour in colours.items()]
+    ax.legend(
+        handles=handles, title="expert", alignment="left", loc="upper left", bbox_to_anchor=(1.0, 1.0),
+        ncols=-(-len(handles) // max(LEGEND_ROWS, 16)), fontsize=SMALL, title_fontsize=TEXT, frameon=False,
+        handlelength=1.0, handleheight=1.0, borderaxespad=0.2, labelspacing=0.25,
+    )  # fmt: skip
 
 
 def _panels(ax: Any, n_values: int, n_experts: int) -> NDArray[Any]:
@@ -123,7 +129,8 @@ def _bars(ax: Axes, share: pd.DataFrame, colours: Mapping[str, str]) -> None:
     for name in share.columns:
         widths = share[name].to_numpy(dtype=float)
         ax.barh(
-            np.arange(len(share)), widths, left=left, height=FILLED, color=colours[name], edgecolor="white", linewidth=0.4
+            np.arange(len(share)), widths, left=left, height=FILLED, color=colours[name], edgecolor="white",
+            linewidth=0.4
         )  # fmt: skip
         left += widths
     ax.set_xlim(0, 1)
@@ -145,8 +152,8 @@ def _enrichment(ax: Axes, wide: Mapping[str, pd.DataFrame], colours: Mapping[str
         y = np.arange(n_values) + offset
         ax.hlines(y, low, high, color=colours[name], linewidth=1.1, zorder=2)
         ax.plot(
-            middle, y, "o", markersize=size, markerfacecolor=colours[name], markeredgecolor="white", markeredgewidth=0.3,
-            linestyle="none", zorder=3, label=f"expert {name}",
+            middle, y, "o", markersize=size, markerfacecolor=colours[name], markeredgecolor="white",
+            markeredgewidth=0.3, linestyle="none", zorder=3, label=f"expert {name}",
         )  # fmt: skip
     ax.margins(x=0.06)
     ax.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))

@@ -1,10 +1,12 @@
-"""What each expert looks at: its most typical patches, and the genes that stand out there."""
+"""The most typical patches of each expert, and the genes that stand out in its spots."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Any
 
+import anndata as ad
 import numpy as np
 import pandas as pd
 from matplotlib.ticker import MaxNLocator
@@ -15,7 +17,7 @@ from spade._checks import shorten
 from spade._samples.counts import log_expression
 from spade._samples.experts import expert_weights
 from spade._samples.open import Samples, iter_samples
-from spade.core.checks import check_count
+from spade.core.checks import check_count, check_flag
 from spade.pl._draw.axes import GREY, SMALL, TEXT, bare, clip, finish, given_axes, new_figure
 from spade.pl._draw.colours import join_columns, read_column
 from spade.pl._draw.tissue import View, scale_bar, views
@@ -40,9 +42,9 @@ def expert_gallery(
 ) -> NDArray[Any]:
     """Show the most typical patches of each expert and the genes that stand out in its spots.
 
-    Typical are the patches with the largest routing weight, taken in turn from every section where the expert has
-    spots. Genes, of those that all samples with expression have in common, are chosen by a t-test of the expert's spots against all
-    others and drawn with their difference in mean log-normalised expression.
+    The most typical patches have the largest routing weights; they are taken in turn from every section where the
+    expert has spots. Of the genes that all samples with expression have in common, a t-test of the expert's spots
+    against all others chooses those to show, and bars show their difference in mean log-normalised expression.
 
     Parameters
     ----------
@@ -53,11 +55,11 @@ def expert_gallery(
     n_patches, n_genes
         Patches and genes per expert.
     experts
-        Experts to show; None: all that are the largest weight of some spot.
+        Experts to show; None: all that have the largest weight in some spot.
     layer
         Layer with raw counts; None: ``X``.
     normalized
-        Take the values as they are, as log-normalised expression.
+        Whether to take the values as they are, as log-normalised expression.
     patches_key
         What :func:`spade.pp.patches` wrote.
     table_key
@@ -69,8 +71,8 @@ def expert_gallery(
 
     Returns
     -------
-    Array of Axes, ``(n_experts, n_patches + 1)``: patches, then genes; panels without a patch are invisible. The
-    section and the routing weight stand below a patch.
+    Array of Axes, ``(n_experts, n_patches + 1)``: patches, then genes; panels without a patch are invisible. The label
+    of a patch names its section and routing weight.
 
     Raises
     ------
@@ -93,60 +95,97 @@ def expert_gallery(
     """
     check_count("n_patches", n_patches)
     check_count("n_genes", n_genes)
-    drawn: list[View] = []
-    weights, found, tables, labels = [], [], [], []
-    for sample in iter_samples(samples, table_key=table_key):
-        of_sample = expert_weights(sample, key)
-        series, colours = read_column(sample, None, key)
-        found.append((series, colours))
-        for view in views(sample, patches_key):
-            drawn.append(view)
-            weights.append(of_sample[view.rows])
-        if sample.has_expression:
-            tables.append(log_expression(sample, layer, normalized))
-            of_row = np.where(series.isna(), "", series.astype(str)).astype(object)
-            labels.append(of_row[tables[-1].obs_names.astype(int)])
-    column = join_columns("expert", found, experts=True)
-    sizes = {name: int((column.values == name).sum()) for name in column.colours or ()}
-    names = _choose(experts, sizes)
+    check_flag("normalized", normalized)
+    gallery = _read(samples, key, layer=layer, normalized=normalized, patches_key=patches_key, table_key=table_key)
+    names = _choose(experts, gallery.sizes)
     axes = _panels(ax, len(names), n_patches)
-    genes = top_genes(tables, labels, names, n_genes)
-    chosen = {name: _typical(weights, int(name), n_patches) for name in names}
-    _draw_patches(axes, names, chosen, drawn, weights, column.colours or {})
+    genes = top_genes(gallery.tables, gallery.labels, names, n_genes)
+    _draw_patches(axes, names, gallery, n_patches)
     for i, name in enumerate(names):
         axes[i, 0].set_ylabel(
-            f"expert {name}\n{sizes[name]:,} spots", fontsize=TEXT, rotation=0, ha="right", va="center", labelpad=6
+            f"expert {name}\n{gallery.sizes[name]:,} spots",
+            fontsize=TEXT,
+            rotation=0,
+            ha="right",
+            va="center",
+            labelpad=6,
         )
-    _draw_genes(axes[:, -1], [genes[name] for name in names], [(column.colours or {})[name] for name in names])
-    finish(show)
+    _draw_genes(axes[:, -1], [genes[name] for name in names], [gallery.colours[name] for name in names])
+    finish(show=show)
     return axes
 
 
-def _choose(experts: Iterable[str | int] | None, sizes: dict[str, int]) -> list[str]:
-    there = [name for name, n in sizes.items() if n]
+@dataclass(frozen=True)
+class _Gallery:
+    """What is drawn of all samples.
+
+    Attributes
+    ----------
+    sections, weights
+        Every section, and the routing weights of its spots ``(n, E)``.
+    tables, labels
+        Log-normalised expression of every sample that has any, and the expert of each row.
+    colours, sizes
+        Colour and number of spots of every expert.
+    """
+
+    sections: list[View]
+    weights: list[NDArray[np.float32]]
+    tables: list[ad.AnnData]
+    labels: list[NDArray[np.object_]]
+    colours: dict[str, str]
+    sizes: dict[str, int]
+
+
+def _read(
+    samples: Samples, key: str, *, layer: str | None, normalized: bool, patches_key: str, table_key: str | None
+) -> _Gallery:
+    """Read all samples."""
+    sections: list[View] = []
+    weights, columns, tables, labels = [], [], [], []
+    for sample in iter_samples(samples, table_key=table_key):
+        of_sample = expert_weights(sample, key)
+        series, colours = read_column(sample, None, key)
+        columns.append((series, colours))
+        for view in views(sample, patches_key):
+            sections.append(view)
+            weights.append(of_sample[view.rows])
+        if sample.has_expression:
+            tables.append(log_expression(sample, layer, normalized=normalized))
+            experts = np.where(series.isna(), "", series.astype(str)).astype(object)
+            labels.append(experts[tables[-1].obs_names.astype(int)])
+    column = join_columns("expert", columns, experts=True)
+    sizes = {name: int((column.values == name).sum()) for name in column.colours or ()}
+    return _Gallery(sections, weights, tables, labels, column.colours or {}, sizes)
+
+
+def _choose(experts: object, sizes: dict[str, int]) -> list[str]:
+    """Return the experts to show."""
+    present = [name for name, n in sizes.items() if n]
     if experts is None:
-        if not there:
+        if not present:
             raise ValueError("experts=None: no spot has an expert, as no patch is valid. Check sp.pl.patches(samples).")
-        return there
-    wanted = [str(name) for name in ([experts] if isinstance(experts, (str, int)) else experts)]
-    if not wanted or set(wanted) - set(there):
+        return present
+    asked = experts if isinstance(experts, Iterable) and not isinstance(experts, str) else [experts]
+    names = [str(name) for name in asked]
+    if not names or set(names) - set(present):
+        odd = shorten(name for name in names if name not in present) or "an empty list"
         raise ValueError(
-            f"experts: {shorten([name for name in wanted if name not in there]) or 'an empty list'}: no spot has it as its "
-            f"largest weight; experts with spots: {shorten(there, 20)}."
+            f"experts: {odd}: no spot has it as its largest weight; experts with spots: {shorten(present, 20)}."
         )
-    return wanted
+    return names
 
 
 def _typical(weights: list[NDArray[np.float32]], expert: int, n: int) -> list[tuple[int, int]]:
-    """Choose (section, position) of the patches with the largest weight, in turn from each section, best first."""
+    """Return (section, position) of the patches with the largest weight, in turn from each section, best first."""
     candidates = []
     for section, of_section in enumerate(weights):
-        own = np.flatnonzero(np.argmax(np.nan_to_num(of_section, nan=-1), axis=1) == expert)
-        own = own[~np.isnan(of_section[own, expert])]
-        own = own[np.argsort(-of_section[own, expert], kind="stable")][:n]
-        candidates += [(turn, -float(of_section[i, expert]), section, int(i)) for turn, i in enumerate(own)]
+        spots = np.flatnonzero(np.argmax(np.nan_to_num(of_section, nan=-1), axis=1) == expert)
+        spots = spots[~np.isnan(of_section[spots, expert])]
+        spots = spots[np.argsort(-of_section[spots, expert], kind="stable")][:n]
+        candidates += [(turn, -float(of_section[i, expert]), section, int(i)) for turn, i in enumerate(spots)]
     best = sorted(candidates)[:n]
-    return [(section, i) for _, _, section, i in sorted(best, key=lambda one: one[1:])]
+    return [(section, i) for _, _, section, i in sorted(best, key=lambda candidate: candidate[1:])]
 
 
 def _panels(ax: Any, n_rows: int, n_patches: int) -> NDArray[Any]:
@@ -157,50 +196,47 @@ def _panels(ax: Any, n_rows: int, n_patches: int) -> NDArray[Any]:
     return figure.subplots(*shape, squeeze=False, width_ratios=[*[1] * n_patches, 1.5])
 
 
-def _draw_patches(
-    axes: NDArray[Any],
-    names: list[str],
-    chosen: dict[str, list[tuple[int, int]]],
-    drawn: list[View],
-    weights: list[NDArray[np.float32]],
-    colours: dict[str, str],
-) -> None:
-    """Read section by section, so that each is opened once, and draw."""
-    places = [(i, j, *place) for i, name in enumerate(names) for j, place in enumerate(chosen[name])]
+def _draw_patches(axes: NDArray[Any], names: list[str], gallery: _Gallery, n: int) -> None:
+    """Draw the typical patches; they are read section by section, so that each section is opened once."""
+    places = [
+        (i, j, section, position)
+        for i, name in enumerate(names)
+        for j, (section, position) in enumerate(_typical(gallery.weights, int(name), n))
+    ]
     for panel in axes[:, :-1].ravel():
         panel.set_visible(False)
-    for section, view in enumerate(drawn):
-        here = [(i, j, position) for i, j, of, position in places if of == section]
-        pixels = view.patches(np.array([position for _, _, position in here], dtype=np.int64))
-        for (i, j, position), patch in zip(here, pixels, strict=True):
+    for number, view in enumerate(gallery.sections):
+        shown = [(i, j, position) for i, j, section, position in places if section == number]
+        pixels = view.patches(np.array([position for _, _, position in shown], dtype=np.int64))
+        for (i, j, position), patch in zip(shown, pixels, strict=True):
             panel = axes[i, j]
             panel.set_visible(True)
             panel.imshow(patch, extent=(0, view.side, view.side, 0), interpolation="antialiased")
             bare(panel)
-            panel.spines[:].set(color=colours[names[i]], linewidth=2)
-            weight = weights[section][position, int(names[i])]
+            panel.spines[:].set(color=gallery.colours[names[i]], linewidth=2)
+            weight = gallery.weights[number][position, int(names[i])]
             panel.set_xlabel(f"{clip(view.name)}\nw = {weight:.2f}", fontsize=SMALL, labelpad=2)
     first = axes[0, 0]
     if first.get_visible():
-        first.set_xlim(0, drawn[0].side)
+        first.set_xlim(0, gallery.sections[0].side)
         scale_bar(first, small=True, above=True)
 
 
 def _draw_genes(panels: NDArray[Any], genes: list[pd.Series | str], colours: list[str]) -> None:
-    """Draw bars to one scale."""
-    known = [one for one in genes if isinstance(one, pd.Series) and len(one)]
-    top = 1.05 * max((float(one.max()) for one in known), default=1.0)
-    most = max((len(one) for one in known), default=1)
+    """Draw the genes of every expert as bars of one scale, or why there are none."""
+    known = [ranked for ranked in genes if isinstance(ranked, pd.Series) and len(ranked)]
+    top = 1.05 * max((float(ranked.max()) for ranked in known), default=1.0)
+    most = max((len(ranked) for ranked in known), default=1)
     last = None
-    for panel, found, colour in zip(panels, genes, colours, strict=True):
-        if isinstance(found, str) or not len(found):
-            text = found if isinstance(found, str) else "no gene\nstands out"
+    for panel, ranked, colour in zip(panels, genes, colours, strict=True):
+        if isinstance(ranked, str) or not len(ranked):
+            text = ranked if isinstance(ranked, str) else "no gene\nstands out"
             panel.text(0.5, 0.5, text, fontsize=SMALL, color=GREY, ha="center", va="center", transform=panel.transAxes)
             panel.axis("off")
             continue
-        panel.barh(np.arange(len(found)), found.to_numpy(), height=0.7, color=colour)
-        panel.set_yticks(np.arange(len(found)), [str(name) for name in found.index], fontsize=SMALL)
-        panel.set(xlim=(min(0.0, float(found.min())), top), ylim=(most - 0.5, -0.5))
+        panel.barh(np.arange(len(ranked)), ranked.to_numpy(), height=0.7, color=colour)
+        panel.set_yticks(np.arange(len(ranked)), [str(name) for name in ranked.index], fontsize=SMALL)
+        panel.set(xlim=(min(0.0, float(ranked.min())), top), ylim=(most - 0.5, -0.5))
         panel.tick_params(labelsize=SMALL, width=0.6, length=2)
         panel.tick_params(axis="y", length=0)
         panel.xaxis.set_major_locator(MaxNLocator(3))

@@ -11,16 +11,16 @@ from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 
 from spade._checks import check_pairs
-from spade.core.checks import check_count
+from spade.core.checks import check_count, check_flag
 from spade.pl._draw.axes import GREY, SMALL, TEXT, finish, given_axes, new_figure
 from spade.pl._draw.colours import expert_colours
 
 COLUMNS = ("expert", "gene", "rank", "log_fold_change", "share_in")
 #: Inches per gene and per expert, and the diameter in points of a dot of share 1.
 WIDTH, HEIGHT, DOT = 0.12, 0.16, 7.5
-#: Height of the panel that legend and colour bar need, and of the bar and its width and distance, in inches.
+#: Inches: least height of the panel beside legend and colour bar; height, width and distance of the bar.
 MIN_WIDTH, BAR, BAR_WIDTH, GAP = 1.7, 0.85, 0.08, 0.12
-#: Colours reach from minus to plus this quantile of the sizes of what is drawn.
+#: Quantile of the absolute values at which the colours end.
 TOP = 0.98
 
 
@@ -32,17 +32,17 @@ def expert_genes(
     ax: Axes | None = None,
     show: bool = False,
 ) -> Axes:
-    """Show the best genes of every expert, and how they do in the others.
+    """Show the best genes of every expert, and their expression in the other experts.
 
     Parameters
     ----------
     table
         What :func:`spade.tl.rank_expert_genes` returned.
     n_genes
-        Best genes per expert; a gene that is among them for several experts stands with the one where its rank is best.
+        Best genes per expert; a gene that is best in several experts is listed with the one where its rank is highest.
     scale
-        Divide every gene's log fold changes by their mean size over experts, which shows where a gene of small changes is high as
-        clearly as one of large changes. It hides how strong a gene is.
+        Whether to divide every gene's log fold changes by their mean absolute value over experts. This shows genes with
+        small changes as clearly as genes with large ones, but hides the size of the changes.
     ax
         Axes to draw into; None: a new figure.
     show
@@ -50,13 +50,14 @@ def expert_genes(
 
     Returns
     -------
-    The Axes: a row per expert, a column per gene, in the order of the experts whose colour is above them. The size of a dot is the share
-    of the expert's spots that have the gene, its colour the log2 fold change against all other spots, white at 0.
+    The Axes: a row per expert and a column per gene, in the order of the experts, whose colours are above their genes.
+    The size of a dot is the share of the expert's spots that express the gene, its colour the log2 fold change against
+    all other spots, white at 0.
 
     Raises
     ------
     TypeError, ValueError
-        No such table, or a wrong number of ``ax``.
+        Not such a table, or a wrong number of ``ax``.
 
     Examples
     --------
@@ -70,10 +71,11 @@ def expert_genes(
     6
     """
     check_count("n_genes", n_genes)
+    check_flag("scale", scale)
     table = check_pairs(table, COLUMNS, "sp.tl.rank_expert_genes(samples)")
     colours = expert_colours(set(table["expert"]))
     leads = _leads(table, list(colours), n_genes)
-    genes = [gene for own in leads.values() for gene in own]
+    genes = [gene for names in leads.values() for gene in names]
     shown = table[table["gene"].isin(genes)]
     change, share = (
         shown.pivot(index="expert", columns="gene", values=column).reindex(index=list(colours), columns=genes)
@@ -89,12 +91,12 @@ def expert_genes(
         panel = given_axes(ax, (1,), "the genes")[0]
     _dots(panel, change, share, "log$_2$ fold change" + ("\n/ mean size" if scale else ""))
     _dress(panel, leads, colours)
-    finish(show)
+    finish(show=show)
     return panel
 
 
 def _leads(table: pd.DataFrame, experts: list[str], n_genes: int) -> dict[str, list[str]]:
-    """Return the genes to draw with each expert, best first, each once."""
+    """Return the genes to draw with each expert, best first; each gene occurs once."""
     best = table[table["rank"] <= n_genes].sort_values(["rank", "log_fold_change"], ascending=[True, False])
     best = best.drop_duplicates("gene")
     return {name: list(best.loc[best["expert"] == name, "gene"]) for name in experts}
@@ -130,7 +132,7 @@ def _dots(ax: Axes, change: pd.DataFrame, share: pd.DataFrame, label: str) -> No
 
 
 def _dress(ax: Axes, leads: dict[str, list[str]], colours: dict[str, str]) -> None:
-    genes = [gene for own in leads.values() for gene in own]
+    genes = [gene for names in leads.values() for gene in names]
     n = len(colours)
     ax.set_xticks(np.arange(len(genes)), genes, rotation=90, fontsize=SMALL)
     ax.set_yticks(np.arange(n), list(colours), fontsize=SMALL)
@@ -139,12 +141,13 @@ def _dress(ax: Axes, leads: dict[str, list[str]], colours: dict[str, str]) -> No
     ax.tick_params(width=0.6, length=2)
     ax.spines[:].set(linewidth=0.6, color=GREY)
     start = 0
-    for name, own in leads.items():
-        if own:
+    for expert, names in leads.items():
+        if names:
             strip = Rectangle(
-                (start - 0.45, 1.01), len(own) - 0.1, 0.035, facecolor=colours[name], linewidth=0, transform=ax.get_xaxis_transform(), clip_on=False
+                (start - 0.45, 1.01), len(names) - 0.1, 0.035, facecolor=colours[expert], linewidth=0, clip_on=False,
+                transform=ax.get_xaxis_transform(),
             )  # fmt: skip
             ax.add_patch(strip)
-            start += len(own)
+            start += len(names)
             if start < len(genes):
                 ax.axvline(start - 0.5, color=GREY, linewidth=0.3, alpha=0.6, zorder=0)

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -13,15 +12,14 @@ from numpy.typing import NDArray
 
 from spade import _keys
 from spade._checks import shorten
-from spade._samples.counts import read_counts
 from spade._samples.open import Samples, iter_samples
-from spade._samples.predicted import read_predicted
+from spade._samples.predicted import read_measured, read_predicted
 from spade._samples.sample import Sample
+from spade.core.arrays import Floats, Rows
+from spade.core.checks import check_flag, check_text
 from spade.core.expression.correlation import pearson_per_gene
-from spade.core.expression.normalise import log_normalise
-from spade.models import GenePanel
 from spade.pl._draw.axes import colour_bar, finish, given_axes, new_figure, title
-from spade.pl._draw.tissue import Floats, View, common_frames, draw_spots, draw_tissue, views
+from spade.pl._draw.tissue import View, common_frames, draw_spots, draw_tissue, views
 
 FADE = 0.35
 PANEL = 2.7
@@ -43,10 +41,11 @@ def expression(
 ) -> NDArray[Any]:
     """Draw measured beside predicted expression in tissue.
 
-    One row per section and gene, all to one scale: the spots at their true size on the faded image, left coloured by the log-normalised
-    expression that was measured, right by what :func:`spade.tl.predict_expression` predicted, with their correlation over spots. Each panel has
-    a colour scale of its own, from the 2nd to the 98th percentile, as predictions are means and vary less (that of deviations begins at 0). Without a measurement the
-    left panel is left out, if no section has one, or stays without spots.
+    One row per section and gene, all to one scale: the spots at their true size on the faded image, left coloured by
+    the measured log-normalised expression, right by what :func:`spade.tl.predict_expression` predicted, with their
+    correlation over spots. Each panel has its own colour scale, from the 2nd to the 98th percentile, because
+    predictions are means and vary less; the scale of deviations begins at 0. If no section has a measurement, the left
+    panel is left out; a section without one has no spots in it.
 
     Parameters
     ----------
@@ -57,11 +56,12 @@ def expression(
     key
         Stem of the keys that :func:`spade.tl.predict_expression` wrote.
     deviation
-        Whether to draw a third panel, the deviation of the prediction.
+        Whether to draw a third panel with the deviation of the prediction.
     layer, normalized
-        Where the measured expression is: raw counts in ``X`` or a layer, or with ``normalized=True`` values as they are.
+        Where the measured expression is: raw counts in ``X`` or a layer, or with ``normalized=True`` log-normalised
+        values as they are.
     patches_key
-        What :func:`spade.pp.patches` wrote: it knows image, scale and spot size.
+        What :func:`spade.pp.patches` wrote; it holds the image, scale and spot size.
     table_key
         Table; may be left out when there is one.
     ax
@@ -71,13 +71,13 @@ def expression(
 
     Returns
     -------
-    Array of Axes, ``(n_sections × n_genes, n_panels)``, in µm from the upper left corner of the image. Spots without a value are not
-    coloured.
+    Array of Axes, ``(n_sections × n_genes, n_panels)``, in µm from the upper left corner of the image. Spots without a
+    value are not coloured.
 
     Raises
     ------
     KeyError
-        No such prediction, genes that were not predicted, no patches.
+        No such prediction, genes that were not predicted, or no patches.
     ValueError
         No genes, or a wrong number of ``ax``.
 
@@ -92,57 +92,61 @@ def expression(
     >>> sp.pl.expression(samples[2], genes.names[:2]).shape
     (2, 2)
     """
-    wanted = [genes] if isinstance(genes, str) else list(map(str, genes))
-    if not wanted:
-        raise ValueError("genes is empty; name genes that were predicted.")
-    drawn = [
-        (view, found)
-        for sample in iter_samples(samples, table_key=table_key)
-        for found in [_read(sample, wanted, key, deviation, layer, normalized)]
-        for view in views(sample, patches_key)
-    ]
+    check_flag("deviation", deviation)
+    check_flag("normalized", normalized)
+    wanted = _names(genes)
+    drawn: list[tuple[View, _Values]] = []
+    for sample in iter_samples(samples, table_key=table_key):
+        values = _read(sample, wanted, key, layer, deviation=deviation, normalized=normalized)
+        drawn += [(view, values) for view in views(sample, patches_key)]
     frames = common_frames([view.frame() for view, _ in drawn])
-    measured = any(found.measured is not None for _, found in drawn)
-    names = ["measured"] * measured + ["predicted"] + ["deviation"] * deviation
+    names = [name for name in _Values._fields if any(getattr(values, name) is not None for _, values in drawn)]
     axes = _panels(ax, len(drawn) * len(wanted), names, frames[0])
-    for i, ((view, found), box) in enumerate(zip(drawn, frames, strict=True)):
-        for j, gene in enumerate(wanted):
-            _draw_row(axes[i * len(wanted) + j], names, view, box, found, gene, j)
-    finish(show)
+    rows = iter(axes)
+    for (view, values), box in zip(drawn, frames, strict=True):
+        for i, gene in enumerate(wanted):
+            _draw_row(next(rows), view, box, values.of(names, view.rows, i), gene)
+    finish(show=show)
     return axes
 
 
-@dataclass(frozen=True)
-class _Values:
-    """``(n_obs, genes)`` each; what is not known is None, or NaN for a gene or spot."""
+def _names(genes: object) -> list[str]:
+    """Return the genes asked for."""
+    names = [genes] if isinstance(genes, str) or not isinstance(genes, Iterable) else list(genes)
+    if not names:
+        raise ValueError("genes is empty; name genes that were predicted.")
+    return [str(check_text("genes", name)) for name in names]
+
+
+class _Values(NamedTuple):
+    """Expression of one sample, ``(n_obs, genes)``, in the order of the panels; None: not drawn, NaN: unknown."""
 
     measured: Floats | None
     predicted: Floats
     deviation: Floats | None
 
-    def of(self, name: str) -> Floats | None:
-        return {"measured": self.measured, "predicted": self.predicted, "deviation": self.deviation}[name]
+    def of(self, names: list[str], rows: Rows, gene: int) -> dict[str, Floats]:
+        """Return the values of one gene in some rows, for every panel."""
+        arrays = {name: getattr(self, name) for name in names}
+        return {
+            name: np.full(len(rows), np.nan) if array is None else array[rows, gene] for name, array in arrays.items()
+        }
 
 
-def _read(sample: Sample, genes: list[str], key: str, deviation: bool, layer: str | None, normalized: bool) -> _Values:
+def _read(
+    sample: Sample, genes: list[str], key: str, layer: str | None, *, deviation: bool, normalized: bool
+) -> _Values:
+    """Read the predicted genes of one sample, and what was measured of them."""
     frame = read_predicted(sample, key)
     if missing := [gene for gene in genes if gene not in frame]:
         raise KeyError(
-            f"{sample.name}: genes: {shorten(missing)} were not predicted; there are {shorten(frame.columns)}. Genes are matched exactly."
+            f"{sample.name}: genes: {shorten(missing)} were not predicted; predicted genes: {shorten(frame.columns)}. "
+            "Genes are matched exactly."
         )
     spread = read_predicted(sample, key, deviation=True)[genes].to_numpy(float) if deviation else None
-    measured = None
-    fold_case = bool(_keys.read_provenance(sample.table.uns, _keys.predicted(key)).get("fold_case", False))
-    panel = GenePanel(tuple(frame.columns), fold_case=fold_case)
-    columns = panel.columns(sample.table.var_names)[frame.columns.get_indexer(genes)]
-    if (columns >= 0).any():
-        counts = read_counts(sample, layer, normalized)
-        filled = np.asarray(abs(counts).sum(1)).ravel() > 0
-        measured = np.full((sample.table.n_obs, len(genes)), np.nan)
-        values = (counts if normalized else log_normalise(counts))[:, columns[columns >= 0]].toarray()
-        measured[:, columns >= 0] = values
-        measured[~filled] = np.nan
-    return _Values(measured, frame[genes].to_numpy(float), spread)
+    return _Values(
+        read_measured(sample, key, genes, layer, normalized=normalized), frame[genes].to_numpy(float), spread
+    )
 
 
 def _panels(ax: Any, n_rows: int, names: list[str], frame: Floats) -> NDArray[Any]:
@@ -153,14 +157,10 @@ def _panels(ax: Any, n_rows: int, names: list[str], frame: Floats) -> NDArray[An
     return figure.subplots(n_rows, len(names), squeeze=False)
 
 
-def _draw_row(
-    axes: NDArray[Any], names: list[str], view: View, box: Floats, found: _Values, gene: str, column: int
-) -> None:
+def _draw_row(axes: NDArray[Any], view: View, box: Floats, panels: dict[str, Floats], gene: str) -> None:
     """Draw one gene in one section."""
-    for ax, name in zip(axes, names, strict=True):
+    for ax, (name, values) in zip(axes, panels.items(), strict=True):
         draw_tissue(ax, view, box, FADE)
-        whole = found.of(name)
-        values = np.full(len(view.rows), np.nan) if whole is None else whole[view.rows, column]
         known = values[np.isfinite(values)]
         head = f"{view.name}: {gene}, measured" if name == "measured" else f"{gene}, {name}"
         if not len(known):
@@ -171,14 +171,13 @@ def _draw_row(
         spots.set_norm(Normalize(low, max(high, low + 1e-6)))
         spots.set_array(np.ma.masked_invalid(values))
         colour_bar(ax, spots, "log expression" if name != "deviation" else "deviation")
-        title(ax, head + (_agreement(found, view, column) if name == "predicted" else ""))
+        title(ax, head + (_agreement(panels) if name == "predicted" else ""))
 
 
-def _agreement(found: _Values, view: View, column: int) -> str:
-    """Correlation over the spots of a section that have both."""
-    if found.measured is None:
+def _agreement(panels: dict[str, Floats]) -> str:
+    """Return the correlation over the spots that have both values, as text."""
+    if "measured" not in panels or np.isnan(panels["measured"]).all():
         return ""
-    truth, predicted = found.measured[view.rows, column], found.predicted[view.rows, column]
-    both = np.isfinite(truth) & np.isfinite(predicted)
-    value = pearson_per_gene(truth[both][:, None], predicted[both][:, None])[0]
+    both = np.isfinite(panels["measured"]) & np.isfinite(panels["predicted"])
+    value = pearson_per_gene(panels["measured"][both][:, None], panels["predicted"][both][:, None])[0]
     return f", r = {value:.2f}" if np.isfinite(value) else ", no variance"

@@ -1,4 +1,4 @@
-"""Which genes are predicted how well."""
+"""How well every gene is predicted."""
 
 from __future__ import annotations
 
@@ -9,14 +9,13 @@ import pandas as pd
 from matplotlib.axes import Axes
 from numpy.typing import NDArray
 
-from spade._checks import check_table
 from spade.core.checks import check_count
-from spade.core.rng import as_seed, numpy_stream
+from spade.core.rng import as_seed
 from spade.pl._draw.axes import GREY, SMALL, TEXT, clip, finish, given_axes, new_figure, title
 from spade.pl._draw.colours import SAFE
-from spade.tl._expression.table import check_benchmark, mean_bounds, mean_known, units_by_gene
+from spade.tl._expression.gene_ranking import gene_ranking
 
-TRUST = ("gene", "pearson", "low", "high")
+#: Inches per gene, and of a panel.
 ROW, WIDTH = 0.19, 3.4
 
 
@@ -29,20 +28,22 @@ def expression_ranking(
     ax: Axes | NDArray[Any] | None = None,
     show: bool = False,
 ) -> NDArray[Any]:
-    """Draw the correlation of predicted with measured expression gene by gene, best first, with intervals over sections.
+    """Draw the correlation of predicted and measured expression for every gene, best first, with intervals over
+    sections.
 
-    Dots are means over held-out sections, lines their 95 % bootstrap intervals (none with fewer than two sections). The dashed line, 0, is
-    the mean-expression control. Of a benchmark there is one panel per protocol, in which representations have a colour each and genes
-    are ordered by the first; of one with several gene sets, the genes measured most often come first.
+    Dots are means over held-out sections, lines their 95 % bootstrap intervals (none with fewer than two sections). The
+    dashed line at 0 is the mean-expression control. A benchmark gets one panel per protocol, with one colour per
+    representation; genes are ordered by the first representation. If gene sets differ between folds, the genes measured
+    in most sections are drawn.
 
     Parameters
     ----------
     table
         From :func:`spade.tl.expression_trust` or :func:`spade.tl.expression_benchmark`.
     n_genes
-        Most genes per panel; those that vary nowhere are not drawn, and the title says how many.
+        Most genes per panel. Genes that do not vary in any section are not drawn; the title gives their number.
     n_boot, rng
-        Of the bootstrap of a benchmark.
+        Bootstrap samples of a benchmark's sections, and their seed.
     ax
         As many Axes as there are panels; None: a new figure.
     show
@@ -55,7 +56,7 @@ def expression_ranking(
     Raises
     ------
     TypeError, ValueError
-        A table of something else, no gene that varies, or a wrong number of ``ax``.
+        Not such a table, no gene that varies, or a wrong number of ``ax``.
 
     Examples
     --------
@@ -68,38 +69,17 @@ def expression_ranking(
     (2,)
     """
     check_count("n_genes", n_genes)
-    panels = _panels_of(table, n_boot, as_seed(rng))
+    panels = gene_ranking(table, check_count("n_boot", n_boot), as_seed(rng))
     shown = {name: _chosen(name, rows, n_genes) for name, rows in panels.items()}
     axes = _axes(ax, list(shown), max(len(genes) for genes in shown.values()))
-    for one, (name, genes) in zip(axes, shown.items(), strict=True):
-        _draw(one, name, panels[name], genes)
-    finish(show)
+    for panel, (name, genes) in zip(axes, shown.items(), strict=True):
+        _draw(panel, name, panels[name], genes)
+    finish(show=show)
     return axes
 
 
-def _panels_of(table: object, n_boot: int, seed: int) -> dict[str, pd.DataFrame]:
-    """One table of representation, gene, pearson, low, high and number of units per panel."""
-    if isinstance(table, pd.DataFrame) and "protocol" not in table:
-        trust = check_table(table, TRUST, "sp.tl.expression_trust or sp.tl.expression_benchmark")
-        return {"held-out sections": trust.assign(representation="")}
-    found: dict[str, list[pd.DataFrame]] = {}
-    for (protocol, name), own in check_benchmark(table).groupby(["protocol", "representation"], sort=False):
-        units = units_by_gene(own)
-        low, high = mean_bounds(units.to_numpy(), n_boot, 0.95, numpy_stream(seed, "bootstrap of sections"))
-        n = (~np.isnan(units.to_numpy())).sum(0)
-        frame = {
-            "gene": units.columns,
-            "pearson": mean_known(units.to_numpy()),
-            "low": low,
-            "high": high,
-            "n_sections": n,
-        }
-        found.setdefault(str(protocol), []).append(pd.DataFrame(frame).assign(representation=name))
-    return {name: pd.concat(parts, ignore_index=True) for name, parts in found.items()}
-
-
 def _chosen(name: str, rows: pd.DataFrame, n_genes: int) -> list[str]:
-    """Genes to draw, best first."""
+    """Return the genes to draw, best first."""
     first = rows[rows["representation"] == rows["representation"].iloc[0]].dropna(subset="pearson")
     if first.empty:
         raise ValueError(f"table: no gene varies in any section ({name}), so none has a correlation.")

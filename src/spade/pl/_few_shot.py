@@ -1,4 +1,4 @@
-"""Few-shot results: curves over shots, paired differences, classes."""
+"""Few-shot results: curves over shots, paired differences and classes."""
 
 from __future__ import annotations
 
@@ -9,16 +9,14 @@ import pandas as pd
 from matplotlib.axes import Axes
 from numpy.typing import NDArray
 
+from spade._checks import shorten
+from spade.core.checks import check_count, check_text
 from spade.pl._draw.axes import GREY, SMALL, TEXT, finish, given_axes, new_figure, title
 from spade.pl._draw.colours import SAFE
-from spade.tl._few_shot.few_shot_summary import few_shot_summary, of_metric, unit_means
+from spade.pl._draw.words import words
+from spade.tl._few_shot.few_shot_summary import few_shot_summary, unit_differences
 
 PANEL = 2.7
-LABELS = {
-    "balanced_accuracy": "balanced accuracy",
-    "macro_auroc": "macro AUROC",
-    "macro_f1": "macro F1",
-}
 
 
 def few_shot(
@@ -34,8 +32,9 @@ def few_shot(
 ) -> NDArray[Any]:
     """Draw few-shot results.
 
-    Left, the metric over shots, with 95 % bootstrap intervals over sections or patients; the dashed line is chance (F1 has none of its own). Middle, the
-    difference to ``baseline`` on the same draws, with a dot per section or patient. Right, the recall of every class.
+    Left, the metric over shots, with 95 % bootstrap intervals over sections or patients; the dashed line is chance (F1
+    has no such line). Middle, the difference to ``baseline`` on the same draws, with a dot per section or patient.
+    Right, the recall of every class.
 
     Parameters
     ----------
@@ -44,9 +43,9 @@ def few_shot(
     metric
         Metric of the first two panels.
     baseline
-        Representation to compare with; None: the first one. With a single representation there is no middle panel.
+        Representation to compare with; None: the first. With a single representation there is no middle panel.
     shots
-        Shots of the right panel; None: the most there are.
+        Shots of the right panel; None: the largest number.
     n_boot, rng
         As in :func:`spade.tl.few_shot_summary`.
     ax
@@ -63,7 +62,7 @@ def few_shot(
     KeyError
         No such metric, representation or number of shots.
     TypeError, ValueError
-        A table of something else, or a wrong number of ``ax``.
+        Not such a table, or a wrong number of ``ax``.
 
     Examples
     --------
@@ -71,30 +70,34 @@ def few_shot(
     >>> samples = sp.datasets.toy(2, 60)
     >>> sp.pp.patches(samples)
     >>> sp.pp.encode_patches(samples)
-    >>> table = sp.tl.few_shot(samples, label_key="domain", use_rep="X_texture", shots=(1, 4), n_repeats=3, groupby="patient")
+    >>> settings = {"shots": (1, 4), "n_repeats": 3, "groupby": "patient"}
+    >>> table = sp.tl.few_shot(samples, label_key="domain", use_rep="X_texture", **settings)
     >>> sp.pl.few_shot(table).shape
     (2,)
     """
-    if metric == "recall":
+    if check_text("metric", metric) == "recall":
         raise ValueError('metric="recall" is drawn in the right panel; its mean over classes is "balanced_accuracy".')
+    check_count("n_boot", n_boot)
     summary = few_shot_summary(table, metric=metric, n_boot=n_boot, rng=rng)
     names = list(dict.fromkeys(summary["representation"]))
     baseline = names[0] if baseline is None else baseline
     paired = few_shot_summary(table, baseline=baseline, metric=metric, n_boot=n_boot, rng=rng)
     all_shots = sorted(set(summary["shots"]))
-    most = all_shots[-1] if shots is None else shots
-    if most not in all_shots:
-        raise KeyError(f"shots={shots!r} are not in the table; there are {', '.join(map(str, all_shots))}.")
-    of_classes = few_shot_summary(table[table["shots"] == most], metric="recall", n_boot=n_boot, rng=rng)
+    shown = all_shots[-1] if shots is None else check_count("shots", shots, 0)
+    if shown not in all_shots:
+        raise KeyError(f"shots={shots!r} is not in the table; shots: {shorten(all_shots, 20)}.")
+    recalls = few_shot_summary(table[table["shots"] == shown], metric="recall", n_boot=n_boot, rng=rng)
     n_classes = int(table["n_classes"].iloc[0])
     colours = {name: SAFE[i % len(SAFE)] for i, name in enumerate(names)}
     axes = _panels(ax, 2 if len(names) == 1 else 3, n_classes * len(names))
     chance = {"balanced_accuracy": 1 / n_classes, "macro_auroc": 0.5}.get(metric)
     _curves(axes[0], summary, metric, colours, chance)
     if len(names) > 1:
-        _differences(axes[1], paired, _unit_differences(table, metric, baseline), baseline, metric, colours)
-    _classes(axes[-1], of_classes, most, colours)
-    finish(show)
+        units = unit_differences(table, metric, baseline)
+        _differences(axes[1], paired, units, baseline, colours)
+        axes[1].set_ylabel(f"Δ {words(metric)}", fontsize=TEXT)
+    _classes(axes[-1], recalls, shown, colours)
+    finish(show=show)
     return axes
 
 
@@ -108,7 +111,7 @@ def _panels(ax: Any, n: int, n_bars: int) -> NDArray[Any]:
 
 
 def _positions(summary: pd.DataFrame, names: list[str]) -> dict[tuple[str, int], float]:
-    """Shots are evenly spaced; representations stand a little beside each other."""
+    """Return where each representation and number of shots is drawn; representations stand side by side."""
     shots = sorted(set(summary["shots"]))
     step = min(0.1, 0.5 / len(names))
     return {
@@ -125,7 +128,7 @@ def _curves(ax: Axes, summary: pd.DataFrame, metric: str, colours: dict[str, str
     if chance is not None:
         ax.axhline(chance, color=GREY, linewidth=0.8, linestyle=(0, (4, 3)))
     _shots_axis(ax, summary)
-    ax.set_ylabel(LABELS.get(metric, metric), fontsize=TEXT)
+    ax.set_ylabel(words(metric), fontsize=TEXT)
     ax.legend(
         fontsize=SMALL, frameon=False, loc="upper left", bbox_to_anchor=(0, -0.2), borderaxespad=0, handlelength=1.5
     )
@@ -133,15 +136,7 @@ def _curves(ax: Axes, summary: pd.DataFrame, metric: str, colours: dict[str, str
     title(ax, f"{int(summary['n_units'].max())} sections or groups{dashed}")
 
 
-def _unit_differences(table: pd.DataFrame, metric: str, baseline: str) -> pd.DataFrame:
-    """Mean difference to the baseline of every unit: rows units, columns (representation, shots)."""
-    means = unit_means(of_metric(table, metric)).T.groupby(["representation", "shots"], sort=False).mean().T
-    return means.apply(lambda column: column - means[baseline, column.name[1]])
-
-
-def _differences(
-    ax: Axes, paired: pd.DataFrame, units: pd.DataFrame, baseline: str, metric: str, colours: dict[str, str]
-) -> None:
+def _differences(ax: Axes, paired: pd.DataFrame, units: pd.DataFrame, baseline: str, colours: dict[str, str]) -> None:
     others = [name for name in colours if name != baseline]
     place = _positions(paired, others)
     for name in others:
@@ -160,7 +155,6 @@ def _differences(
         ax.plot(x, own["difference"], "o", color=colours[name], markersize=4)
     ax.axhline(0, color=GREY, linewidth=0.8)
     _shots_axis(ax, paired)
-    ax.set_ylabel(f"Δ {LABELS.get(metric, metric)}", fontsize=TEXT)
     title(ax, f"difference to {baseline}, paired")
 
 

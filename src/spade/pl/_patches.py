@@ -1,4 +1,4 @@
-"""Patches on the tissue, and some of them as an encoder sees them."""
+"""Patches on the tissue, and some of them as an encoder gets them."""
 
 from __future__ import annotations
 
@@ -18,14 +18,15 @@ from numpy.typing import NDArray
 from spade import _keys
 from spade._checks import shorten
 from spade._samples.open import Samples, iter_samples
+from spade.core.arrays import Floats, Rows
 from spade.core.checks import check_count
 from spade.core.rng import as_seed, numpy_stream
 from spade.pl._draw.axes import SMALL, TEXT, bare, finish, given_axes, new_figure, title
-from spade.pl._draw.tissue import BORDER, Floats, View, common_frames, draw_border, draw_tissue, scale_bar, views
+from spade.pl._draw.tissue import BORDER, View, common_frames, draw_border, draw_tissue, scale_bar, views
 
 SQUARE, CHOSEN = "#0b3d6b", "#000000"
 FADE = 0.75
-#: Inches of a zoomed patch, and how many times as high the overview is: two patches and the gap between.
+#: Inches of a zoomed patch, and the height of the overview in patches: two of them and the gap between.
 UNIT, OVERVIEW = 1.55, 2.22
 
 
@@ -40,10 +41,10 @@ def patches(
     ax: NDArray[Any] | None = None,
     show: bool = False,
 ) -> NDArray[Any]:
-    """Check where the patches lie and what they show.
+    """Show where the patches lie and what they contain.
 
-    Per section: the squares on the tissue, then some patches just as an encoder gets them (resolution, and reflection
-    beyond the border of the image), with the spot as a circle. Numbers tell where they are.
+    For every section: the squares on the tissue, then some patches exactly as an encoder gets them (at their
+    resolution, reflected beyond the border of the image), with the spot as a circle. Numbers mark their places.
 
     Parameters
     ----------
@@ -74,7 +75,7 @@ def patches(
     KeyError
         No patches, or spots that are in no section.
     ValueError
-        ``n`` below 1, or a wrong number of ``ax``.
+        ``n`` that is not a positive whole number, or a wrong number of ``ax``.
 
     Examples
     --------
@@ -85,12 +86,11 @@ def patches(
     (1, 5)
     """
     check_count("n", n)
-    wanted = None if spots is None else [spots] if isinstance(spots, str) else list(spots)
+    seed = as_seed(rng)
     drawn: list[View] = []
     for sample in iter_samples(samples, table_key=table_key):
         drawn += views(sample, patches_key)
-    seed = as_seed(rng)
-    chosen = [_draw_some(view, n, seed) for view in drawn] if wanted is None else _find(drawn, wanted)
+    chosen = [_sample(view, n, seed) for view in drawn] if spots is None else _find(drawn, spots)
     most = max(map(len, chosen))
     frames = common_frames([view.frame(off_image=True) for view in drawn])
     axes = _panels(ax, len(drawn), most, frames[0])
@@ -102,26 +102,29 @@ def patches(
             _draw_patch(panel, view, int(position), pixels, number)
         for panel in row[1 + len(positions) :]:
             panel.set_visible(False)
-    finish(show)
+    finish(show=show)
     return axes
 
 
-def _draw_some(view: View, n: int, seed: int) -> NDArray[np.int64]:
-    """Draw valid spots, in the order of the rows."""
+def _sample(view: View, n: int, seed: int) -> Rows:
+    """Return random valid spots, in the order of the rows."""
     valid = np.flatnonzero(view.inside)
     return np.sort(numpy_stream(seed, f"patches of {view.name}").choice(valid, min(n, len(valid)), replace=False))
 
 
-def _find(drawn: list[View], wanted: list[str]) -> list[NDArray[np.int64]]:
+def _find(drawn: list[View], spots: object) -> list[Rows]:
     """Look the spots up in every section."""
-    found = [np.asarray(view.ids.astype(str).get_indexer(pd.Index(map(str, wanted)))) for view in drawn]
-    nowhere = [spot for spot, there in zip(wanted, np.max(found, axis=0) >= 0, strict=True) if not there]
-    if nowhere or not wanted:
+    wanted = [spots] if isinstance(spots, str) or not isinstance(spots, Iterable) else list(spots)
+    names = pd.Index(list(map(str, wanted)), dtype=object)
+    positions = [np.asarray(view.ids.astype(str).get_indexer(names)) for view in drawn]
+    missing = [spot for spot, known in zip(wanted, np.max(positions, axis=0) >= 0, strict=True) if not known]
+    if missing or not wanted:
         raise KeyError(
-            f"spots: {shorten(nowhere) or 'an empty list'} not found; spots are named like {shorten(drawn[0].ids, 3)} in "
-            f"{', '.join(view.name for view in drawn)}. Name some of these, or leave spots= out."
+            f"spots: {shorten(missing) or 'an empty list'} not found; spots have names like "
+            f"{shorten(drawn[0].ids, 3)} in {', '.join(view.name for view in drawn)}. Name some of these, or leave "
+            "spots= out."
         )
-    return [positions[positions >= 0] for positions in found]
+    return [rows[rows >= 0] for rows in positions]
 
 
 def _panels(ax: Any, n_rows: int, most: int, frame: Floats) -> NDArray[Any]:
@@ -143,7 +146,7 @@ def _square(centre: Floats, side: float) -> Floats:
     return centre + side / 2 * np.array([[-1, -1], [1, -1], [1, 1], [-1, 1]])
 
 
-def _draw_overview(ax: Axes, view: View, positions: NDArray[np.int64], box: Floats) -> None:
+def _draw_overview(ax: Axes, view: View, positions: Rows, box: Floats) -> None:
     draw_tissue(ax, view, box, FADE)
     ax.set_anchor("NW")
     for mask, colour, label in ((view.inside, SQUARE, "valid"), (~view.inside, BORDER, "not valid")):
@@ -164,11 +167,8 @@ def _draw_overview(ax: Axes, view: View, positions: NDArray[np.int64], box: Floa
             x, y, str(number), fontsize=TEXT, fontweight="bold", ha="left", va="bottom",
             path_effects=[withStroke(linewidth=2, foreground="white")],
         )  # fmt: skip
-    resolution = view.side / view.size_px
-    title(
-        ax,
-        f"{view.name}: {view.side:g} µm patches\n{view.size_px} px at {resolution:.3g} µm/px (image {view.mpp:.3g} µm/px)",
-    )
+    resolution = f"{view.size_px} px at {view.side / view.size_px:.3g} µm/px (image {view.mpp:.3g} µm/px)"
+    title(ax, f"{view.name}: {view.side:g} µm patches\n{resolution}")
     n_off = int((~view.inside).sum())
     handles = [Line2D([], [], color=SQUARE, linewidth=1, label=f"valid ({len(view.inside) - n_off:,})")]
     if n_off:

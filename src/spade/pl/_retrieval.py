@@ -1,8 +1,8 @@
-"""What a search found: patches beside the query, or the map of a signature on tissue."""
+"""Results of a search: patches beside the query, or the map of a signature on tissue."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from spade import _keys
 from spade._checks import check_table, shorten
 from spade._samples.open import Samples, iter_samples
+from spade.core.arrays import Floats
 from spade.core.checks import check_count
 from spade.pl._draw.axes import GREY, SMALL, bare, colour_bar, finish, given_axes, new_figure, title
 from spade.pl._draw.tissue import View, common_frames, draw_spots, draw_tissue, scale_bar, views
@@ -37,19 +38,19 @@ def retrieval(
 ) -> NDArray[Any]:
     """Draw what :func:`spade.tl.retrieve` found.
 
-    Queries that are spots: one row each, the patch of the query and those of its best spots with their scores. A signature: its
-    score on every section; with ``k=None`` all spots have one.
+    Queries that are spots get one row each: the patch of the query, then the patches of its best spots with their
+    scores. For a signature its score is drawn on every section; with ``k=None`` all spots have one.
 
     Parameters
     ----------
     table
         From :func:`spade.tl.retrieve`.
     samples
-        Its gallery.
+        The gallery of the search.
     query_samples
-        Where its queries are from; None: the gallery.
+        Samples that the queries are from; None: the gallery.
     n_queries, n_patches
-        Queries (the first of the table) and patches of each.
+        Number of queries, the first of the table, and of patches for each.
     patches_key
         What :func:`spade.pp.patches` wrote.
     table_key
@@ -68,7 +69,7 @@ def retrieval(
     KeyError
         Sections or spots of the table that the samples do not have, or no patches.
     TypeError, ValueError
-        A table of something else, or an empty one.
+        Not such a table, or an empty one.
 
     Examples
     --------
@@ -88,91 +89,119 @@ def retrieval(
     if (table["query_sample"] == "").all():
         axes = _map(table, samples, patches_key, table_key, ax)
     else:
-        axes = _patches(table, samples, query_samples, n_queries, n_patches, patches_key, table_key, ax)
-    finish(show)
+        queries = table[["query_section", "query"]].drop_duplicates().iloc[:n_queries]
+        places = {"samples": _places_of_hits(table, queries, n_patches)}
+        opened = {"samples": samples} if query_samples is None else {"samples": samples, "query_samples": query_samples}
+        places.setdefault(list(opened)[-1], []).extend(_places_of_queries(queries))
+        axes = _patch_panels(ax, len(queries), n_patches)
+        for argument, source in opened.items():
+            if places[argument]:
+                _draw(axes, source, places[argument], argument, patches_key, table_key)
+    finish(show=show)
     return axes
 
 
+class _Place(NamedTuple):
+    """Where a spot is drawn, which one it is, and the label of its patch."""
+
+    row: int
+    column: int
+    section: str
+    spot: str
+    label: str
+
+
+def _places_of_queries(queries: pd.DataFrame) -> list[_Place]:
+    """Return the places of the queries: one per row, in the first column."""
+    return [
+        _Place(i, 0, section, str(spot), f"query in {section}\n{spot}")
+        for i, (section, spot) in enumerate(queries.itertuples(index=False))
+    ]
+
+
+def _places_of_hits(table: pd.DataFrame, queries: pd.DataFrame, n: int) -> list[_Place]:
+    """Return the places of the best spots of every query, best first."""
+    places = []
+    for i, (section, spot) in enumerate(queries.itertuples(index=False)):
+        best = table[(table["query_section"] == section) & (table["query"] == spot)].nsmallest(n, "rank")
+        places += [
+            _Place(i, j, hit.section, str(hit.spot), f"{hit.section}\n{hit.score:.2f}")
+            for j, hit in enumerate(best[["section", "spot", "score"]].itertuples(index=False), 1)
+        ]
+    return places
+
+
 def _map(table: pd.DataFrame, samples: Samples, patches_key: str, table_key: str | None, ax: Any) -> NDArray[Any]:
+    """Draw the score of a signature on every section."""
     scores = table.set_index(["section", "spot"])["score"]
-    drawn: list[tuple[View, NDArray[np.float64]]] = []
+    drawn: list[tuple[View, Floats]] = []
     for sample in iter_samples(samples, table_key=table_key):
         for view in views(sample, patches_key):
             names = sample.table.obs_names[view.rows].astype(str)
-            own = scores.reindex(pd.MultiIndex.from_product([[view.name], names])).to_numpy()
-            if not np.isfinite(own).any():
+            values = scores.reindex(pd.MultiIndex.from_product([[view.name], names])).to_numpy()
+            if not np.isfinite(values).any():
                 raise KeyError(
-                    f"samples: the table has no score for {view.name!r}; sections there: {shorten(dict.fromkeys(table['section']))}. Pass the "
-                    "gallery of the search, in the same form."
+                    f"samples: the table has no score for {view.name!r}; its sections: "
+                    f"{shorten(dict.fromkeys(table['section']))}. Pass the gallery of the search, in the same form."
                 )
-            drawn.append((view, own))
+            drawn.append((view, values))
     frames = common_frames([view.frame() for view, _ in drawn])
-    aspect = (frames[0][3] - frames[0][1]) / (frames[0][2] - frames[0][0])
-    if ax is None:
-        figure = new_figure((PANEL + 0.2) * len(drawn) + 0.7, PANEL * aspect + 0.5)
-        axes = figure.subplots(1, len(drawn), squeeze=False)[0]
-    else:
-        axes = given_axes(ax, (len(drawn),), f"{len(drawn)} sections")
-    every = np.concatenate([values for _, values in drawn])
-    norm = Normalize(*np.nanpercentile(every, [1, 99]))
+    axes = _map_panels(ax, len(drawn), frames[0])
+    norm = Normalize(*np.nanpercentile(np.concatenate([values for _, values in drawn]), [1, 99]))
     for panel, (view, values), box in zip(axes, drawn, frames, strict=True):
         draw_tissue(panel, view, box, FADE)
         spots = draw_spots(panel, view, cmap="magma", norm=norm, linewidth=0)
         spots.set_array(np.ma.masked_invalid(values))
-        left_out = int(np.isnan(values).sum())
-        title(panel, f"{view.name} ({left_out:,} spots without a score)" if left_out else view.name)
+        n_without = int(np.isnan(values).sum())
+        title(panel, f"{view.name} ({n_without:,} spots without a score)" if n_without else view.name)
     colour_bar(axes[-1], spots, "score of the signature")
     return axes
 
 
-def _patches(
-    table: pd.DataFrame, samples: Samples, query_samples: Samples | None, n_queries: int, n_patches: int,
-    patches_key: str, table_key: str | None, ax: Any,
-) -> NDArray[Any]:  # fmt: skip
-    """Read sample by sample, so that each is opened once, and draw."""
-    queries = table[["query_section", "query"]].drop_duplicates().iloc[:n_queries]
-    shape = (len(queries), n_patches + 1)
+def _map_panels(ax: Any, n: int, frame: Floats) -> NDArray[Any]:
+    if ax is not None:
+        return given_axes(ax, (n,), f"{n} sections")
+    aspect = (frame[3] - frame[1]) / (frame[2] - frame[0])
+    figure = new_figure((PANEL + 0.2) * n + 0.7, PANEL * aspect + 0.5)
+    return figure.subplots(1, n, squeeze=False)[0]
+
+
+def _patch_panels(ax: Any, n_rows: int, n_patches: int) -> NDArray[Any]:
+    """Return invisible panels: each becomes visible when its patch is drawn."""
+    shape = (n_rows, n_patches + 1)
     if ax is None:
         axes = new_figure(UNIT * shape[1] + 0.4, (UNIT + 0.42) * shape[0] + 0.3).subplots(*shape, squeeze=False)
     else:
         axes = given_axes(ax, shape, f"{shape[0]} queries × (1 + {n_patches} patches)")
-    of_queries, of_gallery = [], []
-    for i, (name, spot) in enumerate(queries.itertuples(index=False)):
-        of_queries.append((i, 0, name, spot, f"query in {name}\n{spot}"))
-        best = table[(table["query_section"] == name) & (table["query"] == spot)].nsmallest(n_patches, "rank")
-        of_gallery += [
-            (i, j, row.section, row.spot, f"{row.section}\n{row.score:.2f}")
-            for j, row in enumerate(best[["section", "spot", "score"]].itertuples(index=False), 1)
-        ]
     for panel in axes.ravel():
         panel.set_visible(False)
-    same = query_samples is None
-    for source, wanted, argument in (
-        (samples, of_queries + of_gallery if same else of_gallery, "samples"),
-        (query_samples, [] if same else of_queries, "query_samples"),
-    ):
-        if wanted and source is not None:
-            _draw(axes, source, wanted, argument, patches_key, table_key)
     return axes
 
 
 def _draw(
-    axes: NDArray[Any], samples: Samples, wanted: list[tuple[int, int, str, str, str]], argument: str, patches_key: str,
+    axes: NDArray[Any],
+    samples: Samples,
+    places: list[_Place],
+    argument: str,
+    patches_key: str,
     table_key: str | None,
-) -> None:  # fmt: skip
-    left = list(wanted)
+) -> None:
+    """Draw patches sample by sample, so that each sample is opened once."""
+    missing = list(places)
     for sample in iter_samples(samples, table_key=table_key):
         for view in views(sample, patches_key):
-            here = {str(spot): position for position, spot in enumerate(sample.table.obs_names[view.rows])}
-            own = [one for one in left if one[2] == view.name and one[3] in here]
-            left = [one for one in left if one not in own]
-            pixels = view.patches(np.array([here[one[3]] for one in own], dtype=np.int64))
-            for (i, j, _, _, text), patch in zip(own, pixels, strict=True):
-                _patch(axes[i, j], view, patch, text, query=j == 0, first=(i, j) == (0, 0))
-    if left:
+            rows = {str(spot): row for row, spot in enumerate(sample.table.obs_names[view.rows])}
+            shown = [place for place in missing if place.section == view.name and place.spot in rows]
+            missing = [place for place in missing if place not in shown]
+            pixels = view.patches(np.array([rows[place.spot] for place in shown], dtype=np.int64))
+            for place, patch in zip(shown, pixels, strict=True):
+                first = (place.row, place.column) == (0, 0)
+                _patch(axes[place.row, place.column], view, patch, place.label, query=place.column == 0, first=first)
+    if missing:
         raise KeyError(
-            f"{argument}: {shorten([f'{sample}: {spot}' for _, _, sample, spot, _ in left])} of the table are not there. Pass the gallery "
-            "of the search as samples, and as query_samples= where its queries are from, if they are others."
+            f"{argument}: spots of the table are not there: "
+            f"{shorten(f'{place.section}: {place.spot}' for place in missing)}. Pass the gallery of the search as "
+            "samples and, if its queries are from other samples, these as query_samples=."
         )
 
 

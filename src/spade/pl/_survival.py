@@ -12,16 +12,14 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
-from spade._checks import shorten
-from spade.core.arrays import Floats
-from spade.core.checks import check_count
-from spade.core.slides.survival import Curve, check_times, kaplan_meier, log_rank
+from spade.core.checks import check_count, check_share, check_text
+from spade.core.slides.survival import Curve, kaplan_meier, log_rank
 from spade.pl._draw.axes import GREY, SMALL, TEXT, finish, given_axes, new_figure, title
 from spade.pl._draw.colours import SAFE
-from spade.tl._slides.survival_summary import check_risks, percentiles
+from spade.tl._slides.risk_groups import LOW, RiskGroups, risk_groups
 
 PANEL = 3.4
-#: Inches that one row of numbers at risk takes.
+#: Inches per row of numbers at risk.
 ROW = 0.17
 
 
@@ -36,29 +34,32 @@ def survival(
     ax: NDArray[Any] | None = None,
     show: bool = False,
 ) -> NDArray[Any]:
-    """Draw survival of groups of patients: Kaplan–Meier curves, and numbers at risk below.
+    """Draw the survival of groups of patients: Kaplan–Meier curves, and numbers at risk below.
 
-    Shades are pointwise intervals (Greenwood, log-log), ticks are censored patients, and the title has the p of a log-rank test.
+    Shades are pointwise intervals (Greenwood, log-log), ticks are censored patients, and the title gives the p value of
+    a log-rank test.
 
-    Without ``groups``, patients are grouped by their out-of-fold risk: by its place among those of the same fold, which one model rated, the
-    mean over repeats. Two groups are parted at the median: "low risk" below it, "high risk" from it on.
+    Without ``groups``, patients are grouped by their out-of-fold risk, as a percentile among the patients of the same
+    fold (one model predicts them all), averaged over repeats. Two groups are divided at the median: "low risk" below
+    it, "high risk" from it on.
 
     Parameters
     ----------
     table
-        From :func:`spade.tl.survival`; or any table, or dict of arrays, with ``time`` and ``event`` and one row per patient, with ``groups``.
+        From :func:`spade.tl.survival`; or, with ``groups``, any table or dict of arrays that has ``time`` and ``event``
+        and one row per patient.
     groups
-        A column of the table, or one label per row; None: risk groups.
+        A column of the table, or one label per row; None: groups by risk.
     n_groups
-        Number of risk groups of alike size.
+        Number of groups by risk, of similar size.
     representation
-        Which one; None: all, side by side.
+        The only representation to draw; None: all, side by side.
     time_label
-        Of the time axis, such as ``"years"``.
+        Label of the time axis, such as ``"years"``.
     level
-        Of the intervals.
+        Level of the intervals, between 0 and 1.
     ax
-        Two Axes, curves and numbers at risk, per representation; all curves come first. None: a new figure.
+        Two Axes per representation, first all for the curves, then all for the numbers at risk; None: a new figure.
     show
         Call ``plt.show()``.
 
@@ -71,7 +72,7 @@ def survival(
     KeyError
         No such representation or column.
     TypeError, ValueError
-        A table of something else, missing groups, risks that cannot be parted, or a wrong number of ``ax``.
+        Not such a table, missing groups, equal risks that make no groups, or a wrong number of ``ax``.
 
     Examples
     --------
@@ -80,78 +81,27 @@ def survival(
     >>> sp.pl.survival(data, groups=["a", "a", "a", "b", "b", "b"])[0, 0].get_title(loc="left")
     'log-rank p = 0.3'
     """
-    cohorts = _cohorts(table, groups, check_count("n_groups", n_groups, 2), representation)
-    longest = max(len(set(label)) for *_, label in cohorts.values())
-    axes = _panels(ax, len(cohorts), longest)
-    for (name, (time, event, label)), (above, below) in zip(cohorts.items(), axes.T, strict=True):
-        names = sorted(set(label), key=_natural, reverse="low risk" in label)  # low before high
-        colours = {one: SAFE[i % len(SAFE)] for i, one in enumerate(names)}
-        for one, colour in colours.items():
-            _curve(above, kaplan_meier(time[label == one], event[label == one], level), one, colour)
-        _dress(above, float(time.max()), time_label)
-        title(above, ", ".join(filter(None, (name, _p(time, event, label)))))
-        _numbers(below, above, time, label, colours)
-    finish(show)
+    check_count("n_groups", n_groups, 2)
+    check_share("level", level)
+    check_text("time_label", time_label)
+    panels = risk_groups(table, groups=groups, n_groups=n_groups, representation=representation)
+    axes = _panels(ax, len(panels), max(len(set(patients.group)) for patients in panels.values()))
+    for (representation, patients), (above, below) in zip(panels.items(), axes.T, strict=True):
+        names = sorted(set(patients.group), key=_natural, reverse=LOW in patients.group)  # low before high
+        colours = {name: SAFE[i % len(SAFE)] for i, name in enumerate(names)}
+        for name, colour in colours.items():
+            rows = patients.group == name
+            _curve(above, kaplan_meier(patients.time[rows], patients.event[rows], level), name, colour)
+        _dress(above, float(patients.time.max()), time_label)
+        title(above, ", ".join(filter(None, (representation, _p(patients)))))
+        _numbers(below, above, patients, colours)
+    finish(show=show)
     return axes
 
 
-RiskGroups = tuple[Floats, NDArray[np.bool_], NDArray[Any]]
-
-
 def _natural(name: str) -> list[tuple[int, str]]:
-    """Sort by the numbers in a name, not by their digits."""
+    """Return a key that sorts names by the numbers in them, not by digits."""
     return [(int(part), "") if part.isdigit() else (0, part) for part in re.split(r"(\d+)", str(name))]
-
-
-def _cohorts(table: Any, groups: Any, n_groups: int, representation: str | None) -> dict[str, RiskGroups]:
-    """Return time, event and group of every patient, for every panel."""
-    if not isinstance(table, (pd.DataFrame, Mapping)):
-        raise TypeError(f"table: got {type(table).__name__}; expected a DataFrame, or a dict with time and event.")
-    frame = pd.DataFrame(dict(table)) if isinstance(table, Mapping) else table
-    if missing := [name for name in ("time", "event") if name not in frame]:
-        raise ValueError(f"table lacks {shorten(missing)}; columns: {shorten(frame.columns, 20)}.")
-    if groups is not None:
-        return {"": _given(frame, groups)}
-    names = list(dict.fromkeys(check_risks(frame)["representation"]))
-    if representation is not None and representation not in names:
-        raise KeyError(f"representation={representation!r} is not in the table; there is {shorten(names)}.")
-    return {
-        "" if len(names) == 1 else name: _by_risk(frame[frame["representation"] == name], n_groups)
-        for name in (names if representation is None else [representation])
-    }
-
-
-def _given(frame: pd.DataFrame, groups: Any) -> RiskGroups:
-    """Take groups as they are; of several rows of a patient, as of several representations, one."""
-    if isinstance(groups, str):
-        if groups not in frame:
-            raise KeyError(f"groups={groups!r} is not in the table; columns: {shorten(frame.columns, 20)}.")
-        groups = frame[groups]
-    label = pd.Series(np.asarray(groups, dtype=object))
-    if len(label) != len(frame):
-        raise ValueError(f"groups: got {len(label)} labels for {len(frame)} rows of the table.")
-    if label.isna().any():
-        raise ValueError(f"groups: {int(label.isna().sum())} of {len(label)} rows have none. Fill them in.")
-    one = pd.DataFrame({"time": frame["time"], "event": frame["event"], "group": label.astype(str).to_numpy()})
-    if "patient" in frame:
-        facts = one.groupby(frame["patient"], sort=False).nunique()
-        if (differ := (facts > 1).any(axis=1)).any():
-            raise ValueError(
-                f"table: time, event or group differ between the rows of a patient, as of {shorten(facts.index[differ])}."
-            )
-        one = one[~frame["patient"].duplicated()]
-    return (*check_times(one["time"], one["event"]), one["group"].to_numpy())
-
-
-def _by_risk(own: pd.DataFrame, n_groups: int) -> RiskGroups:
-    first = own.drop_duplicates("patient")
-    number = np.minimum((percentiles(own)[first["patient"]].to_numpy() * n_groups).astype(int), n_groups - 1)
-    if len(set(number.tolist())) < 2:
-        raise ValueError(
-            f"n_groups={n_groups}: all risks of {own['representation'].iloc[0]!r} are alike, so they make one group. Pass groups= instead."
-        )
-    names = ["low risk", "high risk"] if n_groups == 2 else [f"risk {i + 1} of {n_groups}" for i in range(n_groups)]
-    return (*check_times(first["time"], first["event"]), np.array(names, dtype=object)[number])
 
 
 def _panels(ax: Any, n: int, n_rows: int) -> NDArray[Any]:
@@ -163,7 +113,7 @@ def _panels(ax: Any, n: int, n_rows: int) -> NDArray[Any]:
 
 
 def _curve(ax: Axes, curve: Curve, name: str, colour: str) -> None:
-    """Draw from survival 1 at time 0; a band ends where nobody is left."""
+    """Draw a curve from survival 1 at time 0; its band ends where no patient is left."""
     at = np.concatenate([[0], curve.time])
     survival, low, high = (np.concatenate([[1], values]) for values in (curve.survival, curve.low, curve.high))
     n = int(curve.n_at_risk[0])
@@ -175,10 +125,11 @@ def _curve(ax: Axes, curve: Curve, name: str, colour: str) -> None:
     )
 
 
-def _p(time: NDArray[Any], event: NDArray[Any], label: NDArray[Any]) -> str:
-    if len(set(label)) < 2:
+def _p(patients: RiskGroups) -> str:
+    """Return the p value of a log-rank test as text."""
+    if len(set(patients.group)) < 2:
         return ""
-    p = log_rank(time, event, label.astype(str)).p
+    p = log_rank(patients.time, patients.event, patients.group.astype(str)).p
     if np.isnan(p):
         return "log-rank: no events to compare"
     return "log-rank p < 0.0001" if p < 1e-4 else f"log-rank p = {p:.2g}"
@@ -198,15 +149,16 @@ def _dress(ax: Axes, last: float, time_label: str) -> None:
     )  # fmt: skip
 
 
-def _numbers(ax: Axes, above: Axes, time: NDArray[Any], label: NDArray[Any], colours: dict[str, str]) -> None:
-    """Write how many of each group are still at risk at the ticks of the curves."""
+def _numbers(ax: Axes, above: Axes, patients: RiskGroups, colours: dict[str, str]) -> None:
+    """Write the number of patients of each group at risk at the ticks of the curves."""
     low, high = above.get_xlim()
     ticks = [tick for tick in above.get_xticks() if low <= tick <= high]
     ax.set_xlim(low, high)
     ax.set_xticks(ticks)
     for row, name in enumerate(colours):
         for tick in ticks:
-            ax.text(tick, row, str(int((time[label == name] >= tick).sum())), ha="center", va="center", fontsize=SMALL)
+            n_at_risk = int((patients.time[patients.group == name] >= tick).sum())
+            ax.text(tick, row, str(n_at_risk), ha="center", va="center", fontsize=SMALL)
     ax.set_ylim(len(colours) - 0.4, -0.6)
     ax.set_yticks(range(len(colours)), list(colours), fontsize=SMALL)
     for text, colour in zip(ax.get_yticklabels(), colours.values(), strict=True):

@@ -1,8 +1,8 @@
-"""What each variant of a switchboard gains over frozen features."""
+"""The variants of a switchboard compared with frozen features."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,20 +12,18 @@ from matplotlib.lines import Line2D
 from numpy.typing import NDArray
 
 from spade._checks import shorten
+from spade.core.checks import check_count
 from spade.pl._draw.axes import GREY, SMALL, TEXT, finish, given_axes, new_figure, title
 from spade.pl._draw.colours import SAFE
+from spade.pl._draw.words import words
 from spade.tl._switchboard.switchboard_summary import PROBE, switchboard_summary
+from spade.tl._switchboard.variants import VARIANTS
 
+#: Inches per variant and of a panel and of the names of variants, and the number of panels in a row.
 ROW, WIDTH, NAMES, COLUMNS = 0.24, 2.3, 1.6, 3
 COLOURS = {PROBE: SAFE[0], "model": SAFE[5]}
-#: Metrics that are drawn only if they are asked for.
+#: Metrics that are drawn only on request.
 METRICS_ON_REQUEST = ("median_rank", "macro_auroc")
-LABELS = {
-    "pearson": "Pearson correlation",
-    "median_rank": "median rank",
-    "balanced_accuracy": "balanced accuracy",
-    "macro_auroc": "macro AUROC",
-}
 
 
 def switchboard(
@@ -39,23 +37,23 @@ def switchboard(
     ax: Axes | NDArray[Any] | None = None,
     show: bool = False,
 ) -> NDArray[Any]:
-    """Draw every figure of a switchboard in a panel of its own: a dot per variant, with its 95 % bootstrap interval over units.
+    """Draw one panel per metric of a switchboard: a dot per variant, with its 95 % bootstrap interval over units.
 
-    Blue: by the probe that is the same for all variants. Orange: by the model's own head or joint space, where it has one. The line is the
-    probe of the baseline; dots are chance.
+    Blue: measured by the probe, which is the same for all variants. Orange: by the model's own head or joint space, if
+    it has one. The solid line is the probe of the baseline, the dotted line is chance.
 
     Parameters
     ----------
     table
         From :func:`spade.tl.switchboard`.
     metrics
-        Metrics to draw; None: all but median rank and AUROC.
+        Metrics to draw; None: all but ``"median_rank"`` and ``"macro_auroc"``.
     baseline
-        Variant that the line stands at.
+        Variant whose probe the solid line shows.
     over
         Unit of the intervals, as in :func:`spade.tl.switchboard_summary`.
     n_boot, rng
-        Of the bootstrap.
+        Bootstrap samples of the units, and their seed.
     ax
         As many Axes as there are panels; None: a new figure.
     show
@@ -70,7 +68,7 @@ def switchboard(
     KeyError
         No such metric or variant.
     TypeError, ValueError
-        A table of something else, or a wrong number of ``ax``.
+        Not such a table, or a wrong number of ``ax``.
 
     Examples
     --------
@@ -79,33 +77,51 @@ def switchboard(
     >>> sp.pp.patches(samples)
     >>> sp.pp.encode_patches(samples)
     >>> genes = sp.pp.select_genes(samples, n_top_genes=50)
-    >>> fast = {"n_epochs": 2, "dim": 16}
-    >>> table = sp.tl.switchboard(samples, use_rep="X_texture", genes=genes, variants=["seal"], control=False, seal_settings=fast)
+    >>> settings = {"variants": ["seal"], "control": False, "seal_settings": {"n_epochs": 2, "dim": 16}}
+    >>> table = sp.tl.switchboard(samples, use_rep="X_texture", genes=genes, **settings)
     >>> sp.pl.switchboard(table).shape
     (3,)
     """
+    check_count("n_boot", n_boot)
     summary = switchboard_summary(table, baseline=baseline, over=over, n_boot=n_boot, rng=rng)
-    there = list(dict.fromkeys(summary["metric"]))
-    wanted = [name for name in there if name not in METRICS_ON_REQUEST] if metrics is None else list(metrics)
-    if odd := [name for name in wanted if name not in there]:
-        raise KeyError(f"metrics: {shorten(odd)} are not in the table; metrics: {shorten(there)}.")
-    summary = summary[summary["metric"].isin(wanted)]
+    summary = summary[summary["metric"].isin(_metrics(summary, metrics))]
     panels = list(summary.groupby(["metric", "direction", "shots"], sort=False))
     variants = list(dict.fromkeys(table["variant"]))
     axes = _axes(ax, [_heading(*key) for key, _ in panels], len(variants))
-    for i, (one, (key, own)) in enumerate(zip(axes, panels, strict=True)):
-        _draw(one, own, variants, baseline, _heading(*key))
-        one.set_yticks(range(len(variants)), variants if ax is not None or i % COLUMNS == 0 else [], fontsize=SMALL)
-        one.set_xlabel(LABELS.get(key[0], key[0]), fontsize=TEXT)
-    _legend(axes[0], summary, baseline, below=ax is None)
-    finish(show)
+    for i, (panel, (key, rows)) in enumerate(zip(axes, panels, strict=True)):
+        _draw(panel, rows, variants, baseline, _heading(*key))
+        names = list(map(_variant, variants)) if ax is not None or i % COLUMNS == 0 else []
+        panel.set_yticks(range(len(variants)), names, fontsize=SMALL)
+        panel.set_xlabel(words(key[0]), fontsize=TEXT)
+    _legend(axes[0], summary, _variant(baseline), below=ax is None)
+    finish(show=show)
     return axes
 
 
+def _metrics(summary: pd.DataFrame, metrics: object) -> list[str]:
+    """Return the metrics to draw."""
+    present = list(dict.fromkeys(summary["metric"]))
+    if metrics is None:
+        return [name for name in present if name not in METRICS_ON_REQUEST]
+    wanted = [metrics] if isinstance(metrics, str) or not isinstance(metrics, Iterable) else list(metrics)
+    if not wanted or (unknown := [name for name in wanted if name not in present]):
+        odd = shorten(unknown) if wanted else "an empty list"
+        raise KeyError(f"metrics: {odd} is not in the table; metrics: {shorten(present, 20)}.")
+    return wanted
+
+
+def _variant(name: str) -> str:
+    """Return the name of a variant as prose; names that users gave stay as they are."""
+    return words(name) if name in VARIANTS else name
+
+
 def _heading(metric: str, direction: str, shots: int) -> str:
-    return direction or (
-        f"{shots} labelled spots per class" if shots > 1 else "one labelled spot per class" if shots else "expression"
-    )
+    """Return the title of a panel."""
+    if direction:
+        return words(direction)
+    if not shots:
+        return "expression"
+    return "one labelled spot per class" if shots == 1 else f"{shots} labelled spots per class"
 
 
 def _axes(ax: Any, names: list[str], n_variants: int) -> NDArray[Any]:
@@ -134,9 +150,9 @@ def _draw(ax: Axes, rows: pd.DataFrame, variants: list[str], baseline: str, head
     title(ax, heading)
 
 
-def _legend(ax: Axes, summary: pd.DataFrame, baseline: str, below: bool) -> None:
-    """Say once what colours and lines are: below a figure of our own, else in the first panel."""
-    names = {PROBE: "probe, alike for all", "model": "the model's own head or space"}
+def _legend(ax: Axes, summary: pd.DataFrame, baseline: str, *, below: bool) -> None:
+    """Explain colours and lines once: below a new figure, or in the first of the given Axes."""
+    names = {PROBE: "probe, same for all", "model": "the model's own head or space"}
     handles = [
         Line2D([], [], color=COLOURS[by], marker="o", markersize=3.5, linewidth=1.2, label=names[by])
         for by in COLOURS

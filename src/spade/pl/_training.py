@@ -1,8 +1,6 @@
-"""Loss of every expert over the epochs."""
+"""The loss of every expert over the epochs."""
 
 from __future__ import annotations
-
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -10,21 +8,23 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
+from spade._checks import shorten
 from spade._samples.expert_colours import palette
+from spade.models import SealModel, SpadeModel
 from spade.pl._draw.axes import GREY, LEGEND_ROWS, TEXT, finish, given_axes, new_figure
 
 COLUMNS = ("epoch", "train_loss", "val_loss")
-#: What tells the curves apart: experts of a mixture, or the terms of the loss of a tuned encoder.
+#: Columns that name a curve: the expert of a mixture, or the term of the loss of a tuned encoder.
 CURVES = {"expert": "expert", "term": "loss"}
 
 
 def training(
-    model_or_history: Any,
+    model_or_history: SpadeModel | SealModel | pd.DataFrame,
     *,
     ax: Axes | None = None,
     show: bool = False,
 ) -> Axes:
-    """Draw how each expert's loss went down.
+    """Draw the loss of each expert over the epochs.
 
     Parameters
     ----------
@@ -38,15 +38,16 @@ def training(
 
     Returns
     -------
-    The Axes: training loss solid, validation loss dashed, and a dot at each expert's epoch of least validation loss,
-    which is the one kept. Of a :class:`spade.models.SealModel` the losses of its last stage, with dots where their sum is least.
+    The Axes: training loss solid, validation loss dashed, and a dot at the epoch of each expert with the least
+    validation loss, which is the one kept. For a :class:`spade.models.SealModel`: the losses of its last stage, with
+    dots at the epoch where their sum is least.
 
     Raises
     ------
     TypeError
         Neither a model nor a DataFrame.
     ValueError
-        A history that is empty or lacks columns.
+        A history that is empty or lacks columns, or a wrong number of ``ax``.
 
     Examples
     --------
@@ -62,60 +63,66 @@ def training(
     history = _history(model_or_history)
     panel = new_figure(5.2, 3.0).subplots() if ax is None else given_axes(ax, (1,), "the losses")[0]
     column = next(name for name in CURVES if name in history)
-    heading = CURVES[column]
-    kept = None
-    if "stage" in history:  # one model: every loss is that of the epoch in which their sum is least
+    best = None
+    if "stage" in history:  # all losses belong to one model: the one kept is of the epoch with the least total loss
         history = history[history["stage"] == history["stage"].iloc[-1]]
         total = history[history[column] == "loss"]
-        kept = None if total["val_loss"].isna().all() else total["epoch"][total["val_loss"].idxmin()]
+        best = None if total["val_loss"].isna().all() else total["epoch"][total["val_loss"].idxmin()]
     names = list(dict.fromkeys(history[column].astype(str)))
     numbered = all(name.isdecimal() for name in names)
     colours = palette(max(map(int, names)) + 1 if numbered else len(names))
-    validated = False
     handles = []
     for position, name in enumerate(names):
-        own = history[history[column].astype(str) == name].sort_values("epoch")
+        curve = history[history[column].astype(str) == name].sort_values("epoch")
         colour = colours[int(name) if numbered else position]
-        epochs, train, val = (own[value].to_numpy(dtype=float) for value in COLUMNS)
-        marker = "o" if len(own) == 1 else "none"
-        panel.plot(epochs, train, color=colour, linewidth=1.2, label=f"{heading} {name}, train", marker=marker)
-        size = f" ({int(own['n_spots'].iloc[0]):,})" if "n_spots" in own else ""
+        _draw(panel, curve, f"{CURVES[column]} {name}", colour, best)
+        size = f" ({int(curve['n_spots'].iloc[0]):,})" if "n_spots" in curve else ""
         handles.append(Line2D([], [], color=colour, linewidth=2, label=f"{name}{size}"))
-        if np.isfinite(val).any():
-            validated = True
-            best = int(np.nanargmin(val)) if kept is None else int(np.flatnonzero(epochs == kept)[0])
-            panel.plot(epochs, val, color=colour, linewidth=1.2, linestyle=(0, (4, 2)), label=f"{heading} {name}, val")
-            panel.plot(
-                epochs[best], val[best], "o", markersize=5, markerfacecolor=colour, markeredgecolor="white",
-                markeredgewidth=0.8, zorder=3, label=f"{heading} {name}, best epoch",
-            )  # fmt: skip
-    _dress(panel, handles, validated, f"{heading}\n(training spots)" if "n_spots" in history else heading)
-    finish(show)
+    heading = f"{CURVES[column]}\n(training spots)" if "n_spots" in history else CURVES[column]
+    _dress(panel, handles, heading, validated=bool(np.isfinite(history["val_loss"].astype(float)).any()))
+    finish(show=show)
     return panel
 
 
-def _history(model_or_history: Any) -> pd.DataFrame:
+def _draw(ax: Axes, curve: pd.DataFrame, label: str, colour: str, best: int | None) -> None:
+    """Draw the losses of one curve; ``best`` is the epoch that is kept, None for its own best."""
+    epochs, train, val = (curve[value].to_numpy(dtype=float) for value in COLUMNS)
+    marker = "o" if len(curve) == 1 else "none"
+    ax.plot(epochs, train, color=colour, linewidth=1.2, label=f"{label}, train", marker=marker)
+    if np.isfinite(val).any():
+        at = int(np.nanargmin(val)) if best is None else int(np.flatnonzero(epochs == best)[0])
+        ax.plot(epochs, val, color=colour, linewidth=1.2, linestyle=(0, (4, 2)), label=f"{label}, val")
+        ax.plot(
+            epochs[at], val[at], "o", markersize=5, markerfacecolor=colour, markeredgecolor="white",
+            markeredgewidth=0.8, zorder=3, label=f"{label}, best epoch",
+        )  # fmt: skip
+
+
+def _history(model_or_history: object) -> pd.DataFrame:
+    """Return the history of a model, or a history as it is, checked."""
     history = getattr(model_or_history, "history", model_or_history)
     if not isinstance(history, pd.DataFrame):
         raise TypeError(
-            f"model_or_history: got {type(model_or_history).__name__}; expected a trained model or its history, a DataFrame."
+            f"model_or_history: got {type(model_or_history).__name__}; expected a trained model or its history, a "
+            "DataFrame."
         )
     if history.empty:
         raise ValueError(
-            "model_or_history: the history is empty, as in a model whose weights were published without one. A model that "
-            "sp.tl.train_spade returns has one."
+            "model_or_history: the history is empty, as in a model whose weights were published without one. A model "
+            "that sp.tl.train_spade returns has one."
         )
     missing = [column for column in COLUMNS if column not in history]
     if not any(column in history for column in CURVES):
         missing = ["expert", *missing]
     if missing:
         raise ValueError(
-            f"model_or_history: the history lacks {missing}; columns: {list(history.columns)}. Pass model.history as it is."
+            f"model_or_history: the history lacks {shorten(missing)}; columns: {shorten(history.columns, 20)}. Pass "
+            "model.history as it is."
         )
     return history
 
 
-def _dress(ax: Axes, handles: list[Line2D], validated: bool, heading: str) -> None:
+def _dress(ax: Axes, handles: list[Line2D], heading: str, *, validated: bool) -> None:
     if validated:
         handles = [
             *handles,

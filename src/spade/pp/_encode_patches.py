@@ -11,6 +11,9 @@ from spade import _keys, encoders
 from spade._samples.encode import BATCH, encode_rows
 from spade._samples.open import Samples, iter_samples
 from spade._samples.sample import Sample
+from spade.core.checks import check_choice, check_count, check_text
+from spade.core.device import PRECISIONS
+from spade.core.rng import as_seed
 from spade.encoders import Encoder
 
 logger = logging.getLogger("spade")
@@ -31,9 +34,9 @@ def encode_patches(
 ) -> None:
     """Turn every patch into frozen image features.
 
-    Patches are read in chunk order from the resolution level that is nearest to, and at least as fine as, what the encoder
-    needs, and encoded batch by batch; memory is bounded by a batch and the chunk cache, never by the slide. Each sample is
-    finished (and, given as a path, saved) before the next is opened.
+    Patches are read in the order of the image's chunks, from the coarsest resolution that is still at least as fine as
+    the encoder needs, and encoded batch by batch. Memory is bounded by a batch and the chunk cache, never by the slide.
+    Each sample is finished (and, given as a path, saved) before the next is opened.
 
     Parameters
     ----------
@@ -42,15 +45,15 @@ def encode_patches(
     encoder
         ``"texture"``: the built-in features that need no weights. Otherwise a name of
         :func:`spade.encoders.available`, any timm architecture, ``"hf-hub:owner/name"``, an encoder from
-        :func:`spade.encoders.get`, or a :class:`spade.models.SealModel` that tuned one. A network gets patches of its own input size, normalised by its own mean and
-        deviation.
+        :func:`spade.encoders.get`, or a :class:`spade.models.SealModel` that fine-tuned one. A network gets patches of
+        its own input size, normalised by its own mean and deviation.
     patches_key
         What :func:`patches` wrote.
     table_key
         Table; may be left out when there is one.
     weights
-        None: the published weights. A path to ``.safetensors``, ``.pth``, ``.pt`` or ``.bin``: these, read as data
-        and with every key checked. ``"random"``: untrained, with a warning.
+        None: the published weights. A path to ``.safetensors``, ``.pth``, ``.pt`` or ``.bin``: the weights in this
+        file, which is read as data and whose keys are all checked. ``"random"``: untrained, with a warning.
     batch_size
         Patches per batch.
     device
@@ -60,7 +63,7 @@ def encode_patches(
     rng
         Seed of random weights.
     key_added
-        ``obsm`` key; by default ``"X_"`` and the encoder's name.
+        ``obsm`` key; None: ``"X_"`` and the encoder's name.
 
     Returns
     -------
@@ -86,20 +89,45 @@ def encode_patches(
     >>> sdata["table"].obsm["X_texture"].shape[0]
     30
     """
-    if batch_size < 1:
-        raise ValueError(f"batch_size={batch_size!r}: expected a whole number of at least 1.")
-    if isinstance(encoder, str):
-        key = _keys.features(encoder) if key_added is None else _keys.check_key(key_added)
-        encoder = encoders.get(encoder, weights=weights, device=device, precision=precision, rng=rng)
-    else:
-        if weights is not None:
-            raise ValueError(f"weights={weights!r}: the encoder is made already; give its weights to encoders.get.")
-        key = _keys.features(encoder.name) if key_added is None else _keys.check_key(key_added)
+    batch_size = check_count("batch_size", batch_size)
+    check_text("device", device)
+    check_choice("precision", precision, PRECISIONS)
+    seed = as_seed(rng)
+    if key_added is not None:
+        _keys.check_key(key_added)
+    ready = _ready(encoder, weights, device=device, precision=precision, seed=seed)
+    key = _keys.features(ready.name) if key_added is None else key_added
     for sample in iter_samples(samples, table_key=table_key):
-        _encode_sample(sample, encoder, patches_key, batch_size, key)
+        _encode_sample(sample, ready, patches_key, batch_size, key)
+
+
+def _ready(
+    encoder: object,
+    weights: str | PathLike[str] | None,
+    *,
+    device: str,
+    precision: str,
+    seed: int,
+) -> Encoder:
+    """Return an encoder that is ready to run."""
+    if weights is not None and (not isinstance(weights, (str, PathLike)) or not str(weights)):
+        raise ValueError(f'weights={weights!r}: expected a path to a file of weights, "random", or None.')
+    if isinstance(encoder, str):
+        name = check_text("encoder", encoder)
+        return encoders.get(name, weights=weights, device=device, precision=precision, rng=seed)
+    if not callable(getattr(encoder, "encode", None)):
+        raise TypeError(
+            f"encoder={encoder!r}: expected the name of an encoder, an encoder from sp.encoders.get, or a SealModel."
+        )
+    if weights is not None:
+        raise ValueError(
+            f"weights={weights!r}: the encoder already has weights; pass these to sp.encoders.get instead."
+        )
+    return encoder  # type: ignore[return-value]
 
 
 def _encode_sample(sample: Sample, encoder: Encoder, patches_key: str, batch_size: int, key: str) -> None:
+    """Encode one sample and save it."""
     features, origin = encode_rows(sample, encoder, patches_key, batch_size)
     sample.table.obsm[key] = features
     _keys.write_provenance(sample.table.uns, key, function="pp.encode_patches", **origin)

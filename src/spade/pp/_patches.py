@@ -1,10 +1,12 @@
-"""Squares of tissue centred on the spots."""
+"""Square patches of tissue, centred on the spots."""
 
 from __future__ import annotations
 
 import logging
 import warnings
 from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -21,6 +23,8 @@ from spade._samples.images import image_arrays
 from spade._samples.open import Samples, add_empty_table, as_list, iter_samples
 from spade._samples.placement import SpotPlacement, place
 from spade._samples.sample import Sample, Section
+from spade.core.arrays import Rows
+from spade.core.checks import check_count, check_positive, check_text
 from spade.core.errors import warn
 from spade.core.spots.lattice import VISIUM_PITCH_UM, check_pitch, check_spots, spot_pitch, visium_mpp
 from spade.io._scale import recorded_mpp, recorded_pitch
@@ -28,6 +32,62 @@ from spade.io._scale import recorded_mpp, recorded_pitch
 logger = logging.getLogger("spade")
 #: ``obs`` columns with the position of a spot as Space Ranger counts it.
 ARRAY = ["array_row", "array_col"]
+
+
+@dataclass(frozen=True)
+class PatchSettings:
+    """Size of patches in µm and pixels, where they are stored, and what is stated about images, by region or for all.
+
+    Attributes
+    ----------
+    size_um, size_px
+        Side of a patch.
+    image_key
+        H&E image; None: found.
+    mpp
+        Microns per pixel of the image at its finest level; None: recorded or recognised.
+    shapes_key
+        The only region to make patches for; None: all.
+    key_added
+        Name of the shapes element.
+    """
+
+    size_um: float
+    size_px: int
+    image_key: str | Mapping[str, str] | None
+    mpp: float | Mapping[str, float] | None
+    shapes_key: str | None
+    key_added: str
+
+    def __post_init__(self) -> None:
+        """Check all settings."""
+        object.__setattr__(self, "size_um", check_positive("size_um", self.size_um, "µm"))
+        object.__setattr__(self, "size_px", check_count("size_px", self.size_px))
+        for key in self._values(self.image_key):
+            check_text("image_key", key)
+        for mpp in self._values(self.mpp):
+            check_positive("mpp", mpp, "microns per pixel")
+        if self.shapes_key is not None:
+            check_text("shapes_key", self.shapes_key)
+        _keys.check_key(self.key_added)
+
+    @staticmethod
+    def _values(setting: object) -> list[object]:
+        values = setting.values() if isinstance(setting, Mapping) else [setting]
+        return [value for value in values if value is not None]
+
+    @property
+    def wanted_mpp(self) -> float:
+        """Resolution of a patch in µm/px."""
+        return self.size_um / self.size_px
+
+    def image_of(self, region: str) -> str | None:
+        """Return the image stated for a region."""
+        return self.image_key.get(region) if isinstance(self.image_key, Mapping) else self.image_key
+
+    def mpp_of(self, region: str) -> float | None:
+        """Return the µm/px stated for a region."""
+        return self.mpp.get(region) if isinstance(self.mpp, Mapping) else self.mpp
 
 
 def patches(
@@ -43,20 +103,20 @@ def patches(
 ) -> None:
     """Lay a square patch of tissue around every spot.
 
-    Nothing is read from the image yet: the squares are stored as polygons in the pixel frame of the section's image, with
-    the image's transformations, and read by :func:`encode_patches`. The defaults are those of the paper: 224 px at
-    0.5 µm/px.
+    Nothing is read from the image yet: the squares are stored as polygons in the pixel frame of the section's image,
+    with the image's transformations, and :func:`encode_patches` reads them. The defaults are those of the paper: 224 px
+    at 0.5 µm/px.
 
     Parameters
     ----------
     samples
         A ``SpatialData``, a path to a zarr store, or an iterable of these.
     image_key
-        H&E image, one name or a dict from region to name. None: the only 8-bit RGB image that shares a coordinate system
-        with the spots, or the finest of several that show the same area.
+        H&E image, one name or a dict from region to name. None: the only 8-bit RGB image that shares a coordinate
+        system with the spots, or the finest of several that show the same area.
     shapes_key
-        Spots (circles) of an object that has no table yet: it gets one of width 0. With a table, restricts the call to
-        this region.
+        Spots (circles) of an object that has no table yet: a table of width 0 is added for them. With a table: the only
+        region to make patches for.
     table_key
         Table; may be left out when there is one.
     size_um
@@ -72,9 +132,9 @@ def patches(
     Returns
     -------
     None
-        Writes ``shapes[key_added]`` (one square per spot, same index; ``{key_added}_{region}`` when the table has several
-        regions), ``obs["spade_valid"]`` (whether the centre lies in the image; the part of a square beyond the border is
-        filled by reflection) and, in ``uns["spade"]``, the image, coordinate system and µm/px of each region.
+        Writes ``shapes[key_added]`` (one square per spot, same index; ``{key_added}_{region}`` if the table has several
+        regions), ``obs["spade_valid"]`` (whether the centre lies in the image; the part of a square beyond the border
+        is filled by reflection) and, in ``uns["spade"]``, the image, coordinate system and µm/px of each region.
 
     Raises
     ------
@@ -92,33 +152,28 @@ def patches(
     >>> len(sdata["patches"])
     30
     """
-    _keys.check_key(key_added)
-    if not (np.isfinite(size_um) and size_um > 0):
-        raise ValueError(f"size_um={size_um!r}: expected a positive number of µm.")
-    if size_px < 1 or size_px != int(size_px):
-        raise ValueError(f"size_px={size_px!r}: expected a whole number of at least 1.")
-
+    settings = PatchSettings(size_um, size_px, image_key, mpp, shapes_key, key_added)
     samples = as_list(samples)
 
     def add_table(sdata: SpatialData) -> None:
         add_empty_table(sdata, _only_shapes(sdata, shapes_key))
 
-    named = {
-        argument: value for argument, value in (("image_key", image_key), ("mpp", mpp)) if isinstance(value, Mapping)
-    }
-    if named:
+    by_region = {name: value for name, value in (("image_key", image_key), ("mpp", mpp)) if isinstance(value, Mapping)}
+    if by_region:
         opened = iter_samples(samples, table_key=table_key, add_table=add_table)
         regions = {section.region for sample in opened for section in sample.sections}
-        for argument, value in named.items():
-            if unknown := sorted(set(value) - regions):
+        for argument, value in by_region.items():
+            if unknown := [name for name in value if name not in regions]:
                 raise KeyError(
-                    f"{argument}= names {shorten(unknown)}, which no table has as a region; regions: {shorten(sorted(regions))}."
+                    f"{argument}= names {shorten(unknown)}, which no table has as a region; regions: "
+                    f"{shorten(sorted(regions))}."
                 )
     for sample in iter_samples(samples, table_key=table_key, add_table=add_table):
-        _lay_patches(sample, image_key, shapes_key, size_um, size_px, mpp, key_added)
+        _lay_patches(sample, settings)
 
 
 def _only_shapes(sdata: SpatialData, shapes_key: str | None) -> str:
+    """Return the spots of an object without a table."""
     if shapes_key is None and len(sdata.shapes) == 1:
         return next(iter(sdata.shapes))
     if shapes_key is None or shapes_key not in sdata.shapes:
@@ -129,64 +184,32 @@ def _only_shapes(sdata: SpatialData, shapes_key: str | None) -> str:
     return shapes_key
 
 
-def _lay_patches(
-    sample: Sample,
-    image_key: str | Mapping[str, str] | None,
-    shapes_key: str | None,
-    size_um: float,
-    size_px: int,
-    mpp: float | Mapping[str, float] | None,
-    key_added: str,
-) -> None:
+def _lay_patches(sample: Sample, settings: PatchSettings) -> None:
+    """Write the patches of one sample and save it."""
+    table, shapes_key = sample.table, settings.shapes_key
     regions = [section.region for section in sample.sections]
     if shapes_key is not None and shapes_key not in regions:
         raise KeyError(f"{sample.name}: shapes_key={shapes_key!r} is not annotated; the table's regions: {regions}.")
-    table = sample.table
-    valid = (
-        table.obs[_keys.VALID].to_numpy(dtype=bool, copy=True)
-        if _keys.VALID in table.obs
-        else np.zeros(table.n_obs, dtype=bool)
-    )
-    records = dict(_keys.read_provenance(table.uns, key_added).get("regions", {}))
+    valid = np.zeros(table.n_obs, dtype=bool)
+    if _keys.VALID in table.obs:
+        valid = table.obs[_keys.VALID].to_numpy(dtype=bool, copy=True)
+    records = dict(_keys.read_provenance(table.uns, settings.key_added).get("regions", {}))
     squares: dict[str, GeoDataFrame] = {}
-    off = 0
+    n_off = 0
     for section in sample.sections:
-        if shapes_key is not None and section.region != shapes_key:
-            continue
-        chosen = image_key.get(section.region) if isinstance(image_key, Mapping) else image_key
-        placement = place(sample.sdata, section.name, section.region, regions, chosen)
-        rows = _join(section, placement)
-        stated = mpp.get(section.region) if isinstance(mpp, Mapping) else mpp
-        scale = _microns_per_pixel(sample, section, placement, rows, stated)
-        if scale > 2 * size_um / size_px * (1 + 1e-6):
-            warn(
-                f"{section.name}: images[{placement.image_key!r}] has {scale:.3g} µm/px, coarser than twice the wanted "
-                f"{size_um / size_px:.3g} µm/px: patches are enlarged {scale / (size_um / size_px):.1f} times and show no "
-                "finer detail. Use the full-resolution image if there is one."
-            )
-        element = key_added if len(regions) == 1 else f"{key_added}_{section.region}"
-        if element in regions:
-            raise ValueError(f"key_added={key_added!r}: the patches would replace the spots shapes[{element!r}].")
-        finest = image_arrays(sample.sdata.images[placement.image_key])[0]
-        inside = placement.inside((finest.sizes["y"], finest.sizes["x"]))[rows]
-        valid[section.rows] = inside
-        off += int((~inside).sum())
-        squares[element] = _squares(sample, placement, size_um / scale)
-        records[section.region] = {
-            "element": element,
-            "image": placement.image_key,
-            "coordinate_system": placement.coordinate_system,
-            "mpp": scale,
-            "spot_diameter_um": float(2 * np.median(placement.radii) * scale),
-        }
+        if shapes_key is None or section.region == shapes_key:
+            record, polygons, inside = _patches_of_section(sample, section, regions, settings)
+            records[section.region], squares[record["element"]] = record, polygons
+            valid[section.rows] = inside
+            n_off += int((~inside).sum())
     if not valid.any():
         raise ValueError(
-            f"{sample.name}: all {len(valid)} patches are off the image. Check the transformations of the spots and the "
-            "image, and the order of x and y."
+            f"{sample.name}: all {len(valid)} patches are off the image. Check the transformations of the spots and "
+            "the image, and the order of x and y."
         )
-    if off:
+    if n_off:
         warn(
-            f"{sample.name}: the centres of {off} of {len(valid)} patches are off the image; they are marked "
+            f"{sample.name}: the centres of {n_off} of {len(valid)} patches are off the image; they are marked "
             f"obs[{_keys.VALID!r}]=False, get NaN features and are left out of training."
         )
     with warnings.catch_warnings():
@@ -194,51 +217,78 @@ def _lay_patches(
         for element, polygons in squares.items():
             sample.sdata.shapes[element] = polygons
     table.obs[_keys.VALID] = valid
-    _keys.write_provenance(
-        table.uns, key_added, function="pp.patches", size_um=float(size_um), size_px=int(size_px), regions=records
-    )
+    facts = {"size_um": settings.size_um, "size_px": settings.size_px, "regions": records}
+    _keys.write_provenance(table.uns, settings.key_added, function="pp.patches", **facts)
     sample.save(*(f"shapes/{element}" for element in squares))
     logger.info("%s: wrote shapes %s and obs[%r]", sample.name, shorten(squares), _keys.VALID)
 
 
-def _join(section: Section, placement: SpotPlacement) -> NDArray[np.int64]:
+def _patches_of_section(
+    sample: Sample, section: Section, regions: list[str], settings: PatchSettings
+) -> tuple[dict[str, Any], GeoDataFrame, NDArray[np.bool_]]:
+    """Return the record and squares of a section, and whether the centre of each row lies in the image."""
+    placement = place(sample.sdata, section.name, section.region, regions, settings.image_of(section.region))
+    rows = _join(section, placement)
+    mpp = _microns_per_pixel(sample, section, placement, rows, settings.mpp_of(section.region))
+    if mpp > 2 * settings.wanted_mpp * (1 + 1e-6):
+        warn(
+            f"{section.name}: images[{placement.image_key!r}] has {mpp:.3g} µm/px, coarser than twice the wanted "
+            f"{settings.wanted_mpp:.3g} µm/px: patches are enlarged {mpp / settings.wanted_mpp:.1f} times and show no "
+            "finer detail. Use the full-resolution image if there is one."
+        )
+    key = settings.key_added
+    element = key if len(regions) == 1 else f"{key}_{section.region}"
+    if element in regions:
+        raise ValueError(f"key_added={key!r}: the patches would replace the spots shapes[{element!r}].")
+    finest = image_arrays(sample.sdata.images[placement.image_key])[0]
+    record = {
+        "element": element,
+        "image": placement.image_key,
+        "coordinate_system": placement.coordinate_system,
+        "mpp": mpp,
+        "spot_diameter_um": float(2 * np.median(placement.radii) * mpp),
+    }
+    inside = placement.inside((finest.sizes["y"], finest.sizes["x"]))[rows]
+    return record, _squares(sample, placement, settings.size_um / mpp), inside
+
+
+def _join(section: Section, placement: SpotPlacement) -> Rows:
     """Return the position of every row's spot."""
     rows = pd.Index(placement.index).get_indexer(section.ids)
     missing = section.ids[rows < 0]
     if len(missing):
         raise KeyError(
-            f"{section.name}: {len(missing)} of {len(section.ids)} rows of the table have no spot in shapes[{section.region!r}], such "
-            f"as {shorten(missing)}. Rows are joined by instance id; spots there are: {shorten(placement.index, 3)}."
+            f"{section.name}: {len(missing)} of {len(section.ids)} rows of the table have no spot in "
+            f"shapes[{section.region!r}], such as {shorten(missing)}. Rows are joined by instance id; spots there are: "
+            f"{shorten(placement.index, 3)}."
         )
     return rows
 
 
 def _microns_per_pixel(
-    sample: Sample, section: Section, placement: SpotPlacement, rows: NDArray[np.int64], mpp: float | None
+    sample: Sample, section: Section, placement: SpotPlacement, rows: Rows, stated: float | None
 ) -> float:
-    """Stated, recorded or recognised µm/px, checked against the spots' pitch where that is known."""
-    pitch_px = spot_pitch(placement.centres)
-    if mpp is not None and not (np.isfinite(mpp) and mpp > 0):
-        raise ValueError(f"mpp={mpp!r}: expected a positive number of microns per pixel.")
-    scale = mpp or recorded_mpp(sample.sdata, placement.image_key)
+    """Return the stated, recorded or recognised µm/px, checked against the spots' pitch where that is known."""
+    mpp = stated or recorded_mpp(sample.sdata, placement.image_key)
     obs = sample.table.obs.iloc[section.rows]
     array = obs[ARRAY].apply(pd.to_numeric, errors="coerce").to_numpy(float) if set(ARRAY) <= set(obs) else None
     visium = visium_mpp(placement.centres[rows], placement.radii[rows], array)
     pitch_um = recorded_pitch(sample.sdata, section.region)
-    if scale is None and visium is None:
+    if mpp is None and visium is None:
         raise ValueError(
-            f"{section.name}: the microns per pixel of images[{placement.image_key!r}] are not known: no reader recorded them, and "
-            f"the spots (median diameter {2 * np.median(placement.radii):.3g} px, pitch {pitch_px:.3g} px) are not "
-            "recognised as Visium. Pass mpp= (µm per pixel of that image at its finest level)."
+            f"{section.name}: the microns per pixel of images[{placement.image_key!r}] are not known: no reader "
+            f"recorded them, and the spots (median diameter {2 * np.median(placement.radii):.3g} px, pitch "
+            f"{spot_pitch(placement.centres):.3g} px) are not recognised as Visium. Pass mpp= (µm per pixel of that "
+            "image at its finest level)."
         )
-    if scale is None:
+    if mpp is None:
         logger.info("%s: spots recognised as Visium; %.4g µm/px", section.name, visium)
         return float(visium)  # type: ignore[arg-type]
     if pitch_um is not None:
-        check_spots(placement.centres, scale, pitch_um, section.name)
+        check_spots(placement.centres, mpp, pitch_um, section.name)
     elif visium is not None:
-        check_pitch(VISIUM_PITCH_UM / visium, scale, VISIUM_PITCH_UM, f"{section.name} (spots recognised as Visium)")
-    return float(scale)
+        check_pitch(VISIUM_PITCH_UM / visium, mpp, VISIUM_PITCH_UM, f"{section.name} (spots recognised as Visium)")
+    return float(mpp)
 
 
 def _squares(sample: Sample, placement: SpotPlacement, side: float) -> GeoDataFrame:

@@ -7,16 +7,16 @@ import logging
 import anndata as ad
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 from scipy.sparse import triu
 
 from spade import _keys
 from spade._checks import shorten
-from spade._samples.counts import read_counts
+from spade._samples.counts import has_counts, read_counts
 from spade._samples.open import Samples, iter_samples
-from spade._samples.patches import patch_centres, patch_record
+from spade._samples.patches import patch_record, section_points
 from spade._samples.sample import Sample, Section
-from spade.core.arrays import Floats
+from spade.core.arrays import Floats, Rows
+from spade.core.checks import check_choice, check_positive, check_share
 from spade.core.errors import warn
 from spade.core.expression.smoothing import pairs_within, smoothing_matrix
 from spade.core.spots.lattice import lattice_reach
@@ -39,28 +39,30 @@ def smooth_expression(
 ) -> None:
     r"""Average raw counts over each spot and its neighbours.
 
-    A spot's counts become :math:`(1 - s)\, x_i + s\, \operatorname{mean}_{j \in N(i) \cup \{i\}} x_j` with s = ``share``: in the SEAL paper
-    half its own, half the mean of itself and its neighbours, which steadies genes that are rarely found. The result may be named as
-    ``layer=`` wherever raw counts are read, as in :func:`spade.tl.train_spade`; genes are selected from the counts themselves. Spots on
-    both sides of a border share counts: split by section or patient, or with a guard band of twice the distance of neighbours.
+    A spot's counts become :math:`(1 - s)\, x_i + s\, \operatorname{mean}_{j \in N(i) \cup \{i\}} x_j` with s =
+    ``share``. In the SEAL paper s = 0.5: half its own counts, half the mean of itself and its neighbours, which reduces
+    the noise of genes with few counts. The result may be named as ``layer=`` wherever raw counts are read, as in
+    :func:`spade.tl.train_spade`; only :func:`select_genes` needs the counts themselves. Spots on both sides of a border
+    share counts: split by section or patient, or with a guard band of twice the distance between neighbours.
 
     Parameters
     ----------
     samples
         A ``SpatialData``, a path to a zarr store, or an iterable of these.
     method
-        Which spots of a section are neighbours. ``"lattice"``: those of the lattice that the spots lie on, 6 on a hexagonal one (Visium), 8
-        on a square one (classic ST, bins of Visium HD). ``"published"``: as the authors of SEAL have it, those no farther than √2 in
-        ``obs["array_row"]`` and ``obs["array_col"]``; as Visium counts every other column, these are only 4 of the 6. ``"radius"``: those
-        no farther than ``radius_um``, as for cells (Xenium).
+        Which spots of a section are neighbours. ``"lattice"``: the nearest spots on their lattice, 6 on a hexagonal one
+        (Visium), 8 on a square one (classic ST, bins of Visium HD). ``"published"``: as in the code of the SEAL
+        authors, spots no farther than √2 in ``obs["array_row"]`` and ``obs["array_col"]``; because Visium counts every
+        other column, these are only 4 of the 6. ``"radius"``: spots no farther than ``radius_um``, as for cells
+        (Xenium).
     radius_um
-        For ``"radius"``: distance between centres in µm.
+        Only for ``"radius"``: largest distance between centres in µm.
     layer
         Layer with raw counts; None: ``X``.
     share
-        How much of the result is the mean, above 0 and up to 1.
+        Weight s of the mean, above 0 and up to 1.
     patches_key
-        What :func:`patches` wrote: it knows the centres in µm. ``"published"`` does without.
+        What :func:`patches` wrote; it holds the centres in µm. ``"published"`` does not need it.
     table_key
         Table; may be left out when there is one.
     key_added
@@ -69,16 +71,16 @@ def smooth_expression(
     Returns
     -------
     None
-        Writes ``layers["smoothed"]``, CSR float32, rows and columns as in ``X``. A spot without counts of its own stays so, and does not
-        count as a neighbour.
+        Writes ``layers["smoothed"]``, CSR float32, rows and columns as in ``X``. A spot without counts keeps none and
+        is nobody's neighbour.
 
     Raises
     ------
     KeyError
         No such layer, no patches, or no array positions.
     ValueError
-        Spots on no lattice, counts that are not raw, a ``radius_um`` that is missing or has no use, or a ``key_added`` that holds
-        something else.
+        Spots on no lattice, counts that are not raw, a ``radius_um`` that is missing or not used, or a ``key_added``
+        that holds something else.
 
     Examples
     --------
@@ -90,25 +92,21 @@ def smooth_expression(
     >>> table.layers["smoothed"].nnz > table.X.nnz
     True
     """
-    if method not in METHODS:
-        raise ValueError(f"method={method!r}: expected one of {', '.join(map(repr, METHODS))}.")
-    if method == "radius" and (radius_um is None or not 0 < radius_um < np.inf):
-        raise ValueError(f'radius_um={radius_um!r}: method="radius" needs a positive number of µm.')
-    if method != "radius" and radius_um is not None:
-        raise ValueError(
-            f'radius_um={radius_um!r}: method={method!r} has no use for it; leave it out, or choose "radius".'
-        )
-    if not 0 < share <= 1:
-        raise ValueError(f"share={share!r}: expected a number above 0 and up to 1.")
+    check_choice("method", method, METHODS)
+    if method == "radius":
+        radius_um = check_positive("radius_um", radius_um, "µm")
+    elif radius_um is not None:
+        raise ValueError(f'radius_um={radius_um!r} is not used by method={method!r}; leave it out, or choose "radius".')
+    share = check_share("share", share, "(0, 1]")
     _keys.check_key(key_added)
     for sample in iter_samples(samples, table_key=table_key):
         _check_target(sample, key_added)
         counts = read_counts(sample, layer, smoothed=False)
-        filled = np.asarray(counts.sum(1)).ravel() > 0
+        filled = has_counts(counts)
         if not filled.all():
             warn(
-                f"{sample.name}: {int((~filled).sum())} of {len(filled)} spots have no counts: they stay so, and do not count as "
-                "neighbours."
+                f"{sample.name}: {int((~filled).sum())} of {len(filled)} spots have no counts; they keep none and are "
+                "nobody's neighbours."
             )
         pairs = _neighbours(sample, method, radius_um, patches_key)
         smoothed = (smoothing_matrix(pairs, filled, share) @ counts).tocsr()
@@ -120,9 +118,9 @@ def smooth_expression(
             key_added,
             function=_keys.SMOOTHING,
             method=method,
-            share=float(share),
+            share=share,
             layer=layer or "X",
-            radius_um=None if radius_um is None else float(radius_um),
+            radius_um=radius_um,
         )
         sample.save()
         logger.info("%s: %d pairs of neighbours; wrote layers[%r]", sample.name, len(pairs), key_added)
@@ -132,59 +130,52 @@ def _check_target(sample: Sample, key: str) -> None:
     """Raise if the result would replace anything but an earlier smoothing."""
     record = _keys.read_provenance(sample.table.uns, key)
     if key == "X" or ((record or key in sample.table.layers) and record.get("function") != _keys.SMOOTHING):
-        raise ValueError(f"{sample.name}: key_added={key!r} holds something else already; choose another name.")
+        raise ValueError(f"{sample.name}: key_added={key!r} already holds something else; choose another name.")
 
 
-def _neighbours(sample: Sample, method: str, radius_um: float | None, patches_key: str) -> NDArray[np.int64]:
-    """Pairs of rows that are neighbours, each once."""
-    found = [np.empty((0, 2), dtype=np.int64)]
+def _neighbours(sample: Sample, method: str, radius_um: float | None, patches_key: str) -> Rows:
+    """Return the pairs of rows that are neighbours ``(n, 2)``, each once."""
+    pairs_of_sections = [np.empty((0, 2), dtype=np.int64)]
     for section in sample.sections:
         if method == "published":
             pairs = pairs_within(_array_positions(sample, section), np.sqrt(2))
         else:
-            points = _centres(sample, section, patches_key)
+            points = section_points(sample, section, patch_record(sample, patches_key))
             pairs = _lattice_pairs(points, section.name) if radius_um is None else pairs_within(points, radius_um)
-        found.append(section.rows[pairs])
-    return np.concatenate(found)
+        pairs_of_sections.append(section.rows[pairs])
+    return np.concatenate(pairs_of_sections)
 
 
 def _array_positions(sample: Sample, section: Section) -> Floats:
-    """Row and column of the spots of a section in their array."""
+    """Return the array row and column of the spots of a section."""
     obs = sample.table.obs
     if missing := [key for key in ARRAY if key not in obs]:
         raise KeyError(
             f'{sample.name}: method="published" needs array positions, but obs lacks {shorten(missing)}; columns: '
-            f'{shorten(obs.columns, 20)}. method="lattice" finds neighbours by where the spots lie.'
+            f'{shorten(obs.columns, 20)}. method="lattice" finds neighbours by the position of the spots.'
         )
     points = obs[list(ARRAY)].iloc[section.rows].apply(pd.to_numeric, errors="coerce").to_numpy(float)
     if not np.isfinite(points).all():
         bad = int((~np.isfinite(points)).any(1).sum())
         raise ValueError(
-            f'{section.name}: {bad} of {len(points)} spots have no number in obs["array_row"] or obs["array_col"]. Fill them in, or '
-            'choose method="lattice".'
+            f'{section.name}: {bad} of {len(points)} spots have no number in obs["array_row"] or obs["array_col"]. '
+            'Fill them in, or choose method="lattice".'
         )
     return points
 
 
-def _centres(sample: Sample, section: Section, patches_key: str) -> Floats:
-    """Centres of the spots of a section in µm."""
-    facts = patch_record(sample, patches_key)["regions"].get(section.region)
-    if facts is None:
-        raise KeyError(f"{section.name}: has no patches; run sp.pp.patches for every region first.")
-    return patch_centres(sample, section, facts)[0] * facts["mpp"]
+def _lattice_pairs(points: Floats, name: str) -> Rows:
+    """Return the pairs of neighbours on the lattice ``(n, 2)``, from squidpy.
 
-
-def _lattice_pairs(points: Floats, name: str) -> NDArray[np.int64]:
-    """Neighbours on the lattice, from squidpy.
-
-    By distance, for its graph of the k nearest takes spots from beyond a gap for neighbours where many are missing.
+    They are found by distance: squidpy's graph of the k nearest spots would reach across gaps where spots are missing.
     """
     import squidpy as sq
 
     reach = lattice_reach(points)
     if np.isnan(reach):
         raise ValueError(
-            f'{name}: the {len(points)} spots lie on no hexagonal or square lattice. Choose method="radius" with radius_um=.'
+            f"{name}: the {len(points)} spots do not lie on a hexagonal or square lattice. Choose "
+            'method="radius" with radius_um=.'
         )
     if hasattr(sq.gr, "neighbors"):
         graph, _ = sq.gr.neighbors.RadiusBuilder(reach).build(points)

@@ -14,10 +14,11 @@ from spade._samples.open import Samples, iter_samples
 from spade._samples.patches import patch_record, section_points
 from spade._samples.sample import Sample
 from spade.core.arrays import Floats
+from spade.core.checks import check_positive, check_text
 from spade.core.spots.blocks import spacing
 
 logger = logging.getLogger("spade")
-#: Radius in pitches: the 8 neighbours of a square lattice, the 6 of a hexagonal one.
+#: Default radius in pitches: it reaches the 8 neighbours on a square lattice and the 6 on a hexagonal one.
 PITCHES = 1.5
 
 
@@ -32,10 +33,10 @@ def spatial_context(
 ) -> None:
     """Average image features over each spot and its neighbours.
 
-    A patch shows 112 µm; tissue regions are larger. Put side by side with the features themselves, as
-    ``use_rep=("X_texture", "X_texture_context")``, the averages say where in the tissue a spot lies. They blur what is smaller than the
-    radius, and spots on both sides of a border share neighbours: split by section or patient, or with a guard band of the side of a patch
-    and twice the radius.
+    A patch shows 112 µm; tissue regions are larger. Concatenated with the features themselves, as
+    ``use_rep=("X_texture", "X_texture_context")``, the averages tell in which region a spot lies. They blur details
+    smaller than the radius. Spots on both sides of a border share neighbours: split by section or patient, or with a
+    guard band of the side of a patch plus twice the radius.
 
     Parameters
     ----------
@@ -44,8 +45,8 @@ def spatial_context(
     use_rep
         ``obsm`` key of the image features.
     radius_um
-        Spots whose centres are no farther than this count as neighbours, within their section; None: 1.5 times the median distance of
-        a spot to the nearest other (on a lattice, its direct neighbours).
+        Spots of a section whose centres are no farther apart than this are neighbours; None: 1.5 times the median
+        distance of a spot to the nearest other (on a lattice, its direct neighbours).
     patches_key
         What :func:`patches` wrote.
     table_key
@@ -56,8 +57,8 @@ def spatial_context(
     Returns
     -------
     None
-        Writes ``obsm["<use_rep>_context"]``, float32 of the shape of ``obsm[use_rep]``. Spots without features get NaN and do not count
-        as neighbours.
+        Writes ``obsm["<use_rep>_context"]``, float32 of the shape of ``obsm[use_rep]``. Spots without features get NaN
+        and are nobody's neighbours.
 
     Raises
     ------
@@ -76,39 +77,38 @@ def spatial_context(
     >>> samples[0]["table"].obsm["X_texture_context"].shape == samples[0]["table"].obsm["X_texture"].shape
     True
     """
-    if radius_um is not None and not 0 < radius_um < np.inf:
-        raise ValueError(f"radius_um={radius_um!r}: expected a positive number of µm.")
+    check_text("use_rep", use_rep)
+    if radius_um is not None:
+        radius_um = check_positive("radius_um", radius_um, "µm")
     key = _keys.check_key(f"{use_rep}_context" if key_added is None else key_added)
     for sample in iter_samples(samples, table_key=table_key):
         table = sample.table
-        table.obsm[key], largest = _of_sample(sample, read_features(sample, use_rep), radius_um, patches_key)
-        _keys.write_provenance(
-            table.uns, key, function="pp.spatial_context", use_rep=use_rep, radius_um=largest, patches_key=patches_key
-        )
+        table.obsm[key], largest = _context(sample, read_features(sample, use_rep), radius_um, patches_key)
+        facts = {"use_rep": use_rep, "radius_um": largest, "patches_key": patches_key}
+        _keys.write_provenance(table.uns, key, function="pp.spatial_context", **facts)
         sample.save()
         logger.info("%s: wrote obsm[%r]", sample.name, key)
 
 
-def _of_sample(
+def _context(
     sample: Sample, features: NDArray[np.float32], radius_um: float | None, patches_key: str
 ) -> tuple[NDArray[np.float32], float]:
-    """Means around every row, and the largest radius."""
+    """Return the mean features around every row, and the largest radius."""
     record = patch_record(sample, patches_key)
-    found, largest = np.full_like(features, np.nan), 0.0
+    means, largest = np.full_like(features, np.nan), 0.0
     for section in sample.sections:
-        centres = section_points(sample, section, record)
-        there = ~np.isnan(features[section.rows]).any(1)
-        rows = section.rows[there]
-        radius = PITCHES * spacing(centres[there]) if radius_um is None else radius_um
-        found[rows] = neighbour_means(features[rows], centres[there], radius)
+        usable = ~np.isnan(features[section.rows]).any(1)
+        centres, rows = section_points(sample, section, record)[usable], section.rows[usable]
+        radius = PITCHES * spacing(centres) if radius_um is None else radius_um
+        means[rows] = neighbour_means(features[rows], centres, radius)
         largest = max(largest, radius)
-    return found, largest
+    return means, largest
 
 
 def neighbour_means(x: NDArray[np.float32], points: Floats, radius: float) -> NDArray[np.float32]:
-    """Mean of the rows of ``x`` within ``radius`` of each point, itself included."""
+    """Return the mean of the rows of ``x`` within ``radius`` of each point, the point included."""
     tree = KDTree(points)
     near = tree.sparse_distance_matrix(tree, radius, output_type="coo_matrix").tocsr()
-    near.data[:] = 1.0  # of pairs; a distance of 0, a spot's own, is stored as well
+    near.data[:] = 1.0  # one per pair; distances of 0 are stored as well
     near.setdiag(1.0)
     return np.asarray(near @ x / near.sum(1).reshape(-1, 1), dtype=np.float32)

@@ -1,12 +1,10 @@
-"""Experts in several threads and processes: the same numbers, clear errors, nothing lost."""
+"""Experts in several processes: the same numbers, clear errors, nothing lost."""
 
 from __future__ import annotations
 
 import os
-import signal
 import subprocess
 import sys
-import threading
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,62 +12,17 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from test_core_scale import Stop, ragged, role_with_validation, rows_of, stop_after
+from helpers.experts import arguments, rows_of, wait_for
 
 from spade.core.distributed.dealing import deal
 from spade.core.errors import NonFiniteLossError
-from spade.core.experts import checkpoints as checkpoints_module
-from spade.core.experts import one_process as local
 from spade.core.experts.checkpoints import Checkpoints
 from spade.core.experts.config import TrainingConfig
-from spade.core.experts.job import Task
+from spade.core.experts.job import TrainingJob
 from spade.core.experts.train import train_experts
 from spade.core.roles import TRAIN, VAL
 
-CONFIG = TrainingConfig(n_epochs=4, batch_size=16, lr=1e-3, out_of_cluster=0.2)
-HERE = os.path.dirname(__file__)
-
-
-@pytest.fixture
-def threads(monkeypatch):
-    """Three threads, though the steps are small."""
-    monkeypatch.setattr(local, "THREADS_FROM", 1)
-    before = torch.get_num_threads()
-    torch.set_num_threads(3)
-    yield
-    assert torch.get_num_threads() == 3
-    torch.set_num_threads(before)
-
-
-def arguments(config=CONFIG):
-    features, expression, expert_of = ragged()
-    return features, expression, expert_of, role_with_validation(expert_of), 5, config
-
-
-# --- threads
-
-
-@pytest.mark.usefixtures("threads")
-def test_an_expert_per_thread_gives_the_numbers_of_one_after_another():
-    seen = []
-    _, many = train_experts(*arguments(), progress=lambda *facts: seen.append((*facts[:2], threading.get_ident())))
-    torch.set_num_threads(1)
-    _, one = train_experts(*arguments())
-    torch.set_num_threads(3)
-    np.testing.assert_array_equal(rows_of(many), rows_of(one))
-    assert sorted(facts[:2] for facts in seen) == [(e, epoch) for e in range(4) for epoch in range(4)]
-    assert threading.get_ident() not in {thread for *_, thread in seen}
-
-
-@pytest.mark.usefixtures("threads")
-def test_one_thread_that_fails_ends_all(monkeypatch):
-    features, *rest = arguments(TrainingConfig(n_epochs=100_000, batch_size=16))
-    features = features.copy()
-    features[np.flatnonzero(rest[1] == 2)] = np.inf
-    before = set(threading.enumerate())
-    with pytest.raises(NonFiniteLossError, match="expert 2"):
-        train_experts(features, *rest)
-    assert set(threading.enumerate()) <= before
+TESTS = str(Path(__file__).parents[2])
 
 
 def test_a_validation_loss_that_is_not_finite_is_an_error():
@@ -80,66 +33,11 @@ def test_a_validation_loss_that_is_not_finite_is_an_error():
         train_experts(features, *rest)
 
 
-@pytest.mark.usefixtures("threads")
-def test_ctrl_c_leaves_states_to_go_on_from(tmp_path, monkeypatch):
-    monkeypatch.setattr(checkpoints_module, "SECONDS", 0.0)
-    _, whole = train_experts(*arguments())
-    for n in (2, 5):
-        with pytest.raises(Stop):
-            train_experts(*arguments(), checkpoints=Checkpoints(tmp_path, {}), progress=stop_after(n))
-    _, ended = train_experts(*arguments(), checkpoints=Checkpoints(tmp_path, {}))
-    np.testing.assert_array_equal(rows_of(ended), rows_of(whole))
-
-
-INTERRUPTED = """
-import pathlib, signal, sys
-import numpy as np
-sys.path.insert(0, sys.argv[2])
-import torch
-from test_core_training import paired
-from spade.core import checkpoints, local
-from spade.core.experts.checkpoints import Checkpoints
-from spade.core.experts.config import TrainingConfig
-from spade.core.experts.job import TRAIN
-from spade.core.experts.train import train_experts
-checkpoints.SECONDS, local.THREADS_FROM = 0.05, 1
-signal.signal(signal.SIGINT, signal.default_int_handler)  # which shells take from what they run in the background
-torch.set_num_threads(2)
-features, expression = paired(np.random.default_rng(0), n=600, d=64, g=200)
-try:
-    train_experts(features, expression, np.arange(600) % 3, np.full(600, TRAIN), 3,
-                  TrainingConfig(n_epochs=100_000, batch_size=32), checkpoints=Checkpoints(pathlib.Path(sys.argv[1]), {}))
-except KeyboardInterrupt:
-    raise SystemExit(42)
-"""
-
-
-def wait_for(path, process, seconds=120):
-    end = time.monotonic() + seconds
-    while not path.exists():
-        assert process.poll() is None, f"ended with {process.returncode}"
-        assert time.monotonic() < end
-        time.sleep(0.02)
-
-
-@pytest.mark.slow
-def test_a_real_ctrl_c_ends_all_threads_at_once(tmp_path):
-    process = subprocess.Popen([sys.executable, "-c", INTERRUPTED, str(tmp_path), HERE])
-    try:
-        wait_for(tmp_path / "expert_0000.npz", process)
-        process.send_signal(signal.SIGINT)
-        assert process.wait(timeout=30) == 42
-    finally:
-        process.kill()
-    facts, _ = Checkpoints(tmp_path, {})._read(tmp_path / "expert_0000.npz")
-    assert facts["step"] > 0
-
-
 # --- spots of other clusters
 
 
 def test_spots_of_other_clusters_are_drawn_anew_in_every_epoch():
-    task = Task(*arguments(TrainingConfig(batch_size=1_000, out_of_cluster=0.25)))
+    task = TrainingJob(*arguments(TrainingConfig(batch_size=1_000, out_of_cluster=0.25)))
     run = task.run(0, "cpu")
     train = set(run.train.tolist())
     assert run.n_others == round(len(train) / 3)
@@ -177,9 +75,9 @@ def test_the_largest_are_dealt_first(loads, n, hands):
 
 def test_a_task_is_the_same_after_a_way_through_files(tmp_path):
     features, expression, *rest = arguments()
-    task = Task(features, expression, *rest, mean=np.ones(features.shape[1]), deviation=None, seed=7)
+    task = TrainingJob(features, expression, *rest, mean=np.ones(features.shape[1]), deviation=None, seed=7)
     task.save(tmp_path)
-    again = Task.load(tmp_path)
+    again = TrainingJob.load(tmp_path)
     assert (again.config, again.n_experts, again.seed, again.deviation) == (task.config, 5, 7, None)
     np.testing.assert_array_equal(again.features, features)
     np.testing.assert_array_equal(again.expression.toarray(), expression.toarray())
@@ -240,14 +138,15 @@ PARENT = """
 import sys, pathlib
 import numpy as np
 sys.path.insert(0, sys.argv[2])
-from test_core_training import paired
+from helpers.experts import paired
 from spade.core.experts.checkpoints import Checkpoints
 from spade.core.experts.config import TrainingConfig
 from spade.core.experts.job import TRAIN
 from spade.core.experts.train import train_experts
 features, expression = paired(np.random.default_rng(0), n=600, d=64, g=200)
-train_experts(features, expression, np.arange(600) % 3, np.full(600, TRAIN), 3, TrainingConfig(n_epochs=100_000, batch_size=32),
-              devices=2, progress=lambda *facts: pathlib.Path(sys.argv[1]).touch())
+train_experts(features, expression, np.arange(600) % 3, np.full(600, TRAIN), 3,
+              TrainingConfig(n_epochs=100_000, batch_size=32), devices=2,
+              progress=lambda *facts: pathlib.Path(sys.argv[1]).touch())
 """
 
 
@@ -255,7 +154,7 @@ train_experts(features, expression, np.arange(600) % 3, np.full(600, TRAIN), 3, 
 def test_processes_end_with_their_parent_however_it_ends(tmp_path):
     going, temporary = tmp_path / "going", tmp_path / "temporary"
     temporary.mkdir()
-    command = [sys.executable, "-c", PARENT, str(going), HERE]
+    command = [sys.executable, "-c", PARENT, str(going), TESTS]
     parent = subprocess.Popen(command, env=os.environ | {"TMPDIR": str(temporary)})
     wait_for(going, parent)
     assert list(temporary.glob("spade-*"))
@@ -296,88 +195,3 @@ def test_what_else_a_process_prints_does_no_harm(tmp_path, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     _, many = train_experts(*arguments(), devices=2)
     assert [len(x.train_loss) for x in many] == [4, 4, 4, 4, 0]
-
-
-# --- ranks of torchrun
-
-RANK = """
-import os, pathlib, signal, sys
-import numpy as np
-sys.path.insert(0, sys.argv[2])
-from test_core_scale import rows_of
-from test_core_many import arguments
-from spade.core import checkpoints
-from spade.core.experts.checkpoints import Checkpoints
-from spade.core.distributed.ranks import ranks
-from spade.core.experts.train import train_experts
-out = pathlib.Path(sys.argv[1])
-checkpoints.SECONDS = 0.0
-with ranks() as group:
-    group.alike({"data": 1})
-    assert group.first(lambda: os.getpid()) == group.gather(os.getpid())[0]
-    def progress(expert, epoch, *_):
-        if sys.argv[3] == "kill" and group.rank == 1 and epoch == 1:
-            os.kill(os.getpid(), signal.SIGKILL)
-    kept = Checkpoints(out / "state", {} if group.rank == 0 else None)
-    group.gather(None)
-    _, trained = train_experts(*arguments(), ranks=group, checkpoints=kept, progress=progress)
-    np.save(out / f"rank{group.rank}.npy", rows_of(trained))
-"""
-
-
-def start_ranks(n, out, mode, port):
-    """Processes with the environment that torchrun gives them."""
-    common = {"WORLD_SIZE": str(n), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "TORCHELASTIC_RUN_ID": "x"}
-    return [
-        subprocess.Popen(
-            [sys.executable, "-c", RANK, str(out), HERE, mode],
-            env=os.environ | common | {"RANK": str(i), "LOCAL_RANK": str(i)},
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for i in range(n)
-    ]
-
-
-def free_port():
-    import socket
-
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return one.getsockname()[1]
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("n", [2, 3])
-def test_ranks_give_the_numbers_of_one_process_and_survive_a_kill(n, tmp_path):
-    _, one = train_experts(*arguments())
-    killed = start_ranks(n, tmp_path, "kill", free_port())
-    said = [process.communicate(timeout=180)[1] for process in killed]
-    assert killed[1].returncode == -signal.SIGKILL
-    for rank, (process, text) in enumerate(zip(killed, said, strict=True)):
-        if rank != 1:
-            assert process.returncode == 1
-            assert f"RuntimeError: rank {rank} lost another process of this training" in text
-            assert "start all processes again" in text
-    assert not list(tmp_path.glob("rank*.npy"))
-    restarted = start_ranks(n, tmp_path, "go on", free_port())
-    said = [process.communicate(timeout=180)[1] for process in restarted]
-    assert [process.returncode for process in restarted] == [0] * n, said
-    for rank in range(n):
-        np.testing.assert_array_equal(np.load(tmp_path / f"rank{rank}.npy"), rows_of(one))
-
-
-def test_one_process_has_no_ranks():
-    from spade.core.distributed.ranks import ranks
-
-    with ranks() as group:
-        assert group is None
-
-
-def test_what_differs_between_ranks_is_named(monkeypatch):
-    from spade.core.distributed.ranks import Ranks
-
-    group = Ranks(0, 2, 0, None)
-    monkeypatch.setattr(Ranks, "gather", lambda self, own: [own, own | {"seed": 2}])
-    with pytest.raises(ValueError, match="rank 0 and rank 1 have not the same seed"):
-        group.alike({"seed": 1, "lr": 3})

@@ -15,7 +15,7 @@ from helpers.sections import SIDE, circles, pixels, square_lattice, table, tiny,
 import spade as sp
 from spade._samples.encode import placed_sections
 from spade._samples.open import iter_samples
-from spade.core.patches.sources import GivenPatches, LivePatches, MappedPatches, Placed, batches, write_patches
+from spade.core.patches.sources import GivenPatches, LivePatches, MappedPatches, SectionPatches, batches, write_patches
 from spade.core.patches.tiles import Level, iter_patches
 
 PX = 20
@@ -35,13 +35,13 @@ def section(seed, n, px_per_patch=PX, chunk=64, shape=(3, 200, 260), log=None, d
     rng = np.random.default_rng(seed)
     image = rng.integers(0, 256, shape, dtype=np.uint8)
     levels = [level(image[:, ::d, ::d], chunk, (float(d), float(d)), log, seed) for d in downsamples]
-    return Placed(levels, rng.uniform(0, 1, (n, 2)) * shape[1:], px_per_patch)
+    return SectionPatches(levels, rng.uniform(0, 1, (n, 2)) * shape[1:], px_per_patch)
 
 
 def single_pixels(seed, n, log):
     """A section whose patches are one pixel each, so that each needs one chunk."""
     placed = section(seed, n, 1.0, log=log)
-    return Placed(placed.levels, np.floor(placed.centres) + 0.5, 1.0)
+    return SectionPatches(placed.levels, np.floor(placed.centres) + 0.5, 1.0)
 
 
 def cohort():

@@ -7,34 +7,18 @@ import math
 import numpy as np
 import pytest
 import torch
+from helpers.survival import PLACEBO, SEEN, TREATED, slow_concordance, slow_cox
 from scipy.optimize import minimize
 
 from spade.core.slides.linear_survival import ridge_path
 from spade.core.slides.survival import concordance, kaplan_meier, log_rank, weighted_concordance
 from spade.core.slides.survival_losses import cox_loss, discrete_bins, discrete_nll, discrete_risk, time_bins
 
-#: Freireich et al. 1963: weeks of remission under 6-MP (0: censored) and placebo.
-TREATED = [6, 6, 6, 6, 7, 9, 10, 10, 11, 13, 16, 17, 19, 20, 22, 23, 25, 32, 32, 34, 35]
-SEEN = [1, 1, 1, 0, 1, 0, 1, 0, 0, 1, 1, 0, 0, 0, 1, 1, 0, 0, 0, 0, 0]
-PLACEBO = [1, 1, 2, 2, 3, 4, 4, 5, 5, 8, 8, 8, 8, 11, 11, 12, 12, 15, 17, 22, 23]
-
 
 def drawn(n=40, seed=0, n_times=12):
     """Risks, times with ties and events."""
     rng = np.random.default_rng(seed)
     return rng.normal(size=n).round(1), rng.integers(1, n_times, n).astype(float), rng.random(n) < 0.6
-
-
-def slow_cox(risk, time, event, ties):
-    total, n = 0.0, 0
-    for moment in sorted(set(time[event])):
-        at_risk = [math.exp(r) for r, t in zip(risk, time, strict=True) if t >= moment]
-        tied = [r for r, t, e in zip(risk, time, event, strict=True) if e and t == moment]
-        for i, r in enumerate(tied):
-            share = i / len(tied) if ties == "efron" else 0
-            total += math.log(sum(at_risk) - share * sum(map(math.exp, tied))) - r
-            n += 1
-    return total / n
 
 
 def slow_nll(logits, bins, event):
@@ -44,17 +28,6 @@ def slow_nll(logits, bins, event):
         likelihood = math.prod(1 - h for h in hazard[:k]) * (hazard[k] if e else 1 - hazard[k])
         total -= math.log(likelihood)
     return total / len(bins)
-
-
-def slow_concordance(time, event, risk, strata=None):
-    right = pairs = 0.0
-    for i in range(len(time)):
-        for j in range(len(time)):
-            first = event[i] and (time[i] < time[j] or (time[i] == time[j] and not event[j]))
-            if first and (strata is None or strata[i] == strata[j]):
-                pairs += 1
-                right += 1 if risk[i] > risk[j] else 0.5 if risk[i] == risk[j] else 0
-    return right / pairs if pairs else math.nan
 
 
 # --- Cox

@@ -8,6 +8,7 @@ from helpers.sections import (
     GENES,
     assert_same,
     circles,
+    cohort,
     empty_rows,
     featured,
     no_warning,
@@ -28,15 +29,6 @@ from spade.core.expression.normalise import log_normalise
 from spade.models import GenePanel, SpadeModel
 
 ROWS = ("X_spade", "X_spade_image", "X_spade_expression", "spade_expert_weights")
-
-
-def cohort():
-    return [featured(name="a"), featured(name="b", seed=1)]
-
-
-@pytest.fixture(scope="module")
-def model():
-    return train(cohort())
 
 
 def unit(x):
@@ -196,7 +188,10 @@ def test_more_genes_in_another_order_change_only_the_sum_over_all(model):
 
 def test_too_few_of_the_genes_is_an_error_at_the_stated_share(model):
     nine, ten = featured(genes=GENES[11:]), featured(genes=GENES[10:])
-    said = r"only 9 of the model's 20 genes are there \(45%, fewer than min_overlap=50%\); missing: .*other ids\? Lower min_overlap="
+    said = (
+        r"only 9 of the model's 20 genes are there \(45%, fewer than min_overlap=50%\); "
+        r"missing: .*other ids\? Lower min_overlap="
+    )
     with pytest.raises(ValueError, match=said):
         sp.tl.embed(nine, model)
     assert "X_spade" not in nine["table"].obsm
@@ -321,59 +316,6 @@ def test_samples_that_cannot_be_embedded_are_refused(model, spoiled, said):
 def test_features_must_be_made_first(model):
     with pytest.raises(KeyError, match=r"use_rep='X_f' is not in obsm; there is nothing\. Image features are made by"):
         sp.tl.embed(tiny(), model)
-
-
-# --- retrieval
-
-
-def test_retrieval_counts_the_rows_asked_for_and_says_chance(model):
-    samples = cohort()
-    spoil(samples[0], "X_f", [0])
-    for sample in samples:
-        sample["table"].obs["fold"] = ["train", "test", "test"] * 12
-    everything = sp.tl.retrieval_metrics(samples, model, k=5)
-    assert everything["n"].tolist() == [71] * 8
-    held_out = sp.tl.retrieval_metrics(samples, model, k=5, split_key="fold")
-    assert held_out["n"].tolist() == [48] * 8
-    overall = held_out[held_out["gallery"] == "all spots"]
-    np.testing.assert_allclose(overall["chance_recall"], 5 / 48)
-    np.testing.assert_allclose(overall["chance_rank"], 24.5)
-    within = held_out[held_out["gallery"] == "same section"]
-    np.testing.assert_allclose(within["chance_recall"], 5 / 24)
-    np.testing.assert_allclose(within["chance_rank"], 12.5)
-    assert (held_out["recall"].between(0, 1) & held_out["median_rank"].between(1, 48)).all()
-    assert "X_spade" not in samples[0]["table"].obsm
-
-
-def test_retrieval_routes_each_modality_by_itself(model):
-    """Expression of other spots cannot profit from the image: with constant expression every rank is chance."""
-    samples = cohort()
-    for sample in samples:
-        sample["table"].X = csr_matrix(np.ones((36, 60), np.float32))
-    metrics = sp.tl.retrieval_metrics(samples, model, k=5)
-    np.testing.assert_allclose(metrics["median_rank"], metrics["chance_rank"], atol=1.5)
-    assert (metrics["recall"] <= metrics["chance_recall"] + 0.01).all()  # ties count against it
-
-
-@pytest.mark.parametrize(
-    ("samples", "options", "error", "said"),
-    [
-        (cohort, {"k": 0}, ValueError, r"k=0: expected a whole number of at least 1"),
-        (cohort, {"split_key": "fold"}, KeyError, r"split_key='fold' is not in obs"),
-        (
-            cohort,
-            {"split_key": "organ", "part": "x"},
-            ValueError,
-            r"no spot with obs\['organ'\] == 'x' has a valid patch",
-        ),
-        (lambda: featured(genes=GENES[5:]), {}, ValueError, r"tiny: lacks 5 of the model's 20 genes"),
-        (lambda: featured(genes=()), {}, ValueError, r"tiny: has no expression"),
-        (lambda: featured(width=5), {}, ValueError, r"has 5 features, but the model reads 8"),
-    ],
-)
-def test_retrieval_says_what_it_needs(model, samples, options, error, said):
-    with pytest.raises(error, match=said):
-        sp.tl.retrieval_metrics(samples(), model, **options)
 
 
 def test_a_panel_may_be_given_in_place_of_names(model):

@@ -17,7 +17,7 @@ from spade._samples.open import iter_samples
 from spade.core.evaluation import retrieval
 from spade.core.evaluation.retrieval import Nearest, chance_rank, chance_recall
 from spade.models import GenePanel, SpadeConfig
-from spade.tl._training.data import load_training
+from spade.tl._training.data import FeatureReader, read_training_data
 
 
 def cohort():
@@ -157,8 +157,8 @@ def test_signatures_find_what_they_describe():
     sp.pp.encode_patches(samples)
     panel = sp.pp.select_genes(samples[:2])
     model = sp.tl.train_spade(
-        samples[:2], use_rep="X_texture", genes=panel, groupby="organ", n_prototypes=4, n_experts=4, n_epochs=40, lr=1e-3,
-        batch_size=32,
+        samples[:2], use_rep="X_texture", genes=panel, groupby="organ", n_prototypes=4, n_experts=4, n_epochs=40,
+        lr=1e-3, batch_size=32,
     )  # fmt: skip
     tables = [sample["table"] for sample in samples[:2]]
     x = np.concatenate([np.log1p(1e4 * t.X.toarray() / t.X.sum(1)) for t in tables])[
@@ -249,9 +249,11 @@ def test_expression_is_shuffled_within_sections_and_parts():
         sample["table"].obs["part"] = ["train"] * 24 + ["val"] * 12
     config = SpadeConfig(use_rep="X_f", split_key="part", seed=3)
     panel = GenePanel.of(GENES)
-    real, _ = load_training(samples, config, panel, None)
-    shuffled, _ = load_training(samples, replace(config, shuffle_pairs=True), panel, None)
-    np.testing.assert_array_equal(real.features, shuffled.features)
+    real, shuffled = (
+        read_training_data(samples, one, panel, images=FeatureReader(), table_key=None)[0]
+        for one in (config, replace(config, shuffle_pairs=True))
+    )
+    np.testing.assert_array_equal(real.images, shuffled.images)
     one, other = real.expression.toarray(), shuffled.expression.toarray()
     assert (one != other).any(1).mean() > 0.8
     for start, stop in [(36 * i + a, 36 * i + b) for i in range(3) for a, b in ((0, 24), (24, 36))]:

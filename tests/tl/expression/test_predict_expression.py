@@ -1,4 +1,4 @@
-"""Expression predicted from images: right on unseen patients, never from itself, and honest about what cannot be predicted."""
+"""Expression predicted from images: right on unseen patients, never from itself, honest about what cannot be known."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 from _sections import read_tumour
 from conftest import fresh
+from helpers.expression import RIDGE, cohort, predicted, truth_of
 from helpers.sections import GENES, empty_rows, featured, no_warning, said_of, spoil, train, warns_here
 from helpers.sections import table as spots_table
 from scipy.special import softmax
@@ -17,29 +18,7 @@ import spade as sp
 from spade._samples.open import iter_samples
 from spade._samples.predicted import read_predicted
 from spade.core.expression.correlation import pearson_per_gene
-from spade.core.expression.normalise import log_normalise
 from spade.tl._embedding.modalities import encode, read_modality
-
-RIDGE = {"method": "ridge", "use_rep": "X_f"}
-
-
-def cohort():
-    return [featured(name="a"), featured(name="b", seed=1), featured(name="c", seed=2)]
-
-
-@pytest.fixture(scope="module")
-def model():
-    return train(cohort(), n_epochs=10, routing_temperature=1.0)
-
-
-def truth_of(sample, genes):
-    table = sample["table"]
-    return log_normalise(table.X.tocsr())[:, table.var_names.get_indexer(list(genes))].toarray()
-
-
-def predicted(sample, key="predicted"):
-    return read_predicted(next(iter_samples(sample)), key)
-
 
 # --- what is written
 
@@ -106,7 +85,8 @@ def test_a_section_never_predicts_itself(model):
 
 def test_sections_of_one_object_predict_each_other():
     parts = cohort()[:2]
-    x, counts = (np.concatenate(values) for values in zip(*[(s["table"].obsm["X_f"], s["table"].X.toarray()) for s in parts], strict=True))  # fmt: skip
+    pairs = [(s["table"].obsm["X_f"], s["table"].X.toarray()) for s in parts]
+    x, counts = (np.concatenate(values) for values in zip(*pairs, strict=True))
     both = spots_table([*range(36), *range(36)], region=["a"] * 36 + ["b"] * 36, counts=counts)
     both.obsm["X_f"] = x
     one = SpatialData(tables={"table": both})
@@ -287,50 +267,7 @@ def test_predictions_are_read_or_missed_clearly():
         read_predicted(sample, "mine")
 
 
-# --- trust
-
-
-def test_trust_is_what_predicting_each_section_from_the_others_gives(model):
-    for settings in ({"model": model}, RIDGE):
-        samples = cohort()
-        table = sp.tl.expression_trust(samples, **settings).set_index("gene")
-        sp.tl.predict_expression(samples, reference=samples, **settings)
-        each = np.array([pearson_per_gene(truth_of(one, GENES), predicted(one).to_numpy()) for one in samples])
-        np.testing.assert_allclose(table.loc[list(GENES), "pearson"], each.mean(0), atol=1e-5)
-        assert (table["low"] <= table["pearson"] + 1e-9).all()
-        assert (table["pearson"] <= table["high"] + 1e-9).all()
-        assert table["pearson"].is_monotonic_decreasing
-        means = [np.concatenate([truth_of(one, GENES) for one in samples if one is not own]).mean(0) for own in samples]
-        squared = np.mean([np.square(truth_of(s, GENES) - m).mean(0) for s, m in zip(samples, means, strict=True)], 0)
-        np.testing.assert_allclose(table.loc[list(GENES), "rmse_mean"], np.sqrt(squared), atol=1e-5)
-
-
-def test_trust_of_one_section_is_by_halves_without_interval():
-    sample = featured(name="a")
-    with pytest.raises(ValueError, match=r"reference: has one section \('a'\) and no patches"):
-        sp.tl.expression_trust(sample, alpha=1.0, **RIDGE)
-    sp.pp.patches(sample, size_um=40)
-    table = sp.tl.expression_trust(sample, alpha=1.0, **RIDGE)
-    assert table["low"].isna().all()
-    assert (table["n_sections"] == 1).all()
-    with pytest.raises(ValueError, match="level=2"):
-        sp.tl.expression_trust(sample, level=2, **RIDGE)
-
-
-def test_the_same_seed_gives_the_same_table(model):
-    one, other = (sp.tl.expression_trust(cohort(), model, genes=GENES[:5], rng=3) for _ in range(2))
-    pd.testing.assert_frame_equal(one, other)
-
-
 # --- what is known of the answer
-
-
-@pytest.fixture(scope="module")
-def toy():
-    samples = sp.datasets.toy(4, 150)
-    sp.pp.patches(samples)
-    sp.pp.encode_patches(samples)
-    return samples
 
 
 @pytest.mark.slow
@@ -339,7 +276,8 @@ def test_unseen_patients_are_predicted_better_than_by_the_mean(toy, record_prope
     samples = [fresh(one) for one in toy]
     known, unseen = samples[:3], samples[3]
     genes = sp.pp.select_genes(known, n_top_genes=30)
-    settings = {"use_rep": "X_texture", "genes": genes, "n_prototypes": 8, "n_experts": 2, "n_epochs": 40, "lr": 1e-3, "batch_size": 64}  # fmt: skip
+    settings = {"use_rep": "X_texture", "genes": genes, "n_prototypes": 8, "n_experts": 2}
+    settings |= {"n_epochs": 40, "lr": 1e-3, "batch_size": 64}
     model = sp.tl.train_spade(known, **settings)
     control = sp.tl.train_spade(known, shuffle_pairs=True, **settings)
     truth = truth_of(unseen, genes.names)
@@ -361,18 +299,6 @@ def test_unseen_patients_are_predicted_better_than_by_the_mean(toy, record_prope
         assert scores[name][1] < 0.95  # of the error of the mean expression
     assert scores["shuffled"][0] < 0.15
     assert scores["shuffled"][1] > 0.97
-
-
-@pytest.mark.slow
-def test_trusted_genes_are_those_with_a_program(toy):
-    table = sp.tl.expression_trust([fresh(one) for one in toy], method="ridge", use_rep="X_texture")
-    program = toy[0]["table"].var["program"].astype(str)
-    own = table.set_index("gene")["pearson"]
-    driven = own[program[~program.isin(["housekeeping", *{str(o) for o in toy[0]["table"].obs["organ"].unique()},
-                                        *{str(o) for o in toy[1]["table"].obs["organ"].unique()}])].index]  # fmt: skip
-    idle = own[program[program == "housekeeping"].index]
-    assert driven.mean() > idle.mean() + 0.15
-    assert table["low"].notna().all()
 
 
 @pytest.mark.realdata

@@ -1,120 +1,20 @@
-"""Few-shot tasks on rows whose classes are known: draws without leaks, exact scores, honest intervals."""
+"""Few-shot tasks on rows whose classes are known: draws without leaks, and labels that cannot be learnt."""
 
 from __future__ import annotations
-
-from itertools import islice
 
 import numpy as np
 import pandas as pd
 import pytest
-from helpers.sections import featured, spoil, through_csv, warns_here
-from scipy.stats import norm
+from helpers.few_shot import labelled, run
+from helpers.sections import spoil, warns_here
 from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import balanced_accuracy_score, f1_score, recall_score, roc_auc_score
 from spatialdata import read_zarr
 
 import spade as sp
-from spade.core.evaluation import metrics
-from spade.core.evaluation.episodes import between_blocks, between_groups
-from spade.core.evaluation.intervals import holm, sign_flip_p
-from spade.core.spots.blocks import too_near
 from spade.tl._few_shot.probes import Probe, linear
 from spade.tl._few_shot.rows import guard_width
 
-
-def labelled(name, seed=0, n=36, patient=None, **kwargs):
-    """Three classes whose features differ by a little, in ``X_f``, and noise in ``X_noise``."""
-    sample = featured(n, name=name, seed=seed, **kwargs)
-    rng = np.random.default_rng(seed)
-    table = sample["table"]
-    classes = np.array(["a", "b", "c"])[np.arange(n) % 3]
-    table.obs["kind"] = pd.Categorical(classes)
-    table.obs["patient"] = patient or name
-    table.obsm["X_f"] = (rng.normal(size=(n, 8)) + 3.0 * np.eye(3, 8)[np.arange(n) % 3]).astype(np.float32)
-    table.obsm["X_noise"] = rng.normal(size=(n, 5)).astype(np.float32)
-    return sample
-
-
-@pytest.fixture
-def four():
-    return [labelled(f"s{i}", seed=i) for i in range(4)]
-
-
-def run(samples, **options):
-    return sp.tl.few_shot(
-        samples, **{"label_key": "kind", "use_rep": "X_f", "shots": (1, 4), "n_repeats": 3, **options}
-    )
-
-
-# --- scores
-
-
-def test_scores_are_those_of_scikit_learn():
-    rng = np.random.default_rng(0)
-    for n_classes in (2, 4):
-        truth = np.concatenate([np.arange(n_classes), rng.integers(0, n_classes, 60)])
-        scores = rng.random((len(truth), n_classes)).round(1)  # with ties
-        scores /= scores.sum(1, keepdims=True)
-        predicted = scores.argmax(1)
-        assert metrics.balanced_accuracy(truth, predicted, n_classes) == pytest.approx(
-            balanced_accuracy_score(truth, predicted)
-        )
-        assert metrics.macro_f1(truth, predicted, n_classes) == pytest.approx(
-            f1_score(truth, predicted, average="macro")
-        )
-        np.testing.assert_allclose(
-            metrics.recalls(truth, predicted, n_classes), recall_score(truth, predicted, average=None)
-        )
-        one_against_rest = [roc_auc_score(truth == k, scores[:, k]) for k in range(n_classes)]
-        assert metrics.macro_auroc(truth, scores) == pytest.approx(np.mean(one_against_rest))
-    assert np.isnan(metrics.macro_auroc(np.zeros(5, dtype=int), rng.random((5, 2))))
-    assert np.isnan(metrics.recalls(np.array([0, 0]), np.array([0, 1]), 2)[1])  # no row of the class
-    assert metrics.balanced_accuracy(np.array([0, 0]), np.array([0, 1]), 2) == 0.5
-
-
-def test_signs_and_corrections():
-    rng = np.random.default_rng(0)
-    assert sign_flip_p(np.array([1.0, 2, 3, 4]), rng) == 2 / 16
-    assert sign_flip_p(np.array([1.0, -1]), rng) == 1
-    assert sign_flip_p(np.zeros(5), rng) == 1
-    assert np.isnan(sign_flip_p(np.array([]), rng))
-    many = rng.normal(0.6, 1, 30)
-    assert sign_flip_p(many, rng) == pytest.approx(2 * norm.sf(many.sum() / np.sqrt(np.square(many).sum())), abs=0.01)
-    np.testing.assert_allclose(holm(np.array([0.01, np.nan, 0.04, 0.03])), [0.03, np.nan, 0.06, 0.06])
-
-
 # --- draws
-
-
-def test_draws_between_groups_share_no_group():
-    rng = np.random.default_rng(0)
-    groups, y = np.repeat(np.arange(5), 12), np.arange(60) % 3
-    for episode in islice(between_groups(groups, 2, y, 3, 4, rng), 20):
-        support = np.concatenate(episode.support)
-        assert len(set(groups[support])) == 2
-        assert not set(groups[support]) & set(groups[episode.query])
-        few, query = episode.shots(2)
-        more, same = episode.shots(4)
-        assert set(few) <= set(more)
-        np.testing.assert_array_equal(query, same)
-        assert np.bincount(y[more]).tolist() == [4, 4, 4]
-    assert not list(between_groups(groups, 2, y, 3, 9, rng))  # no two groups have nine of a class
-
-
-def test_draws_between_blocks_keep_the_guard_band():
-    rng = np.random.default_rng(0)
-    points = np.stack(np.meshgrid(np.arange(20.0), np.arange(20.0)), -1).reshape(-1, 2)
-    rows, y = np.arange(1_000, 1_400), np.zeros(1_400, dtype=int)
-    y[1_000:] = np.arange(400) % 3
-    origins = set()
-    for _ in range(10):
-        episode = between_blocks(rows, points, 5.0, 2.0, y, 3, 8, rng)
-        support, query = np.concatenate(episode.support), episode.query
-        apart = np.abs(points[support - 1_000][:, None] - points[query - 1_000][None]).max(2)
-        assert apart.min() >= 2
-        origins.add(tuple(sorted(query)))
-    assert len(origins) == 10
-    assert too_near(points[:3], points[:0], 5).tolist() == [False] * 3
 
 
 def test_draws_within_a_section_use_the_rest_as_query(four):
@@ -173,9 +73,6 @@ def test_every_classifier_learns_with_every_scaling(four, classifier, scaling):
     found = sp.tl.few_shot_summary(table, metric="macro_auroc").set_index("shots")["mean"]
     assert found[8] > 0.85
     assert found[8] > found[1]
-
-
-# --- probes
 
 
 def test_the_linear_probe_is_the_logistic_regression_of_scikit_learn():
@@ -298,65 +195,6 @@ def test_a_single_object_keeps_its_results_through_a_store(four, tmp_path):
     assert read_zarr(path)["table"].uns["spade"]["few_shot"]["label_key"] == "kind"
 
 
-# --- summaries
-
-
-def results(values, metric="balanced_accuracy"):
-    """One row per representation, unit and repeat."""
-    return pd.DataFrame(
-        [
-            {
-                "representation": name,
-                "shots": 1,
-                "repeat": repeat,
-                "unit": f"u{unit}",
-                "metric": metric,
-                "label": "",
-                "value": value,
-            }
-            for name, units in values.items()
-            for unit, repeats in enumerate(units)
-            for repeat, value in enumerate(repeats)
-        ]
-    )
-
-
-def test_intervals_are_over_units_not_draws():
-    rng = np.random.default_rng(0)
-    units = rng.normal(0.6, 0.1, 20)
-    few = results({"x": [[u] for u in units]})
-    many = results({"x": [[u + 0.01, u - 0.01] * 50 for u in units]})  # more draws of the same sections know no more
-    one, other = (sp.tl.few_shot_summary(table).iloc[0] for table in (few, many))
-    np.testing.assert_allclose(one[["mean", "low", "high"]].astype(float), other[["mean", "low", "high"]].astype(float))
-    assert one["high"] - one["low"] == pytest.approx(2 * 1.96 * units.std() / np.sqrt(20), rel=0.15)
-    assert np.isnan(sp.tl.few_shot_summary(results({"x": [[0.5, 0.6]]})).iloc[0]["low"])
-
-
-def test_paired_differences_are_sharper_than_the_intervals_of_each():
-    rng = np.random.default_rng(0)
-    units = rng.normal(0.6, 0.15, 8)
-    table = results(
-        {
-            "frozen": [[u] for u in units],
-            "tuned": [[u + 0.05 + e] for u, e in zip(units, rng.normal(0, 0.01, 8), strict=True)],
-        }
-    )
-    found = sp.tl.few_shot_summary(table, baseline="frozen").set_index("representation").loc["tuned"]
-    assert 0.03 < found["difference_low"] < found["difference"] < found["difference_high"] < 0.07
-    assert found["low"] < sp.tl.few_shot_summary(table).iloc[0]["mean"] < found["high"]
-    assert found["p"] == found["p_corrected"] == 2 / 2**8
-
-
-def test_bootstrap_intervals_cover():
-    rng = np.random.default_rng(1)
-    hits = 0
-    for i in range(200):
-        table = results({"x": [[u] for u in rng.normal(0, 1, 25)]})
-        row = sp.tl.few_shot_summary(table, n_boot=400, rng=i).iloc[0]
-        hits += row["low"] <= 0 <= row["high"]
-    assert 0.88 < hits / 200 < 0.98
-
-
 def test_results_of_several_classifiers_are_not_averaged(four):
     both = pd.concat([run(four, groupby="patient", classifier=name) for name in ("linear", "knn")])
     with pytest.raises(ValueError, match="rows for the same representation and draw occur more than once"):
@@ -404,98 +242,3 @@ def test_results_do_not_replace_records(four):
     for key in ("spade", "spatialdata_attrs"):
         with pytest.raises(ValueError, match=f"key_added='{key}' is where records of the object are kept"):
             run(four[0], key_added=key)
-
-
-@pytest.mark.parametrize(
-    ("options", "error", "said"),
-    [
-        ({"metric": "accuracy"}, KeyError, "metric='accuracy' is not in the table; metrics: 'balanced_accuracy'"),
-        ({"baseline": "y"}, KeyError, "baseline='y' is not in the table; representations: 'x'"),
-        ({"level": 95}, ValueError, "level=95: expected a number between 0 and 1"),
-    ],
-)
-def test_summaries_of_what_is_not_there(options, error, said):
-    with pytest.raises(error, match=said):
-        sp.tl.few_shot_summary(results({"x": [[0.5]]}), **options)
-
-
-def test_summaries_of_other_tables():
-    with pytest.raises(ValueError, match="table lacks 'representation'"):
-        sp.tl.few_shot_summary(pd.DataFrame({"value": [1]}))
-    with pytest.raises(TypeError, match=r"table: got list; expected what sp\.tl\.few_shot returned"):
-        sp.tl.few_shot_summary([])
-
-
-def test_results_from_a_file_have_the_same_summary():
-    table = results({"x": [[0.5], [0.6]], "y": [[0.7], [0.9]]})
-    summaries = [sp.tl.few_shot_summary(one, baseline="x") for one in (table, through_csv(table))]
-    assert len(summaries[0]) == 2
-    pd.testing.assert_frame_equal(*summaries)
-
-
-# --- annotate
-
-
-def test_a_few_labels_become_labels_of_all(four):
-    truth = [sample["table"].obs["kind"].astype(str).to_numpy() for sample in four]
-    for sample in four[1:]:
-        del sample["table"].obs["kind"]
-    obs = four[0]["table"].obs
-    obs["kind"] = obs["kind"].where(np.arange(36) < 18)
-    spoil(four[3], "X_f", [5])
-    sp.tl.annotate(four, label_key="kind", use_rep="X_f")
-    for sample, wanted in zip(four, truth, strict=True):
-        table = sample["table"]
-        known = table.obs["kind_predicted"].notna().to_numpy()
-        assert (~known).sum() == (1 if sample is four[3] else 0)
-        assert np.mean(table.obs["kind_predicted"].astype(str)[known] == wanted[known]) > 0.75
-        probability = table.obsm["kind_predicted_probability"]
-        assert probability.dtype == np.float32
-        np.testing.assert_allclose(probability[known].sum(1), 1, atol=1e-5)
-        assert np.isnan(probability[~known]).all()
-        uncertainty = table.obs["kind_predicted_uncertainty"].to_numpy()
-        assert ((uncertainty[known] >= 0) & (uncertainty[known] <= 1 + 1e-6)).all()
-        right = table.obs["kind_predicted"].astype(str).to_numpy() == wanted
-        if (~right & known).sum() > 3:
-            assert uncertainty[right & known].mean() < uncertainty[~right & known].mean()
-    assert list(four[1]["table"].obs["kind_predicted"].cat.categories) == ["a", "b", "c"]
-
-
-def test_annotation_keeps_colours_and_stores(four, tmp_path):
-    path = tmp_path / "s0.zarr"
-    four[0]["table"].uns["kind_colors"] = np.array(["#111111", "#222222", "#333333"])
-    sp.io.write(four[0], path)
-    sp.tl.annotate(
-        path, label_key="kind", use_rep=("X_f", "X_noise"), classifier="centroid", scaling="support", key_added="mine"
-    )
-    table = read_zarr(path)["table"]
-    assert table.uns["mine_colors"].tolist() == ["#111111", "#222222", "#333333"]
-    assert table.uns["spade"]["mine"]["n_labels"] == 36
-    assert table.obs["mine"].notna().all()
-
-
-def test_annotation_writes_nothing_unless_all_can_be_written(four):
-    spoil(four[1], "X_f", slice(None))
-    del four[1]["table"].obs["kind"]
-    sp.tl.annotate(four[:2], label_key="kind", use_rep="X_f")
-    assert four[1]["table"].obs["kind_predicted"].isna().all()
-    with pytest.raises(ValueError, match="key_added='kind' would replace the labels"):
-        sp.tl.annotate(four, label_key="kind", use_rep="X_f", key_added="kind")
-    with pytest.raises(ValueError, match=r"s0: a label cannot be written as obs\['region'\]"):
-        sp.tl.annotate(four, label_key="kind", use_rep="X_f", key_added="region")
-    del four[3]["table"].obsm["X_f"]
-    del four[3]["table"].obs["kind"]
-    with pytest.raises(KeyError, match="s3: use_rep='X_f'"):
-        sp.tl.annotate(four, label_key="kind", use_rep="X_f", key_added="again")
-    assert "again" not in four[0]["table"].obs
-
-
-def test_annotation_without_labels_or_with_several_representations(four):
-    with pytest.raises(KeyError, match="label_key='tissue' is not in obs"):
-        sp.tl.annotate(four, label_key="tissue", use_rep="X_f")
-    with pytest.raises(TypeError, match="expected one representation"):
-        sp.tl.annotate(four, label_key="kind", use_rep=["X_f", "X_noise"])
-    four[1]["table"].obsm["X_f"] = four[1]["table"].obsm["X_f"][:, :4]
-    del four[1]["table"].obs["kind"]
-    with pytest.raises(ValueError, match="s1: 'X_f' has 4 features, but 8 in the samples with labels"):
-        sp.tl.annotate(four[:2], label_key="kind", use_rep="X_f")

@@ -10,11 +10,7 @@ import pytest
 import torch
 from conftest import fresh
 from helpers.seal import FAST, PX, UM, cohort, pictures, seal
-from helpers.sections import (
-    assert_same,
-    featured,
-    warns_here,
-)
+from helpers.sections import assert_same, featured, warns_here
 from spatialdata import read_zarr
 
 import spade as sp

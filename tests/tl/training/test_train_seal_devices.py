@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from helpers.seal import cohort, outputs, pictures, seal
 
-from spade.models import SealModel, _seal_processes
+from spade.models import SealModel, _seal_processes, _seal_worker
 
 SCRIPT = """
 import os, pathlib, sys
@@ -41,7 +41,7 @@ def test_torchrun_trains_one_model_on_all_ranks(tmp_path, weights, tune):
     script = tmp_path / "script.py"
     script.write_text(SCRIPT)
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", str(script)]
-    arguments = [str(Path(__file__).parent), str(tmp_path), str(weights)]
+    arguments = [str(Path(__file__).parents[2]), str(tmp_path), str(weights)]
     done = subprocess.run([*command, *arguments], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     for what, whole in (("features", seal(cohort(), dropout=0.0)), ("pixels", tune(pictures(), **STILL))):
@@ -147,7 +147,7 @@ def test_a_loss_that_is_no_number_on_devices(temporary):
 
 @pytest.mark.slow
 def test_a_process_that_cannot_work(temporary, monkeypatch):
-    monkeypatch.setattr(_seal_processes, "WORKER", "spade.models.none_such")
+    monkeypatch.setattr(_seal_worker, "__name__", "spade.models.none_such")
     with pytest.raises(
         RuntimeError, match=r"(?s)process on cpu ended with code 1.*No module named spade.models.none_such"
     ):

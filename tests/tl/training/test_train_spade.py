@@ -12,11 +12,14 @@ from conftest import fresh
 from helpers.sections import (
     FAST,
     GENES,
+    arrays,
     assert_same,
+    cohort,
     empty_rows,
     featured,
     no_warning,
     said_of,
+    split,
     spoil,
     tiny,
     train,
@@ -24,31 +27,8 @@ from helpers.sections import (
 )
 
 import spade as sp
-from spade.core.experts.checkpoints import Checkpoints
 from spade.core.expression.normalise import log_normalise
 from spade.models import GenePanel
-
-
-def cohort():
-    return [featured(name="a"), featured(name="b", seed=1)]
-
-
-def split(samples):
-    """Rows 0–3 are held out in four ways, rows 4–9 validate."""
-    for sample in samples:
-        values = ["test", "guard", None, "test", *["val"] * 6, *["train"] * (sample["table"].n_obs - 10)]
-        sample["table"].obs["fold"] = pd.Categorical(values, categories=["train", "val", "test", "guard"])
-    return samples
-
-
-def arrays(model):
-    return {name: array.tobytes() for name, array in model._arrays().items()}
-
-
-@pytest.fixture(scope="module")
-def trained():
-    return train(cohort())
-
 
 # --- what comes out
 
@@ -210,7 +190,8 @@ def test_a_dropped_sample_is_left_out_of_training_too(trained):
         (
             ["G01", "g02", "G99"],
             ValueError,
-            r"every sample, but a lacks 2 of 3, b lacks 2 of 3. Names are matched exactly. Are the samples of different spec",
+            r"every sample, but a lacks 2 of 3, b lacks 2 of 3. Names are matched "
+            r"exactly. Are the samples of different spec",
         ),
         (GenePanel(("Sox2",)), ValueError, r"a lacks 1 of 1.*sp\.pp\.select_genes"),
     ],
@@ -259,7 +240,10 @@ def test_features_of_another_encoder_are_refused():
     samples = cohort()
     said_of(samples[0], encoder="uni", encoder_id="abc")
     said_of(samples[1], encoder="virchow2", encoder_id="def")
-    said = r"b: obsm\['X_f'\] comes from encoder 'virchow2' \(id def\), but .* from encoder 'uni' \(id abc\). Encode .*same encoder"
+    said = (
+        r"b: obsm\['X_f'\] comes from encoder 'virchow2' \(id def\), but .* from "
+        r"encoder 'uni' \(id abc\). Encode .*same encoder"
+    )
     with pytest.raises(ValueError, match=said):
         train(samples)
 
@@ -307,54 +291,6 @@ def test_a_split_without_training_rows_is_refused():
         train(samples, split_key="fold")
 
 
-# --- routing made beforehand
-
-
-def test_a_routing_made_beforehand_is_the_routing_of_the_model():
-    samples = cohort()
-    routing = sp.tl.cluster_experts(samples, use_rep="X_f", n_prototypes=5, n_experts=3, routing_temperature=0.3)
-    model = train(samples, routing=routing)
-    assert (model.n_experts, model.config.n_experts, model.config.routing_temperature) == (3, 3, 0.3)
-    np.testing.assert_array_equal(model.routing.centroids, routing.centroids)
-    features = samples[0]["table"].obsm["X_f"]
-    np.testing.assert_allclose(model.route(features), routing.weights(features))
-
-
-def test_a_routing_of_other_features_is_refused():
-    routing = sp.tl.cluster_experts(featured(width=5), use_rep="X_f", n_prototypes=4, n_experts=2)
-    said = r"routing was made on features of width 5, but obsm\['X_f'\] has width 8. Cluster these features with sp\.tl\.cluster"
-    with pytest.raises(ValueError, match=said):
-        train(cohort(), routing=routing)
-
-
-def test_an_expert_without_spots_is_named_and_never_used():
-    samples = cohort()
-    routing = sp.tl.cluster_experts(samples, use_rep="X_f", n_prototypes=2, n_experts=2)
-    for sample in samples:
-        sample.tables["table"] = sample["table"][::2].copy()  # one of the two kinds of spots
-    with warns_here(r"experts \[[01]\] have no training spots: they stay untrained and routing passes them over"):
-        model = train(samples, routing=routing)
-    idle = int(np.flatnonzero(~model.routing.active)[0])
-    features = cohort()[0]["table"].obsm["X_f"]
-    assert (model.route(features)[:, idle] == 0).all()
-    x = log_normalise(samples[0]["table"].X)[:, :20]
-    assert (model.route_expression(x)[:, idle] == 0).all()
-    used = 1 - idle
-    alone = np.eye(2)[[used] * x.shape[0]]
-    np.testing.assert_array_equal(model.encode_expression(x, "uniform"), model.encode_expression(x, alone))
-
-
-def test_an_expert_without_validation_spots_keeps_its_last_epoch():
-    samples = cohort()
-    routing = sp.tl.cluster_experts(samples, use_rep="X_f", n_prototypes=2, n_experts=2)
-    for sample in samples:
-        sample["table"].obs["fold"] = ["train", "train", "val", "train"] * 9  # validation is of one kind only
-    with warns_here(r"experts \[[01]\] have no validation spots: their last epoch is kept"):
-        model = train(samples, routing=routing, split_key="fold", n_epochs=3)
-    blind = model.history.groupby("expert")["val_loss"].apply(lambda v: v.isna().all())
-    assert blind.sum() == 1
-
-
 def test_half_precision_trains_close_by(trained):
     with no_warning():
         half = train(cohort(), precision="bf16")
@@ -375,31 +311,6 @@ def test_defaults_are_those_of_the_settings():
     for name in set(defaults) & set(vars(config)) - {"precision"}:
         assert defaults[name] == getattr(config, name), name
     assert set(FAST) <= set(defaults)
-
-
-def test_a_routing_brings_its_settings_along():
-    samples = cohort()
-    made = {"groupby": "organ", "n_prototypes": 3, "n_experts": 2, "feature_scaling": "none"}
-    routing = sp.tl.cluster_experts(samples, use_rep="X_f", **made)
-    model = train(samples, routing=routing)
-    assert {name: getattr(model.config, name) for name in made} == made
-    assert model.routing.settings == model.config.of_routing()
-    assert model.id == train(samples, **made).id
-
-
-def test_a_routing_of_another_encoder_is_refused(tmp_path):
-    samples, other = cohort(), cohort()
-    for sample in samples:
-        said_of(sample, encoder="uni2_h", encoder_id="aaa")
-    for sample in other:
-        said_of(sample, encoder="gigapath", encoder_id="bbb")
-    routing = sp.tl.cluster_experts(samples, use_rep="X_f", n_prototypes=4, n_experts=2)
-    said = r"comes from encoder 'gigapath' \(id bbb\), but those of the routing or samples before it are from encoder 'uni2_h'"
-    with pytest.raises(ValueError, match=said):
-        train(other, routing=routing)
-    train(samples, routing=routing).save(tmp_path / "model")
-    with pytest.raises(ValueError, match=said):
-        train(other, routing=sp.models.SpadeModel.load(tmp_path / "model").routing)
 
 
 def test_the_card_names_licence_and_losses(tmp_path):
@@ -437,121 +348,9 @@ def test_a_dropped_name_does_not_leave_out_a_sample_that_fits(trained):
 def test_species_are_not_mixed_over_the_few_names_they_share():
     human = featured(name="human", genes=[f"H{i}" for i in range(600)])
     mouse = featured(name="mouse", genes=[f"H{i}" if i < 6 else f"m{i}" for i in range(600)])
-    said = r"only 6 gene names in common, fewer than 50 \(human: 600 genes such as H0.*mouse: 600 .*different species.*Train them apart"
+    said = (
+        r"only 6 gene names in common, fewer than 50 \(human: 600 genes such as H0.*mouse: "
+        r"600 .*different species.*Train them apart"
+    )
     with pytest.raises(ValueError, match=said):
         train([human, mouse], genes=[f"H{i}" for i in range(6)])
-
-
-# --- interruption
-
-
-def test_a_training_with_a_folder_goes_on_and_ends_in_the_same_model(tmp_path, monkeypatch):
-    monkeypatch.setattr("spade.core.training_state.SECONDS", 0.0)
-    options = {"split_key": "fold", "n_epochs": 4, "checkpoint_dir": tmp_path / "state"}
-    whole = train(split(cohort()), split_key="fold", n_epochs=4)
-
-    save = Checkpoints.save
-
-    def save_or_stop(self, run, flat, row):
-        save(self, run, flat, row)
-        if run.step == 5:
-            raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Checkpoints, "save", save_or_stop)
-        for _ in range(2):  # once in each expert
-            with pytest.raises(KeyboardInterrupt):
-                train(split(cohort()), **options)
-    assert sorted(path.name for path in (tmp_path / "state").iterdir()) == [
-        "expert_0000.npz",
-        "expert_0001.npz",
-        "training.json",
-    ]
-    assert train(split(cohort()), **options).id == whole.id
-    files = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "state").iterdir()}
-    again = train(split(cohort()), **options)
-    assert again.id == whole.id
-    pd.testing.assert_frame_equal(again.history, whole.history)
-    assert files == {path.name: path.stat().st_mtime_ns for path in (tmp_path / "state").iterdir()}
-
-
-def test_a_folder_of_other_settings_or_data_is_refused(tmp_path):
-    train(cohort(), checkpoint_dir=tmp_path)
-    for options, said in (
-        ({"lr": 0.5}, r"lr: 0\.01 there, 0\.5 now"),
-        ({"genes": GENES[:19]}, r"expression: '\w{16}' there, '\w{16}' now"),
-        ({"rng": 1}, r"seed: 0 there, 1 now"),
-    ):
-        with pytest.raises(
-            ValueError, match=rf"is of another training \(.*{said}.*Choose another folder, or repeat the call"
-        ):
-            train(cohort(), checkpoint_dir=tmp_path, **options)
-    samples = cohort()
-    spoil(samples[1], "X_f", [3], 0.5)
-    with pytest.raises(ValueError, match=r"is of another training \(features: "):
-        train(samples, checkpoint_dir=tmp_path)
-
-
-# --- going on from a model
-
-
-def test_training_goes_on_from_the_weights_of_a_model(trained):
-    """With a rate of nearly nothing the experts stay what they were, so that is where training begins."""
-    before = arrays(trained)
-    still = train(cohort(), genes=None, init=trained, lr=1e-12, n_epochs=1, dim=99)
-    features = featured(seed=5)["table"].obsm["X_f"]
-    x = log_normalise(featured(seed=5)["table"].X)[:, :20]
-    np.testing.assert_allclose(still.encode_image(features), trained.encode_image(features), atol=1e-5)
-    np.testing.assert_allclose(
-        still.encode_expression(x, "uniform"), trained.encode_expression(x, "uniform"), atol=1e-5
-    )
-    assert (still.genes, still.config.init, still.dim) == (trained.genes, trained.id, trained.dim)
-    np.testing.assert_array_equal(still.routing.centroids, trained.routing.centroids)
-    moved = train(cohort(), init=trained)
-    assert moved.history["train_loss"].iloc[-1] < trained.history["train_loss"].iloc[0]
-    assert arrays(trained) == before
-
-
-def test_going_on_starts_lower_on_unseen_sections():
-    """What it is for: a model of many spots, gone on with on few of a new section."""
-
-    def paired(name, n, seed):
-        sample = featured(n, name=name, seed=seed)
-        sample["table"].obsm["X_f"] = np.log1p(sample["table"].X[:, :8].toarray()).astype(np.float32)
-        return sample
-
-    settings = {"n_prototypes": 2, "n_experts": 1, "lr": 1e-3}
-    many = train([paired(f"m{i}", 36, i) for i in range(6)], n_epochs=60, **settings)
-    few = [paired("few", 20, 50)]
-    fresh_start, gone_on = (train(few, n_epochs=3, init=init, **settings) for init in (None, many))
-    assert gone_on.history["train_loss"].iloc[0] < 0.9 * fresh_start.history["train_loss"].iloc[0]
-
-
-@pytest.mark.parametrize(
-    ("options", "error", "said"),
-    [
-        ({"init": "model"}, TypeError, r"init='model': expected a SpadeModel"),
-        (
-            {"genes": GENES[1:21]},
-            ValueError,
-            r"genes: 20 genes that are not those of init= in their order \(20 genes\)",
-        ),
-        ({"genes": GENES[:19]}, ValueError, r"genes: 19 genes that are not those of init="),
-    ],
-)
-def test_what_does_not_fit_the_model_is_refused(trained, options, error, said):
-    with pytest.raises(error, match=said):
-        train(cohort(), **{"init": trained, **options})
-
-
-def test_init_needs_its_encoder_and_its_number_of_experts(trained):
-    routing = sp.tl.cluster_experts(cohort(), use_rep="X_f", n_prototypes=4, n_experts=3)
-    with pytest.raises(ValueError, match=r"routing: 3 experts on 8 features, but init= has 2 on 8"):
-        train(cohort(), init=trained, routing=routing)
-    samples, others = cohort(), cohort()
-    for sample in samples:
-        said_of(sample, encoder="uni", encoder_id="abc")
-    for sample in others:
-        said_of(sample, encoder="gigapath", encoder_id="def")
-    with pytest.raises(ValueError, match=r"comes from encoder 'gigapath'.*from encoder 'uni'"):
-        train(others, init=train(samples))

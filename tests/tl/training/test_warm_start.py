@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
-from helpers.sections import featured, train
+from helpers.sections import cohort, train
 from scipy.sparse import csr_matrix
 
 import spade as sp
@@ -21,11 +21,7 @@ from spade.tl._training.data import TrainingData
 from spade.tl._training.expert_of_spot import cluster_training
 from spade.tl._training.initial_experts import warm_start_experts
 
-HERE = os.path.dirname(__file__)
-
-
-def cohort():
-    return [featured(name="a"), featured(name="b", seed=1)]
+TESTS = str(Path(__file__).parents[2])
 
 
 # --- warm start
@@ -56,7 +52,7 @@ def test_after_a_warm_start_all_experts_begin_alike_and_trained():
 
 
 def test_a_warm_start_that_was_interrupted_goes_on(tmp_path, monkeypatch):
-    monkeypatch.setattr("spade.core.training_state.SECONDS", 0.0)
+    monkeypatch.setattr("spade.core.experts.checkpoints.SECONDS", 0.0)
     whole = train(cohort(), warm_start=3)
     save, folders = Checkpoints.save, []
 
@@ -215,7 +211,7 @@ def test_more_gpus_than_there_are_is_an_error(monkeypatch):
 SCRIPT = """
 import os, pathlib, sys
 sys.path.insert(0, sys.argv[1])
-from helpers.sections import GENES, featured, train
+from helpers.sections import cohort, GENES, featured, train
 import spade as sp
 rank, out = int(os.environ["RANK"]), pathlib.Path(sys.argv[2])
 
@@ -239,7 +235,8 @@ split = cohort()
 for sample in split:
     sample["table"].obs["part"] = (["train", "val"] * 18)[rank:] + ["train"] * rank
 attempt("other split", split, split_key="part")
-attempt("other routing", cohort(), routing=sp.tl.cluster_experts(cohort(), use_rep="X_f", n_prototypes=6, n_experts=3, rng=rank))
+routing = sp.tl.cluster_experts(cohort(), use_rep="X_f", n_prototypes=6, n_experts=3, rng=rank)
+attempt("other routing", cohort(), routing=routing)
 attempt("folder of one", cohort(), checkpoint_dir=out / "one" if rank == 0 else None)
 attempt("no folder", cohort(), checkpoint_dir=sys.argv[0])
 attempt("other folder", cohort(), checkpoint_dir=sys.argv[1])
@@ -250,11 +247,11 @@ attempt("shared folder", cohort(), checkpoint_dir=out / "shared")
 
 @pytest.mark.slow
 def test_torchrun_trains_one_model_on_all_ranks(tmp_path):
-    """One script makes many calls: some train, some are refused on all ranks with the same reason, and none spoils the next."""
+    """One script makes many calls: some train, some are refused on all ranks for one reason, none spoils the next."""
     script = tmp_path / "script.py"
     script.write_text(SCRIPT)
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", str(script)]
-    done = subprocess.run([*command, HERE, str(tmp_path)], capture_output=True, text=True, check=False)
+    done = subprocess.run([*command, TESTS, str(tmp_path)], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     whole = train(cohort(), n_experts=3, warm_start=1)
     for rank, other in ((0, 1), (1, 0)):
@@ -267,5 +264,5 @@ def test_torchrun_trains_one_model_on_all_ranks(tmp_path):
         differing = {"other data": "expression, features", "other split": "split", "other routing": "routing"}
         for what, name in {**differing, "folder of one": "checkpoint_dir"}.items():
             assert f"ValueError: rank {rank} and rank {other} have not the same {name}: all processes" in said(what)
-        assert f"checkpoint_dir={HERE!r} holds" in said("other folder")
+        assert f"checkpoint_dir={TESTS!r} holds" in said("other folder")
         assert "script.py" in said("no folder")

@@ -18,7 +18,7 @@ import torch
 
 from spade.core.errors import NonFiniteLossError
 
-PACKAGE = Path(__file__).parents[1]
+PACKAGE = Path(__file__).parents[2]
 #: What a line begins with that a process says to the one that started it.
 MESSAGE = "spade: "
 #: What it says when the loss became NaN or infinite.

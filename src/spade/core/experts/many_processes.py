@@ -1,4 +1,4 @@
-"""Deal whole experts to processes of this machine, one per GPU: no communication until each has ended."""
+"""Train experts in several processes of this machine, one per GPU; whole experts are dealt to them."""
 
 from __future__ import annotations
 
@@ -9,26 +9,25 @@ import numpy as np
 
 from spade.core.distributed.dealing import deal
 from spade.core.distributed.workers import places, run_workers
+from spade.core.experts import worker
 from spade.core.experts.checkpoints import Checkpoints
 from spade.core.experts.job import TrainingJob
 from spade.core.experts.loop import Progress
 from spade.core.experts.one_process import TrainedExpert
 
-WORKER = "spade.core.experts.worker"
-
 
 def train_experts_in_processes(
-    task: TrainingJob, device: str, n: int, *, checkpoints: Checkpoints | None = None, progress: Progress | None = None
+    job: TrainingJob, device: str, n: int, *, checkpoints: Checkpoints | None = None, progress: Progress | None = None
 ) -> dict[int, TrainedExpert]:
     """Train all experts in ``n`` processes and return their records.
 
-    The processes read the data from files in the temporary folder of the machine, which they share in memory, and leave their experts
-    among the checkpoints. They end with this one, however it ends.
+    The processes map the data from files in the machine's temporary folder, so that memory holds them once. They leave
+    their experts among the checkpoints, and end with this process, however it ends.
 
     Parameters
     ----------
-    task
-        Data, settings and start.
+    job
+        Data, settings and initial weights.
     device
         ``"cuda"``: each process has the GPU of its number; ``"cpu"``: each has its share of the threads.
     n
@@ -45,12 +44,13 @@ def train_experts_in_processes(
     """
     with TemporaryDirectory(prefix="spade-") as name:
         folder = Path(name)
-        task.save(folder)
+        job.save(folder)
         state = checkpoints or Checkpoints(folder / "state", None)
-        hands = [hand for hand in deal(task.loads(), n) if hand]
+        hands = [hand for hand in deal(job.loads(), n) if hand]
         orders = [
             {"state": str(state.folder), "device": place, "experts": hand}
             for place, hand in zip(places(device, len(hands)), hands, strict=True)
         ]
-        run_workers(WORKER, folder, orders, None if progress is None else lambda message: progress(*message["epoch"]))
-        return {e: TrainedExpert(*state.result(e)) for e in np.flatnonzero(task.loads()).tolist()}
+        tell = None if progress is None else lambda message: progress(*message["epoch"])
+        run_workers(worker.__name__, folder, orders, tell)
+        return {e: TrainedExpert(*state.result(e)) for e in np.flatnonzero(job.loads()).tolist()}

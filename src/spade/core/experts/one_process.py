@@ -1,4 +1,4 @@
-"""Train some experts of a task in this process: side by side on a GPU, one per thread on a CPU."""
+"""Train experts in this process: side by side on a GPU, one per thread on a CPU."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from spade.core.experts.parameters import ExpertParameters
 
 #: Multiplications per layer and step from which several CPU threads pay.
 THREADS_FROM = 100_000_000
-#: Share of the free memory of a GPU that the data may take; with more they are sent batch by batch.
+#: Share of a GPU's free memory that the data may take; more data is sent batch by batch.
 RESIDENT_SHARE = 0.6
 
 
 @dataclass
 class TrainedExpert:
-    """One trained expert and how it got there; ``row`` is its row of :class:`~spade.core.experts.parameters.ExpertParameters`."""
+    """One trained expert and its losses; ``row`` is its row of ``ExpertParameters``."""
 
     row: Tensor
     train_loss: list[float]
@@ -43,8 +43,18 @@ class _StoppedError(Exception):
     """Another thread of this training failed or was interrupted."""
 
 
+@dataclass(frozen=True)
+class _Training:
+    """What the groups of experts of one call share."""
+
+    job: TrainingJob
+    device: str
+    checkpoints: Checkpoints | None
+    progress: Progress | None
+
+
 def train_here(
-    task: TrainingJob,
+    job: TrainingJob,
     experts: Sequence[int],
     device: str,
     *,
@@ -52,36 +62,37 @@ def train_here(
     checkpoints: Checkpoints | None = None,
     progress: Progress | None = None,
 ) -> dict[int, TrainedExpert]:
-    """Train some experts and return their records; those without rows to train on are left out.
+    """Train some experts and return their records; experts without rows to train on are left out.
 
-    A CPU is kept busiest by one thread per expert: nothing waits for another, and what one thread does alone (gathering a
-    batch, drawing dropout) overlaps with the products of others. Where steps are small there is one thread, as Python is
-    what takes the time. Threads left over go to each expert.
+    A CPU is kept busiest by one thread per expert: no thread waits for another, and what a thread does alone (gathering
+    a batch, drawing dropout) overlaps with the products of others. Small steps get one thread, because Python then
+    takes most of the time. Threads that are left over go to each expert.
 
     Parameters
     ----------
-    task
-        Data, settings and start.
+    job
+        Data, settings and initial weights.
     experts
         Which to train.
-    device, together, checkpoints, progress
+    device, n_side_by_side, checkpoints, progress
         As in :func:`~spade.core.experts.train.train_experts`.
     """
-    runs = [run for run in (task.run(e, device) for e in experts) if run.size]
-    d_image, d_spot, dim = task.widths
-    threads = torch.get_num_threads() if task.config.batch_size * (d_image + d_spot) * dim >= THREADS_FROM else 1
+    runs = [run for run in (job.run(e, device) for e in experts) if run.size]
+    d_image, d_spot, dim = job.widths
+    threads = torch.get_num_threads() if job.config.batch_size * (d_image + d_spot) * dim >= THREADS_FROM else 1
     on_cpu = torch.device(device).type == "cpu"
     workers = max(1, min(threads, len(runs))) if on_cpu and n_side_by_side is None else 1
-    n_side_by_side = n_side_by_side or (1 if on_cpu else max(len(runs), 1))
+    size = n_side_by_side or (1 if on_cpu else max(len(runs), 1))
     runs.sort(key=lambda run: -run.size)
-    groups = [runs[start : start + n_side_by_side] for start in range(0, len(runs), n_side_by_side)]
+    groups = [runs[start : start + size] for start in range(0, len(runs), size)]
+    training = _Training(job, device, checkpoints, progress)
     if workers == 1:
-        feed = _feed(task, device) if runs else None
+        batches = _batches(job, device) if runs else None
         with use_threads(threads):
             for group in groups:
-                _train_group(task, group, device, feed, checkpoints, progress)
+                _train_group(training, group, batches)
     else:
-        _in_threads(task, groups, workers, threads // workers, checkpoints, progress)
+        _train_in_threads(training, groups, workers, threads // workers)
     trained = {}
     for run in runs:
         if run.best is None:
@@ -90,32 +101,27 @@ def train_here(
     return trained
 
 
-def _in_threads(
-    task: TrainingJob,
-    groups: Sequence[Sequence[Run]],
-    workers: int,
-    threads: int,
-    checkpoints: Checkpoints | None,
-    progress: Progress | None,
-) -> None:
+def _train_in_threads(training: _Training, groups: Sequence[Sequence[Run]], workers: int, threads: int) -> None:
     """Train groups in threads of their own; if one fails, or on Ctrl-C, all stop after their step."""
-    own, lock, stop = threading.local(), threading.Lock(), threading.Event()
+    local, lock, stop = threading.local(), threading.Lock(), threading.Event()
 
     def tell(expert: int, epoch: int, train_loss: float, val_loss: float) -> None:
-        if progress is not None:
+        if training.progress is not None:
             with lock:
-                progress(expert, epoch, train_loss, val_loss)
+                training.progress(expert, epoch, train_loss, val_loss)
 
     def check() -> None:
         if stop.is_set():
             raise _StoppedError
 
+    in_thread = _Training(training.job, "cpu", training.checkpoints, tell)
+
     def work(group: Sequence[Run]) -> None:
-        if not hasattr(own, "feed"):
+        if not hasattr(local, "batches"):
             torch.set_num_threads(threads)
-            own.feed = _feed(task, "cpu")
+            local.batches = _batches(training.job, "cpu")
         check()
-        _train_group(task, group, "cpu", own.feed, checkpoints, tell, check)
+        _train_group(in_thread, group, local.batches, check)
 
     with use_threads(torch.get_num_threads()), ThreadPoolExecutor(workers) as pool:
         futures: list[Future[None]] = []
@@ -131,44 +137,42 @@ def _in_threads(
 
 
 def _train_group(
-    task: TrainingJob,
+    training: _Training,
     runs: Sequence[Run],
-    device: str,
-    feed: BatchSource | None,
-    checkpoints: Checkpoints | None,
-    progress: Progress | None,
+    batches: BatchSource | None,
     check: Callable[[], None] | None = None,
 ) -> None:
     """Train experts side by side, from where they were left; ``check`` is called after every step of an expert."""
+    job, checkpoints = training.job, training.checkpoints
     states = {run.expert: {} if checkpoints is None else checkpoints.restore(run) for run in runs}
-    to_come = {
-        run.expert: task.config.n_epochs * run.steps_per_epoch(task.config.batch_size) - run.step for run in runs
+    steps_left = {
+        run.expert: job.config.n_epochs * run.steps_per_epoch(job.config.batch_size) - run.step for run in runs
     }
-    left = sorted((run for run in runs if to_come[run.expert]), key=lambda run: -to_come[run.expert])
-    if not left or feed is None:
+    unfinished = sorted((run for run in runs if steps_left[run.expert]), key=lambda run: -steps_left[run.expert])
+    if not unfinished or batches is None:
         return
-    flat = ExpertParameters(len(left), *task.widths, device, training=True)
-    for row, run in enumerate(left):
-        state = states[run.expert] or {"values": task.start(run.expert)}
+    parameters = ExpertParameters(len(unfinished), *job.widths, training.device, training=True)
+    for row, run in enumerate(unfinished):
+        state = states[run.expert] or {"values": job.start(run.expert)}
         for name, value in state.items():
-            rows: Tensor = getattr(flat, name)
+            rows: Tensor = getattr(parameters, name)
             rows[row] = value.to(rows.device)
-    save = None if checkpoints is None else checkpoints.keeper(flat)
+    save = None if checkpoints is None else checkpoints.keeper(parameters)
 
-    def keep(run: Run, row: int, finished: bool) -> None:
+    def keep(run: Run, row: int, finished: bool) -> None:  # noqa: FBT001
         if save is not None:
             save(run, row, finished)
         if check is not None:
             check()
 
-    train_side_by_side(left, flat, feed, task.config, progress=progress, keep=keep)
+    train_side_by_side(unfinished, parameters, batches, job.config, progress=training.progress, keep=keep)
 
 
-def _feed(task: TrainingJob, device: str) -> BatchSource:
+def _batches(job: TrainingJob, device: str) -> BatchSource:
     """Keep the data on a GPU if they fit, else send batches."""
-    data = task.features, task.expression, task.mean, task.deviation, device, PRECISIONS[task.config.precision]
+    data = job.features, job.expression, job.mean, job.deviation, device, PRECISIONS[job.config.precision]
     if torch.device(device).type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
-        if DeviceBatches.size(task.features, task.expression) < RESIDENT_SHARE * free:
+        if DeviceBatches.size(job.features, job.expression) < RESIDENT_SHARE * free:
             return DeviceBatches(*data)
     return HostBatches(*data)

@@ -9,7 +9,7 @@ from scipy.sparse import csr_matrix
 
 from spade.core.arrays import Floats
 from spade.core.distributed.dealing import deal
-from spade.core.distributed.ranks import Ranks
+from spade.core.distributed.ranks import ALONE, Ranks
 from spade.core.experts.checkpoints import Checkpoints
 from spade.core.experts.config import TrainingConfig
 from spade.core.experts.heads import Experts
@@ -33,15 +33,15 @@ def train_experts(
     seed: int = 0,
     device: str = "cpu",
     devices: int = 1,
-    ranks: Ranks | None = None,
+    ranks: Ranks = ALONE,
     n_side_by_side: int | None = None,
     checkpoints: Checkpoints | None = None,
     progress: Progress | None = None,
 ) -> tuple[Experts, list[TrainedExpert]]:
     """Train every expert on its own spots with AdamW and a cosine schedule per step.
 
-    What becomes of an expert does not depend on which others are trained, in what order, where, or side by side with how
-    many, beyond rounding.
+    The result of an expert does not depend, beyond rounding, on which others are trained, in what order or where, or on
+    how many are trained side by side.
 
     Parameters
     ----------
@@ -51,16 +51,16 @@ def train_experts(
     expert_of
         Expert of every row.
     role
-        ``TRAIN``, ``VAL`` or ``NOT_USED`` for every row. ``VAL`` rows select the epoch of their expert; without any, its last
-        epoch is kept.
+        ``TRAIN``, ``VAL`` or ``NOT_USED`` for every row. ``VAL`` rows select the epoch of their expert; without any,
+        its last epoch is kept.
     n_experts
         Number of experts; one without training rows keeps its initial weights.
     config
         Loss and optimiser.
     mean, deviation
-        The heads see features as ``(x - mean) / deviation``; None: as they are.
+        The heads read features as ``(x - mean) / deviation``; None: as they are.
     init
-        Experts to begin with, which read features as the heads see them; None: drawn at random.
+        Experts to begin with, which read features as the heads do; None: drawn at random.
     seed
         Seed of initialisation, shuffling and dropout.
     device
@@ -68,34 +68,32 @@ def train_experts(
     devices
         Processes that whole experts are dealt to, each with a GPU of its own, or a share of the threads of a CPU.
     ranks
-        The processes of a training that ``torchrun`` started; every one calls this function with the same data, trains its
-        part and returns the whole.
-    together
-        Experts trained side by side; None: all on a GPU, which one expert cannot fill, and on a CPU one per thread.
+        Processes that ``torchrun`` started. Every one calls this function with the same data, trains its experts and
+        returns all of them.
+    n_side_by_side
+        Experts trained side by side. None: all on a GPU, which one expert cannot fill; on a CPU one per thread.
     checkpoints
-        Where to keep, and from where to take, the state of unfinished and finished experts.
+        Keeps the state of unfinished and finished experts; training goes on from there.
     progress
-        Called after every epoch of an expert that is trained by this process or one that it started.
+        Called after every epoch of an expert that this process, or one that it started, trains.
 
     Returns
     -------
     The experts stacked into one module on the CPU, and the record of each.
     """
     start = None if init is None else rows_of(init)
-    task = TrainingJob(features, expression, expert_of, role, n_experts, config, mean, deviation, start, seed)
-    if ranks is not None:
-        mine = deal(task.loads(), ranks.world)[ranks.rank]
-        done = train_here(task, mine, device, n_side_by_side=n_side_by_side, checkpoints=checkpoints, progress=progress)
-        done = {e: one for part in ranks.gather(done) for e, one in part.items()}
-    elif devices > 1:
-        done = train_experts_in_processes(task, device, devices, checkpoints=checkpoints, progress=progress)
+    job = TrainingJob(features, expression, expert_of, role, n_experts, config, mean, deviation, start, seed)
+    if devices > 1:
+        results = train_experts_in_processes(job, device, devices, checkpoints=checkpoints, progress=progress)
     else:
-        done = train_here(
-            task, range(n_experts), device, n_side_by_side=n_side_by_side, checkpoints=checkpoints, progress=progress
+        own_experts = deal(job.loads(), ranks.world)[ranks.rank]
+        own_results = train_here(
+            job, own_experts, device, n_side_by_side=n_side_by_side, checkpoints=checkpoints, progress=progress
         )
-    loads = task.loads()
-    trained = [done[e] if loads[e] else TrainedExpert(task.start(e), [], [], -1) for e in range(n_experts)]
-    return task.module([one.row for one in trained]), trained
+        results = {e: result for part in ranks.gather(own_results) for e, result in part.items()}
+    loads = job.loads()
+    trained = [results[e] if loads[e] else TrainedExpert(job.start(e), [], [], -1) for e in range(n_experts)]
+    return job.module([one.row for one in trained]), trained
 
 
 @torch.no_grad()
@@ -112,7 +110,7 @@ def fold_scaling(experts: Experts, mean: Floats, deviation: Floats) -> None:
 
 @torch.no_grad()
 def unfold_scaling(experts: Experts, mean: Floats, deviation: Floats) -> None:
-    """Turn image heads of ``x`` into the same functions of ``(x − mean)/deviation``, in place: undo :func:`fold_scaling`."""
+    """Turn image heads of ``x`` into the same functions of ``(x − mean)/deviation``, in place."""
     layer = experts.image_projection.projection
     weight = layer.weight.double()
     layer.bias.copy_(layer.bias.double() + weight @ torch.from_numpy(np.asarray(mean, dtype=np.float64)))

@@ -1,4 +1,4 @@
-"""The process that :func:`spade.core.experts.many_processes.train_experts_in_processes` starts: ``python -m spade.core.experts.worker ORDERS``."""
+"""A process that trains experts: ``python -m spade.core.experts.worker ORDERS``, as ``many_processes`` starts it."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from spade.core.experts.job import TrainingJob
 from spade.core.experts.one_process import train_here
 
 
-def work(wanted: dict[str, Any], say: Say) -> None:
-    """Train the experts that the orders name and leave them among the checkpoints."""
+def work(orders: dict[str, Any], say: Say) -> None:
+    """Train the experts that the orders name; leave them among the checkpoints."""
     train_here(
-        TrainingJob.load(Path(wanted["task"])),
-        wanted["experts"],
-        wanted["device"],
-        checkpoints=Checkpoints(Path(wanted["state"]), None),
+        TrainingJob.load(Path(orders["task"])),
+        orders["experts"],
+        orders["device"],
+        checkpoints=Checkpoints(Path(orders["state"]), None),
         progress=lambda *facts: say({"epoch": facts}),
     )
 

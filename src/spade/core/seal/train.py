@@ -6,16 +6,15 @@ import math
 import time
 from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
-from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from spade.core.arrays import Rows
 from spade.core.distributed.join import join_gradients, join_rows
-from spade.core.distributed.ranks import Ranks
+from spade.core.distributed.ranks import ALONE, Ranks
 from spade.core.errors import NonFiniteLossError
 from spade.core.rng import numpy_stream, seed_torch, torch_stream
 from spade.core.roles import TRAIN, VAL
@@ -23,32 +22,13 @@ from spade.core.schedule import cosine
 from spade.core.seal.augment import augment
 from spade.core.seal.config import SealTraining
 from spade.core.seal.network import SealNet
-from spade.core.seal.pairs import Pairs, Rows, epoch_batches, n_batches
+from spade.core.seal.pairs import Pairs, epoch_batches, n_batches
+from spade.core.seal.state import ENDED, FACTS, GENE, JOINT, Record, read_state, write_state
 from spade.core.training_state import SECONDS, StateFolder
 from spade.core.vision.towers import FeatureTower, to_unit
 
 #: (steps done in all stages, steps in all, loss of the last one)
 Progress = Callable[[int, int, float], None]
-#: Stages; the last has no name.
-GENE, JOINT, ENDED = "gene", "joint", ""
-STATE = "state.npz"
-#: What AdamW knows of a weight.
-MOMENTS = ("exp_avg", "exp_avg_sq", "step")
-FACTS = ("stage", "step", "sums", "rows", "history", "best_epoch", "best_loss")
-
-
-@dataclass
-class Record:
-    """How far a training is, and what it has seen."""
-
-    stage: str = GENE
-    step: int = 0
-    sums: dict[str, float] = field(default_factory=dict)
-    rows: int = 0
-    history: list[dict[str, Any]] = field(default_factory=list)
-    best_epoch: int = -1
-    best_loss: float = math.inf
-    best: dict[str, Tensor] = field(default_factory=dict)
 
 
 def train_seal_net(
@@ -58,20 +38,20 @@ def train_seal_net(
     *,
     seed: int = 0,
     device: str = "cpu",
-    ranks: Ranks | None = None,
+    ranks: Ranks = ALONE,
     n_workers: int = 2,
     folder: StateFolder | None = None,
     progress: Progress | None = None,
 ) -> Record:
-    """Train with AdamW and a cosine schedule per step, in place; the best epoch on validation rows is kept, else the last.
+    """Train in place with AdamW and a cosine schedule; the best epoch on validation rows is kept, else the last.
 
-    Every draw depends on the seed, its purpose and the step alone, so that a training that goes on from a state ends as one that was
-    never stopped.
+    Every draw depends on the seed, its purpose and the step alone. A training that goes on from a state therefore ends
+    as one that was never stopped.
 
     Parameters
     ----------
     net
-        The network; what is frozen in it stays bit for bit the same.
+        The network. Its frozen weights stay the same, bit for bit.
     pairs
         Training and validation rows.
     config
@@ -81,42 +61,39 @@ def train_seal_net(
     device
         Torch device.
     ranks
-        Processes that each encode their share of every batch. Embeddings are joined before the losses, so that losses and gradients are
-        those of one process on the whole batch.
+        Processes that each encode a share of every batch. Their embeddings are joined before the losses, so that losses
+        and gradients are those of one process on the whole batch.
     n_workers
         Threads that read patches ahead.
     folder
-        Where the state is kept, and taken from.
+        Keeps the state; training goes on from there.
     progress
         Called after every step.
     """
-    run = _Run(net.to(device), pairs, config, seed, device, ranks, n_workers, folder, progress)
+    run = _Run(
+        net.to(device),
+        pairs,
+        config,
+        seed=seed,
+        device=device,
+        ranks=ranks,
+        n_workers=n_workers,
+        folder=folder,
+        progress=progress,
+    )
     cuda = [torch.device(device)] if torch.device(device).type == "cuda" else []
     with torch.random.fork_rng(devices=cuda):
         return run.all()
 
 
 def check_shares(pairs: Pairs, config: SealTraining, world: int) -> None:
-    """Raise if some batch has fewer spots than there are processes."""
+    """Raise if a batch has fewer spots than there are processes."""
     n_rows = int((pairs.role == TRAIN).sum())
     if n_rows // n_batches(n_rows, config.batch_size) < world:
         raise ValueError(
-            f"{n_rows} training spots in batches of {config.batch_size} leave some of {world} processes without images; "
-            "use fewer processes or larger batches."
+            f"{n_rows} training spots in batches of {config.batch_size} leave some of {world} processes without "
+            "images; use fewer processes or larger batches."
         )
-
-
-def has_ended(folder: StateFolder) -> bool:
-    """Whether the training whose state the folder keeps took its last step."""
-    found = _read(folder)
-    return found is not None and found[0]["stage"] == ENDED
-
-
-def _read(folder: StateFolder | None) -> Any:
-    """Facts and arrays of the state in a folder; None if there is none."""
-    if folder is None or not (path := folder.folder / STATE).exists():
-        return None
-    return folder.read(path, None, (), FACTS)
 
 
 class _Run:
@@ -127,19 +104,19 @@ class _Run:
         net: SealNet,
         pairs: Pairs,
         config: SealTraining,
+        *,
         seed: int,
         device: str,
-        ranks: Ranks | None,
+        ranks: Ranks,
         n_workers: int,
         folder: StateFolder | None,
         progress: Progress | None,
     ) -> None:
         self.net, self.pairs, self.config, self.seed, self.device = net, pairs, config, seed, device
         self.ranks, self.n_workers, self.folder, self.progress = ranks, n_workers, folder, progress
-        self.rank, self.world = (0, 1) if ranks is None else (ranks.rank, ranks.world)
         self.train, self.val = (np.flatnonzero(pairs.role == kind) for kind in (TRAIN, VAL))
         self.record = Record(stage=GENE if config.gene_warmup else JOINT)
-        check_shares(pairs, config, self.world)
+        check_shares(pairs, config, ranks.world)
         self.saved, self.trained = time.monotonic(), dict(net.trained())
         self.optimiser = self._new_optimiser()
 
@@ -222,16 +199,17 @@ class _Run:
     def _images(self, order: Sequence[Rows], stage: str) -> Generator[Tensor]:
         """Images of this process's share of every batch; its threads end when it is closed."""
         if stage == JOINT:
-            yield from self.pairs.read_images([rows[self.rank :: self.world] for rows in order], self.n_workers)
+            yield from self.pairs.read_images(
+                [rows[self.ranks.rank :: self.ranks.world] for rows in order], self.n_workers
+            )
 
     def _step(self, rows: Rows, images: Tensor | None, stage: str) -> dict[str, float]:
         self.net.train()
         self.optimiser.zero_grad(set_to_none=True)
-        losses, blame = self._losses(rows, images, stage, self.record.step)
-        self._check("loss", losses["loss"], rows, blame)
+        losses, blamed = self._losses(rows, images, stage, self.record.step)
+        self._check("loss", losses["loss"], rows, blamed)
         losses["loss"].backward()
-        if self.ranks is not None:
-            join_gradients([(name, self.trained[name]) for name in self.names], self.ranks)
+        join_gradients([(name, self.trained[name]) for name in self.names], self.ranks)
         self.optimiser.step()
         return {name: float(value.detach()) for name, value in losses.items()}
 
@@ -242,33 +220,36 @@ class _Run:
         dense = torch.from_numpy(self.pairs.expression[rows].toarray()).to(self.device)
         noise = torch_stream(self.seed, f"noise of {stage}", step, torch.device(self.device).type)
         if stage == GENE:
-            found, seen = self.net.gene_losses(dense, self.config, noise), [dense]
+            losses, blamed = self.net.gene_losses(dense, self.config, noise), [dense]
         else:
-            image = self._encode(images, step)
-            if self.ranks is not None:
-                image = join_rows(image, len(rows), self.ranks)
+            image = join_rows(self._encode(images, step), len(rows), self.ranks)
             section = torch.from_numpy(self.pairs.section[rows]).to(self.device)
-            found, seen = self.net.losses(image, dense, section, self.config, noise), [image, dense]
+            losses, blamed = self.net.losses(image, dense, section, self.config, noise), [image, dense]
         weights = self.config.loss_weights()
-        total = torch.stack([weights.get(name, 1.0) * value for name, value in found.items()]).sum()
-        return found | {"loss": total}, seen
+        total = torch.stack([weights.get(name, 1.0) * value for name, value in losses.items()]).sum()
+        return losses | {"loss": total}, blamed
 
     def _encode(self, images: Tensor | None, step: int) -> Tensor:
-        """Encode this process's share of a batch; in small parts of it, if asked for, whose activations are made anew for the gradient."""
+        """Encode this process's share of a batch, in parts if micro_batch_size says so.
+
+        The activations of a part are computed again for its gradient, so that memory holds those of one part.
+        """
         if images is None:
-            raise RuntimeError("the reader of patches ended before its batches did.")
+            raise RuntimeError("the patch reader ended before its batches did.")
         if not len(images):
             return torch.zeros(0, self.net.gene.dim, device=self.device)
         images = images.to(self.device)
         training = self.net.training
-        seed_torch(torch_stream(self.seed, "dropout", step * self.world + self.rank).initial_seed(), self.device)
+        seed_torch(
+            torch_stream(self.seed, "dropout", step * self.ranks.world + self.ranks.rank).initial_seed(), self.device
+        )
         kind = torch.device(self.device).type
         with torch.autocast(kind, torch.bfloat16, enabled=self.config.precision != "fp32"):
             if isinstance(self.net.vision, FeatureTower):
                 return self.net.vision(images).float()
             x = to_unit(images)
             if training:
-                draws = torch_stream(self.seed, "augmentation", step * self.world + self.rank)
+                draws = torch_stream(self.seed, "augmentation", step * self.ranks.world + self.ranks.rank)
                 x = augment(x, self.config.augment(), draws)
             size = self.config.micro_batch_size
             if not training or not size or size >= len(x):
@@ -277,18 +258,19 @@ class _Run:
                 parts = [checkpoint(self.net.vision, part, use_reentrant=False) for part in x.split(size)]
         return torch.cat(parts).float()
 
-    def _check(self, name: str, loss: Tensor, rows: Rows, seen: list[Tensor]) -> None:
+    def _check(self, name: str, loss: Tensor, rows: Rows, blamed: list[Tensor]) -> None:
         """Stop if the loss is not a number, and say in which sections."""
         if torch.isfinite(loss):
             return
         bad = np.zeros(len(rows), dtype=bool)
-        for values in seen:
+        for values in blamed:
             bad |= (~torch.isfinite(values).all(1)).cpu().numpy()
         sections = np.unique(self.pairs.section[rows[bad] if bad.any() else rows])
+        names = ", ".join(self.pairs.names[i] for i in sections)
         raise NonFiniteLossError(
-            f"the {name} became {float(loss.detach())} in step {self.record.step}, on spots of {', '.join(self.pairs.names[i] for i in sections)}"
-            f"{', whose embeddings are not finite' if bad.any() else ''}. Lower lr={self.config.lr:g}, or look at the images, features "
-            "and counts of these sections."
+            f"the {name} became {float(loss.detach())} in step {self.record.step}, on spots of {names}"
+            f"{', whose embeddings are not finite' if bad.any() else ''}. Lower lr={self.config.lr:g}, or look at the "
+            "images, features and counts of these sections."
         )
 
     @torch.no_grad()
@@ -304,42 +286,25 @@ class _Run:
         sums: dict[str, float] = {}
         with closing(self._images(order, stage)) as images:
             for rows in order:
-                losses, blame = self._losses(rows, next(images, None), stage, 0)
-                self._check("validation loss", losses["loss"], rows, blame)
+                losses, blamed = self._losses(rows, next(images, None), stage, 0)
+                self._check("validation loss", losses["loss"], rows, blamed)
                 for name, value in losses.items():
                     sums[name] = sums.get(name, 0.0) + float(value) * len(rows)
         return {name: value / len(self.val) for name, value in sums.items()}
 
     def _save(self) -> None:
         self.saved = time.monotonic()
-        if self.folder is None or self.rank:
-            return
-        arrays = {f"net.{name}": value for name, value in self.net.own_state().items()}
-        arrays |= {f"best.{name}": value for name, value in self.record.best.items()}
-        for i, state in self.optimiser.state_dict()["state"].items():
-            arrays |= {f"{part}.{self.names[i]}": state[part] for part in MOMENTS}
-        facts = {name: getattr(self.record, name) for name in FACTS}
-        self.folder.write(self.folder.folder / STATE, facts, arrays)
+        if self.folder is not None and self.ranks.leads:
+            write_state(self.folder, self.net, self.record, self.optimiser, self.names)
 
     def _restore(self) -> None:
         """Go on from the state in the folder of the first rank, if there is one."""
-        found = _read(self.folder) if self.ranks is None else self.ranks.first(lambda: _read(self.folder))
-        if found is None:
+        state = self.ranks.first(lambda: read_state(self.folder))
+        if state is None:
             return
-        facts, arrays = found
-        tensors = {name: torch.from_numpy(np.asarray(array)) for name, array in arrays.items()}
-        part: dict[str, dict[str, Tensor]] = {}
-        for name, value in tensors.items():
-            kind, _, rest = name.partition(".")
-            part.setdefault(kind, {})[rest] = value
-        self.net.load_own(part["net"])
+        self.net.load_own(state.arrays["net"])
         for name in FACTS:
-            setattr(self.record, name, facts[name])
-        self.record.best = part.get("best", {})
+            setattr(self.record, name, state.facts[name])
+        self.record.best = state.arrays.get("best", {})
         self.optimiser = self._new_optimiser()
-        state = {
-            i: {kind: part[kind][name] for kind in MOMENTS}
-            for i, name in enumerate(self.names)
-            if name in part.get(MOMENTS[0], {})
-        }
-        self.optimiser.load_state_dict(self.optimiser.state_dict() | {"state": state})
+        self.optimiser.load_state_dict(self.optimiser.state_dict() | {"state": state.moments(self.names)})

@@ -1,1 +1,1 @@
-"""What plots share: axes, colours and tissue."""
+"""What plots share: axes, colours, tissue and words."""

@@ -1,4 +1,4 @@
-"""What all plots share: panels, legends, colour bars and type sizes."""
+"""What all plots share: panels, legends, colour bars and font sizes."""
 
 from __future__ import annotations
 
@@ -14,54 +14,56 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from numpy.typing import NDArray
 
-#: Type sizes in points.
+from spade.core.checks import check_flag
+
+#: Font sizes in points.
 TITLE, TEXT, SMALL = 9, 8, 7
 GREY = "#767676"
-#: Longest column of a legend.
+#: Most entries in a column of a legend.
 LEGEND_ROWS = 14
-#: Longest name of a section or value.
+#: Most characters of the name of a section or value.
 NAME_LENGTH = 20
 
 
 def new_figure(width: float, height: float) -> Figure:
-    """Return a figure of ``width`` × ``height`` inches whose panels make room for their labels."""
+    """Return a figure of ``width`` × ``height`` inches, laid out so that labels do not overlap."""
     figure = plt.figure(figsize=(width, height))
     figure.set_layout_engine("constrained", w_pad=0.06, h_pad=0.08, wspace=0.02, hspace=0.02)
     return figure
 
 
 def given_axes(ax: Any, shape: tuple[int, ...], panels: str) -> NDArray[Any]:
-    """Return ``ax`` as an array of ``shape``, or raise if there are not as many as ``panels`` says are drawn."""
+    """Return ``ax`` as an array of ``shape``; raise unless there is one for each of the ``panels`` described."""
     axes = np.atleast_1d(np.asarray(ax, dtype=object)).ravel()
-    strange = [item for item in axes if not isinstance(item, Axes)]
-    if strange:
-        raise TypeError(f"ax: got {type(strange[0]).__name__}; expected matplotlib Axes, one per panel: {panels}.")
+    others = [item for item in axes if not isinstance(item, Axes)]
+    if others:
+        raise TypeError(f"ax: got {type(others[0]).__name__}; expected matplotlib Axes, one per panel: {panels}.")
     if len(axes) != np.prod(shape):
         raise ValueError(
-            f"ax: got {len(axes)} Axes for {np.prod(shape)} panels: {panels}. Pass as many, as from "
+            f"ax: got {len(axes)} Axes for {np.prod(shape)} panels: {panels}. Pass one per panel, for example from "
             "plt.subplots, or leave ax= out."
         )
     return axes.reshape(shape)
 
 
 def clip(name: str) -> str:
-    """Return a name, without its beginning if it is long."""
+    """Return a name, cut at its beginning if it is long."""
     return name if len(name) <= NAME_LENGTH else "…" + name[-NAME_LENGTH + 1 :]
 
 
 def title(ax: Axes, text: str) -> None:
-    """Head a panel, flush left."""
+    """Write the title of a panel, aligned left."""
     ax.set_title(text, fontsize=TITLE, loc="left")
 
 
 def bare(ax: Axes) -> None:
-    """Take ticks away and make the frame thin."""
+    """Remove ticks and draw a thin frame."""
     ax.set(xticks=[], yticks=[])
     ax.spines[:].set(visible=True, linewidth=0.6, color=GREY)
 
 
 def dots_legend(ax: Axes, entries: Iterable[tuple[str, str]], heading: str) -> None:
-    """Put a legend of (label, colour) to the right of a panel; the colour ``"none"`` is drawn as an open circle."""
+    """Put a legend of (label, colour) to the right of a panel; the colour ``"none"`` becomes an open circle."""
     handles = [
         Line2D(
             [], [], linestyle="none", marker="o", markersize=5, label=label,
@@ -94,7 +96,7 @@ def colour_bar(ax: Axes, mappable: ScalarMappable, label: str) -> Colorbar:
     return bar
 
 
-def finish(show: bool) -> None:
+def finish(*, show: bool) -> None:
     """Show all figures if asked to."""
-    if show:
+    if check_flag("show", show):
         plt.show()

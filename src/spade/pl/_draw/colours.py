@@ -1,4 +1,4 @@
-"""Columns to draw: experts, other categories, numbers, and their colours."""
+"""Columns to draw (experts, other categories or numbers) and their colours."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from spade._samples.experts import expert_series
 from spade._samples.obs import obs_column
 from spade._samples.sample import Sample
 
-#: Colours of Okabe and Ito, told apart with any kind of colour vision; grey means missing here.
+#: Colours of Okabe and Ito, distinct with any kind of colour vision; without grey, which means missing here.
 SAFE = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#f0e442", "#000000")
 
 #: A column of one sample, and the colours that its ``uns`` has for the categories.
@@ -41,7 +41,7 @@ class Column:
     colours: dict[str, str] | None
 
     def legend(self, rows: NDArray[Any] | slice = slice(None), missing: str = "missing") -> list[tuple[str, str]]:
-        """Return label with count, and colour, of the categories that occur in ``rows``."""
+        """Return the label (with count) and colour of every category in ``rows``."""
         values = self.values[rows]
         counts = {name: int((values == name).sum()) for name in [*(self.colours or ()), ""]}
         styles = {**(self.colours or {}), "": "none"}
@@ -63,19 +63,19 @@ def read_column(sample: Sample, color: str | None, key: str) -> ColumnColours:
 
 
 def expert_colours(names: Iterable[str]) -> dict[str, str]:
-    """Return the usual colour of every expert, in the order of their numbers."""
+    """Return the default colour of every expert, in the order of their numbers."""
     ordered = sorted(names, key=int)
-    usual = palette(1 + max(map(int, ordered), default=0)).tolist()
-    return {name: usual[int(name)] for name in ordered}
+    colours = palette(1 + max(map(int, ordered), default=0)).tolist()
+    return {name: colours[int(name)] for name in ordered}
 
 
-def join_columns(name: str, found: Iterable[ColumnColours], experts: bool = False) -> Column:
-    """Put one column of several samples together, with one colour per category throughout.
+def join_columns(name: str, columns: Iterable[ColumnColours], *, experts: bool = False) -> Column:
+    """Concatenate a column of several samples, with one colour per category throughout.
 
-    Colours in ``uns`` are kept; the first sample decides where two differ. Other experts get their usual colours, and
-    other categories a set that all can tell apart, as far as it goes.
+    Colours in ``uns`` are kept; where samples differ, the first decides. Other experts get their default colours, and
+    other categories the colours of :data:`SAFE`, if these suffice.
     """
-    series, stored = zip(*found, strict=True)
+    series, stored = zip(*columns, strict=True)
     if all(pd.api.types.is_numeric_dtype(one.dtype) and not pd.api.types.is_bool_dtype(one.dtype) for one in series):
         return Column(name, np.concatenate([one.to_numpy(dtype=np.float64, na_value=np.nan) for one in series]), None)
     categories: dict[str, None] = {}
@@ -88,8 +88,8 @@ def join_columns(name: str, found: Iterable[ColumnColours], experts: bool = Fals
         colours = expert_colours(categories)
         categories = dict.fromkeys(colours)
     else:
-        usual = list(SAFE) if len(categories) <= len(SAFE) else palette(len(categories)).tolist()
-        colours = dict(zip(categories, usual, strict=False))
+        defaults = list(SAFE) if len(categories) <= len(SAFE) else palette(len(categories)).tolist()
+        colours = dict(zip(categories, defaults, strict=False))
     for known in reversed(stored):
         colours.update(known)
     values = np.concatenate([np.where(one.isna(), "", one.astype(str)).astype(object) for one in series])

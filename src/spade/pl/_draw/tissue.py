@@ -1,4 +1,4 @@
-"""A section on its image, drawn in µm from the image's upper left corner, y down."""
+"""A section on its image, drawn in µm from the image's upper left corner, with y pointing down."""
 
 from __future__ import annotations
 
@@ -15,19 +15,20 @@ from matplotlib.patches import Rectangle
 from matplotlib.transforms import blended_transform_factory
 from numpy.typing import NDArray
 
+from spade._checks import shorten
 from spade._samples.images import image_levels
 from spade._samples.patches import patch_centres, patch_record
 from spade._samples.sample import Sample
+from spade.core.arrays import Floats, Rows
 from spade.core.patches.tiles import Level, iter_patches
 from spade.pl._draw.axes import SMALL, TEXT, bare
 
 logger = logging.getLogger("spade")
-Floats = NDArray[np.float64]
-#: About the longest side of an image that is drawn.
+#: Approximate longest side, in pixels, of an image that is drawn.
 MAX_PX = 1_200
-#: Rows that are read at a time.
+#: Rows of pixels that are read at a time.
 BAND = 512
-#: More artists than this are drawn as pixels in vector formats.
+#: Collections of more artists than this are drawn as pixels in vector formats.
 RASTERISE_ABOVE = 3_000
 BORDER = "#d55e00"
 
@@ -49,15 +50,15 @@ class View:
     centres
         ``(n, 2)`` spot centres (x, y) in µm.
     inside
-        ``(n,)`` whether the centre lies in the image.
+        ``(n,)``: whether the centre lies in the image.
     diameter, side
-        Of a spot and of a patch, in µm.
+        Diameter of a spot and side of a patch, in µm.
     size_px
         Side of a patch in pixels once it is read.
     """
 
     name: str
-    rows: NDArray[np.int64]
+    rows: Rows
     ids: pd.Index
     levels: list[Level]
     mpp: float
@@ -73,14 +74,14 @@ class View:
         height, width = self.levels[0].shape
         return width * self.mpp, height * self.mpp
 
-    def frame(self, off_image: bool = False) -> Floats:
-        """Return the box (x0, y0, x1, y1) in µm around the spots and a margin, of those on the image or of all."""
+    def frame(self, *, off_image: bool = False) -> Floats:
+        """Return the box (x0, y0, x1, y1) in µm around the spots on the image, or around all, with a margin."""
         centres = self.centres if off_image or not self.inside.any() else self.centres[self.inside]
         low, high = centres.min(0), centres.max(0)
         margin = max(self.side, self.diameter) / 2 + 0.02 * float(np.max(high - low))
         return np.concatenate([low - margin, high + margin])
 
-    def patches(self, chosen: NDArray[np.int64]) -> NDArray[np.uint8]:
+    def patches(self, chosen: Rows) -> NDArray[np.uint8]:
         """Read patches, ``(len(chosen), size_px, size_px, 3)``; ``chosen`` are positions in ``centres``."""
         out = np.empty((len(chosen), self.size_px, self.size_px, 3), dtype=np.uint8)
         centres = self.centres[chosen][:, ::-1] / self.mpp
@@ -92,14 +93,14 @@ class View:
 def views(sample: Sample, patches_key: str) -> list[View]:
     """Return one view per section that has patches."""
     record = patch_record(sample, patches_key)
-    found = []
+    drawn = []
     for section in sample.sections:
         if section.region not in record["regions"]:
             logger.warning("%s: no patches in %r, not drawn", section.name, patches_key)
             continue
         facts = record["regions"][section.region]
         centres, inside = patch_centres(sample, section, facts)
-        found.append(
+        drawn.append(
             View(
                 section.name,
                 section.rows,
@@ -113,16 +114,16 @@ def views(sample: Sample, patches_key: str) -> list[View]:
                 record["size_px"],
             )
         )
-    if not found:
+    if not drawn:
         raise KeyError(
-            f"{sample.name}: the patches in {patches_key!r} are of {list(record['regions'])}, but the table's regions are "
-            f"{[section.region for section in sample.sections]}. Run sp.pp.patches again."
+            f"{sample.name}: the patches in {patches_key!r} belong to {shorten(record['regions'])}, but the table's "
+            f"regions are {shorten(section.region for section in sample.sections)}. Run sp.pp.patches again."
         )
-    return found
+    return drawn
 
 
 def common_frames(frames: list[Floats]) -> list[Floats]:
-    """Give all boxes the largest width and height, about their own centres, so that panels are equal and to one scale."""
+    """Give all boxes the largest width and height, around their own centres: panels get one size and one scale."""
     half = np.max([box[2:] - box[:2] for box in frames], axis=0) / 2
     return [np.concatenate([middle - half, middle + half]) for middle in ((b[:2] + b[2:]) / 2 for b in frames)]
 
@@ -135,13 +136,13 @@ def read_region(levels: list[Level], box: Floats, max_px: int = MAX_PX) -> tuple
     levels
         Resolutions, finest first.
     box
-        (x0, y0, x1, y1) in pixels of the finest level; what is beyond the image is left out.
+        (x0, y0, x1, y1) in pixels of the finest level; the part beyond the image is left out.
     max_px
-        About the longest side of the result.
+        Approximate longest side of the result.
 
     Returns
     -------
-    ``(height, width, 3)`` pixels, and the box that they cover; of size 0 if the image is not in ``box``.
+    ``(height, width, 3)`` pixels, and the box that they cover; of size 0 if ``box`` shows nothing of the image.
     """
     height, width = levels[0].shape
     x0, x1 = np.clip(box[[0, 2]], 0, width)
@@ -169,7 +170,7 @@ def read_region(levels: list[Level], box: Floats, max_px: int = MAX_PX) -> tuple
 
 
 def draw_tissue(ax: Axes, view: View, box: Floats, alpha: float = 1.0) -> None:
-    """Draw the image within ``box`` (µm) at a low resolution, its border where it is in view, and a scale bar."""
+    """Draw the image within ``box`` (µm) at a low resolution, its border and a scale bar."""
     pixels, covered = read_region(view.levels, box / view.mpp)
     x0, y0, x1, y1 = covered * view.mpp
     if pixels.size:
@@ -181,7 +182,7 @@ def draw_tissue(ax: Axes, view: View, box: Floats, alpha: float = 1.0) -> None:
 
 
 def draw_border(ax: Axes, view: View) -> None:
-    """Outline the image; seen where the border is within the panel."""
+    """Outline the image, where its border lies within the panel."""
     ax.add_patch(Rectangle((0, 0), *view.image_um, fill=False, edgecolor=BORDER, linewidth=1.0, linestyle=(0, (4, 2))))
 
 
@@ -203,13 +204,13 @@ def draw_spots(ax: Axes, view: View, **style: Any) -> EllipseCollection:
 
 
 def nice_length(most: float) -> float:
-    """Return the largest of 1, 2, 5, 10, 20, … that is not above ``most``."""
+    """Return the largest of …, 1, 2, 5, 10, 20, … that is not above ``most``."""
     power = 10.0 ** floor(np.log10(most))
     return power * max(factor for factor in (1, 2, 5) if factor * power <= most * (1 + 1e-9))
 
 
-def scale_bar(ax: Axes, share: float = 0.3, small: bool = False, above: bool = False) -> None:
-    """Draw a bar of a round length in µm, at most ``share`` of the panel, outside its left corner."""
+def scale_bar(ax: Axes, *, share: float = 0.3, small: bool = False, above: bool = False) -> None:
+    """Draw a bar of a round length in µm, at most ``share`` of the panel's width, outside its left corner."""
     x0, x1 = ax.get_xlim()
     length = nice_length(share * (x1 - x0))
     below = blended_transform_factory(ax.transData, ax.transAxes)

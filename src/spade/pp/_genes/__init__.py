@@ -1,1 +1,1 @@
-"""``select_genes`` and its two steps."""
+"""``select_genes`` and its two steps: common genes, then the most variable of them."""

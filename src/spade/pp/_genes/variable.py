@@ -1,4 +1,4 @@
-"""The most variable of the genes that samples have in common: of each by itself, or of all together."""
+"""The most variable of the common genes, in each sample or in all samples together."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def variable_alone(counts: csr_matrix, var_names: pd.Index, common: GenePanel, n
 
 @dataclass(frozen=True)
 class SectionCounts:
-    """What one sample adds: log-normalised values of the common genes ``(n, G)``, their counts ``(G,)``, and the section of each spot."""
+    """Common genes of one sample: log-normalised values ``(n, G)``, total counts ``(G,)``, and each spot's section."""
 
     values: csr_matrix
     total: Floats
@@ -45,30 +45,30 @@ class SectionCounts:
 
     @classmethod
     def of(cls, counts: csr_matrix, var_names: pd.Index, section: NDArray[np.str_], common: GenePanel) -> SectionCounts:
-        """Take the common genes of a sample; spots are scaled by their counts of all genes."""
+        """Take the common genes of a sample; spots are scaled by their counts over all genes."""
         total = np.asarray(common.take(counts, var_names)[0].sum(0, dtype=np.float64)).ravel()
         return cls(common.take(log_normalise(counts), var_names)[0], total, section)
 
 
 def variable_together(
-    parts: Sequence[SectionCounts], common: GenePanel, n_top_genes: int, by_section: bool
+    parts: Sequence[SectionCounts], common: GenePanel, n_top_genes: int, *, by_section: bool
 ) -> set[str]:
     """Return the most variable of the common genes in the spots of all samples, as the SEAL paper chooses them.
 
-    With ``by_section`` those that vary within most sections, scanpy's ``batch_key``.
+    With ``by_section``, genes that vary within most sections are chosen (scanpy's ``batch_key``).
     """
     import scanpy as sc
 
     section = np.concatenate([part.section for part in parts])
-    found = sum(part.total for part in parts) >= MIN_COUNTS
-    names = np.array(common.names, dtype=object)[found]
+    enough = sum(part.total for part in parts) >= MIN_COUNTS
+    names = np.array(common.names, dtype=object)[enough]
     if n_top_genes >= len(names):
         return set(names)
     obs = pd.DataFrame({"section": pd.Categorical(section)}, index=np.arange(len(section)).astype(str))
     single = obs["section"].value_counts().loc[lambda count: count < 2].index
     if by_section and len(single):
-        raise ValueError(f"by_section=True: {single[0]} has a single spot with counts, in which nothing varies.")
-    values = csr_matrix(vstack([part.values for part in parts], format="csr")[:, found])
+        raise ValueError(f"by_section=True: {single[0]} has a single spot with counts, so no gene varies within it.")
+    values = csr_matrix(vstack([part.values for part in parts], format="csr")[:, enough])
     scratch = ad.AnnData(values, obs=obs, var=pd.DataFrame(index=names))
     batch_key = "section" if by_section else None
     sc.pp.highly_variable_genes(scratch, flavor="seurat", n_top_genes=n_top_genes, batch_key=batch_key)

@@ -1,4 +1,4 @@
-"""Labels of people on patches: polygons drawn on the image, or tables of spots and samples."""
+"""Manual labels on patches, from polygons drawn on the image or from tables of spots and samples."""
 
 from __future__ import annotations
 
@@ -19,18 +19,20 @@ from spade._checks import shorten
 from spade._samples.obs import check_free
 from spade._samples.open import Samples, as_list, iter_samples
 from spade._samples.patches import patch_record, region_facts
-from spade._samples.sample import check_names
+from spade._samples.sample import Sample, check_names
+from spade.core.checks import check_choice, check_positive, check_share
 from spade.core.errors import warn
 from spade.io import _label_table
 from spade.io._bytes import suffix
 from spade.io._label_table import SAMPLE, SPOT, check_label_table, read_label_table
 from spade.pp._labels.section import SectionLabels, label_section
+from spade.pp._labels.sources import Outlines, PolygonSettings
 
 logger = logging.getLogger("spade")
 Annotations: TypeAlias = (
     pd.DataFrame | str | PathLike[str] | Mapping[str, GeoDataFrame | str | PathLike[str]]
 )  # a GeoDataFrame is a DataFrame
-#: ``obs`` columns to write, with the record of each.
+#: ``obs`` columns to write, each with its record.
 Columns: TypeAlias = dict[str, tuple[Any, dict[str, Any] | None]]
 
 
@@ -46,60 +48,64 @@ def label_patches(
     table_key: str | None = None,
     key_added: str | None = None,
 ) -> None:
-    """Give patches the labels that people gave: polygons drawn on the image, or a table of spots or samples.
+    """Label patches from polygons drawn on the image, or from a table of spots or samples.
 
-    Polygons: those of one label are united, and a patch gets the label that covers the largest share of it, if that is at
-    least ``min_share``. Shares that differ by less than 1e-6, as under nested outlines, are a tie: it goes to the label
-    whose (united) outlines on the patch are the smaller in total, and so the more specific; then by the alphabet. Of a
-    patch that crosses the border of the image, the part on the image counts; one whose centre is off the image gets no label.
+    Polygons of one label are united, and a patch gets the label that covers the largest share of it, if this share is
+    at least ``min_share``. Shares that differ by less than 1e-6, as under nested outlines, are a tie; it goes to the
+    label whose (united) outlines on the patch have the smaller total area, which is the more specific label, then by
+    the alphabet. If a patch crosses the border of the image, only the part on the image counts; a patch whose centre is
+    off the image gets no label.
 
     Parameters
     ----------
     samples
         A ``SpatialData``, a path to a zarr store, or an iterable of these.
     annotations
-        Polygons: a ``GeoDataFrame`` or the path of a GeoJSON file, if there is one section; the name of a shapes element that
-        the samples have, which its transformations put onto the image; or a dict from section to any of these. A section is
-        called as its sample, or ``"sample/region"`` where the table has several regions.
-        Table (``DataFrame`` or the path of a CSV or TSV file; see :func:`spade.io.read_annotations`): with a column ``spot``,
-        joined by instance id, or by obs name if that finds more spots; else joined by ``sample`` to all spots of the sample (or
-        section). A ``str`` that ends as a file name of these kinds is a path.
+        Polygons: a ``GeoDataFrame`` or the path of a GeoJSON file, if there is one section; the name of a shapes
+        element of the samples, which its transformations map to the image; or a dict from section to any of these. A
+        section has the name of its sample, or ``"sample/region"`` if the table has several regions.
+        Table (``DataFrame`` or the path of a CSV or TSV file; see :func:`spade.io.read_annotations`): with a column
+        ``spot``, joined by instance id, or by obs name if that finds more spots; else joined by ``sample`` to all spots
+        of the sample (or section). A ``str`` that ends like the name of such a file is a path.
     columns
-        Polygons: the column with the labels, by default ``"label"``. Table: columns to write, by default all but the keys.
+        Polygons: the column with the labels; None: ``"label"``. Table: columns to write; None: all but ``sample`` and
+        ``spot``.
     by
-        Polygons: ``"area"``, or ``"centre"`` for the label that is drawn over the centre of the patch, whatever its share; of several,
-        that with the smaller outline.
+        Polygons: ``"area"``, or ``"centre"`` for the label drawn over the centre of the patch, whatever its share; of
+        several, the one with the smaller outline.
     min_share
-        Polygons: share of the patch that its label must cover, with ``by="area"``.
+        Polygons: share of the patch that its label must cover, above 0 and up to 1; only with ``by="area"``.
     mpp
-        Polygons: microns per pixel of the image that was annotated, if it is not the patches' image at its finest level.
+        Polygons: microns per pixel of the annotated image; None: it was the patches' image at its finest level.
     patches_key
         Polygons: what :func:`patches` wrote.
     table_key
         Table of the samples; may be left out when there is one.
     key_added
-        ``obs`` column to write: by default ``"label"``; for tables the columns' own names, and only one can be renamed.
+        ``obs`` column to write; None: ``"label"`` or, for tables, the columns' own names. Only a single column can be
+        renamed.
 
     Returns
     -------
     None
-        Polygons: writes the categorical ``obs["label"]`` (NaN: no label) and ``obs["label_share"]``, the share of the patch that
-        its label covers (NaN without one). Table: writes ``obs[column]``, strings as a categorical. All samples get
-        the same categories. Columns that are there are overwritten.
+        Polygons: writes the categorical ``obs["label"]`` (NaN: no label) and ``obs["label_share"]``, the share of the
+        patch that its label covers (NaN without one). Table: writes ``obs[column]``, strings as a categorical. All
+        samples get the same categories. Existing columns are overwritten.
 
     Raises
     ------
     KeyError
-        If patches, a column or a shapes element is not there, polygons name a section that is not, or a table none that is.
+        Patches, a column or a shapes element that is not there; polygons that name an unknown section, or a table that
+        names no known one.
     ValueError
-        If geometries are empty or not areas, no polygon has a label, all polygons lie off the image, a spot or sample is
-        named twice, no spot of a table is in the sample, or a name is in use.
+        Geometries that are empty or not areas, no polygon with a label, all polygons off the image, a spot or sample
+        named twice, no spot of a table in the sample, or a name that is in use.
 
     Warns
     -----
     UserWarning
-        With the numbers of polygons that were repaired, have no label or lie off the image; of sections without annotations; of
-        spots and samples in a table that are not there.
+        Numbers of polygons that were repaired, have no label or lie off the image; sections without annotations; spots
+        and samples of a table that are not there.
 
     Examples
     --------
@@ -117,47 +123,59 @@ def label_patches(
     >>> sdata["table"].obs["stage"].unique().tolist()
     ['II']
     """
-    if by not in ("area", "centre"):
-        raise ValueError(f"by={by!r} must be 'area' or 'centre'.")
-    if not 0 < min_share <= 1:
-        raise ValueError(f"min_share={min_share!r}: expected a share above 0 and up to 1.")
-    if mpp is not None and not (np.isfinite(mpp) and mpp > 0):
-        raise ValueError(f"mpp={mpp!r}: expected a positive number of microns per pixel.")
+    check_choice("by", by, ("area", "centre"))
+    min_share = check_share("min_share", min_share, "(0, 1]")
+    if mpp is not None:
+        mpp = check_positive("mpp", mpp, "microns per pixel")
+    if key_added is not None:
+        _keys.check_key(key_added)
+    _check_columns(columns)
     samples = as_list(samples)
-    given = _as_table(annotations)
-    if given is not None:
+    table = _as_table(annotations)
+    if table is not None:
         if mpp is not None:
-            raise ValueError("mpp= is for polygons, but annotations= is a table.")
-        written, notes = _of_table(samples, *given, columns, key_added, table_key)
+            raise ValueError(f"mpp={mpp!r} is for polygons, but annotations= is a table; leave mpp= out.")
+        written, notes = _from_table(samples, *table, columns, key_added, table_key)
+    elif columns is not None and not isinstance(columns, str):
+        raise ValueError(f"columns={columns!r}: polygons have one column of labels; name it.")
     else:
-        if columns is not None and not isinstance(columns, str):
-            raise ValueError(f"columns={columns!r}: polygons have one column of labels; name it.")
-        key = _keys.check_key("label" if key_added is None else key_added)
-        settings = {"by": by, "min_share": float(min_share), "mpp": None if mpp is None else float(mpp)}
-        written, notes = _of_polygons(samples, annotations, columns or "label", settings, patches_key, table_key, key)
+        settings = PolygonSettings(columns or "label", by, min_share, mpp, patches_key)
+        written, notes = _from_polygons(samples, annotations, settings, table_key, key_added or "label")
     for note in notes:
         warn(note)
     for sample, values in zip(iter_samples(samples, table_key=table_key), written, strict=True):
-        for key, (value, record) in values.items():
-            sample.table.obs[key] = value
-            if record:
-                _keys.write_provenance(sample.table.uns, key, function="pp.label_patches", **record)
-                labelled = int(sample.table.obs[key].notna().sum())
-                logger.info("%s: wrote obs[%r]: %d of %d spots labelled", sample.name, key, labelled, len(value))
-        sample.save()
+        _write(sample, values)
 
 
-def _as_table(annotations: Annotations) -> tuple[pd.DataFrame, str] | None:
+def _check_columns(columns: object) -> None:
+    """Raise unless these are None, a name or several."""
+    names = [columns] if columns is None or isinstance(columns, str) else columns
+    if not isinstance(names, Sequence) or not all(name is None or (isinstance(name, str) and name) for name in names):
+        raise ValueError(f"columns={columns!r}: expected the name of a column, or a list of names.")
+
+
+def _write(sample: Sample, values: Columns) -> None:
+    """Write columns and their records, and save the sample."""
+    for key, (value, record) in values.items():
+        sample.table.obs[key] = value
+        if record:
+            _keys.write_provenance(sample.table.uns, key, function="pp.label_patches", **record)
+            labelled = int(sample.table.obs[key].notna().sum())
+            logger.info("%s: wrote obs[%r]: %d of %d spots labelled", sample.name, key, labelled, len(value))
+    sample.save()
+
+
+def _as_table(annotations: object) -> tuple[pd.DataFrame, str] | None:
     """Return a table and what to call it, None if the annotations are polygons."""
     if isinstance(annotations, pd.DataFrame):
-        named = "annotations="
-        return None if isinstance(annotations, GeoDataFrame) else (check_label_table(annotations, named), named)
+        source = "annotations="
+        return None if isinstance(annotations, GeoDataFrame) else (check_label_table(annotations, source), source)
     if isinstance(annotations, (str, PathLike)) and suffix(Path(annotations)) in _label_table.SUFFIXES:
         return read_label_table(Path(annotations), argument="annotations"), f"annotations={str(annotations)!r}"
     return None
 
 
-def _of_table(
+def _from_table(
     samples: Samples,
     frame: pd.DataFrame,
     source: str,
@@ -165,100 +183,101 @@ def _of_table(
     key_added: str | None,
     table_key: str | None,
 ) -> tuple[list[Columns], list[str]]:
-    """Columns of every sample, and what to warn of."""
+    """Return the columns of every sample, and what to warn about."""
     chosen = tables.chosen_columns(frame, columns, source)
     if key_added is not None and len(chosen) > 1:
         raise ValueError(
-            f"key_added={key_added!r} renames one column, but {source} gives {shorten(chosen)}. Set columns=."
+            f"key_added={key_added!r} renames one column, but {source} has {shorten(chosen)}. Choose one with columns=."
         )
-    keys = {column: _keys.check_key(key_added) if key_added is not None else column for column in chosen}
+    keys = {column: key_added or column for column in chosen}
     record = {"by": SPOT if SPOT in frame else SAMPLE}
     written: list[Columns] = []
     names: list[str] = []
     without: list[str] = []
-    lost = 0
+    n_unused = 0
     items = as_list(samples)
     for sample in iter_samples(items, table_key=table_key):
         for key in keys.values():
             check_free(sample, key)
-        positions, unused = tables.join(sample, frame, len(items) == 1, source)
-        written.append({keys[c]: (tables.values_of(frame[c], positions), record) for c in chosen})
+        positions, unused = tables.join(sample, frame, source, only=len(items) == 1)
+        written.append({key: (tables.values_of(frame[column], positions), record) for column, key in keys.items()})
         names += dict.fromkeys([sample.name, *(section.name for section in sample.sections)])
-        lost += unused
+        n_unused += unused
         without += [section.name for section in sample.sections if (positions[section.rows] < 0).all()]
     check_names(names)
     notes = []
-    if lost:
-        notes.append(f"{lost} of {len(frame)} spots in {source} are not in the samples; their labels are not used.")
+    if n_unused:
+        notes.append(f"{n_unused} of {len(frame)} spots in {source} are not in the samples; their labels are not used.")
     if SAMPLE in frame and (others := sorted(set(frame[SAMPLE]) - set(names))):
         if not set(frame[SAMPLE]) & set(names):
             sources.check_known(others, names, source)
-        notes.append(f"{source} also names {shorten(others)}, which no sample is called; not used.")
+        notes.append(f"{source} also names {shorten(others)}, but no sample has this name; these rows are not used.")
     return written, notes + _without(without, source)
 
 
-def _of_polygons(
-    samples: Samples,
-    annotations: Any,
-    column: str,
-    settings: dict[str, Any],
-    patches_key: str,
-    table_key: str | None,
-    key: str,
+def _from_polygons(
+    samples: Samples, annotations: object, settings: PolygonSettings, table_key: str | None, key: str
 ) -> tuple[list[Columns], list[str]]:
-    """Columns of every sample, and what to warn of."""
+    """Return the columns of every sample, and what to warn about."""
     names = [section.name for sample in iter_samples(samples, table_key=table_key) for section in sample.sections]
     check_names(names, "sections")
-    given = sources.by_section(annotations, names, column)
-    found: list[tuple[sources.Outlines, SectionLabels]] = []
-    labelled: list[tuple[np.ndarray, np.ndarray]] = []
-    empty = []
+    given = sources.by_section(annotations, names, settings.column)
+    sections: dict[str, tuple[Outlines, SectionLabels]] = {}
+    labels_of_samples, shares_of_samples = [], []
     for sample in iter_samples(samples, table_key=table_key):
         for name in (key, f"{key}_share"):
             check_free(sample, name)
         labels, shares = np.full(sample.table.n_obs, None, dtype=object), np.full(sample.table.n_obs, np.nan)
         for section in sample.sections:
-            if section.name not in given:
-                continue
-            record = patch_record(sample, patches_key)
-            facts = region_facts(record, section)
-            outlines = sources.in_pixels(sample, section, given[section.name], column, settings["mpp"], facts)
-            side = record["size_um"] / facts["mpp"]
-            result = label_section(sample, section, facts, side, outlines, settings["by"], settings["min_share"])
-            labels[section.rows], shares[section.rows] = result.labels, result.shares
-            found.append((outlines, result))
-            empty += [section.name] if pd.isna(result.labels).all() else []
-        labelled.append((labels, shares))
-    categories = sorted({label for outlines, _ in found for label in outlines.labels if label is not None})
-    total = sum(len(outlines.labels) for outlines, _ in found)
+            if section.name in given:
+                record = patch_record(sample, settings.patches_key)
+                facts = region_facts(record, section)
+                outlines = sources.in_pixels(sample, section, given[section.name], settings, facts)
+                side = record["size_um"] / facts["mpp"]
+                result = label_section(sample, section, facts, side, outlines, settings)
+                labels[section.rows], shares[section.rows] = result.labels, result.shares
+                sections[section.name] = outlines, result
+        labels_of_samples.append(labels)
+        shares_of_samples.append(shares)
+    categories = sorted({label for outlines, _ in sections.values() for label in outlines.labels if label is not None})
     if not categories:
+        total = sum(len(outlines.labels) for outlines, _ in sections.values())
         raise ValueError(
-            f"annotations=: none of the {total} polygons has a label in column {column!r}. Classify them first."
+            f"annotations=: none of the {total} polygons has a label in column {settings.column!r}. Classify them "
+            "first."
         )
     record = {
-        **settings,
-        "min_share": settings["min_share"] if settings["by"] == "area" else None,
-        "patches_key": patches_key,
+        "by": settings.by,
+        "min_share": settings.min_share if settings.by == "area" else None,
+        "mpp": settings.mpp,
+        "patches_key": settings.patches_key,
     }
     written: list[Columns] = [
         {key: (pd.Categorical(labels, categories=categories), record), f"{key}_share": (shares, None)}
-        for labels, shares in labelled
+        for labels, shares in zip(labels_of_samples, shares_of_samples, strict=True)
     ]
-    notes = [
-        f"annotations=: {count} of {total} polygons {said}."
-        for count, said in (
-            (sum(outlines.repaired for outlines, _ in found), "were not valid and are repaired; only areas are kept"),
-            (sum(int(pd.isna(outlines.labels).sum()) for outlines, _ in found), "have no label and label nothing"),
-            (sum(result.outside for _, result in found), "lie outside the image"),
-        )
-        if count
-    ]
-    if empty:
+    return written, _notes(sections) + _without([name for name in names if name not in given], "annotations=")
+
+
+def _notes(sections: Mapping[str, tuple[Outlines, SectionLabels]]) -> list[str]:
+    """Return what to warn about, of polygons by section."""
+    total = sum(len(outlines.labels) for outlines, _ in sections.values())
+    n_repaired = sum(outlines.n_repaired for outlines, _ in sections.values())
+    n_unlabelled = sum(int(pd.isna(outlines.labels).sum()) for outlines, _ in sections.values())
+    n_outside = sum(result.n_outside for _, result in sections.values())
+    counts = {
+        "were not valid and are repaired; only areas are kept": n_repaired,
+        "have no label and label nothing": n_unlabelled,
+        "lie outside the image": n_outside,
+    }
+    notes = [f"annotations=: {count} of {total} polygons {text}." for text, count in counts.items() if count]
+    if empty := [name for name, (_, result) in sections.items() if pd.isna(result.labels).all()]:
         notes.append(
             f"{shorten(empty)}: no patch got a label. Check min_share=, and mpp= if another image was annotated."
         )
-    return written, notes + _without([name for name in names if name not in given], "annotations=")
+    return notes
 
 
 def _without(names: list[str], source: str) -> list[str]:
-    return [f"{source} says nothing of {shorten(names)}; the labels there are missing."] if names else []
+    """Return what to warn about, of sections without annotations."""
+    return [f"{source} does not mention {shorten(names)}; labels there are missing."] if names else []

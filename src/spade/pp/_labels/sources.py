@@ -1,9 +1,9 @@
-"""Polygons of a section from a frame, a file or a shapes element, in pixels of the patches' image."""
+"""Polygons of a section, read from a frame, a file or a shapes element, in pixels of the patches' image."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from spatialdata.transformations import get_transformation
 
 from spade._checks import shorten
 from spade._samples.sample import Sample, Section
+from spade.core.arrays import Floats
 from spade.io import _geojson, _label_table
 from spade.io._bytes import suffix
 from spade.io._polygons import checked_areas
@@ -27,11 +28,22 @@ class Outlines:
 
     polygons: NDArray[np.object_]
     labels: NDArray[np.object_]
-    repaired: int = 0
+    n_repaired: int = 0
 
 
-def by_section(annotations: Any, names: list[str], column: str) -> dict[str, Outlines | str]:
-    """Polygons, or the name of a shapes element, of each section that has some."""
+@dataclass(frozen=True)
+class PolygonSettings:
+    """How polygons become labels, as in :func:`~spade.pp.label_patches`, and the column of the labels."""
+
+    column: str
+    by: str
+    min_share: float
+    mpp: float | None
+    patches_key: str
+
+
+def by_section(annotations: object, names: list[str], column: str) -> dict[str, Outlines | str]:
+    """Return the polygons, or the name of a shapes element, of each section that has some."""
     if isinstance(annotations, Mapping):
         if not annotations:
             raise ValueError(f"annotations= is an empty dict; sections: {shorten(names)}.")
@@ -42,30 +54,30 @@ def by_section(annotations: Any, names: list[str], column: str) -> dict[str, Out
         return dict.fromkeys(names, source)
     if len(names) > 1:
         raise ValueError(
-            f"annotations= are the polygons of one image, but there are {len(names)} sections, {shorten(names)}. Give a dict "
-            "from section to polygons."
+            f"annotations= are the polygons of one image, but there are {len(names)} sections, {shorten(names)}. Pass "
+            "a dict from section to polygons."
         )
     return {names[0]: source}
 
 
-def _read(value: Any, column: str, argument: str) -> Outlines | str:
+def _read(value: object, column: str, argument: str) -> Outlines | str:
+    """Return polygons, or the name of a shapes element as it is."""
     if isinstance(value, GeoDataFrame):
         return _read_frame(value, column, f"{argument}=")
     if isinstance(value, (str, PathLike)):
         path = Path(value)
         if suffix(path) in _geojson.SUFFIXES:
-            frame, repaired = _geojson.read_polygons(path, argument=argument)
-            outlines = _read_frame(frame, column, f"{argument}={str(value)!r}")
-            return Outlines(outlines.polygons, outlines.labels, repaired)
+            frame, n_repaired = _geojson.read_polygons(path, argument=argument)
+            return replace(_read_frame(frame, column, f"{argument}={str(value)!r}"), n_repaired=n_repaired)
         if isinstance(value, str) and suffix(path) not in _label_table.SUFFIXES:
             return value
         raise ValueError(
-            f"{argument}={str(value)!r}: polygons are read from {', '.join(_geojson.SUFFIXES)}, plain or .gz. Give tables "
-            "one by one, or as one with a column 'sample'."
+            f"{argument}={str(value)!r}: polygons are read from {', '.join(_geojson.SUFFIXES)}, plain or .gz. Pass "
+            "tables one by one, or as one table with a column 'sample'."
         )
     raise TypeError(
-        f"{argument}: got {type(value).__name__}; expected a GeoDataFrame, a path, the name of a shapes element, a dict of these "
-        "by section, or a DataFrame with a column 'sample' or 'spot'."
+        f"{argument}: got {type(value).__name__}; expected a GeoDataFrame, a path, the name of a shapes element, a "
+        "dict of these by section, or a DataFrame with a column 'sample' or 'spot'."
     )
 
 
@@ -73,75 +85,74 @@ def in_pixels(
     sample: Sample,
     section: Section,
     source: Outlines | str,
-    column: str,
-    mpp: float | None,
+    settings: PolygonSettings,
     facts: dict[str, Any],
 ) -> Outlines:
-    """Polygons of a section in pixels of its image."""
+    """Return the polygons of a section in pixels of its image."""
+    mpp = settings.mpp
     if not isinstance(source, str):
         return source if mpp is None else _moved(source, np.diag([mpp / facts["mpp"], mpp / facts["mpp"], 1]))
     if mpp is not None:
-        raise ValueError(
-            f"mpp={mpp:g}: shapes[{source!r}] is put onto the image by its transformations; leave mpp= out."
-        )
+        raise ValueError(f"mpp={mpp:g}: the transformations of shapes[{source!r}] map it to the image; leave mpp= out.")
     if source not in sample.sdata.shapes:
         raise KeyError(
-            f"{section.name}: annotations={source!r} is not among the shapes: {shorten(sample.sdata.shapes) or 'none'}. (Files "
-            f"end in {', '.join([*_geojson.SUFFIXES, *_label_table.SUFFIXES])}, each with or without .gz.)"
+            f"{section.name}: annotations={source!r} is not among the shapes: "
+            f"{shorten(sample.sdata.shapes) or 'none'}. (Files end in "
+            f"{', '.join([*_geojson.SUFFIXES, *_label_table.SUFFIXES])}, each with or without .gz.)"
         )
-    outlines = _read_frame(sample.sdata.shapes[source], column, f"{section.name}: shapes[{source!r}]")
+    outlines = _read_frame(sample.sdata.shapes[source], settings.column, f"{section.name}: shapes[{source!r}]")
     return _moved(outlines, _element_matrix(sample, section, source, facts))
 
 
 def check_known(given: Iterable[str], names: list[str], source: str) -> None:
-    """Raise if annotations name what no sample is called."""
+    """Raise if annotations name samples or sections that are not there."""
     unknown = [name for name in given if name not in names]
     if unknown:
         raise KeyError(
-            f"{source} names {shorten(unknown)}, which no sample is called; there are {shorten(names)}. Labels of another "
-            "sample? Leave them out, or name them as the samples."
+            f"{source} names {shorten(unknown)}, but no sample or section has this name; names: {shorten(names)}. "
+            "Leave labels of other samples out, or use these names."
         )
 
 
 def _read_frame(frame: GeoDataFrame, column: str, source: str) -> Outlines:
     """Check a frame of polygons with a column of labels."""
-    there = [name for name in frame.columns if name != frame.geometry.name]
-    if column not in there:
+    columns = [name for name in frame.columns if name != frame.geometry.name]
+    if column not in columns:
         raise KeyError(
-            f"{source} has no column {column!r} with labels; columns: {shorten(there) or 'none but the geometry'}. Name it with "
-            "columns=, or read files of QuPath with sp.io.read_annotations."
+            f"{source} has no column {column!r} with labels; columns: {shorten(columns) or 'none but the geometry'}. "
+            "Name it with columns=, or read files of QuPath with sp.io.read_annotations."
         )
     if not len(frame):
         raise ValueError(f"{source} holds no polygons.")
     values = frame[column].astype(object)
     text = values.where(values.notna(), "").astype(str).str.strip().to_numpy(dtype=object)
     names = [f"row {i!r}" + (f" ({label})" if label else "") for i, label in zip(frame.index, text, strict=True)]
-    polygons, repaired = checked_areas(frame.geometry.to_numpy(), names, source)
-    return Outlines(polygons, np.array([label or None for label in text], dtype=object), repaired)
+    polygons, n_repaired = checked_areas(frame.geometry.to_numpy(), names, source)
+    return Outlines(polygons, np.array([label or None for label in text], dtype=object), n_repaired)
 
 
-def _moved(outlines: Outlines, matrix: NDArray[np.float64]) -> Outlines:
+def _moved(outlines: Outlines, matrix: Floats) -> Outlines:
     """Map coordinates by an affine ``(3, 3)`` matrix on (x, y)."""
     if np.array_equal(matrix, np.eye(3)):
         return outlines
     polygons: NDArray[np.object_] = np.asarray(
         shapely.transform(outlines.polygons, lambda xy: xy @ matrix[:2, :2].T + matrix[:2, 2]), dtype=object
     )
-    return Outlines(polygons, outlines.labels, outlines.repaired)
+    return replace(outlines, polygons=polygons)
 
 
-def _element_matrix(sample: Sample, section: Section, element: str, facts: dict[str, Any]) -> NDArray[np.float64]:
+def _element_matrix(sample: Sample, section: Section, element: str, facts: dict[str, Any]) -> Floats:
     """Return the matrix from a shapes element to pixels of the section's image."""
-    ours, image = (
-        get_transformation(there, get_all=True)
-        for there in (sample.sdata.shapes[element], sample.sdata.images[facts["image"]])
+    shapes, image = (
+        get_transformation(spatial, get_all=True)
+        for spatial in (sample.sdata.shapes[element], sample.sdata.images[facts["image"]])
     )
-    shared = [system for system in (facts["coordinate_system"], *image) if system in ours and system in image]
+    shared = [system for system in (facts["coordinate_system"], *image) if system in shapes and system in image]
     if not shared:
         raise ValueError(
             f"{section.name}: shapes[{element!r}] and images[{facts['image']!r}] have no coordinate system in common: "
-            f"{list(ours)} and {list(image)}. Relate them with spatialdata.transformations.set_transformation."
+            f"{list(shapes)} and {list(image)}. Relate them with spatialdata.transformations.set_transformation."
         )
     axes: dict[str, Any] = {"input_axes": ("x", "y"), "output_axes": ("x", "y")}
-    to_shared, from_image = (t[shared[0]].to_affine_matrix(**axes) for t in (ours, image))
+    to_shared, from_image = (t[shared[0]].to_affine_matrix(**axes) for t in (shapes, image))
     return np.linalg.inv(from_image) @ to_shared

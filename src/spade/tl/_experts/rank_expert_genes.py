@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import warnings
 
 import anndata as ad
 import numpy as np
@@ -20,6 +19,7 @@ from spade.core.checks import check_choice, check_count, check_flag, check_text
 from spade.core.errors import warn
 from spade.core.expression.markers import higher_in_sections, shares_above_zero
 from spade.models._gene_names import common_genes
+from spade.tl._experts.top_genes import compare_experts
 
 logger = logging.getLogger("spade")
 METHODS = ("wilcoxon", "t-test", "t-test_overestim_var")
@@ -187,15 +187,7 @@ def _large_enough(experts: pd.Series, min_spots: int) -> list[str]:
 
 def _rank(joined: ad.AnnData, experts: list[str], method: str) -> pd.DataFrame:
     """Return one row per expert and common gene, best first."""
-    import scanpy as sc
-
-    joined.obs["expert"] = joined.obs["expert"].astype("category")
-    with np.errstate(all="ignore"), warnings.catch_warnings():
-        warnings.simplefilter("ignore", pd.errors.PerformanceWarning)
-        sc.tl.rank_genes_groups(
-            joined, "expert", groups=experts, reference="rest", method=method, n_genes=joined.n_vars
-        )
-    ranking = joined.uns["rank_genes_groups"]
+    ranking = compare_experts(joined, experts, method)
     group: NDArray[np.int64] = joined.obs["expert"].cat.codes.to_numpy(dtype=np.int64)
     names = list(joined.obs["expert"].cat.categories)
     values = csr_matrix(joined.X)

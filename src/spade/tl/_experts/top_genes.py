@@ -1,6 +1,13 @@
-"""Genes with higher expression in each expert, for plots."""
+"""Genes that stand out in each expert: the test, and the few genes that ``pl.expert_gallery`` draws.
+
+The gallery does not call ``rank_expert_genes``, which raises for a single expert, few spots or few common genes, where
+a gallery still shows patches, and has no difference in mean log expression.
+"""
 
 from __future__ import annotations
+
+import warnings
+from typing import Any
 
 import anndata as ad
 import numpy as np
@@ -11,15 +18,28 @@ from numpy.typing import NDArray
 MIN_SPOTS = 2
 
 
+def compare_experts(joined: ad.AnnData, experts: list[str], method: str) -> Any:
+    """Test each of these experts against all other spots by ``obs["expert"]``; return scanpy's arrays by statistic."""
+    import scanpy as sc
+
+    joined.obs["expert"] = joined.obs["expert"].astype("category")
+    with np.errstate(all="ignore"), warnings.catch_warnings():
+        warnings.simplefilter("ignore", pd.errors.PerformanceWarning)
+        sc.tl.rank_genes_groups(
+            joined, "expert", groups=experts, reference="rest", method=method, n_genes=joined.n_vars
+        )
+    return joined.uns["rank_genes_groups"]
+
+
 def top_genes(
     tables: list[ad.AnnData], labels: list[NDArray[np.object_]], experts: list[str], n_genes: int
 ) -> dict[str, pd.Series | str]:
-    """Rank the genes that all tables have by a t-test of each expert against the rest.
+    """Rank the genes that all tables have in common by a t-test of each expert against the rest.
 
     Parameters
     ----------
     tables
-        Log-normalised expression, one table per sample.
+        Log-normalised expression, one per sample.
     labels
         Expert of each row, ``""`` if it has none.
     experts
@@ -29,15 +49,13 @@ def top_genes(
 
     Returns
     -------
-    Per expert the genes with the highest t, with their difference in mean log expression (expert − rest), largest
+    For each expert the genes with the highest t and their difference in mean log expression (expert − rest), largest
     difference first; or the reason why there are none.
     """
-    import scanpy as sc
-
     if not tables:
         return dict.fromkeys(experts, "no expression")
-    for table, of_rows in zip(tables, labels, strict=True):
-        table.obs["expert"] = of_rows
+    for table, expert_of_row in zip(tables, labels, strict=True):
+        table.obs["expert"] = expert_of_row
     joined = ad.concat(tables, join="inner", index_unique="-", keys=[str(i) for i in range(len(tables))])
     joined = joined[joined.obs["expert"] != ""].copy()
     if not joined.n_vars:
@@ -47,12 +65,7 @@ def top_genes(
     result: dict[str, pd.Series | str] = dict.fromkeys(experts, "too few spots\nto compare")
     if not ranked:
         return result
-    joined.obs["expert"] = joined.obs["expert"].astype("category")
-    with np.errstate(all="ignore"):
-        sc.tl.rank_genes_groups(
-            joined, "expert", groups=ranked, reference="rest", method="t-test", n_genes=joined.n_vars
-        )
-    ranking = joined.uns["rank_genes_groups"]
+    ranking = compare_experts(joined, ranked, "t-test")
     for expert in ranked:
         scores = pd.Series(ranking["scores"][expert], index=ranking["names"][expert])
         best = scores[np.isfinite(scores) & (scores > 0)].index[:n_genes]

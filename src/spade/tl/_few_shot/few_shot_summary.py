@@ -42,6 +42,12 @@ def unit_means(rows: pd.DataFrame) -> pd.DataFrame:
     return rows.pivot_table("value", "unit", ["representation", "shots", "label"], "mean", observed=True)
 
 
+def unit_differences(table: pd.DataFrame, metric: str, baseline: str) -> pd.DataFrame:
+    """Mean difference to the baseline of every unit: units × (representation, shots)."""
+    means = unit_means(of_metric(table, metric)).T.groupby(["representation", "shots"], sort=False).mean().T
+    return means.apply(lambda column: column - means[baseline, column.name[1]])
+
+
 def few_shot_summary(
     table: pd.DataFrame,
     *,

@@ -22,7 +22,7 @@ from spade.tl._switchboard.folds import deal_folds
 from spade.tl._switchboard.score import score
 from spade.tl._switchboard.shared_spots import Fold, SharedSpots, read_shared_spots
 from spade.tl._switchboard.variants import Variant, VariantOutputs, resolve_variants, run_variant, train_variant
-from spade.tl._training.data import resolve_panel
+from spade.tl._training.panel import resolve_panel
 
 logger = logging.getLogger("spade")
 

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
+from spatialdata import SpatialData
 from tqdm.auto import tqdm
 
 from spade import _keys
+from spade._checks import plural
+from spade._samples.collect import concatenate
 from spade._samples.features import read_features
-from spade._samples.model_features import OF_EARLIER_SAMPLES, check_source, source_of
 from spade._samples.obs import categorical, group_labels, read_roles
 from spade._samples.open import Samples, as_list, iter_samples
 from spade.core.experts.clustering import two_stage
@@ -18,6 +23,7 @@ from spade.core.experts.routing import Routing
 from spade.core.rng import as_seed
 from spade.core.roles import TRAIN
 from spade.models import SpadeConfig
+from spade.tl._training.data import FeatureReader
 
 logger = logging.getLogger("spade")
 
@@ -103,26 +109,11 @@ def cluster_experts(
     )
     samples = as_list(samples)
     _keys.check_key(key_added)
-    features, groups, n_valid = [], [], 0
-    for sample in iter_samples(samples, table_key=table_key):
-        config = replace(config, **check_source(sample, use_rep, source_of(config), OF_EARLIER_SAMPLES))
-        x = read_features(sample, use_rep)
-        n_valid += int((~np.isnan(x).any(1)).sum())
-        rows = np.flatnonzero(~np.isnan(x).any(1) & (read_roles(sample, split_key) == TRAIN))
-        features.append(x[rows])
-        groups.append(group_labels(sample, groupby)[rows] if groupby else np.zeros(len(rows), dtype="U1"))
-    widths = sorted({x.shape[1] for x in features})
-    if len(widths) > 1:
-        raise ValueError(f"obsm[{use_rep!r}] differs in width between samples: {widths}. Encode all of them alike.")
-    if not n_valid:
-        raise ValueError(f"obsm[{use_rep!r}] has no valid row in any sample: all patches are off their images.")
-    if not sum(map(len, features)):
-        raise ValueError(f"no spot is left to cluster among {n_valid} with features (split_key={split_key!r}).")
-    labels = np.concatenate(groups)
-    with tqdm(total=len(np.unique(labels)), desc="clustering", unit="group") as bar:
+    features, groups, config = _read(samples, config, table_key)
+    with tqdm(total=len(np.unique(groups)), desc="clustering", unit="group") as bar:
         routing = two_stage(
-            np.concatenate(features),
-            labels,
+            features,
+            groups,
             n_prototypes=config.n_prototypes,
             n_experts=config.n_experts,
             feature_scaling=config.feature_scaling,
@@ -153,3 +144,23 @@ def cluster_experts(
         sample.save()
         logger.info("%s: wrote obs[%r], obs[%r]", sample.name, _keys.prototype(key_added), _keys.cluster(key_added))
     return routing
+
+
+def _read(
+    samples: Sequence[SpatialData | Path], config: SpadeConfig, table_key: str | None
+) -> tuple[NDArray[np.float32], NDArray[np.str_], SpadeConfig]:
+    """Read the features that shape the clusters, their groups, and the origin of the features."""
+    reader, parts, groups, n_valid = FeatureReader(), [], [], 0
+    for sample in iter_samples(samples, table_key=table_key):
+        images = reader.read(sample, config)
+        config = replace(config, **images.origin)
+        n_valid += int(images.valid.sum())
+        part, rows = images.take(np.flatnonzero(images.valid & (read_roles(sample, config.split_key) == TRAIN)))
+        parts.append(part)
+        groups.append(group_labels(sample, config.groupby)[rows] if config.groupby else np.zeros(len(rows), "U1"))
+    if not n_valid:
+        raise ValueError(f"obsm[{config.use_rep!r}] has no valid row in any sample: all patches are off their images.")
+    if not sum(map(len, parts)):
+        left = plural(n_valid, "spot")
+        raise ValueError(f"no spot is left to cluster among {left} with features (split_key={config.split_key!r}).")
+    return concatenate(parts), np.concatenate(groups), config

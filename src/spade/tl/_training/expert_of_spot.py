@@ -1,4 +1,4 @@
-"""Which expert the spots of a training belong to: clusters of images, of expression, or of both."""
+"""The expert of every training spot: clusters of images, of expression, or of both."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ N_COMPONENTS = 50
 def cluster_training(data: TrainingData, config: SpadeConfig, device: str) -> tuple[Routing, NDArray[np.integer]]:
     """Cluster the training rows in two stages; return prototypes of the images, and the expert of every row.
 
-    Clusters of images route by what they were found in. Clusters of expression, or of both, are found there, and each is given a
-    prototype afterwards: the mean image features of its training rows. So images without expression can be routed in every case, but
-    the expert a spot trains is then not always the one that its image is routed to.
+    Clusters of images are their own prototypes. A cluster of expression, or of both, gets a prototype afterwards: the
+    mean image features of its training rows. Images without expression can therefore always be routed, but the expert
+    that a spot trains is then not always the one that its image is routed to.
     """
     train = data.role == TRAIN
-    two = {
+    settings = {
         "groups": data.groups[train],
         "n_prototypes": config.n_prototypes,
         "n_experts": config.n_experts,
@@ -32,34 +32,34 @@ def cluster_training(data: TrainingData, config: SpadeConfig, device: str) -> tu
         "device": device,
     }
     if config.cluster_space == "image":
-        routing = two_stage(data.trained_on(), feature_scaling=config.feature_scaling, **two)
-        return routing, routing.assignment[routing.assign(data.features)]
-    mean, scale = feature_scale(data.trained_on(), config.feature_scaling)
+        routing = two_stage(data.train_features(), feature_scaling=config.feature_scaling, **settings)
+        return routing, routing.assignment[routing.assign(data.images)]
+    mean, scale = feature_scale(data.train_features(), config.feature_scaling)
     space = _components(data, train, config.seed)
     if config.cluster_space == "joint":
-        images = (data.features - mean) / scale
-        size = np.sqrt(images[train].var(0).sum()) or 1.0  # both sides weigh alike
-        space = np.concatenate([images / size, space], axis=1, dtype=np.float32)
-    found = two_stage(space[train], feature_scaling="none", **two)
-    prototype = found.assign(space)
+        images = (data.images - mean) / scale
+        spread = np.sqrt(images[train].var(0).sum()) or 1.0  # both sides then have variance 1
+        space = np.concatenate([images / spread, space], axis=1, dtype=np.float32)
+    clusters = two_stage(space[train], feature_scaling="none", **settings)
+    prototype = clusters.assign(space)
     used = np.unique(prototype[train])
     centroids = np.stack(
-        [(data.features[train & (prototype == k)].mean(0, dtype=np.float64) - mean) / scale for k in used]
+        [(data.images[train & (prototype == k)].mean(0, dtype=np.float64) - mean) / scale for k in used]
     )
     routing = Routing(
         centroids,
-        found.assignment[used],
+        clusters.assignment[used],
         mean,
         scale,
         config.routing_temperature,
         active=np.ones(config.n_experts, dtype=bool),
-        groups=tuple(found.groups[k] for k in used),
+        groups=tuple(clusters.groups[k] for k in used),
     )
-    return routing, found.assignment[prototype]
+    return routing, clusters.assignment[prototype]
 
 
 def _components(data: TrainingData, train: NDArray[np.bool_], seed: int) -> Floats:
-    """First principal components of the training rows' expression, of all rows; their variances add up to 1."""
+    """Project all rows on the first components of the training rows' expression, scaled to a total variance of 1."""
     from sklearn.decomposition import PCA
 
     expression = data.expression[train]

@@ -1,4 +1,4 @@
-"""What is told of a training: losses per epoch, and lines of the card."""
+"""The losses of a training, as tables and as a line of the card."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from spade.core.experts.one_process import TrainedExpert
 
 
-def kept_losses(trained: list[TrainedExpert]) -> str:
-    """Losses of the kept epochs, for the card."""
+def losses_of_best_epochs(trained: list[TrainedExpert]) -> str:
+    """Return the losses of the kept epochs, for the card."""
     parts = []
     for name in ("train", "val"):
         losses = [getattr(one, f"{name}_loss")[one.best_epoch] for one in trained if one.best_epoch >= 0]
@@ -21,7 +21,8 @@ def kept_losses(trained: list[TrainedExpert]) -> str:
     return ", ".join(parts)
 
 
-def history_of(trained: list[TrainedExpert], sizes: NDArray[np.int64]) -> pd.DataFrame:
+def spade_history(trained: list[TrainedExpert], sizes: NDArray[np.int64]) -> pd.DataFrame:
+    """Return the losses per expert and epoch."""
     rows = [
         (str(e), epoch, int(sizes[e]), *losses)
         for e, one in enumerate(trained)
@@ -31,5 +32,5 @@ def history_of(trained: list[TrainedExpert], sizes: NDArray[np.int64]) -> pd.Dat
 
 
 def seal_history(rows: list[dict[str, Any]]) -> pd.DataFrame:
-    """Every loss per stage and epoch."""
+    """Return every loss per stage and epoch."""
     return pd.DataFrame(rows, columns=["stage", "term", "epoch", "train_loss", "val_loss"])

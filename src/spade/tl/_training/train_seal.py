@@ -7,34 +7,19 @@ from collections.abc import Sequence
 from os import PathLike
 
 import numpy as np
-from tqdm.auto import tqdm
 
 from spade import _keys
-from spade._checks import check_idle
 from spade._samples.open import Samples, as_list
 from spade.core.checks import check_count
-from spade.core.device import check_devices, resolve_device
-from spade.core.distributed.ranks import ranks
+from spade.core.distributed.machine import Machine
+from spade.core.distributed.ranks import torchrun_ranks
 from spade.core.rng import as_seed
-from spade.core.roles import TRAIN, VAL
-from spade.core.seal.train import train_seal_net
-from spade.encoders._spec import licence_of
 from spade.models import GenePanel, SealConfig, SealModel
-from spade.models._seal_processes import train_seal_in_processes
-from spade.tl._training.checkpoints import open_states
-from spade.tl._training.data import FeatureReader, load_training, resolve_panel
-from spade.tl._training.history import seal_history
+from spade.tl._training.data import FeatureReader, ImageReader, read_training_data
+from spade.tl._training.panel import resolve_panel
 from spade.tl._training.patch_source import PatchReader
-from spade.tl._training.seal_setup import (
-    N_WORKERS,
-    READING_SETTINGS,
-    base_encoder,
-    check_used,
-    pairs_of,
-    start_net,
-    tell_few_steps,
-    training_identity,
-)
+from spade.tl._training.seal_setup import N_WORKERS, base_encoder, check_source_of_images, check_used
+from spade.tl._training.seal_steps import adapt_network, assemble_seal, fit_network, seal_identity
 
 logger = logging.getLogger("spade")
 
@@ -85,89 +70,100 @@ def train_seal(
     table_key: str | None = None,
     rng: int | np.random.Generator = 0,
 ) -> SealModel:
-    r"""Fine-tune a pathology encoder against expression by low-rank adapters (SEAL, arXiv 2602.14177).
+    r"""Fine-tune a pathology encoder against expression with low-rank adapters (SEAL, arXiv 2602.14177).
 
-    The loss is :math:`\lambda_c \, \mathrm{InfoNCE}(z_\mathrm{image}, z_\mathrm{gene}) + \lambda_g R(\hat g_\mathrm{gene}, g) +
-    \lambda_i R(\hat g_\mathrm{image}, g)`: embeddings of the same spot, L2-normalised, are told from those of other spots of the batch; a
-    variational autoencoder with three planar flows rebuilds expression; and a head predicts it from the image.
-    :math:`R = 0.1 (0.05 \sum_g (1 - \rho_g)^2 + 5 \, \mathrm{MSE})`, with the correlation ρ of every gene over the batch and the squared
-    error of standardised values. The encoder stays frozen bit for bit; what is trained beside it is
-    :math:`W x + (\alpha/r) B A x` of some linear layers. The samples are only read, never written.
+    The loss is :math:`\lambda_c \, \mathrm{InfoNCE}(z_\mathrm{image}, z_\mathrm{gene}) + \lambda_g R(\hat
+    g_\mathrm{gene}, g) + \lambda_i R(\hat g_\mathrm{image}, g)`. Its first term contrasts the L2-normalised embeddings
+    of a spot with those of the other spots of the batch. In the second, a variational autoencoder with three planar
+    flows reconstructs expression. In the third, a head predicts expression from the image. :math:`R = 0.1 (0.05 \sum_g
+    (1 - \rho_g)^2 + 5 \, \mathrm{MSE})`, with the correlation ρ of every gene over the batch and the squared error of
+    standardised values. The encoder stays frozen, bit for bit; some of its linear layers get a trained correction,
+    :math:`W x + (\alpha/r) B A x`. The samples are only read, never written.
 
     Parameters
     ----------
     samples
         A ``SpatialData``, a path to a zarr store, or an iterable of these, with patches (or features) and expression.
     encoder
-        Encoder to tune, as in :func:`spade.encoders.get`: a vision transformer with blocks, or a CNN, whose last stage is then
-        adapted. ``"texture"`` is no network.
+        Encoder to tune, as in :func:`spade.encoders.get`: a vision transformer, or a CNN, of which the last stage is
+        adapted. ``"texture"`` is not a network and cannot be tuned.
     weights
         Its weights, as in :func:`spade.pp.encode_patches`.
     on_features
-        ``obsm`` key of frozen features, in place of ``encoder``: a small head on them is trained with the same losses, in minutes on a CPU.
+        ``obsm`` key of frozen features, instead of ``encoder``: trains a small head on them with the same losses, in
+        minutes on a CPU.
     genes
-        Gene panel or list of names; None: what :func:`spade.pp.select_genes` marked (``method="seal"`` for the paper's).
+        Gene panel or list of names. None: the genes that :func:`spade.pp.select_genes` marked (``method="seal"`` for
+        the paper's).
     layer
-        Layer with raw counts, or what :func:`spade.pp.smooth_expression` made of them; None: ``X``. They are scaled to 10,000 per spot
-        over all genes, then ``log1p``.
+        Layer with raw counts, or with what :func:`spade.pp.smooth_expression` made of them; None: ``X``. They are
+        scaled to 10,000 per spot over all genes, then ``log1p``.
     normalized
-        Take the values as they are.
+        Whether the values are normalised already and used as they are.
     n_blocks, targets
-        Of a transformer alone: how many of the last blocks are adapted, and which of their linear layers.
+        Transformers only: how many of the last blocks are adapted, and which of their linear layers.
     rank, alpha, dropout
-        Rank r and scale α of the adapters, and the share of their input that is dropped in training (of a head on features, of its
-        hidden layer).
+        Rank r and scale α of the adapters, and the share of their input that is dropped in training. In a head on
+        features, ``dropout`` is that of its hidden layer.
     dim, hidden, head
-        Of a head on features: width of its output (None: 256) and of its hidden layer, and whether it has one: ``"mlp"``, or
-        ``"linear"``. The joint space of a tuned encoder is as wide as its features.
+        Heads on features only: width of the output (None: 256) and of the hidden layer, and the kind of head, ``"mlp"``
+        or ``"linear"``. The joint space of a tuned encoder is as wide as its features.
     contrastive, gene_reconstruction, image_to_gene
-        Weights of the three losses; 0 switches one off.
+        Weights of the three losses; 0 turns a loss off.
     kl
-        Weight of the divergence of the posterior after the flows from N(0, I), divided by the width; 0, as in the paper: none.
+        Weight of the divergence between the posterior after the flows and N(0, I), divided by the width. 0, as in the
+        paper, turns it off.
     temperature
         τ of the contrastive loss.
     negatives
-        Which spots of a batch a spot is told from: ``"all"``, or those of its own ``"section"``, so that stain and batch do not help.
+        Negatives of a spot: ``"all"`` other spots of the batch, or those of its own ``"section"``, so that stain and
+        batch effects do not help.
     balance_sections
-        Fill every batch with as many spots of every section.
+        Whether every batch holds equally many spots of every section.
     adversary
-        Weight of a critic that guesses the section from the embeddings of both sides, against whom they are trained; 0: none. It has
-        no say in validation, whose sections it may not know.
+        Weight of a critic that predicts the section from the embeddings of both sides, and against which they are
+        trained; 0 turns it off. The critic is left out of the validation loss, whose sections it may not know.
     gene_warmup
-        Epochs that the autoencoder is trained alone before.
+        Epochs in which the autoencoder is trained alone, before all else.
     flips, rotations, stain_jitter
-        How patches vary in training: mirrored, turned by quarters, and by how much the stains of haematoxylin and eosin differ.
+        Augmentation of the patches in training: mirroring, turns by 90 degrees, and how much the haematoxylin and eosin
+        stains vary.
     n_epochs, batch_size
-        Passes over the training spots, and spots per step (nearly: the batches of an epoch are of one size). Negatives are those of the
-        whole batch. The defaults are for large cohorts; a log line tells if they make fewer than 100 steps.
+        Passes over the training spots, and spots per step (approximately, as all batches of an epoch have one size).
+        The negatives are those of the whole batch. The defaults are for large cohorts; a warning is logged if they make
+        fewer than 100 steps.
     micro_batch_size
-        Patches that are in the encoder at a time; None: the whole batch. Smaller ones need less memory, and encode every patch twice;
-        the gradient is the same.
+        Patches that are in the encoder at a time; None: the whole batch. A smaller number needs less memory, but
+        encodes every patch twice. The gradient is the same.
     lr, weight_decay
         Of AdamW; the learning rate falls to 0 along a cosine.
     shuffle_pairs
-        Give every spot the expression of another one of its section and part of the split: the control that a real model must beat.
+        Whether every spot gets the expression of another spot of its section and part of the split: a control that a
+        real model must beat.
     split_key
-        ``obs`` column with ``"train"``, ``"val"``, ``"test"``: ``train`` trains, ``val`` (of sections or patients of its own, see
-        :func:`spade.pp.split`) selects the epoch, anything else is never read. None: every spot trains and the last epoch is kept.
+        ``obs`` column with ``"train"``, ``"val"``, ``"test"``. ``train`` spots are trained on; ``val`` spots, of
+        sections or patients of their own (see :func:`spade.pp.split`), select the epoch; all others are never read.
+        None: every spot is trained on and the last epoch is kept.
     patches_key
-        What :func:`spade.pp.patches` wrote.
+        ``shapes`` key of the patches that :func:`spade.pp.patches` wrote.
     cache_dir
-        Folder in which the patches are kept as one file (150 KB for one of 224 px), mapped into memory; it is made once. None: they are
-        read from the images in every epoch.
+        Folder in which the patches are kept as one memory-mapped file (150 KB per patch of 224 px), which is written
+        once. None: patches are read from the images in every epoch.
     n_workers
-        Threads that read patches ahead; 0: none.
+        Threads that read patches ahead; 0 turns reading ahead off.
     device
         ``"auto"``, ``"cpu"`` or ``"cuda"``.
     devices
-        GPUs of this machine (or processes on its CPU) that share every batch. Embeddings are joined before the losses, so that the
-        result is that of one, beyond rounding and the draws of augmentation and dropout. Without ``cache_dir`` all patches are written
-        into the machine's temporary folder first. For several machines start the script by ``torchrun`` and leave this 1.
+        GPUs of this machine (or processes on its CPU) that share every batch. Their embeddings are joined before the
+        losses, so that the result is that of one device, apart from rounding and the draws of augmentation and dropout.
+        Without ``cache_dir`` all patches are first written into the machine's temporary folder. For several machines,
+        start the script with ``torchrun`` and leave this 1.
     precision
         ``"fp32"`` (None) or ``"bf16"``, in which the encoder runs.
     checkpoint_dir
-        Folder for the state, saved every minute and after every epoch. The same call on the same data goes on from there, and ends in
-        the same model (on a CPU, bit for bit); once finished, it returns its model. A folder of another training is an error.
+        Folder for the state, which is saved every minute and after every epoch. The same call on the same data goes on
+        from there, and ends in the same model (on a CPU, bit for bit); once it has finished, it returns its model. A
+        folder of another training is an error.
     table_key
         Table; may be left out when there is one.
     rng
@@ -181,17 +177,17 @@ def train_seal(
     Raises
     ------
     KeyError
-        Patches, features or table that are not there.
+        Patches, features or a table that are not there.
     TypeError
         An encoder that is not given by name.
     ValueError
-        An encoder with nothing to adapt, targets it does not have, weights that do not fit; panel genes that a sample lacks, counts
-        that are not raw, patches of several sizes, a section of one spot with ``negatives="section"``, settings that are unknown or of no
-        use here.
+        An encoder with nothing to adapt, targets that it lacks, or weights that do not fit; panel genes that a sample
+        lacks; counts that are not raw; patches of several sizes; a section of one spot with ``negatives="section"``;
+        settings that are unknown or have no use here.
     FloatingPointError
         The loss became NaN or infinite; the message names the sections.
     RuntimeError
-        Published weights that cannot be downloaded, or one of several processes ended early.
+        Published weights could not be downloaded, or one of several processes ended early.
 
     Examples
     --------
@@ -205,23 +201,11 @@ def train_seal(
     >>> samples[0]["table"].obsm["X_seal"].shape
     (60, 32)
     """
-    if (encoder is None) == (on_features is None):
-        raise ValueError(
-            f"encoder={encoder!r}, on_features={on_features!r}: give one of them, an encoder to tune or the key of frozen features."
-        )
+    reading = {"weights": weights, "cache_dir": cache_dir, "patches_key": patches_key, "n_workers": n_workers}
+    check_source_of_images(encoder, on_features, dim, reading)
     check_count("n_workers", n_workers, 0)
     if micro_batch_size is not None:
         check_count("micro_batch_size", micro_batch_size)
-    if on_features is not None:
-        given = {"weights": weights, "cache_dir": cache_dir, "patches_key": patches_key, "n_workers": n_workers}
-        check_idle(
-            [(name, value, READING_SETTINGS[name]) for name, value in given.items()],
-            "on_features= reads features that are there, no patches",
-        )
-    if encoder is not None and not isinstance(encoder, str):
-        raise TypeError(f"encoder={encoder!r}: expected the name of a network, such as 'uni2_h'.")
-    if encoder is not None and dim is not None:
-        raise ValueError(f"dim={dim!r}: the joint space of a tuned encoder is as wide as its features; leave dim= out.")
     config = SealConfig(
         n_blocks=n_blocks,
         targets=tuple(targets) if not isinstance(targets, str) else (targets,),
@@ -260,60 +244,16 @@ def train_seal(
     check_used(config)
     listed = as_list(samples)
     panel = resolve_panel(listed, genes, table_key)
-    with ranks() as group:
-        where = resolve_device(device, None if group is None else group.local)
-        check_devices(devices, where, alone=group is None)
+    with torchrun_ranks() as ranks:
+        machine = Machine.of(device, devices, ranks)
         base, config = base_encoder(config, weights)
-        images = FeatureReader() if base is None else PatchReader(patches_key, base.input_px, cache_dir, group)
-        data, config = load_training(listed, config, panel, table_key, images, keep_unused=False)
-        pairs = pairs_of(data, config)
-        settings = training_identity(data, config, where, images)
-        if group is not None:
-            group.alike(settings | {"checkpoint_dir": checkpoint_dir is not None})
-        if group is None or group.rank == 0:
-            tell_few_steps(pairs, config)
-        net = start_net(base, pairs, config)
-        folder = open_states(checkpoint_dir, settings, group)
-        with tqdm(desc="fine-tuning", unit="step", disable=True if group is not None and group.rank else None) as bar:
-
-            def progress(done: int, total: int, loss: float) -> None:
-                bar.total = total
-                bar.set_postfix_str(f"loss {loss:.3f}", refresh=False)
-                bar.update(done - bar.n)
-
-            if devices > 1:
-                record = train_seal_in_processes(net, pairs, config, where, devices, n_workers, folder, progress)
-            else:
-                record = train_seal_net(
-                    net,
-                    pairs,
-                    config,
-                    seed=config.seed,
-                    device=where,
-                    ranks=group,
-                    n_workers=n_workers,
-                    folder=folder,
-                    progress=progress,
-                )
-    train = int((data.role == TRAIN).sum())
-    model = SealModel(
-        net,
-        config=config,
-        genes=panel,
-        spec=None if base is None else base.spec,
-        input_px=0 if base is None else base.input_px,
-        history=seal_history(record.history),
-        facts={
-            "samples": ", ".join(data.samples),
-            "licence_of_the_encoder": licence_of(config.encoder),
-            "training_spots": train,
-            "validation_spots": int((data.role == VAL).sum()),
-            "trained_weights_of_the_encoder": sum(
-                value.numel() for name, value in net.trained() if name.startswith("vision.")
-            ),
-            "best_epoch": record.best_epoch,
-        },
-        device=where,
-    )
-    logger.info("trained %r on %d spots of %d samples", model, train, len(data.samples))
+        images: ImageReader = FeatureReader()
+        if base is not None:
+            images = PatchReader(patches_key, base.input_px, cache_dir=cache_dir, ranks=ranks)
+        data, config = read_training_data(listed, config, panel, images=images, table_key=table_key, keep_unused=False)
+        ranks.alike(lambda: seal_identity(data, config, machine) | {"checkpoint_dir": checkpoint_dir is not None})
+        tuning = adapt_network(data, config, base, machine)
+        record = fit_network(tuning, machine, n_workers=n_workers, checkpoint_dir=checkpoint_dir)
+    model = assemble_seal(tuning, record, panel, machine)
+    logger.info("trained %r on %d spots of %d samples", model, model.facts["training_spots"], len(data.samples))
     return model

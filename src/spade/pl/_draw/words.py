@@ -1,0 +1,19 @@
+"""Words for the identifiers in result tables."""
+
+from __future__ import annotations
+
+#: Identifiers that do not become prose by replacing underscores with spaces.
+WORDS = {
+    "image_to_expression": "image → expression",
+    "expression_to_image": "expression → image",
+    "macro_auroc": "macro AUROC",
+    "macro_f1": "macro F1",
+    "pearson": "Pearson correlation",
+    "no_image_to_gene": "no image-to-gene",
+    "seal_shuffled": "seal, shuffled pairs",
+}
+
+
+def words(identifier: str) -> str:
+    """Return an identifier as prose."""
+    return WORDS.get(identifier, identifier.replace("_", " "))

@@ -1,0 +1,44 @@
+"""Slides whose class a few planted patches decide, as samples and as files."""
+
+from __future__ import annotations
+
+import h5py
+import numpy as np
+
+import spade as sp
+from helpers.sections import featured
+
+FAST = {"hidden": 16, "lr": 5e-3, "n_epochs": 12, "device": "cpu"}
+
+
+def slide(i, n=36, width=8, patient=None, n_planted=3):
+    """Slide ``i``: in class ``b`` a feature is high in a few patches.
+
+    In all slides it is low in others, some more, some fewer, so that its mean tells little.
+    """
+    sample = featured(n, width=width, name=f"s{i:02d}", seed=i)
+    rng = np.random.default_rng(i)
+    x = rng.normal(size=(n, width)).astype(np.float32)
+    rows = rng.permutation(n)
+    planted, low = rows[: n_planted * (i % 2)], rows[n_planted : n_planted + int(rng.integers(0, 9))]
+    x[planted, 0] += 5
+    x[low, 0] -= 5
+    table = sample["table"]
+    table.obsm["X_f"] = x
+    table.obsm["X_noise"] = rng.normal(size=(n, 4)).astype(np.float32)
+    table.obs["kind"] = "ab"[i % 2]
+    table.obs["patient"] = patient or f"p{i}"
+    table.obs["planted"] = np.isin(np.arange(n), planted)
+    return sample
+
+
+def run(samples, **options):
+    return sp.tl.slide_task(samples, **{"label_key": "kind", "use_rep": "X_f", "n_folds": 3, **FAST, **options})
+
+
+def write_h5(path, x, coords=None, three=False, **more):
+    with h5py.File(path, "w") as file:
+        file["features"] = x[None] if three else x
+        file["coords"] = np.zeros((len(x), 2), dtype=np.int64) if coords is None else coords
+        for name, value in more.items():
+            file[name] = value
