@@ -276,9 +276,9 @@ def _panel_expression(
     missing = [name for name, is_present in zip(panel.names, present, strict=True) if not is_present]
     if share < settings.min_overlap:
         raise ValueError(
-            f"{sample.name}: only {int(present.sum())} of the model's {len(panel)} genes are there ({share:.0%}, fewer than "
-            f"min_overlap={settings.min_overlap:.0%}); missing: {shorten(missing)}. {MATCHING[panel.fold_case]} Is the "
-            "sample of another species, or are its genes named by other ids? Lower min_overlap= to embed it anyway."
+            f"{sample.name}: only {int(present.sum())} of the model's {len(panel)} genes are there ({share:.0%}, fewer "
+            f"than min_overlap={settings.min_overlap:.0%}); missing: {shorten(missing)}. {MATCHING[panel.fold_case]} "
+            "Is the sample of another species, or are its genes named by other ids? Lower min_overlap= to embed it."
         )
     if not filled.all():
         warn(

@@ -211,10 +211,7 @@ def _spots(sample: Sample, rows: Rows) -> pd.DataFrame:
             f"{sample.name}: several spots of a section have the same name, such as "
             f"{shorten(names[repeated.to_numpy()], 3)}. Make obs_names unique (table.obs_names_make_unique())."
         )
-    origin = np.full(sample.table.n_obs, "", dtype=object)
-    for section in sample.sections:
-        origin[section.rows] = sample.origin(section)
-    return spots.assign(origin=origin[rows])
+    return spots.assign(origin=sample.origin_of_row()[rows])
 
 
 def _is_signature(query: Samples | Signature) -> TypeGuard[Signature]:

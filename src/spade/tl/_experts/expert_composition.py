@@ -74,8 +74,8 @@ def expert_composition(
     Notes
     -----
     Enrichment is log2 of (n + ½) / (n_value · expected + ½), so that an absent expert counts by the number of spots
-    that were expected of it. Percentile intervals of few units are too narrow: with fewer than about ten, read an interval
-    as a lower limit of the uncertainty. Spots without an expert or a value are left out, which is logged.
+    that were expected of it. Percentile intervals of few units are too narrow: with fewer than about ten, read an
+    interval as a lower limit of the uncertainty. Spots without an expert or a value are left out, which is logged.
 
     Examples
     --------
