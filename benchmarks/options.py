@@ -1,4 +1,4 @@
-"""What the options of training bring on the synthetic cohort: means over seeds, on patients that no step has seen.
+"""What the options of training add on the synthetic cohort: means over seeds, on patients unseen in training.
 
 ``python benchmarks/options.py``
 """
@@ -69,7 +69,7 @@ def main():
             scores = {"probe": probe(seen, unseen, "X_spade_image", np.random.default_rng(seed))}
             for mix in ("concat", "logits", "mean"):
                 table = sp.tl.retrieval_metrics(unseen, model, mix=mix)
-                near = table[table["gallery"] == "same section"].mean(numeric_only=True)
+                near = table[table["gallery"] == "same_section"].mean(numeric_only=True)
                 scores |= {f"recall@10, {mix}": near["recall"], "chance": near["chance_recall"]}
             rows.append({"way": way, "seed": seed, **scores})
         frozen = probe(seen, unseen, "X_texture", np.random.default_rng(seed))

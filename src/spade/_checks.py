@@ -33,7 +33,7 @@ def check_shots(shots: int | Sequence[int]) -> list[int]:
     return sorted({check_count("shots", count) for count in counts})
 
 
-def check_classes(labels: NDArray[np.str_], label_key: str) -> list[str]:
+def check_classes(labels: NDArray[np.str_] | NDArray[np.object_], label_key: str) -> list[str]:
     """Return the names of the classes in order, ``""`` (no label) aside; raise unless there are at least two."""
     classes = sorted(set(labels.tolist()) - {""})
     if len(classes) < 2:

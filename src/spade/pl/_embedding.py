@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from spade import _keys
 from spade._checks import shorten
+from spade._samples.collect import check_widths
 from spade._samples.features import read_features
 from spade._samples.open import Samples, iter_samples
 from spade._samples.sample import Sample
@@ -133,15 +134,13 @@ def _read_samples(
 ) -> tuple[NDArray[np.float32], list[Column]]:
     """Return the representation and the columns of all rows of all samples."""
     blocks: list[NDArray[np.float32]] = []
+    widths: dict[str, int] = {}
     parts: list[dict[str, ColumnColours]] = []
     for sample in iter_samples(samples, table_key=table_key):
         blocks.append(_basis(sample, basis))
+        widths[sample.name] = blocks[-1].shape[1]
         parts.append({name: _read(sample, name, key) for name in names or _usual(sample, key)})
-    widths = sorted({block.shape[1] for block in blocks})
-    if len(widths) > 1:
-        raise ValueError(
-            f"basis={basis!r} differs in width between samples: {widths}. Embed all samples with one model."
-        )
+    check_widths(widths, f"basis={basis!r}")
     if names is None:
         names = [name for name in parts[0] if all(name in part for part in parts)]
         names = [name for name in names if name != SAMPLE or len(parts) > 1 or len(names) == 1]

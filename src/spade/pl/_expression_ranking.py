@@ -28,8 +28,7 @@ def expression_ranking(
     ax: Axes | NDArray[Any] | None = None,
     show: bool = False,
 ) -> NDArray[Any]:
-    """Draw the correlation of predicted and measured expression for every gene, best first, with intervals over
-    sections.
+    """Draw the correlation of predicted and measured expression for every gene, best first.
 
     Dots are means over held-out sections, lines their 95 % bootstrap intervals (none with fewer than two sections). The
     dashed line at 0 is the mean-expression control. A benchmark gets one panel per protocol, with one colour per

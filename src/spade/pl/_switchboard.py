@@ -103,7 +103,7 @@ def _metrics(summary: pd.DataFrame, metrics: object) -> list[str]:
     present = list(dict.fromkeys(summary["metric"]))
     if metrics is None:
         return [name for name in present if name not in METRICS_ON_REQUEST]
-    wanted = [metrics] if isinstance(metrics, str) or not isinstance(metrics, Iterable) else list(metrics)
+    wanted: list[Any] = [metrics] if isinstance(metrics, str) or not isinstance(metrics, Iterable) else list(metrics)
     if not wanted or (unknown := [name for name in wanted if name not in present]):
         odd = shorten(unknown) if wanted else "an empty list"
         raise KeyError(f"metrics: {odd} is not in the table; metrics: {shorten(present, 20)}.")

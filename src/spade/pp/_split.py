@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -124,7 +125,7 @@ def split(
 
 def _check_fractions(fractions: object) -> Floats:
     """Return the shares of the three parts, or raise."""
-    shares = [fractions] if isinstance(fractions, str) or not isinstance(fractions, Iterable) else list(fractions)
+    shares: list[Any] = list(fractions) if isinstance(fractions, Iterable) else [fractions]
     if len(shares) != 3 or not all(map(is_number, shares)) or min(shares) < 0 or not np.isclose(sum(shares), 1):
         raise ValueError(f"fractions={fractions!r}: expected three shares of at least 0 that sum to 1.")
     return np.array(shares, dtype=float)

@@ -58,13 +58,14 @@ def _frame(table: object) -> pd.DataFrame:
     if not isinstance(table, (pd.DataFrame, Mapping)):
         raise TypeError(f"table: got {type(table).__name__}; expected a DataFrame, or a dict with time and event.")
     if isinstance(table, Mapping):
-        lengths = {name: np.size(values) for name, values in table.items()}
-        if len(set(lengths.values())) > 1 or not all(np.ndim(values) == 1 for values in table.values()):
-            raise ValueError(f"table: expected arrays of one length, one value per patient; got lengths {lengths}.")
+        shapes = {str(name): np.shape(values) for name, values in table.items()}
+        if len(set(shapes.values())) > 1 or any(len(shape) != 1 for shape in shapes.values()):
+            raise ValueError(f"table: expected one value per patient in every array; got shapes {shapes}.")
         table = pd.DataFrame(dict(table))
-    if missing := [name for name in ("time", "event") if name not in table]:
-        raise ValueError(f"table lacks {shorten(missing)}; columns: {shorten(table.columns, 20)}.")
-    return table
+    frame: pd.DataFrame = table
+    if missing := [name for name in ("time", "event") if name not in frame]:
+        raise ValueError(f"table lacks {shorten(missing)}; columns: {shorten(frame.columns, 20)}.")
+    return frame
 
 
 def _labels(frame: pd.DataFrame, groups: object) -> NDArray[np.str_]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -9,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
+from spade._samples.collect import Collector
 from spade._samples.features import read_features
 from spade._samples.obs import group_labels
 from spade._samples.open import Samples, iter_samples
@@ -16,6 +18,8 @@ from spade.core.arrays import Floats
 from spade.core.experts.clustering import two_stage, within_squares
 from spade.core.experts.routing import feature_scale
 from spade.core.rng import numpy_stream
+
+logger = logging.getLogger("spade")
 
 
 @dataclass(frozen=True)
@@ -49,19 +53,15 @@ def read_groups(
     samples: Samples, use_rep: str, groupby: str | None, max_spots: int, table_key: str | None, seed: int
 ) -> tuple[Floats, NDArray[np.str_]]:
     """Return valid features ``(n, d)`` and their groups, at most ``max_spots`` random rows of each group."""
-    features, labels = [], []
+    rows_of_all = Collector("the clustering", say=logger.info)
     for sample in iter_samples(samples, table_key=table_key):
-        x = read_features(sample, use_rep)
-        rows = np.flatnonzero(~np.isnan(x).any(1))
-        features.append(x[rows])
-        labels.append(np.zeros(len(rows), dtype="U1") if groupby is None else group_labels(sample, groupby)[rows])
-    widths = sorted({x.shape[1] for x in features})
-    if len(widths) > 1:
-        raise ValueError(
-            f"use_rep={use_rep!r}: features differ in width between samples: {widths}. Encode all samples with one "
-            "encoder."
-        )
-    x, groups = np.concatenate(features), np.concatenate(labels)
+        features = read_features(sample, use_rep)
+        rows = np.flatnonzero(~np.isnan(features).any(1))
+        labels = np.zeros(len(rows), dtype="U1") if groupby is None else group_labels(sample, groupby)[rows]
+        rows_of_all.add(sample, rows, {use_rep: features[rows]}, group=labels)
+        rows_of_all.skip("without features", len(features) - len(rows))
+    joined, columns = rows_of_all.joined()
+    x, groups = joined[use_rep], columns["group"]
     if not len(x):
         raise ValueError(f"use_rep={use_rep!r}: no sample has a valid row, because all patches are off their images.")
     stream = numpy_stream(seed, "spots to choose by")
