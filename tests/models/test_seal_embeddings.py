@@ -240,7 +240,7 @@ def test_search_scores_and_predictions(kind, request):
     assert len(signature) == 2 * n
     assert signature["score"].nunique() > n
     metrics = sp.tl.retrieval_metrics(samples, model, control=control)
-    assert set(metrics["gallery"]) == {"all spots", "same section", "other sections"}
+    assert set(metrics["gallery"]) == {"all_spots", "same_section", "other_sections"}
     with pytest.raises(ValueError, match=r"mix='logits': a SealModel has no experts to mix"):
         sp.tl.retrieve(samples, samples, model, mix="logits")
     sp.tl.predict_expression(samples[0], model, reference=samples[1:], k=3, method="neighbours")

@@ -6,6 +6,8 @@ third and the fourth; of the three columns that train, the two next to the cut a
 
 from __future__ import annotations
 
+from itertools import permutations
+
 import numpy as np
 import pytest
 from helpers.expression import RIDGE, cohort
@@ -119,6 +121,14 @@ def test_a_folder_keeps_more_than_the_distance_between_spots_apart(seen, monkeyp
         gaps = np.abs(POINTS[train][:, None] - POINTS[test][None]).max(2)
         assert gaps.min() == 2 * PITCH
         assert N - len(train) - len(test) == 6
+
+
+def test_sections_are_held_out_by_name():
+    """Where objects lie in memory must not decide the order, which the bootstrap of a seed depends on."""
+    for names in permutations("abc"):
+        reference = read_reference([featured(N, name=name) for name in names], settings(), None, None)
+        held_out = [set(reference.section[test]) for _, test in reference.folds(np.arange(3 * N))]
+        assert held_out == [{"a"}, {"b"}, {"c"}]
 
 
 def test_samples_are_read_in_the_order_of_the_lattice():

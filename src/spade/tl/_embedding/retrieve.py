@@ -133,8 +133,8 @@ def retrieve(
     else:
         queries = _read_queries(as_list(query), search, spots)
     nearest = Nearest(queries.embedded, n_best)
-    found = _search(items, search, queries, nearest, same_section=same_section)
-    return _table(queries.renamed(found), found, nearest)
+    spots_of_gallery = _search(items, search, queries, nearest, same_section=same_section)
+    return _table(queries.renamed(spots_of_gallery), spots_of_gallery, nearest)
 
 
 @dataclass(frozen=True)

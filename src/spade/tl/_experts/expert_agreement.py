@@ -10,7 +10,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from spade import _keys
-from spade._checks import log_left_out
+from spade._checks import log_left_out, plural
 from spade._samples.experts import iter_experts, need_experts
 from spade._samples.obs import read_labels
 from spade._samples.open import Samples
@@ -81,8 +81,8 @@ def expert_agreement(
     if overall["n_labels"] < 2:
         names = sorted(set(label[(expert != "") & (label != "")]))
         raise ValueError(
-            f"label_key={label_key!r}: the {overall['n']} spots with label and expert have {len(names)} different "
-            f"label{'s' * (len(names) != 1)} ({', '.join(names) or 'none'}); agreement needs two."
+            f"label_key={label_key!r}: the {overall['n']} spots with label and expert have "
+            f"{plural(len(names), 'different label')} ({', '.join(names) or 'none'}); agreement needs two."
         )
     without = {"without label": overall["n_without_label"], "without expert": overall["n_without_expert"]}
     log_left_out("expert_agreement", len(label), without)

@@ -106,7 +106,7 @@ def expert_composition(
     if (n_units == 1).any():
         values = [value for value, n in zip(levels["value"], n_units, strict=True) if n == 1]
         logger.info("expert_composition: no interval for values of one %s: %s", unit or "section", ", ".join(values))
-    found = composition(counts, n_boot, numpy_stream(seed, "composition"))
+    result = composition(counts, n_boot, numpy_stream(seed, "composition"))
     n_experts = len(levels["expert"])
     return pd.DataFrame(
         {
@@ -116,13 +116,13 @@ def expert_composition(
             "n": counts.sum(0).ravel(),
             "n_value": np.repeat(counts.sum((0, 2)), n_experts),
             "n_units": np.repeat(n_units, n_experts),
-            "share": found.share.ravel(),
-            "share_low": found.share_bounds[0].ravel(),
-            "share_high": found.share_bounds[1].ravel(),
-            "expected": found.expected.ravel(),
-            "log2_enrichment": found.enrichment.ravel(),
-            "log2_low": found.enrichment_bounds[0].ravel(),
-            "log2_high": found.enrichment_bounds[1].ravel(),
+            "share": result.share.ravel(),
+            "share_low": result.share_bounds[0].ravel(),
+            "share_high": result.share_bounds[1].ravel(),
+            "expected": result.expected.ravel(),
+            "log2_enrichment": result.enrichment.ravel(),
+            "log2_low": result.enrichment_bounds[0].ravel(),
+            "log2_high": result.enrichment_bounds[1].ravel(),
         }
     )
 

@@ -10,10 +10,11 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from scipy.sparse import csr_matrix
 from tqdm.auto import tqdm
 
 from spade import _keys, encoders
-from spade._checks import shorten
+from spade._checks import plural, shorten
 from spade._samples.collect import Collector
 from spade._samples.counts import has_counts, read_counts
 from spade._samples.encode import BATCH
@@ -250,34 +251,39 @@ def _read_samples(
     table_key: str | None,
 ) -> _Bench:
     """Read all sections of all samples; a fold holds out the sections of one group."""
-    collector = Collector("the benchmark", say=logger.info)  # keeps names and widths; sections differ in their genes
-    sections: dict[str, BenchSection] = {}
+    collector = Collector("the benchmark", say=logger.info)
+    expression: dict[str, tuple[csr_matrix, pd.Index, float]] = {}  # sections may differ in their genes
     groups: dict[str, str] = {}
     for sample in iter_samples(as_list(samples), table_key=table_key):
         features, rows = read_representations(sample, named, "none")
         counts = read_counts(sample, layer)
         groups |= section_groups(sample, groupby)
         points, side = row_centres(sample, patches_key, required=False)
-        filled = has_counts(counts)
-        collector.add(sample, rows[:0], {name: x[:0] for name, x in features.items()})
+        usable = has_counts(counts)[rows]
+        rows = rows[usable]
+        collector.skip("without features or counts", sample.table.n_obs - len(rows))
+        collector.add(sample, rows, {name: x[usable] for name, x in features.items()}, points=points[rows])
         for section in sample.sections:
-            usable = np.isin(rows, section.rows) & filled[rows]
-            used = rows[usable]
-            collector.skip("without features or counts", len(section.rows) - len(used))
-            if len(used) < 2:
+            section_rows = rows[np.isin(rows, section.rows)]
+            if len(section_rows) < 2:
                 raise ValueError(
-                    f"{section.name}: {len(used)} spot{'s' * (len(used) != 1)} with features and counts, but two are "
+                    f"{section.name}: {plural(len(section_rows), 'spot')} with features and counts, but two are "
                     "needed; leave the section out."
                 )
-            sections[section.name] = BenchSection(
-                section.name,
-                {name: x[usable] for name, x in features.items()},
-                counts[used],
-                sample.table.var_names.astype(str),
-                points=None if np.isnan(points[used]).any() else points[used],
-                guard=side,
-            )
-    collector.joined()
+            expression[section.name] = counts[section_rows], sample.table.var_names.astype(str), side
+    features, columns = collector.joined()
+    sections = {}
+    for name, (counts, genes, guard) in expression.items():
+        in_section = columns["section"] == name
+        points = columns["points"][in_section]
+        sections[name] = BenchSection(
+            name,
+            {representation: x[in_section] for representation, x in features.items()},
+            counts,
+            genes,
+            points=None if np.isnan(points).any() else points,
+            guard=guard,
+        )
     folds = {
         group: (
             [name for name in groups if groups[name] != group],

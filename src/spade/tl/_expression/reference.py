@@ -61,10 +61,13 @@ class Reference:
     fold_case: bool = False
 
     def folds(self, rows: Rows) -> list[tuple[Rows, Rows]]:
-        """Training and held-out rows: one fold per section, or halves of a single one; empty if it has no patches."""
+        """Training and held-out rows: one fold per section, or halves of a single one; empty if it has no patches.
+
+        Sections are held out in the order of their names: origins hold addresses, which differ from run to run.
+        """
         points = self.points[rows]
         known = None if np.isnan(points).any() else points
-        return [(rows[train], rows[test]) for train, test in section_folds(self.origin[rows], known, self.guard)]
+        return [(rows[train], rows[test]) for train, test in section_folds(self.section[rows], known, self.guard)]
 
 
 def read_reference(

@@ -162,8 +162,10 @@ def few_shot(
             for k in numbers:
                 facts = {"classifier": classifier, "shots": k, "repeat": repeat}
                 for name in named:
-                    found = _score(probe, rows, name, episode, k, unit=unit, scaling=scaling, seed=seed)
-                    results += [{"representation": name, **facts, "unit": of_unit, **score} for of_unit, score in found]
+                    unit_scores = _score(probe, rows, name, episode, k, unit=unit, scaling=scaling, seed=seed)
+                    results += [
+                        {"representation": name, **facts, "unit": of_unit, **score} for of_unit, score in unit_scores
+                    ]
                     bar.update()
     table = pd.DataFrame(results).assign(n_classes=len(rows.classes))
     table.index = table.index.astype(str)
