@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from spade.core.checks import check_kinds
+from spade.core.checks import check_count, check_kinds
 from spade.core.device import PRECISIONS
 from spade.core.seal.augment import Augment
 from spade.core.vision.towers import HEADS
@@ -40,7 +40,7 @@ class SealTraining:
     stain_jitter: float = 0.05
     n_epochs: int = 10
     batch_size: int = 384
-    micro_batch_size: int = 0
+    micro_batch_size: int | None = None
     lr: float = 1e-4
     weight_decay: float = 0.2
     precision: str = "fp32"
@@ -58,10 +58,11 @@ class SealTraining:
                 raise ValueError(f"{name}={value!r}: expected one of {', '.join(map(repr, known))}.")
         for name, least in (
             ("n_blocks", 1), ("rank", 1), ("dim", 1), ("hidden", 1), ("gene_warmup", 0), ("n_epochs", 1), ("batch_size", 2),
-            ("micro_batch_size", 0),
         ):  # fmt: skip
             if getattr(self, name) < least:
                 raise ValueError(f"{name}={getattr(self, name)!r}: expected a whole number of at least {least}.")
+        if self.micro_batch_size is not None:
+            check_count("micro_batch_size", self.micro_batch_size)
         for name in ("alpha", "temperature", "lr"):
             if not (math.isfinite(getattr(self, name)) and getattr(self, name) > 0):
                 raise ValueError(f"{name}={getattr(self, name)!r}: expected a positive number.")

@@ -205,7 +205,7 @@ def _read_image(sample: Sample, model: Model, settings: _Settings) -> tuple[NDAr
         return encode_rows(sample, model, settings.patches_key, settings.batch_size)
     use_rep = settings.use_rep or ""
     features = read_model_features(sample, use_rep, model)
-    return features, _keys.read_provenance(sample.table.uns, use_rep) if reads_patches(model) else {}
+    return features, dict(_keys.read_provenance(sample.table.uns, use_rep)) if reads_patches(model) else {}
 
 
 def _write(sample: Sample, model: Model, stem: str, embedded: _Embedded, settings: _Settings) -> None:

@@ -199,7 +199,7 @@ def _encode(file: h5py.File, source: str, encoder: Encoder, batch_size: int) -> 
             f"{None if points is None else points.shape}. {DOWNLOAD_AGAIN}"
         )
     side = img.shape[1]
-    if encoder.input_px not in (0, side):
+    if encoder.input_px and encoder.input_px != side:
         raise ValueError(
             f"{source}: patches are {side} px wide, but encoder {encoder.name!r} reads {encoder.input_px} px."
         )

@@ -160,8 +160,8 @@ def predict_expression(
     predictors = _Predictors(settings, known)
     opened = iter_samples(listed, table_key=table_key)
     for sample in tqdm(opened, total=len(listed), desc="predicting", unit="sample"):
-        mean, deviation, alpha = _predict_sample(sample, predictors)
-        facts = _facts(known, settings) | {"alpha": alpha}
+        mean, deviation, penalty = _predict_sample(sample, predictors)
+        facts = _facts(known, settings) | {"alpha": penalty}
         _write(sample, mean, deviation, known.genes, key_added, facts)
 
 

@@ -20,7 +20,7 @@ from spade.core.rng import as_seed
 from spade.tl._few_shot.draws import draw_between_groups, draw_within_sections
 from spade.tl._few_shot.probes import Probe
 from spade.tl._few_shot.rows import LabelledRows, guard_width, read_rows
-from spade.tl._few_shot.scores import RECALL, Score, scores, store_table
+from spade.tl._few_shot.scores import RECALL, Row, scores, store_table
 
 
 def few_shot(
@@ -155,12 +155,12 @@ def few_shot(
         draws = draw_within_sections(
             rows, numbers[-1], n_repeats=n_repeats, seed=seed, block_um=block_um, guard_um=guard_um
         )
-    results: list[dict[str, object]] = []
+    results: list[Row] = []
     unit = rows.section if groupby is None else rows.group
     with tqdm(total=len(draws) * len(numbers) * len(named), desc="few-shot", unit="fit") as bar:
         for repeat, episode in draws:
             for k in numbers:
-                facts = {"classifier": classifier, "shots": k, "repeat": repeat}
+                facts: Row = {"classifier": classifier, "shots": k, "repeat": repeat}
                 for name in named:
                     unit_scores = _score(probe, rows, name, episode, k, unit=unit, scaling=scaling, seed=seed)
                     results += [
@@ -203,7 +203,7 @@ def _score(
     unit: NDArray[np.str_],
     scaling: str,
     seed: int,
-) -> Iterator[tuple[str, Score]]:
+) -> Iterator[tuple[str, Row]]:
     """Learn from ``k`` shots, and yield the scores of every unit of the query."""
     support, query = episode.shots(k)
     x = rows.x[representation]

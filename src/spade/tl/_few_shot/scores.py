@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TypedDict
+from typing import TypeAlias
 
 import numpy as np
 import pandas as pd
@@ -19,19 +19,12 @@ from spade.core.evaluation.metrics import balanced_accuracy, macro_auroc, macro_
 
 logger = logging.getLogger("spade")
 RECALL = "recall"
+#: One row of a table of results, by column.
+Row: TypeAlias = dict[str, str | int | float]
 
 
-class Score(TypedDict):
-    """One score of one unit: ``label`` is the class of a recall, else ``""``."""
-
-    metric: str
-    label: str
-    value: float
-    n_query: int
-
-
-def scores(truth: NDArray[np.int64], probabilities: Floats, classes: list[str]) -> Iterator[Score]:
-    """Yield the scores of one unit, over the classes that occur in its truth."""
+def scores(truth: NDArray[np.int64], probabilities: Floats, classes: list[str]) -> Iterator[Row]:
+    """Yield the scores of one unit over the classes that occur in its truth; ``label`` is the class of a recall, else ``""``."""
     predicted, n = probabilities.argmax(1), len(classes)
     for metric, value in (
         ("balanced_accuracy", balanced_accuracy(truth, predicted, n)),
