@@ -92,7 +92,8 @@ def test_small_groups_are_named():
         (featured, {"use_rep": "X_no"}, KeyError, r"use_rep='X_no' is not in obsm"),
         (featured, {"groupby": "organ", "n_neighbors": 36}, ValueError, r"n_neighbors=36: there are only 36 spots"),
         (featured, {"n_neighbors": 0}, ValueError, r"n_neighbors=0: expected"),
-        (lambda: [featured(name="a"), featured(name="b", width=5)], {}, ValueError, r"differs in width .*\(a: 8, b: 5\)"),
+        (lambda: [featured(name="a"), featured(name="b", width=5)], {}, ValueError,
+         r"differs in width .*\(a: 8, b: 5\)"),
     ],
 )  # fmt: skip
 def test_mixing_says_what_it_needs(samples, options, error, said):

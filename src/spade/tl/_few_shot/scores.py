@@ -24,7 +24,7 @@ Row: TypeAlias = dict[str, str | int | float]
 
 
 def scores(truth: NDArray[np.int64], probabilities: Floats, classes: list[str]) -> Iterator[Row]:
-    """Yield the scores of one unit over the classes that occur in its truth; ``label`` is the class of a recall, else ``""``."""
+    """Yield the scores of one unit over the classes in its truth; ``label`` is the class of a recall, else ``""``."""
     predicted, n = probabilities.argmax(1), len(classes)
     for metric, value in (
         ("balanced_accuracy", balanced_accuracy(truth, predicted, n)),
