@@ -69,7 +69,7 @@ def test_the_best_expression_of_an_image_is_found_in_the_whole_gallery(model):
     assert table.groupby("query")["rank"].apply(list).map(lambda ranks: ranks == [1, 2, 3, 4, 5]).all()
     features = samples[0]["table"].obsm["X_f"]
     query = model.encode_image(features, mix="concat")
-    x = [read_expression(one, model.genes, None, False)[0] for one in iter_samples(samples)]
+    x = [read_expression(one, model.genes, None, normalized=False)[0] for one in iter_samples(samples)]
     gallery = np.concatenate([model.encode_expression(one, mix="concat") for one in x])
     cosines = (query / np.linalg.norm(query, axis=1, keepdims=True)) @ (
         gallery / np.linalg.norm(gallery, axis=1, keepdims=True)
@@ -112,7 +112,7 @@ def test_objects_are_known_whatever_they_are_called(model):
     assert set(across["sample"]) == {"sample 1", "sample 2"}
     others = sp.tl.retrieve(nameless[0], nameless[1], model, query_by="image", gallery_by="image", spots="s00", k=None)
     assert len(others) == 36
-    with pytest.raises(ValueError, match="nothing is left to be found"):
+    with pytest.raises(ValueError, match="no spot can be found"):
         sp.tl.retrieve(nameless[0], nameless[0], model, same_section=False)
     with pytest.raises(ValueError, match="spots= is empty"):
         sp.tl.retrieve(nameless[0], nameless[1], model, spots=[])
@@ -127,7 +127,7 @@ def test_objects_are_known_beside_their_store(model, tmp_path):
         table = sp.tl.retrieve(query, gallery, model, query_by="image", gallery_by="image", k=None)
         assert len(table) == n
         assert not (table["query"] == table["spot"]).any()
-        with pytest.raises(ValueError, match="nothing is left to be found"):
+        with pytest.raises(ValueError, match="no spot can be found"):
             sp.tl.retrieve(query, gallery, model, same_section=False)
 
 
@@ -203,8 +203,8 @@ def test_signatures_change_sign_and_need_genes(model):
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"k": 0}, "k=0: expected a whole number of at least 1, or None"),
-        ({"query_by": "text"}, 'query_by=\'text\': expected "image" or "expression"'),
+        ({"k": 0}, "k=0: expected a whole number of at least 1"),
+        ({"query_by": "text"}, "query_by='text': expected one of 'image', 'expression'"),
         ({"gallery_by": "text"}, "gallery_by='text': expected"),
         ({"mix": "sum"}, "mix='sum': expected one of 'concat', 'logits', 'mean'"),
     ],
