@@ -156,7 +156,7 @@ def test_labels_and_files_are_matched_both_ways(files):
     fails(ValueError, "labels=None: feature files have no labels", None)
     fails(ValueError, "use_rep= has no meaning for feature files", labels, use_rep="X_f")
     lacking = labels.assign(patient=labels["patient"].where(labels["sample"] != "s02"))
-    fails(ValueError, "groupby='patient' is missing for 1 slides, 's02' first", lacking)
+    fails(ValueError, "groupby='patient' is missing for 1 slide with a label, such as 's02'", lacking)
 
 
 def test_sources_that_are_not_there(files, twelve, tmp_path):
