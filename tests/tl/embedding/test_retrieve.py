@@ -69,7 +69,7 @@ def test_the_best_expression_of_an_image_is_found_in_the_whole_gallery(model):
     assert table.groupby("query")["rank"].apply(list).map(lambda ranks: ranks == [1, 2, 3, 4, 5]).all()
     features = samples[0]["table"].obsm["X_f"]
     query = model.encode_image(features, mix="concat")
-    x = [read_expression(one, model.genes, None, False)[0] for one in iter_samples(samples)]
+    x = [read_expression(one, model.genes, None, normalized=False)[0] for one in iter_samples(samples)]
     gallery = np.concatenate([model.encode_expression(one, mix="concat") for one in x])
     cosines = (query / np.linalg.norm(query, axis=1, keepdims=True)) @ (
         gallery / np.linalg.norm(gallery, axis=1, keepdims=True)
