@@ -1,4 +1,4 @@
-"""Synthetic features and expression of any size, which share a hidden state of every spot."""
+"""Synthetic features and expression of any size, generated from one hidden state per spot."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from scipy.sparse import csr_matrix
 
 
 def make(n, d, g, *, density=0.15, seed=0):
-    """Return features ``(n, d)`` float32 and log-normalised expression ``(n, g)`` CSR float32, made in pieces."""
+    """Return features ``(n, d)`` float32 and log-normalised expression ``(n, g)`` CSR float32, generated in pieces."""
     rng = np.random.default_rng(seed)
     per_spot, n_states = round(density * g), 64
     to_feature = rng.standard_normal((16, d), dtype=np.float32)
-    # a few patterns of genes, of which every spot takes that of its state: random columns for every spot would be too slow
+    # one pattern of genes per state: random columns for every spot would be too slow
     patterns = np.sort([rng.choice(g, per_spot, replace=False) for _ in range(n_states)], axis=1).astype(np.int32)
     centres = rng.standard_normal((n_states, 16), dtype=np.float32) * 2
     level = np.abs(rng.standard_normal((n_states, per_spot), dtype=np.float32)) + 0.5

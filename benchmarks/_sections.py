@@ -8,10 +8,10 @@ TUMOURS = {"B4": "BT10737_D2_HE.jpg", "C2": "5714_HE_BT_C2.jpg", "C3": "5714_HE_
 
 
 def read_bulb(folder, name):
-    """Read a section by its number: image and labels, of ``"11"``, another animal than the others, expression as well."""
-    place = folder / f"MOB_{name}"
-    counts = place / "Rep11_MOB_count_matrix-1.tsv.gz" if name == "11" else None
-    return sp.io.read_st(counts, place / f"{name}.jpg", labels=place / f"{name}_01.tsv", sample_id=f"MOB_{name}")
+    """Read a section by its number: image and labels; section 11, of another animal, also has expression."""
+    section = folder / f"MOB_{name}"
+    counts = section / "Rep11_MOB_count_matrix-1.tsv.gz" if name == "11" else None
+    return sp.io.read_st(counts, section / f"{name}.jpg", labels=section / f"{name}_01.tsv", sample_id=f"MOB_{name}")
 
 
 def read_tumour(folder, name):

@@ -1,4 +1,4 @@
-"""Times of ways to do the same."""
+"""Run times of several implementations of the same computation."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 
 
 def timed(ways, repeats, device="cpu"):
-    """Run the ways in turn, so often; return the median seconds of each, and what each returned last."""
+    """Run all functions in turn, ``repeats`` times; return the median seconds and the last result of each."""
     wait = torch.cuda.synchronize if device.startswith("cuda") else lambda: None
     seconds, result = {name: [] for name in ways}, {}
     for _ in range(repeats):

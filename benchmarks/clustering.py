@@ -1,4 +1,4 @@
-"""k-means at equal starts and iterations: spade against scikit-learn's Lloyd, on the same cores, in one run.
+"""k-means from equal starts with equal iterations: spade against scikit-learn's Lloyd algorithm, on the same cores.
 
 ``python benchmarks/clustering.py``
 """
@@ -24,9 +24,9 @@ def main(arguments=None):
     parser.add_argument("--iterations", type=int, default=20)
     parser.add_argument("--repeats", type=int, default=3)
     options = parser.parse_args(arguments)
-    warnings.simplefilter("ignore")  # scikit-learn says that it did not converge, as it must not
+    warnings.simplefilter("ignore")  # scikit-learn warns that it did not converge, as intended
     rng = np.random.default_rng(0)
-    latent = rng.standard_normal((options.spots, 32), dtype=np.float32)  # no clear clusters: no one stops early
+    latent = rng.standard_normal((options.spots, 32), dtype=np.float32)  # no clear clusters, so neither stops early
     x = latent @ rng.standard_normal((32, options.features), dtype=np.float32)
     x += rng.standard_normal(x.shape, dtype=np.float32)
     starts = x[rng.choice(len(x), options.clusters, replace=False)]
@@ -40,7 +40,8 @@ def main(arguments=None):
 
     seconds, inertia = timed({"spade": ours, "scikit-learn": theirs}, options.repeats)
     print(
-        f"{options.spots} x {options.features}, k={options.clusters}, {options.iterations} iterations, {torch.get_num_threads()} threads"
+        f"{options.spots} x {options.features}, k={options.clusters}, {options.iterations} iterations, "
+        f"{torch.get_num_threads()} threads"
     )
     for name in seconds:
         print(f"{name:>14}: {seconds[name]:.2f} s, inertia {inertia[name]:.6g}")

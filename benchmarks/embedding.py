@@ -1,4 +1,4 @@
-"""Routing and embedding many patches on a CPU against the bare matrix products of the same shapes, in one run.
+"""Routing and embedding of many patches on a CPU, against only the matrix products of the same shapes.
 
 ``PYTHONPATH=src python benchmarks/embedding.py``; the full size is ``--spots 1000000``.
 """
@@ -37,7 +37,7 @@ def main(arguments=None):
     model = SpadeModel(experts, routing, config=SpadeConfig(n_experts=options.experts))
 
     def ours():
-        model.encode_image(features)  # and let go of what it returns, for the memory is measured
+        model.encode_image(features)  # the result is dropped, as memory is measured
 
     @torch.no_grad()
     def bare():
@@ -55,7 +55,8 @@ def main(arguments=None):
     more = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024 - n * (width * 4 + options.experts * 8)
     share = median["bare products"] / median["spade"]
     print(
-        f"{n:,} x {d:,} through {options.experts} experts, {torch.get_num_threads()} threads, median of {options.repeats}"
+        f"{n:,} x {d:,} through {options.experts} experts, {torch.get_num_threads()} threads, "
+        f"median of {options.repeats}"
     )
     for name, value in median.items():
         print(f"{name:>14}: {value:.2f} s, {n / value:,.0f} patches/s")

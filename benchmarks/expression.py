@@ -1,8 +1,9 @@
-"""Is expression predicted from the image? Breast cancer across sections and patients, olfactory bulb across spatial blocks.
+"""Prediction of expression from the image: breast cancer across sections and patients, olfactory bulb across blocks.
 
-Genes are the 50 most variable of the sections that are learned from, among those found in a tenth of their spots. Pearson correlation
-over spots, per gene, within each section that is predicted; its mean over genes with a 95 % interval over genes (there are one or two
-sections, so no interval over sections). The mean-expression control predicts the same everywhere: its correlation is 0, its skill 0.
+Genes are the 50 most variable of the training sections, among those found in a tenth of their spots. Pearson
+correlation over spots, per gene, within each predicted section; its mean over genes with a 95 % interval over genes
+(there are only one or two sections, so there is no interval over sections). The mean-expression control predicts the
+same everywhere: its correlation is 0, its skill 0.
 
 ``SPADE_TEST_DATA=... python benchmarks/expression.py``
 """
@@ -52,10 +53,11 @@ def rows_of(sample, part, name):
 
 
 def genes_of(train, test, n):
-    """Most variable genes of the training sections, among those that the others have names for."""
-    shared = set.intersection(*(set(one["table"].var_names) for one in [*train, *test]))
+    """Most variable genes of the training sections, among those that all sections have."""
+    shared = set.intersection(*(set(sample["table"].var_names) for sample in [*train, *test]))
     measured = [
-        BenchSection(one.name, {}, one.table.X.tocsr(), one.table.var_names, None, 0.0) for one in iter_samples(train)
+        BenchSection(sample.name, {}, sample.table.X.tocsr(), sample.table.var_names, None, 0.0)
+        for sample in iter_samples(train)
     ]
     return variable_genes(measured, n, shared)
 
@@ -66,7 +68,7 @@ def truth_of(sample, genes):
 
 
 def ways(train, options):
-    """How to predict: keywords of ``predict_expression``."""
+    """Return the settings of ``predict_expression`` by the name of the prediction."""
     panel = sp.pp.select_genes(train, n_top_genes=options.panel)
 
     def fit(**more):
@@ -87,7 +89,7 @@ def ways(train, options):
 
 
 def evaluate(train, test, options, what):
-    """Predict the test sections from the training sections, every way."""
+    """Predict the test sections from the training sections with all settings."""
     genes = genes_of(train, test, options.genes)
     expected = np.concatenate([truth_of(one, genes) for one in train]).mean(0)
     rows = []
@@ -119,7 +121,8 @@ def interval(values):
 
 def show(table, baseline="ridge on frozen"):
     print(
-        f"| learned from → predicted | way | Pearson, mean of genes | Δ to {baseline} | best 10 genes | genes above 0.2 | skill |"
+        f"| learned from → predicted | way | Pearson, mean of genes | Δ to {baseline} | best 10 genes "
+        "| genes above 0.2 | skill |"
     )
     print("| --- | --- | --- | --- | --- | --- | --- |")
     for what, rows in table.groupby("what", sort=False):
@@ -130,8 +133,8 @@ def show(table, baseline="ridge on frozen"):
             best = np.sort(p)[::-1][:10].mean()
             delta = "" if way == baseline else f"{difference.mean():+.3f} {interval(difference)}"
             print(
-                f"| {what} | {way} | {p.mean():.3f} {interval(p.to_numpy())} | {delta} | {best:.3f} | {int((p > 0.2).sum())} of {len(p)} "
-                f"| {means['skill', way].mean():+.3f} |"
+                f"| {what} | {way} | {p.mean():.3f} {interval(p.to_numpy())} | {delta} | {best:.3f} "
+                f"| {int((p > 0.2).sum())} of {len(p)} | {means['skill', way].mean():+.3f} |"
             )
         print(f"| {what} | mean expression | 0 | | 0 | 0 of {len(p)} | 0 |")
 
@@ -169,7 +172,8 @@ def main(arguments=None):
     for row in sp.tl.expression_summary(bench).itertuples():
         unit = "folds" if row.protocol == "hest" else "sections"
         print(
-            f"| {row.protocol} | {row.representation} | {row.pearson:.3f} | [{row.low:.3f}, {row.high:.3f}] | {row.n_units} {unit} |"
+            f"| {row.protocol} | {row.representation} | {row.pearson:.3f} | [{row.low:.3f}, {row.high:.3f}] "
+            f"| {row.n_units} {unit} |"
         )
     return table, bench
 

@@ -1,4 +1,4 @@
-"""Few-shot evaluation and exact search, each against the plain loop that does the same, in one run.
+"""Few-shot evaluation and exact search, each against a plain loop that computes the same.
 
 ``python benchmarks/few_shot.py``
 """
@@ -43,7 +43,7 @@ def cohort(n, d, rng):
 
 
 def plain(sample, n_repeats, rng):
-    """The same in scikit-learn as one would write it: half of the patients teach, the others are asked."""
+    """A plain scikit-learn loop: support from half of the patients, query from the others."""
     table = sample["table"]
     y, patient = table.obs["kind"].to_numpy(), table.obs["patient"].to_numpy()
     classes, found = np.unique(y), []
@@ -85,7 +85,8 @@ def few_shot(options, rng):
     ways = {"spade": ours, "scikit-learn": lambda: plain(sample, options.draws, np.random.default_rng(0))}
     seconds, result = timed(ways, options.repeats)
     print(
-        f"few-shot: 3 representations x {len(SHOTS)} shots x {options.draws} draws on {options.spots} x {options.features}"
+        f"few-shot: 3 representations x {len(SHOTS)} shots x {options.draws} draws on {options.spots} x "
+        f"{options.features}"
     )
     for name in ways:
         print(f"{name:>14}: {seconds[name]:.2f} s, mean balanced accuracy {result[name]:.3f}")
@@ -111,7 +112,8 @@ def search(options, rng):
     seconds, result = timed({"spade": ours, "matmul + topk": whole}, options.repeats)
     same = float((result["spade"] == result["matmul + topk"]).float().mean())
     print(
-        f"search: {options.queries} queries in {options.gallery} x 256, the best 10; {same:.2%} of the rows found are the same"
+        f"search: {options.queries} queries in {options.gallery} x 256, the best 10; {same:.2%} of the rows found are "
+        "the same"
     )
     for name, value in seconds.items():
         print(f"{name:>14}: {value:.2f} s")

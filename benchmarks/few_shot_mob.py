@@ -1,7 +1,8 @@
-"""Does expression help to tell the layers of the olfactory bulb from a few labels? Mouse olfactory bulb, images of another animal.
+"""Few-shot classification of olfactory bulb layers: do models trained on expression help on images of another animal?
 
-Everything that learns from expression learns from MOB_11, the only section that has any. Classification is on MOB_01 to MOB_04, by
-two protocols. A: within each section by itself, C = 1. B: support from one section, query the other three, C by the paper's rule.
+All models that use expression are trained on MOB_11, the only section with counts. Classification is on MOB_01 to
+MOB_04, with two protocols. A: within each section, C = 1. B: support from one section, query from the other three, C by
+the paper's rule.
 
 ``SPADE_TEST_DATA=... python benchmarks/few_shot_mob.py``
 """
@@ -25,7 +26,7 @@ from sklearn.preprocessing import StandardScaler
 import spade as sp
 
 FROZEN, CONTEXT = "X_texture", "X_texture_context"
-#: Ways to train, on one set of features; those of the paper but for the numbers of experts, which 262 spots allow, and lr.
+#: Settings of the paper, except the number of experts (there are 262 spots) and the learning rate.
 COMMON = {"lr": 1e-3, "batch_size": 64, "n_prototypes": 8, "n_experts": 2}
 ONE = {"n_prototypes": 1, "n_experts": 1}
 WAYS = {
@@ -40,7 +41,7 @@ SHOTS = (1, 2, 4, 8)
 
 
 def side_by_side(samples, keys, key_added):
-    """Standardise each block over its section, as a probe does, and put them into one."""
+    """Standardise each block of features over its section, as a probe does, and concatenate them."""
     for sample in samples:
         blocks = [StandardScaler().fit_transform(sample["table"].obsm[key]) for key in keys]
         sample["table"].obsm[key_added] = np.concatenate(blocks, 1).astype(np.float32)
@@ -51,8 +52,8 @@ def apply(samples, use_rep, key, function):
         sample["table"].obsm[key] = np.asarray(function(sample["table"].obsm[use_rep]), dtype=np.float32)
 
 
-def log_expression(table, smooth=False):
-    """Log-normalised expression; of the sums of counts over a spot and its neighbours on the lattice, if it is to be smooth."""
+def log_expression(table, *, smooth=False):
+    """Log-normalised expression; with ``smooth``, of counts summed over a spot and its neighbours on the lattice."""
     counts = table.X.toarray()
     if smooth:
         places = table.obs[["array_col", "array_row"]].to_numpy(dtype=float)
@@ -62,7 +63,7 @@ def log_expression(table, smooth=False):
 
 
 def learn(samples, use_rep, genes, epochs, stem):
-    """Write one representation per way; return their keys."""
+    """Write one representation per model; return their keys by the name of the model."""
     train, keys = samples[0], {}
     table = train["table"]
     table.layers["smooth"] = csr_matrix(log_expression(table, smooth=True), dtype=np.float32)
@@ -91,7 +92,7 @@ def learn(samples, use_rep, genes, epochs, stem):
 
 
 def show(table, baseline):
-    """One row per representation: mean and difference to the baseline with its interval, for every number of shots."""
+    """Print a row per representation: mean and difference to the baseline with its interval, per number of shots."""
     found = sp.tl.few_shot_summary(table, baseline=baseline).set_index(["representation", "shots"])
     print("| representation | " + " | ".join(f"{k} shots | Δ" for k in SHOTS) + " |\n| --- " + "| --- " * 8 + "|")
     for name in dict.fromkeys(table["representation"]):

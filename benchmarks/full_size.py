@@ -1,7 +1,7 @@
-"""Pretraining of the paper's size on synthetic data: clustering and training apart, and against one expert at a time.
+"""Pretraining of the paper's size on synthetic data: clustering, training, and one expert at a time for comparison.
 
-On a GPU (needs numpy, scipy, torch and numba): ``PYTHONPATH=src python benchmarks/full_size.py --compare``. On a CPU name fewer
-epochs: ``--epochs 1``.
+On a GPU (needs numpy, scipy, torch and numba): ``PYTHONPATH=src python benchmarks/full_size.py --compare``. On a CPU
+pass fewer epochs: ``--epochs 1``.
 """
 
 from __future__ import annotations
@@ -58,7 +58,8 @@ def main(arguments=None):
     clustering, (routing, expert_of) = timed(cluster)
     sizes = np.bincount(expert_of, minlength=options.experts)
     print(
-        f"clustering: {clustering:.1f} s; {routing.n_prototypes} prototypes, experts of {sizes.min():,} to {sizes.max():,} spots"
+        f"clustering: {clustering:.1f} s; {routing.n_prototypes} prototypes, experts of {sizes.min():,} to "
+        f"{sizes.max():,} spots"
     )
     mean, deviation = feature_scale(features, "standard")
 
@@ -77,7 +78,7 @@ def main(arguments=None):
             n_side_by_side=together,
         )
 
-    timed(lambda: train(1) if options.spots < 50_000 else None)  # kernels compiled
+    timed(lambda: train(1) if options.spots < 50_000 else None)  # compiles the kernels
     training, (_, trained) = timed(lambda: train(options.epochs))
     losses = [one.train_loss for one in trained if one.train_loss]
     print(f"training, {options.precision}, {options.epochs} epochs on {options.device}: {training:.1f} s, ", end="")

@@ -1,4 +1,4 @@
-"""What the options of training bring on the synthetic cohort: means over seeds, on patients that no step has seen.
+"""What the options of training add on the synthetic cohort: means over seeds, on patients unseen in training.
 
 ``python benchmarks/options.py``
 """

@@ -1,4 +1,4 @@
-"""Random batches of patches, as training draws them: spade's sources against one xarray selection per patch, in one run.
+"""Random batches of patches, as training draws them: spade's sources against one xarray selection per patch.
 
 ``python benchmarks/patch_feeding.py``
 """
@@ -30,7 +30,7 @@ class Selected:
 
     def __init__(self, images, centres):
         self.arrays = [image["scale0"]["image"] for image in images]
-        self.section = np.repeat(np.arange(len(centres)), [len(some) for some in centres])
+        self.section = np.repeat(np.arange(len(centres)), [len(of_section) for of_section in centres])
         self.corners = np.round(np.concatenate(centres) - PX / 2).astype(int)
 
     def __len__(self):

@@ -1,4 +1,4 @@
-"""Read spot-centred patches from a stored image: spade against other ways to the same pixels, in one run.
+"""Spot-centred patches from a stored image: spade against other ways to read the same pixels.
 
 ``python benchmarks/patch_reading.py``
 """
@@ -60,14 +60,14 @@ def main():
         ways = {"spade": (ours, 1), "dask slice per patch": (dask_slices, 4), "bounding_box_query": (queries, 20)}
         rows = []
         for name, (read, share) in ways.items():
-            some = centres[::share]
+            chosen = centres[::share]
             seconds = []
             for _ in range(options.repeats):
                 start = time.perf_counter()
-                for patch in read(element, some):
+                for patch in read(element, chosen):
                     patch.sum()
                 seconds.append(time.perf_counter() - start)
-            rows.append((name, len(some) / statistics.median(seconds)))
+            rows.append((name, len(chosen) / statistics.median(seconds)))
     table = pd.DataFrame(rows, columns=["way", "patches/s"])
     table["spade is faster by"] = table["patches/s"].iloc[0] / table["patches/s"]
     print(table.round(1).to_string(index=False))

@@ -1,4 +1,4 @@
-"""Time and peak memory of clustering and of an epoch at several numbers of spots, each in a process of its own.
+"""Time and peak memory of clustering and of one epoch for several numbers of spots, each in a separate process.
 
 ``PYTHONPATH=src python benchmarks/scaling.py``
 """
@@ -24,7 +24,7 @@ from spade.core.roles import TRAIN
 def measure(n, d, g):
     """Return seconds and bytes of one size."""
     features, expression = make(n, d, g)
-    small = 2_048  # kernels compiled
+    small = 2_048  # a first run compiles the kernels
     role = np.full(n, TRAIN)
     train_experts(
         features[:small], expression[:small], np.arange(small) % 16, role[:small], 16, TrainingConfig(n_epochs=1)
@@ -60,7 +60,8 @@ def main(arguments=None):
     for row in rows:
         per = {name: row[name] / row["spots"] * 1e3 for name in ("clustering", "epoch")}
         print(
-            f"| {row['spots']:,} | {row['clustering']:.1f} | {per['clustering']:.3f} | {row['epoch']:.1f} | {per['epoch']:.3f} | ",
+            f"| {row['spots']:,} | {row['clustering']:.1f} | {per['clustering']:.3f} | {row['epoch']:.1f} "
+            f"| {per['epoch']:.3f} | ",
             end="",
         )
         print(f"{row['data'] / 2**20:,.0f} | {row['peak'] / 2**20:,.0f} |")

@@ -1,8 +1,9 @@
-"""A step of fine-tuning beside what it cannot do without: the same encoder forward and backward on the same batch; and its memory.
+"""Cost of a fine-tuning step, against only the forward and backward pass of the same encoder on the same batch; memory.
 
-Patches and expression are random; the encoder has random weights. ``steps`` batches are read from a file of patches, varied, encoded and
-learned from by ``train_seal_net``; the bare way has the same adapted encoder, the batches in memory, and the mean of its output as a loss.
-Memory is the peak of a process that takes two steps with low-rank adapters, or with all weights of the encoder trained by AdamW.
+Patches and expression are random; the encoder has random weights. ``train_seal_net`` reads ``steps`` batches from a
+file of patches, augments and encodes them and updates the weights. The reference has the same adapted encoder, the
+batches in memory, and the mean of its output as loss. Memory is the peak of a process that takes two steps with
+low-rank adapters, or with all weights of the encoder trained by AdamW.
 
 ``python benchmarks/seal.py`` on a CPU; ``--encoder uni2_h --batch 384 --device cuda --precision bf16`` on a GPU.
 """
@@ -34,14 +35,14 @@ from spade.models import SealConfig
 from spade.models._towers import adapt_tower
 
 
-def network(options, full=False):
-    """A network with an adapted encoder, or with one that is trained whole, and the side of its input."""
+def network(options, *, full=False):
+    """A network with an adapted encoder, or with ``full`` a trainable one, and the side of its input in pixels."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         encoder = encoders.get(options.encoder, weights="random", device="cpu")
     tower = encoder.tower()
     if full:
-        tower.requires_grad_(True)
+        tower.requires_grad_()
     else:
         adapt_tower(tower, encoder.input_px, SealConfig(encoder=options.encoder))
     net = SealNet(tower, encoder.dim, np.zeros(options.genes), np.ones(options.genes))
@@ -49,7 +50,7 @@ def network(options, full=False):
 
 
 def plain_step(net, pixels, options):
-    """Encoder forward and backward, and nothing else."""
+    """Only the forward and backward pass of the encoder."""
     net.train()
     net.zero_grad(set_to_none=True)
     with torch.autocast(options.device, torch.bfloat16, enabled=options.precision == "bf16"):
@@ -58,7 +59,7 @@ def plain_step(net, pixels, options):
 
 
 def step_time(options, folder):
-    """Median seconds of steps of both ways."""
+    """Median seconds of a step with and without the rest of fine-tuning; floating-point operations per image."""
     net, px = network(options)
     n = options.steps * options.batch
     patches = np.random.default_rng(0).integers(0, 255, (n, px, px, 3), dtype=np.uint8)
@@ -92,14 +93,14 @@ def matmul_speed(options, size=4_096):
 
 
 def resident():
-    """Peak resident memory of this process in bytes (not of the one that started it, as ``getrusage`` has it)."""
+    """Peak resident memory of this process in bytes (``getrusage`` would include its parent process)."""
     status = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) * 1024 for line in status if line.startswith("VmHWM"))
 
 
-def peak_memory(options, full):
-    """Peak memory of this process in bytes after two steps, and how many weights of the encoder were trained."""
-    net, px = network(options, full)
+def peak_memory(options, *, full):
+    """Peak memory of this process in bytes after two steps, and the number of trained encoder weights."""
+    net, px = network(options, full=full)
     trained = [p for p in net.vision.parameters() if p.requires_grad]
     optimiser = torch.optim.AdamW([p for p in net.parameters() if p.requires_grad])
     pixels = torch.zeros(options.batch, px, px, 3, dtype=torch.uint8)
@@ -125,7 +126,8 @@ def main(arguments=None):
     parser.add_argument("--memory", choices=("adapters", "full", "none"))
     options = parser.parse_args(arguments)
     if options.memory:
-        peak, trained = (0, 0) if options.memory == "none" else peak_memory(options, options.memory == "full")
+        full = options.memory == "full"
+        peak, trained = (0, 0) if options.memory == "none" else peak_memory(options, full=full)
         print(peak or resident(), trained)
         return None
 

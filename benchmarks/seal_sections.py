@@ -1,10 +1,11 @@
-"""What fine-tuning against expression buys on real sections: breast cancer across sections, olfactory bulb across spatial blocks.
+"""Fine-tuning on expression of real sections: breast cancer across sections, olfactory bulb across spatial blocks.
 
-Trained on B4 and C2 and measured on C3, another section of patient C; and on 70 % of the blocks of MOB_11, measured on the others. There are no
-weights of a pathology model at hand, so there are two stand-ins: the built-in texture features with heads on them, and a small vision
-transformer that was taught to draw patches of the training sections, as it is and tuned. Ridge regression from every image
-representation predicts the panel; a spot's own expression is looked for by that prediction, and in the joint space of those that have one.
-Figures are printed as they are.
+Trained on B4 and C2 and measured on C3, another section of patient C; and trained on 70 % of the blocks of MOB_11 and
+measured on the others. No weights of a pathology model are available here, so there are two substitutes: heads on the
+built-in texture features, and a small vision transformer, pretrained by reconstructing patches of the training
+sections, frozen and fine-tuned. Ridge regression from every image representation predicts the panel. The rank of a
+spot's own expression is measured with that prediction, and in the joint space of the models that have one. Figures are
+printed without further processing.
 
 ``SPADE_TEST_DATA=... python benchmarks/seal_sections.py``
 """
@@ -24,13 +25,13 @@ from expression import rows_of
 import spade as sp
 
 SPADE = {"lr": 1e-3, "batch_size": 64, "n_prototypes": 8, "n_experts": 2}
-#: Stem of the keys that every model is embedded under.
+#: Stem of the keys that embeddings are written under.
 TUNED = "tuned"
 HEAD = {"lr": 1e-3, "batch_size": 64, "dim": 64}
 
 
 def ways(train, genes, weights, n_epochs):
-    """Models by name, made one at a time."""
+    """Yield names of models and functions that train them."""
     pixels = {"encoder": ARCHITECTURE, "weights": weights, "genes": genes, "n_epochs": n_epochs, **FEW, **TUNE}
     head = {"on_features": "X_texture", "genes": genes, "n_epochs": 5 * n_epochs, **HEAD}
     yield (
@@ -56,7 +57,8 @@ def compare(name, train, test, weights, n_epochs):
         sp.pp.encode_patches(sample, ARCHITECTURE, weights=weights)
         sp.pp.encode_patches(sample, "texture")
     print(
-        f"\n{name}, {len(genes)} genes\n| way | Pearson by ridge | rank by ridge | rank in the joint space (chance) |\n| --- | --- | --- | --- |"
+        f"\n{name}, {len(genes)} genes\n| way | Pearson by ridge | rank by ridge | rank in the joint space (chance) |\n"
+        "| --- | --- | --- | --- |"
     )
     for label, key in (("texture, frozen", "X_texture"), ("small ViT, frozen", f"X_{ARCHITECTURE}")):
         print("| {} | {:.3f} | {:.1f} | – |".format(label, *by_ridge(train, test, genes, key)))

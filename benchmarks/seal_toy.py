@@ -1,11 +1,12 @@
-"""Does tuning an encoder against expression help on patients that nothing was learned from? On the synthetic cohort, seed by seed.
+"""Does fine-tuning an encoder on expression help on unseen patients? On the synthetic cohort, seed by seed.
 
-A small vision transformer is first taught to draw patches of the training patients. Then, with the same losses, epochs and panel: heads on its
-frozen features, the encoder tuned, and the encoder tuned on pairs that were shuffled within sections. Measured on two unseen patients:
-Pearson correlation of expression predicted by the image-to-gene head and by ridge regression from the image features, and the rank of a
-spot's own expression in its section, by that regression and in the joint space.
+A small vision transformer is pretrained by reconstructing patches of the training patients. Then, with the same losses,
+epochs and panel: heads on its frozen features, the encoder fine-tuned, and the encoder fine-tuned on pairs that are
+shuffled within sections. Measured on two unseen patients: Pearson correlation of expression predicted by the
+image-to-gene head and by ridge regression from the image features, and the rank of a spot's own expression in its
+section, by that regression and in the joint space.
 
-``python benchmarks/seal_toy.py``: two to three minutes per seed on two quiet cores.
+``python benchmarks/seal_toy.py``: two to three minutes per seed on two idle cores.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ FROZEN, TUNED, SHUFFLED = WAYS = "frozen", "tuned", "tuned, shuffled pairs"
 
 
 class Cohort(NamedTuple):
-    """Patients to train on and unseen ones, encoded by the pretrained network; its weights, and the panel."""
+    """Training and unseen patients, encoded by the pretrained network; the panel, and the weights of the network."""
 
     train: list
     test: list
@@ -45,7 +46,7 @@ class Figures(NamedTuple):
 
 
 def make_cohort(folder, n_spots=100):
-    """Six patients to train on and two others, and what was taught to the network by the patches of the six."""
+    """Six training patients and two unseen ones; the network is pretrained on patches of the six."""
     samples = sp.datasets.toy(8, n_spots, n_genes=300)
     sp.pp.patches(samples)
     train, test = samples[:6], samples[6:]
@@ -56,14 +57,14 @@ def make_cohort(folder, n_spots=100):
 
 
 def by_head(test, model, genes):
-    """Mean Pearson of the genes within sections, by the image-to-gene head."""
+    """Mean Pearson correlation of the genes within sections, predicted by the image-to-gene head."""
     sp.tl.predict_expression(test, model, method="head", key_added="by_head")
     found = [pearson_per_gene(measured(one, genes), one["table"].obsm["X_by_head"]) for one in test]
     return float(np.mean([np.nanmean(one) for one in found]))
 
 
 def figures(way, cohort, seed, n_epochs=16):
-    """Train one way, and measure it on the unseen patients."""
+    """Train with one of ``WAYS``, and measure on the unseen patients."""
     train, test, genes, weights = cohort
     key = f"X_{ARCHITECTURE}"
     options = {"on_features": key, "dim": WIDTH, "head": "linear"}

@@ -1,4 +1,4 @@
-"""Gated attention over many slides, forward and backward, against the same written out in plain torch, in one run.
+"""Gated attention over many slides, forward and backward, against the same model in plain torch.
 
 ``PYTHONPATH=src python benchmarks/slides.py``
 """
@@ -18,7 +18,7 @@ from spade.core.slides.train import train_bags
 
 
 class Plain(nn.Module):
-    """As the paper writes it: three matrices for the attention."""
+    """Gated attention as in the paper, with three matrices for the attention."""
 
     def __init__(self, d, hidden, n_out, dropout):
         super().__init__()
@@ -48,8 +48,14 @@ def main(arguments=None):
     def spade():
         head = make_head("abmil", options.features, 2, generator=torch.Generator().manual_seed(0))
         train_bags(
-            lambda i: held[i % 8], lambda outputs, i: F.cross_entropy(outputs, truth[i]), range(n), [], head, n_epochs=1, device=device
-        )  # fmt: skip
+            lambda i: held[i % 8],
+            lambda outputs, i: F.cross_entropy(outputs, truth[i]),
+            range(n),
+            [],
+            head,
+            n_epochs=1,
+            device=device,
+        )
 
     def plain():
         head = Plain(options.features, 256, 2, 0.25).to(device)
@@ -66,13 +72,13 @@ def main(arguments=None):
     more = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 2**10
     ratio = median["plain torch"] / median["spade"]
     print(
-        f"{n} slides of {options.patches:,} x {options.features}, one epoch on {device}, {torch.get_num_threads()} threads, median of "
-        f"{options.repeats}"
+        f"{n} slides of {options.patches:,} x {options.features}, one epoch on {device}, "
+        f"{torch.get_num_threads()} threads, median of {options.repeats}"
     )
     for name, value in median.items():
         print(f"{name:>14}: {value:.2f} s, {n / value:,.0f} slides/s")
     print(f"times the speed of plain torch: {ratio:.2f}")
-    print(f"memory beyond what is held: {more:.0f} MiB")
+    print(f"memory beyond the bags: {more:.0f} MiB")
     return ratio
 
 

@@ -1,8 +1,8 @@
-"""Training on a CPU, in one run: spade against the published loop and against the bare matrix products.
+"""Training on a CPU: spade against the published training loop and against only the matrix products.
 
-The published loop, written anew: one ``.npy`` per spot and modality, read by a DataLoader with two workers, dense expression, one
-expert after another, torch's layers and plain AdamW. Every figure is of marginal epochs: the time of all epochs less that of a
-training of one, so that set-up does not count.
+The published loop was written anew: one ``.npy`` per spot and modality, read by a DataLoader with two workers, dense
+expression, one expert after another, torch's layers and plain AdamW. All figures are for marginal epochs: the time of
+all epochs minus that of a training with one epoch, so that set-up does not count.
 
 Needs numpy, scipy, torch and numba: ``PYTHONPATH=src python benchmarks/training.py``.
 """
@@ -44,7 +44,7 @@ class PerSpot(Dataset):
 
 
 class Head(nn.Module):
-    """The published projection head, of torch's layers."""
+    """The published projection head, made of torch's layers."""
 
     def __init__(self, width):
         super().__init__()
@@ -57,7 +57,7 @@ class Head(nn.Module):
 
 
 def published(folder, expert_of, widths, epochs):
-    """Train expert after expert; return the mean last loss."""
+    """Train the experts one after another; return the mean last loss."""
     last = []
     for e in np.unique(expert_of):
         torch.manual_seed(int(e))
@@ -93,7 +93,7 @@ def ours(features, expression, expert_of, epochs, precision):
 
 
 def bare(sizes, widths, epochs, dtype=torch.float32):
-    """Do the matrix products of those epochs alone, on batches that are made beforehand and not in the cache."""
+    """Compute only the matrix products of these epochs, on batches that were made before and are not cached."""
     d, g = widths
     pool = [(torch.randn(BATCH, d).to(dtype), torch.randn(BATCH, g).to(dtype)) for _ in range(32)]
     gradient, square, step = torch.randn(BATCH, WIDTH).to(dtype), torch.randn(BATCH, BATCH).to(dtype), 0
@@ -106,14 +106,14 @@ def bare(sizes, widths, epochs, dtype=torch.float32):
             hidden = [x @ w.T for x, w in zip(batch, first, strict=True)]
             i, s = (h @ w.T for h, w in zip(hidden, second, strict=True))
             s @ i.T, i @ i.T, s @ s.T
-            for x in (i, s, i, s):  # of the logits to both sides, of the likenesses to each
+            for x in (i, s, i, s):  # gradients of the logits to both sides, of the similarities to each
                 square @ x
             for x, h, w in zip(batch, hidden, second, strict=True):
                 gradient.T @ h, gradient @ w, gradient.T @ x
 
 
 def marginal(train, epochs):
-    """Seconds that ``epochs`` epochs take beyond one, and what the longer training returns."""
+    """Seconds that ``epochs`` epochs take beyond a single one, and the result of the longer training."""
     start = time.perf_counter()
     train(1)
     middle = time.perf_counter()
@@ -147,7 +147,7 @@ def main(arguments=None):
             np.save(folder / f"image_{row}.npy", features[row])
             np.save(folder / f"spot_{row}.npy", expression[row].toarray()[0])
         found = {way: [] for way in ways}
-        for train in ways.values():  # files into memory, kernels compiled
+        for train in ways.values():  # reads files into the page cache, compiles the kernels
             train(1)
         for _ in range(options.repeats):
             for way, train in ways.items():
@@ -155,11 +155,12 @@ def main(arguments=None):
     work = options.spots * (options.epochs - 1)
     speed = {way: work / statistics.median(seconds for seconds, _ in runs) for way, runs in found.items()}
     print(
-        f"{options.spots} spots x {options.features} features x {options.genes} genes at 15 %, {options.experts} experts, batch "
-        f"{BATCH}, {torch.get_num_threads()} threads, median of {options.repeats}"
+        f"{options.spots} spots x {options.features} features x {options.genes} genes at 15 %, "
+        f"{options.experts} experts, batch {BATCH}, {torch.get_num_threads()} threads, median of {options.repeats}"
     )
     print(
-        "| way | spots/s | of the published loop | of the bare fp32 products | last loss |\n| --- | --- | --- | --- | --- |"
+        "| way | spots/s | of the published loop | of the bare fp32 products | last loss |\n"
+        "| --- | --- | --- | --- | --- |"
     )
     for way, runs in found.items():
         loss = "" if runs[0][1] is None else f"{runs[0][1]:.4f}"

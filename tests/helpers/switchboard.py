@@ -11,7 +11,7 @@ from helpers.sections import GENES, featured
 PANEL = GENES[:20]
 FAST = {"n_epochs": 2, "dim": 8, "hidden": 16, "batch_size": 32, "lr": 1e-2}
 EXPERTS = {"n_prototypes": 2, "n_experts": 2, "n_epochs": 2, "dim": 8, "batch_size": 32}
-NAMES = ["projection", "spade", "seal", "seal without contrastive"]
+NAMES = ["projection", "spade", "seal", "seal_no_contrastive"]
 KEYS = ["unit", "task", "metric", "by", "direction", "shots"]
 
 

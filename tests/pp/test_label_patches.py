@@ -155,7 +155,7 @@ def test_shapes_element_is_placed_by_its_transformations():
         sp.pp.label_patches(sdata, "spot")
     with pytest.raises(KeyError, match=r"shapes\['spots'\] has no column 'label' with labels; columns: 'radius'"):
         sp.pp.label_patches(sdata, "spots")
-    with pytest.raises(ValueError, match=r"shapes\['spots'\]: 36 of 36 geometries are no areas \(36 Point\)"):
+    with pytest.raises(ValueError, match=r"shapes\['spots'\]: 36 of 36 geometries have no area \(36 Point\)"):
         sp.pp.label_patches(sdata, "spots", columns="radius")
     with pytest.raises(KeyError, match=r"shapes\['patches'\] has no column 'geometry' .* none but the geometry"):
         sp.pp.label_patches(sdata, "patches", columns="geometry")
@@ -226,7 +226,7 @@ def test_stores_are_saved_and_read_back_alike(tmp_path):
             polygons(("a", shapely.Point(1, 1))),
             {},
             ValueError,
-            r"1 of 1 geometries are no areas \(1 Point\).*row 0 \(a\)",
+            r"1 of 1 geometries have no area \(1 Point\).*row 0 \(a\)",
         ),
         (
             polygons(("a", shapely.Polygon()), ("b", None)),

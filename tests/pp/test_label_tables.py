@@ -101,8 +101,8 @@ def test_sample_sheet_goes_to_all_spots():
 @pytest.mark.parametrize(
     ("frame", "options", "error", "said"),
     [
-        ({"sample": ["a", "a"], "x": [1, 2]}, {}, ValueError, r"1 samples occur more than once, 'a'"),
-        ({"spot": ["s00", "s00"], "x": [1, 2]}, {}, ValueError, r"1 spots occur more than once, 's00'"),
+        ({"sample": ["a", "a"], "x": [1, 2]}, {}, ValueError, r"samples occur more than once: 'a'"),
+        ({"spot": ["s00", "s00"], "x": [1, 2]}, {}, ValueError, r"spots occur more than once: 's00'"),
         ({"spot": ["s00", None], "x": [1, 2]}, {}, ValueError, r"1 rows have no spot"),
         ({"slide": ["a"], "x": [1]}, {}, ValueError, r"no column 'sample' or 'spot'; columns: 'slide', 'x'\. Rename"),
         ({"sample": [], "x": []}, {}, ValueError, r"has no rows"),

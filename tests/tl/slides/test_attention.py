@@ -56,8 +56,8 @@ def test_attention_is_kept_in_stores_and_is_the_same_again(twelve, tmp_path):
 @pytest.mark.parametrize(
     ("options", "error", "said"),
     [
-        ({"head": "mean"}, ValueError, "head='mean': expected 'abmil', 'transmil'"),
-        ({"head": ["abmil"]}, TypeError, r"head=\['abmil'\]: expected one head"),
+        ({"head": "mean"}, ValueError, "head='mean': expected one of 'abmil', 'transmil'"),
+        ({"head": ["abmil"]}, ValueError, r"head=\['abmil'\]: expected one of 'abmil'"),
         ({"use_rep": ["X_f", "X_noise"]}, TypeError, "expected one representation"),
         ({"label_key": "grade"}, KeyError, "s00: label_key='grade' is not in obs"),
     ],

@@ -115,7 +115,7 @@ def test_given_folds_are_used_and_a_patient_in_two_is_an_error(twelve):
     for i, sample in enumerate(twelve):
         sample["table"].obs["patient"] = f"p{i}"
         sample["table"].obs["part"] = "ab"[i % 2]
-    with pytest.raises(ValueError, match="a has slides of 'a' alone"):
+    with pytest.raises(ValueError, match="a has only slides of 'a'"):
         run(twelve, fold_key="part")
 
 
@@ -123,9 +123,11 @@ def test_shots_come_from_the_other_folds_and_more_add_to_fewer(twelve, monkeypat
     from spade.tl._slides import slide_task as _slide_task
 
     seen = []
-    real = _slide_task.fit
+    real = _slide_task.fit_slide_head
     monkeypatch.setattr(
-        _slide_task, "fit", lambda s, n, m, h, train, *rest: seen.append(train) or real(s, n, m, h, train, *rest)
+        _slide_task,
+        "fit_slide_head",
+        lambda s, n, m, h, train, **rest: seen.append(train) or real(s, n, m, h, train, **rest),
     )
     _, slides = run(twelve, shots=(1, 3), n_repeats=2, return_predictions=True)
     assert len(seen) == 3 * 2 * 2
@@ -230,9 +232,9 @@ def _same_name(samples):
         (_empty_bag, ValueError, "slide 's03': none of its 36 patches has every representation"),
         (_other_width, ValueError, "slide 's03' has 4 features in 'X_f', but 's00' has 8"),
         (_no_patient, KeyError, r"s03: groupby='patient' is not in obs; columns: .*groupby=None"),
-        (_one_class, ValueError, "label_key='kind': all slides with a label are 'a'"),
-        (_rare_class, ValueError, r"fold \d: the other folds have fewer than 1 slides of 'b'.*a: 11, b: 1\)"),
-        (_one_patient, ValueError, "n_folds=3: there are 1 patients with labels"),
+        (_one_class, ValueError, "label_key='kind': all labels are 'a'; .* at least two"),
+        (_rare_class, ValueError, r"fold \d: the other folds have fewer than 1 slide of 'b'.*a: 11, b: 1\)"),
+        (_one_patient, ValueError, "n_folds=3: there is 1 patient with labels"),
         (_same_name, ValueError, "two slides are named 's00'"),
     ],
 )
@@ -245,8 +247,8 @@ def test_slides_that_cannot_be_told_apart_or_parted(twelve, change, error, said)
 @pytest.mark.parametrize(
     ("options", "error", "said"),
     [
-        ({"head": "max"}, ValueError, "head='max': expected 'mean', 'abmil', 'transmil'"),
-        ({"head": ["mean", "mean"]}, ValueError, "a list of different ones"),
+        ({"head": "max"}, ValueError, "head='max': expected one of 'mean', 'abmil', 'transmil'"),
+        ({"head": ["mean", "mean"]}, ValueError, r"head=\['mean', 'mean'\]: .* a list without repeats"),
         ({"head": "transmil", "hidden": 12}, ValueError, "hidden=12: expected a multiple of 8"),
         ({"label_key": "grade"}, KeyError, "label_key='grade' is not in obs"),
         ({"use_rep": "X_g"}, KeyError, "use_rep='X_g' is not in obsm"),
@@ -256,7 +258,14 @@ def test_slides_that_cannot_be_told_apart_or_parted(twelve, change, error, said)
         ({"shots": 5}, ValueError, r"the other folds have fewer than 5 slides of"),
         ({"shots": 0}, ValueError, "shots=0: expected a whole number of at least 1"),
         ({"n_repeats": 0}, ValueError, "n_repeats=0: expected"),
-        ({"scaling": "section"}, ValueError, 'scaling=\'section\': expected "train" or "none"'),
+        ({"scaling": "section"}, ValueError, "scaling='section': expected one of 'train', 'none'"),
+        ({"class_weights": "yes"}, ValueError, "class_weights='yes': expected True or False"),
+        ({"return_predictions": 1}, ValueError, "return_predictions=1: expected True or False"),
+        ({"head": 3}, ValueError, "head=3: expected one of 'mean'"),
+        ({"dropout": float("nan")}, ValueError, "dropout=nan: expected a number from 0 to below 1"),
+        ({"lr": [1e-4]}, ValueError, r"lr=\[0.0001\]: expected a positive number"),
+        ({"label_key": ["kind"]}, ValueError, r"label_key=\['kind'\]: expected a name"),
+        ({"shots": "2"}, ValueError, "shots='2': expected a whole number"),
         ({"inner_val": 0.9}, ValueError, "inner_val=0.9: expected a number from 0 to 0.5"),
         ({"lr": 0}, ValueError, "lr=0: expected a positive number"),
         ({"lr": 1e30, "head": "abmil"}, NonFiniteLossError, r"X_f, abmil, fold 0: bag \d+: the loss is nan"),

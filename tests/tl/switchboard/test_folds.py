@@ -119,7 +119,7 @@ def test_spots_without_features_or_counts_are_counted_and_left_out():
     samples = cohort()
     spoil(samples[0], "X_f", [0, 1])
     empty_rows(samples[1], [3])
-    with warns_here("2 spots without features are not used"), warns_here("1 spots without counts of the panel's genes"):
+    with warns_here("2 spots without features are left out of all"), warns_here("1 spot without counts of the panel's"):
         found = run(samples)
     recall = found[found["metric"] == "recall@5"].groupby("unit")["chance"].first().to_dict()
     assert recall == pytest.approx({"a": 5 / 34, "b": 5 / 35, "c": 5 / 36, "d": 5 / 36})

@@ -83,8 +83,9 @@ def test_a_way_through_a_file_changes_no_summary(table, tmp_path):
         (lambda t: pd.concat([t, t]), {}, ValueError, "occur more than once"),
         (lambda t: t, {"baseline": "frosen"}, KeyError, r"baseline='frosen' is not in the table; "
          r"variants: 'frozen', 'up', 'flat'"),
-        (lambda t: t, {"over": "patient"}, ValueError, r"over='patient': expected \"group\" or \"unit\""),
+        (lambda t: t, {"over": "patient"}, ValueError, "over='patient': expected one of 'group', 'unit'"),
         (lambda t: t, {"level": 95}, ValueError, "level=95"),
+        (lambda t: t, {"n_boot": 0}, ValueError, "n_boot=0: expected a whole number of at least 1"),
     ],
 )  # fmt: skip
 def test_summary_errors(change, options, error, match):

@@ -143,7 +143,7 @@ def embed(
         else:
             features = read_model_features(sample, use_rep or "", model)
             if reads_patches(model):  # the image side is these features
-                origin = _keys.read_provenance(sample.table.uns, use_rep or "")
+                origin = dict(_keys.read_provenance(sample.table.uns, use_rep or ""))
         weights = model.route(features) if isinstance(model, SpadeModel) else None
         options: dict[str, Any] = {} if weights is None else {"weights": weights, "mix": mix}
         image = model.encode_image(features, **options)

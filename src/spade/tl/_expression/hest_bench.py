@@ -160,7 +160,7 @@ def _encode(
             f"{None if coords is None else coords.shape}. {DOWNLOAD_AGAIN}"
         )
     side = img.shape[1]
-    if encoder.input_px not in (0, side):
+    if encoder.input_px and encoder.input_px != side:
         raise ValueError(f"{name}: patches are {side} px wide, but encoder {encoder.name!r} reads {encoder.input_px}.")
     x = np.empty((len(img), encoder.dim), dtype=np.float32)
     for start in range(0, len(img), batch_size):

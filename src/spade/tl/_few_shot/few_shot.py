@@ -211,7 +211,9 @@ def _of_sections(
                 episode: Episode | None = anywhere(own, rows.y, len(rows.classes), generator)
             else:
                 points = np.asarray(rows.points)[own]
-                episode = between_blocks(own, points, block_um, guard, rows.y, len(rows.classes), most, generator)
+                episode = between_blocks(
+                    own, points, block_um, guard, y=rows.y, n_classes=len(rows.classes), max_shots=most, rng=generator
+                )
             if episode is None:
                 raise ValueError(
                     f"{section}: no draw of blocks of {block_um:g} µm with a guard band of {guard:g} µm leaves {most} labelled spots of "

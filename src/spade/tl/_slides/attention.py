@@ -1,8 +1,9 @@
-"""Where a slide's class is read off: attention of its patches."""
+"""Attention of the patches that the predicted class of a slide rests on."""
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
@@ -11,12 +12,16 @@ from spade import _keys
 from spade._samples.features import Representation, named_representations
 from spade._samples.obs import categorical, check_free
 from spade._samples.open import Samples, as_list, iter_samples
+from spade._samples.sample import Sample
+from spade.core.checks import check_choice, check_text
 from spade.core.device import resolve_device
 from spade.core.rng import as_seed
-from spade.tl._slides.heads import SlideConfig, check_heads, fit, read_moments
-from spade.tl._slides.slides import read_slides
+from spade.tl._slides.heads import SlideConfig, SlideHead, check_heads, fit_slide_head, read_moments
+from spade.tl._slides.slides import Slides, read_slides
 
 logger = logging.getLogger("spade")
+#: Heads that have attention.
+ATTENTION_HEADS = ("abmil", "transmil")
 
 
 def attention(
@@ -42,25 +47,27 @@ def attention(
     rng: int | np.random.Generator = 0,
     key_added: str | None = None,
 ) -> pd.DataFrame:
-    """Train one head on all slides with a label, and write what it attends to on every slide.
+    """Train one head on all slides with a label, and write its attention to the patches of every slide.
 
-    The head has seen the labelled slides, so what it predicts for them says nothing about others: :func:`slide_task` does.
-    Attention tells which patches decided, not for which class.
+    The head was trained on the labelled slides, so its predictions for them say nothing about new slides; for that use
+    :func:`slide_task`. Attention tells which patches decided, not for which class.
 
     Parameters
     ----------
     samples
-        A ``SpatialData``, a path to a zarr store, or an iterable of these. Those without ``obs[label_key]`` are only predicted.
+        A ``SpatialData``, a path to a zarr store, or an iterable of these. Those without ``obs[label_key]`` are only
+        predicted.
     label_key
         ``obs`` column of the classes, one value per slide.
     use_rep
-        ``obsm`` key of a representation; a tuple of keys is put side by side.
+        ``obsm`` key of a representation; a tuple of keys is concatenated.
     head
-        ``"abmil"`` or ``"transmil"``, as in :func:`slide_task`; of the latter, the attention of the class token in the last layer.
+        ``"abmil"`` or ``"transmil"``, as in :func:`slide_task`; for the latter, the attention of the class token in the
+        last layer.
     labels, slide_key, scaling, class_weights, hidden, dropout, n_epochs, lr, weight_decay, patience, device
         As in :func:`slide_task`.
     groupby, inner_val
-        A share ``inner_val`` of the slides, parted from the others by ``groupby``, chooses the epoch, as in :func:`slide_task`.
+        A share ``inner_val`` of the slides, split off by ``groupby``, selects the epoch, as in :func:`slide_task`.
     table_key
         Table; may be left out when there is one.
     rng
@@ -71,16 +78,17 @@ def attention(
     Returns
     -------
     DataFrame
-        ``slide``, ``label`` (empty: none), ``predicted`` and ``probability_<class>`` of every slide. Writes, with label key ``organ``:
-        ``obs["organ_attention"]``, float32 that sums to 1 over the patches of a slide, NaN where there are no features, and
-        ``obs["organ_attention_predicted"]``, the class predicted for the patch's slide. :func:`spade.pl.attention` draws them.
+        ``slide``, ``label`` (empty: none), ``predicted`` and ``probability_<class>`` of every slide. With label key
+        ``organ`` it writes ``obs["organ_attention"]``, float32 that sums to 1 over the patches of a slide, NaN where
+        there are no features, and ``obs["organ_attention_predicted"]``, the class predicted for the patch's slide.
+        :func:`spade.pl.attention` draws them.
 
     Raises
     ------
     KeyError
         No such column in any sample, or no such representation.
     ValueError
-        One class only, a slide without patches, with several labels or of another width.
+        A single class, a slide without patches, with several labels or of another width.
 
     Examples
     --------
@@ -95,49 +103,69 @@ def attention(
     1.0
     """
     if isinstance(use_rep, list):
-        raise TypeError(f"use_rep={use_rep!r}: expected one representation, a key or a tuple of keys put side by side.")
-    named = named_representations(use_rep)
+        raise TypeError(f"use_rep={use_rep!r}: expected one representation, a key or a tuple of keys to concatenate.")
+    ((name, obsm_keys),) = named_representations(use_rep).items()
     config = SlideConfig(
-        scaling=scaling, class_weights=bool(class_weights), hidden=hidden, dropout=dropout, n_epochs=n_epochs, lr=lr,
+        scaling=scaling, class_weights=class_weights, hidden=hidden, dropout=dropout, n_epochs=n_epochs, lr=lr,
         weight_decay=weight_decay, patience=patience, inner_val=inner_val,
     )  # fmt: skip
-    if not isinstance(head, str):
-        raise TypeError(f'head={head!r}: expected one head, "abmil" or "transmil".')
-    check_heads(head, ("abmil", "transmil"), hidden)
+    (head,) = check_heads(check_choice("head", head, ATTENTION_HEADS), hidden=hidden)
+    check_text("label_key", label_key)
     key = _keys.check_key(f"{label_key}_attention" if key_added is None else key_added)
     device = resolve_device(device)
     seed = as_seed(rng)
     items = as_list(samples)
-    columns = {"label_key": label_key, "groupby": groupby}
-    for name in (key, f"{key}_predicted"):
-        if name in (label_key, groupby, slide_key):
-            raise ValueError(f"key_added={key!r} would replace obs[{name!r}], which is read; choose another name.")
-        for sample in iter_samples(items, table_key=table_key):
-            check_free(sample, name)
-    slides = read_slides(items, named, columns, labels, slide_key, table_key, ("label_key",))
-    (name,) = named
-    read, _ = fit(slides, name, read_moments(slides, name), head, slides.labelled, config, device, seed)
-    found = []
+    _check_keys_free(items, key, table_key, (label_key, groupby, slide_key))
+    slides = read_slides(
+        items,
+        {name: obsm_keys},
+        columns={"label_key": label_key, "groupby": groupby},
+        labels=labels,
+        slide_key=slide_key,
+        table_key=table_key,
+        optional=("label_key",),
+    )
+    moments = read_moments(slides.bags, name, slides.labelled)
+    fitted = fit_slide_head(slides, name, moments, head, slides.labelled, config=config, device=device, seed=seed)
+    rows: list[dict[str, str | float]] = []
     for number, sample in enumerate(iter_samples(items, table_key=table_key)):
-        values = np.full(sample.table.n_obs, np.nan, dtype=np.float32)
-        predicted = np.full(sample.table.n_obs, "", dtype=object)
-        for i, (of_sample, rows) in enumerate(slides.bags.places):
-            if of_sample != number:
-                continue
-            probabilities, weights = read(i)
-            values[rows] = weights / weights.sum()
-            predicted[rows] = slides.classes[int(probabilities.argmax())]
-            label = slides.classes[slides.y[i]] if slides.y[i] >= 0 else ""
-            facts = {"slide": slides.bags.names[i], "label": label, "predicted": predicted[rows[0]]}
-            found.append(
-                facts | {f"probability_{c}": float(p) for c, p in zip(slides.classes, probabilities, strict=True)}
-            )
-        sample.table.obs[key] = values
-        sample.table.obs[f"{key}_predicted"] = categorical(predicted, slides.classes)
+        rows += _write_attention(sample, number, slides, fitted, key)
         _keys.write_provenance(
-            sample.table.uns, key, function="tl.attention", label_key=label_key, use_rep=" + ".join(*named.values()),
-            head=head, slide_key=slide_key, n_labels=len(slides.labelled), n_epochs=n_epochs, lr=lr, scaling=scaling, seed=seed,
+            sample.table.uns, key, function="tl.attention", label_key=label_key, use_rep=" + ".join(obsm_keys),
+            head=head, slide_key=slide_key, n_labels=len(slides.labelled), n_epochs=n_epochs, lr=lr, scaling=scaling,
+            seed=seed,
         )  # fmt: skip
         sample.save()
         logger.info("%s: wrote obs[%r] and obs[%r]", sample.name, key, f"{key}_predicted")
-    return pd.DataFrame(found)
+    return pd.DataFrame(rows)
+
+
+def _check_keys_free(items: Samples, key: str, table_key: str | None, columns_read: Sequence[str | None]) -> None:
+    """Raise if one of the columns to write is read, or used by the table or this package."""
+    for name in (key, f"{key}_predicted"):
+        if name in columns_read:
+            raise ValueError(f"key_added={key!r} would replace obs[{name!r}], which is read; choose another name.")
+        for sample in iter_samples(items, table_key=table_key):
+            check_free(sample, name)
+
+
+def _write_attention(
+    sample: Sample, number: int, slides: Slides, head: SlideHead, key: str
+) -> list[dict[str, str | float]]:
+    """Write attention and predicted class of every patch; return a row of the result for every slide of the sample."""
+    attention_of_row = np.full(sample.table.n_obs, np.nan, dtype=np.float32)
+    predicted = np.full(sample.table.n_obs, "", dtype=object)
+    results: list[dict[str, str | float]] = []
+    for i, (of_sample, rows) in enumerate(slides.bags.places):
+        if of_sample != number:
+            continue
+        probabilities, weights = head.read(i)
+        attention_of_row[rows] = weights / weights.sum()
+        predicted[rows] = slides.classes[int(probabilities.argmax())]
+        label = slides.classes[slides.y[i]] if slides.y[i] >= 0 else ""
+        facts = {"slide": slides.bags.names[i], "label": label, "predicted": predicted[rows[0]]}
+        shares = {f"probability_{name}": float(p) for name, p in zip(slides.classes, probabilities, strict=True)}
+        results.append(facts | shares)
+    sample.table.obs[key] = attention_of_row
+    sample.table.obs[f"{key}_predicted"] = categorical(predicted, slides.classes)
+    return results

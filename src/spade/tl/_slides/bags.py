@@ -1,4 +1,4 @@
-"""Bags of patches, one per slide: described up front, read one at a time, from samples or from feature files."""
+"""Bags of patches, one per slide: described first, then read one at a time, from samples or feature files."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import partial
 from os import PathLike
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import anndata as ad
 import numpy as np
@@ -22,6 +22,8 @@ from spade._samples.features import read_features
 from spade._samples.obs import group_labels, value_strings
 from spade._samples.open import Samples, as_list, iter_samples
 from spade._samples.sample import Sample, check_names
+from spade.core.arrays import Rows
+from spade.core.checks import check_text
 from spade.io._feature_files import feature_shape, find_feature_files, is_feature_file, read_feature_file
 from spade.io._label_table import SAMPLE, SPOT, check_label_table
 from spade.io._store import is_store
@@ -30,6 +32,8 @@ logger = logging.getLogger("spade")
 Files: TypeAlias = str | PathLike[str] | Iterable[str | PathLike[str]]
 BagSource: TypeAlias = Samples | Files | Mapping[str, Files]
 Block = NDArray[np.float32]
+Reader: TypeAlias = Callable[[], Block]
+#: What to do if the column of an argument is missing.
 ADVICE = {"groupby": " Pass groupby=None if every slide is of another patient."}
 
 
@@ -40,22 +44,22 @@ class Bags:
     Attributes
     ----------
     names
-        Of the slides.
+        Names of the slides.
     widths
         Number of features of every representation.
     facts
-        Of every slide, by the argument that asked for it: strings, ``""`` where missing.
+        Values per slide by the argument that named their column: strings, ``""`` where missing.
     places
         Sample (its number) and rows of the table of every slide; empty for feature files.
     readers
-        Of every representation, one per slide.
+        For every representation, a function per slide that reads its patches.
     """
 
     names: list[str]
     widths: dict[str, int]
     facts: dict[str, NDArray[np.object_]]
-    places: list[tuple[int, NDArray[np.int64]]]
-    readers: dict[str, list[Callable[[], Block]]]
+    places: list[tuple[int, Rows]]
+    readers: dict[str, list[Reader]]
 
     def __len__(self) -> int:
         return len(self.names)
@@ -84,9 +88,9 @@ def read_bags(
     named
         Name and ``obsm`` keys of the representations of samples; None for feature files.
     columns
-        From an argument, such as ``"label_key"``, to the column asked for; None: not wanted.
+        Column by the argument that names it, such as ``"label_key"``; None: not wanted.
     labels
-        Table with a column ``sample`` that has the columns; None: they are in ``obs``.
+        Table with a column ``sample`` and the columns asked for; None: they are in ``obs``.
     slide_key
         ``obs`` column that names the slide; None: every section is one.
     table_key
@@ -94,33 +98,34 @@ def read_bags(
     optional
         Arguments whose column some of the samples may lack.
     """
-    wanted = {argument: column for argument, column in columns.items() if column is not None}
+    wanted = {argument: check_text(argument, column) for argument, column in columns.items() if column is not None}
     if isinstance(bags, Iterable) and not isinstance(bags, (str, PathLike, Mapping, SpatialData)):
-        bags = list(bags)  # which may be seen only once
+        bags = list(bags)  # an iterator can be read only once
     files = _as_files(bags)
     if files is None:
         if named is None:
             raise ValueError(
-                "use_rep=None: samples need the obsm key of a representation; feature files alone need none."
+                "use_rep=None: samples need the obsm key of a representation; only feature files have none."
             )
-        found = _of_samples(as_list(bags), named, {} if labels is not None else wanted, slide_key, table_key, optional)
+        in_obs = {} if labels is not None else wanted
+        described = _of_samples(as_list(bags), named, in_obs, slide_key, table_key, optional)
     else:
         for name, given in (("use_rep", named), ("slide_key", slide_key), ("table_key", table_key)):
             if given is not None:
                 raise ValueError(
-                    f"{name}= has no meaning for feature files: each is a slide in one representation. Leave it out; for several "
-                    "representations pass a dict of folders."
+                    f"{name}= has no meaning for feature files: each is a slide in one representation. Leave it out; "
+                    "for several representations pass a dict of folders."
                 )
         if labels is None:
             raise ValueError(
-                "labels=None: feature files have no labels of their own. Pass a table with a column 'sample' that holds their names "
-                "without suffix, such as sp.io.read_annotations returns."
+                "labels=None: feature files have no labels of their own. Pass a table with a column 'sample' that "
+                "holds their names without suffix, such as sp.io.read_annotations returns."
             )
-        found = _of_files(files)
-    return found if labels is None else _labelled(found, labels, wanted)
+        described = _of_files(files)
+    return described if labels is None else _labelled(described, labels, wanted)
 
 
-def _as_files(bags: Any) -> Mapping[str, Files] | None:
+def _as_files(bags: BagSource) -> Mapping[str, Files] | None:
     """Return feature files by representation, or None if these are samples."""
     if isinstance(bags, Mapping):
         if not bags:
@@ -130,34 +135,33 @@ def _as_files(bags: Any) -> Mapping[str, Files] | None:
         path = Path(bags)
         folder = path.is_dir() and not is_store(path) and path.suffix != ".zarr"
         return {"features": bags} if folder or is_feature_file(path) else None
-    kinds = (
-        [isinstance(one, (str, PathLike)) and is_feature_file(Path(one)) for one in bags]
-        if isinstance(bags, list)
-        else []
-    )
-    if any(kinds) and not all(kinds):
+    if not isinstance(bags, list):
+        return None
+    n_files = sum(isinstance(item, (str, PathLike)) and is_feature_file(Path(item)) for item in bags)
+    if 0 < n_files < len(bags):
         raise ValueError(
-            f"bags: {sum(kinds)} of {len(kinds)} items are feature files and the others are not. Pass one or the other."
+            f"bags: {n_files} of {len(bags)} items are feature files and the others are not. Pass one or the other."
         )
-    return {"features": bags} if any(kinds) else None
+    return {"features": bags} if n_files else None
 
 
 def _of_files(files: Mapping[str, Files]) -> Bags:
     """Feature files, matched by name between representations; only shapes are read."""
     paths = {name: find_feature_files(source, f"bags[{name!r}]") for name, source in files.items()}
-    first, names = next((name, list(own)) for name, own in paths.items())
-    for name, own in paths.items():
-        if lacking := set(names) ^ set(own):
+    first = next(iter(paths))
+    names = list(paths[first])
+    for name, path_of in paths.items():
+        if lacking := set(names) ^ set(path_of):
             raise ValueError(
-                f"bags: {first!r} and {name!r} are not of the same slides; only one of them has {shorten(sorted(lacking))}. Encode "
-                "these, or take them out of the other."
+                f"bags: {first!r} and {name!r} differ in their slides; only one of them has "
+                f"{shorten(sorted(lacking))}. Encode these, or take them out of the other."
             )
-    widths = {}
-    for name, own in paths.items():
-        shapes = {slide: feature_shape(path) for slide, path in own.items()}
-        widths[name] = _one_width({slide: shape[1] for slide, shape in shapes.items()}, name)
-    readers: dict[str, list[Callable[[], Block]]] = {
-        name: [partial(read_feature_file, own[slide]) for slide in names] for name, own in paths.items()
+    widths = {
+        name: _one_width({slide: feature_shape(path)[1] for slide, path in path_of.items()}, name)
+        for name, path_of in paths.items()
+    }
+    readers: dict[str, list[Reader]] = {
+        name: [partial(read_feature_file, path_of[slide]) for slide in names] for name, path_of in paths.items()
     }
     return Bags(names, widths, {}, [], readers)
 
@@ -170,57 +174,64 @@ def _of_samples(
     table_key: str | None,
     optional: Collection[str],
 ) -> Bags:
-    """Slides of samples; those in memory stay there, of stores only which rows have features is kept."""
+    """Slides of samples; those in memory stay there, and stores are read again, slide by slide."""
     names: list[str] = []
     facts: dict[str, list[str]] = {argument: [] for argument in wanted}
-    places: list[tuple[int, NDArray[np.int64]]] = []
-    readers: dict[str, list[Callable[[], Block]]] = {name: [] for name in named}
+    places: list[tuple[int, Rows]] = []
+    readers: dict[str, list[Reader]] = {name: [] for name in named}
     widths: dict[str, dict[str, int]] = {name: {} for name in named}
-    left_out = 0
+    n_left_out = 0
     lacking: list[dict[str, str]] = []
     for number, sample in enumerate(iter_samples(items, table_key=table_key)):
         lacking.append(_lacking(sample, wanted, optional))
-        slide_of = group_labels(sample, slide_key, "slide_key")
-        own = list(dict.fromkeys(slide_of.tolist()))
-        check_names([*names, *own], "slides")
-        there, width = np.ones(sample.table.n_obs, dtype=bool), {}
-        for key in dict.fromkeys(key for keys in named.values() for key in keys):
-            block = read_features(sample, key)
-            there &= ~np.isnan(block).any(1)
-            width[key] = block.shape[1]
-        left_out += int((~there).sum())
-        for slide in own:
-            rows = np.flatnonzero((slide_of == slide) & there)
+        slide_of_row = group_labels(sample, slide_key, "slide_key")
+        slides = list(dict.fromkeys(slide_of_row.tolist()))
+        check_names([*names, *slides], "slides")
+        complete, width = _complete_rows(sample, dict.fromkeys(key for keys in named.values() for key in keys))
+        n_left_out += int((~complete).sum())
+        source = sample.table if sample.path is None else (sample.path, sample.table_key)
+        for slide in slides:
+            of_slide = slide_of_row == slide
+            rows = np.flatnonzero(of_slide & complete)
             if not len(rows):
                 raise ValueError(
-                    f"slide {slide!r}: none of its {int((slide_of == slide).sum())} patches has every representation asked for "
+                    f"slide {slide!r}: none of its {int(of_slide.sum())} patches has every representation asked for "
                     f"({shorten(width)}). Look at sp.pl.patches, or leave the slide out."
                 )
             places.append((number, rows))
             for argument, column in wanted.items():
-                facts[argument].append(_of_slide(sample, argument, column, slide, slide_of == slide))
+                facts[argument].append(_value_of_slide(sample, argument, column, slide, of_slide))
             for name, keys in named.items():
-                source = sample.table if sample.path is None else (sample.path, sample.table_key)
                 readers[name].append(partial(_read_rows, source, keys, rows))
                 widths[name][slide] = sum(width[key] for key in keys)
-        names += own
+        names += slides
     for argument, message in lacking[0].items():
-        if all(argument in one for one in lacking):
+        if all(argument in of_sample for of_sample in lacking):
             raise KeyError(message)
-    if left_out:
-        logger.info("%d patches without a representation are not used", left_out)
+    if n_left_out:
+        logger.info("%d patches without a representation are not used", n_left_out)
     return Bags(
         names,
-        {name: _one_width(of_slide, name) for name, of_slide in widths.items()},
+        {name: _one_width(width_of, name) for name, width_of in widths.items()},
         {argument: np.array(values, dtype=object) for argument, values in facts.items()},
         places,
         readers,
     )
 
 
+def _complete_rows(sample: Sample, keys: Iterable[str]) -> tuple[NDArray[np.bool_], dict[str, int]]:
+    """Return which rows have features under all keys, and the width of each."""
+    complete, width = np.ones(sample.table.n_obs, dtype=bool), {}
+    for key in keys:
+        block = read_features(sample, key)
+        complete &= ~np.isnan(block).any(1)
+        width[key] = block.shape[1]
+    return complete, width
+
+
 def _lacking(sample: Sample, wanted: Mapping[str, str], optional: Collection[str]) -> dict[str, str]:
-    """Raise if a sample lacks a column; of those it may lack, return what to say if all do."""
-    found = {}
+    """Raise if a sample lacks a column; for optional ones, return what to say if all samples do."""
+    messages = {}
     for argument, column in wanted.items():
         if column not in sample.table.obs:
             message = (
@@ -229,12 +240,12 @@ def _lacking(sample: Sample, wanted: Mapping[str, str], optional: Collection[str
             )
             if argument not in optional:
                 raise KeyError(message)
-            found[argument] = message
-    return found
+            messages[argument] = message
+    return messages
 
 
-def _read_rows(source: ad.AnnData | tuple[Path, str], keys: tuple[str, ...], rows: NDArray[np.int64]) -> Block:
-    """Read rows of some ``obsm`` arrays side by side, from a table or from a store, of which no more is read."""
+def _read_rows(source: ad.AnnData | tuple[Path, str], keys: tuple[str, ...], rows: Rows) -> Block:
+    """Read and concatenate rows of some ``obsm`` arrays, from a table or from a store, of which no more is read."""
     blocks = []
     for key in keys:
         if isinstance(source, ad.AnnData):
@@ -251,15 +262,16 @@ def _read_rows(source: ad.AnnData | tuple[Path, str], keys: tuple[str, ...], row
     return np.concatenate(blocks, 1) if len(blocks) > 1 else blocks[0]
 
 
-def _of_slide(sample: Sample, argument: str, column: str, slide: str, own: NDArray[np.bool_]) -> str:
-    """The one value that a slide has in a column, ``""`` if it has none."""
+def _value_of_slide(sample: Sample, argument: str, column: str, slide: str, of_slide: NDArray[np.bool_]) -> str:
+    """Return the only value of a slide in a column, ``""`` if it has none."""
     if column not in sample.table.obs:
         return ""
-    values = sorted(set(_text(sample.table.obs[column][own])) - {""})
+    values = sorted(set(_text(sample.table.obs[column][of_slide])) - {""})
     if len(values) > 1:
         raise ValueError(
-            f"slide {slide!r}: obs[{column!r}] has several values, {shorten(values)}, but {argument}= is one fact per slide. Name the "
-            "slides with slide_key=, or choose a column that is the same for all patches of a slide."
+            f"slide {slide!r}: obs[{column!r}] has several values, {shorten(values)}, but {argument}= needs one value "
+            "per slide. Name the slides with slide_key=, or choose a column that is the same for all patches of a "
+            "slide."
         )
     return values[0] if values else ""
 
@@ -269,19 +281,19 @@ def _text(column: pd.Series) -> NDArray[np.object_]:
 
 
 def _one_width(widths: Mapping[str, int], name: str) -> int:
-    """Width that all slides have."""
+    """Return the width that all slides have, else raise."""
     first, width = next(iter(widths.items()))
-    other = next((slide for slide, one in widths.items() if one != width), None)
+    other = next((slide for slide, other_width in widths.items() if other_width != width), None)
     if other is not None:
         raise ValueError(
-            f"slide {other!r} has {widths[other]} features in {name!r}, but {first!r} has {width}. Encode all slides with the same "
-            "encoder."
+            f"slide {other!r} has {widths[other]} features in {name!r}, but {first!r} has {width}. Encode all slides "
+            "with the same encoder."
         )
     return width
 
 
 def _labelled(bags: Bags, labels: pd.DataFrame, wanted: Mapping[str, str]) -> Bags:
-    """Take facts from a table, which has every slide once, and no other."""
+    """Take facts from a table, which must have every slide once, and no other slide."""
     if not isinstance(labels, pd.DataFrame):
         raise TypeError(f"labels: got {type(labels).__name__}; expected a DataFrame with a column 'sample'.")
     if SPOT in labels or SAMPLE not in labels:
@@ -290,20 +302,22 @@ def _labelled(bags: Bags, labels: pd.DataFrame, wanted: Mapping[str, str]) -> Ba
         )
     frame = check_label_table(labels, "labels")
     position = pd.Index(frame[SAMPLE]).get_indexer(pd.Index(bags.names))
-    lacking = [name for name, at in zip(bags.names, position, strict=True) if at < 0]
+    lacking = [name for name, row in zip(bags.names, position, strict=True) if row < 0]
     unknown = sorted(set(frame[SAMPLE]) - set(bags.names))
     if lacking or unknown:
-        parts = [f"{shorten(lacking)} of the slides have no row"] if lacking else []
-        parts += [f"{shorten(unknown)} are no slides"] if unknown else []
+        parts = [f"there is no row for {shorten(lacking)}"] if lacking else []
+        parts += [f"{shorten(unknown)} are not slides"] if unknown else []
         raise KeyError(
-            f"labels: {' and '.join(parts)}; the slides are {shorten(bags.names, 3)}. Name them alike (files by their name without "
-            "suffix); a slide that is not to be used has a row with an empty label, and labels of others are left out."
+            f"labels: {' and '.join(parts)}; the slides are {shorten(bags.names, 3)}. Use the same names in both (for "
+            "files, the name without suffix). Every slide needs a row: leave its label empty to exclude it, and remove "
+            "rows of other slides."
         )
     facts = {}
     for argument, column in wanted.items():
         if column not in frame:
             raise KeyError(
-                f"labels: {argument}={column!r} is not a column; columns: {shorten(frame.columns, 20)}.{ADVICE.get(argument, '')}"
+                f"labels: {argument}={column!r} is not a column; columns: {shorten(frame.columns, 20)}."
+                f"{ADVICE.get(argument, '')}"
             )
         facts[argument] = _text(frame[column])[position]
     return Bags(bags.names, bags.widths, facts, bags.places, bags.readers)

@@ -1,9 +1,10 @@
-"""Settings of slide heads, and one head trained on slides."""
+"""Settings of slide heads, the scaling of features across slides, and one classification head trained on slides."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -13,17 +14,19 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from spade._samples.features import column_scale
-from spade.core.arrays import Floats, scale_of
-from spade.core.checks import check_count
+from spade.core.arrays import Floats, Rows, scale_of
+from spade.core.checks import check_choice, check_count, check_flag, check_not_negative, check_positive, check_share
 from spade.core.evaluation.folds import inner_split
 from spade.core.rng import numpy_stream, torch_stream
 from spade.core.slides.heads import HEADS, N_HEADS, make_head
 from spade.core.slides.train import train_bags
 from spade.tl._few_shot.probes import linear
-from spade.tl._slides.slides import Ints, Read, Slides
+from spade.tl._slides.bags import Bags
+from spade.tl._slides.slides import Slides
 
-#: Rows that are in memory in double precision.
-PIECE = 4_096
+#: Patches that are held in double precision at a time.
+PATCHES_AT_A_TIME = 4_096
+SCALINGS = ("train", "none")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,13 +45,11 @@ class HeadConfig:
         """Check the settings."""
         for name in ("hidden", "n_epochs", "patience"):
             check_count(name, getattr(self, name))
-        for name, low, high in (("dropout", 0, 1), ("inner_val", 0, 0.5 + 1e-9)):
-            if not low <= getattr(self, name) < high:
-                raise ValueError(f"{name}={getattr(self, name)!r}: expected a number from 0 to {high:.1g}.")
-        if not 0 < self.lr < np.inf:
-            raise ValueError(f"lr={self.lr!r}: expected a positive number.")
-        if not 0 <= self.weight_decay < np.inf:
-            raise ValueError(f"weight_decay={self.weight_decay!r}: expected a number of at least 0.")
+        check_share("dropout", self.dropout, "[0, 1)")
+        check_positive("lr", self.lr)
+        check_not_negative("weight_decay", self.weight_decay)
+        if check_not_negative("inner_val", self.inner_val) > 0.5:
+            raise ValueError(f"inner_val={self.inner_val!r}: expected a number from 0 to 0.5.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,20 +62,19 @@ class SlideConfig(HeadConfig):
     def __post_init__(self) -> None:
         """Check the settings."""
         super().__post_init__()
-        if self.scaling not in ("train", "none"):
-            raise ValueError(f'scaling={self.scaling!r}: expected "train" or "none".')
+        check_choice("scaling", self.scaling, SCALINGS)
+        check_flag("class_weights", self.class_weights)
 
 
-def check_heads(head: str | Sequence[str], among: Sequence[str] = HEADS, hidden: int = N_HEADS) -> list[str]:
-    """Return the heads asked for."""
-    heads = [head] if isinstance(head, str) else list(head)
-    if not heads or len(set(heads)) < len(heads) or any(one not in among for one in heads):
-        raise ValueError(
-            f"head={head!r}: expected {', '.join(map(repr, among))}, or a list of different ones of these."
-        )
-    if "transmil" in heads and hidden % N_HEADS:
+def check_heads(head: object, choices: Sequence[str] = HEADS, *, hidden: int) -> list[str]:
+    """Return the heads asked for, one or several; ``hidden`` must suit TransMIL if it is among them."""
+    heads = list(head) if isinstance(head, Iterable) and not isinstance(head, str) else [head]
+    named = [check_choice("head", one, choices) for one in heads]
+    if not named or len(set(named)) < len(named):
+        raise ValueError(f"head={head!r}: expected one of {', '.join(map(repr, choices))}, or a list without repeats.")
+    if "transmil" in named and hidden % N_HEADS:
         raise ValueError(f"hidden={hidden!r}: expected a multiple of {N_HEADS}, the attention heads of TransMIL.")
-    return heads
+    return named
 
 
 @dataclass(frozen=True)
@@ -84,83 +84,116 @@ class Moments:
     mean: Floats
     variance: Floats
 
-    def scale(self, train: Ints) -> tuple[Floats, Floats]:
-        """Mean and deviation over the patches of some slides, each of which counts alike; a constant column has deviation 1."""
-        mean = self.mean[train].mean(0)
-        return mean, scale_of(mean, self.variance[train].mean(0) + self.mean[train].var(0))
+    def scale(self, slides: Rows) -> tuple[Floats, Floats]:
+        """Mean and deviation over the patches of some slides, each of which counts alike; constant columns have 1."""
+        mean = self.mean[slides].mean(0)
+        return mean, scale_of(mean, self.variance[slides].mean(0) + self.mean[slides].var(0))
 
 
-def read_moments(slides: Slides, name: str) -> Moments:
-    """Read every labelled slide once."""
-    shape = len(slides.bags), slides.bags.widths[name]
+def read_moments(bags: Bags, name: str, slides: Rows) -> Moments:
+    """Read some slides once, in one representation."""
+    shape = len(bags), bags.widths[name]
     mean, variance = np.full(shape, np.nan), np.full(shape, np.nan)
-    for i in tqdm(slides.labelled, desc=f"reading {name}", unit="slide", leave=False):
-        block = slides.bags.read(i, name)
-        mean[i] = block.mean(0, dtype=np.float64)
-        pieces = (block[start : start + PIECE] - mean[i] for start in range(0, len(block), PIECE))
-        variance[i] = sum(np.square(piece).sum(0) for piece in pieces) / len(block)
+    for i in tqdm(slides, desc=f"reading {name}", unit="slide", leave=False):
+        bag = bags.read(i, name)
+        mean[i] = bag.mean(0, dtype=np.float64)
+        pieces = (bag[start : start + PATCHES_AT_A_TIME] - mean[i] for start in range(0, len(bag), PATCHES_AT_A_TIME))
+        variance[i] = sum(np.square(piece).sum(0) for piece in pieces) / len(bag)
     return Moments(mean, variance)
 
 
-def fit(
-    slides: Slides, name: str, moments: Moments, head: str, train: Ints, config: SlideConfig, device: str, seed: int
-) -> tuple[Read, bool]:
-    """Learn the classes of the slides ``train``; also return whether an inner split chose the epoch."""
-    y, n_classes = slides.y[train], len(slides.classes)
+class SlideHead(NamedTuple):
+    """A trained head.
+
+    Attributes
+    ----------
+    read
+        From the number of a slide to the probabilities of its classes ``(n_classes,)`` and the attention of its
+        patches ``(n,)``, which is empty for ``"mean"``.
+    selected
+        Whether an inner split chose the epoch.
+    """
+
+    read: Callable[[int], tuple[Floats, Floats]]
+    selected: bool
+
+
+def fit_slide_head(
+    slides: Slides,
+    name: str,
+    moments: Moments,
+    head: str,
+    train: Rows,
+    *,
+    config: SlideConfig,
+    device: str,
+    seed: int,
+) -> SlideHead:
+    """Train a head on the classes of the slides ``train``, in one representation."""
     if head == "mean":
-        x = moments.mean[train]
-        mean, deviation = column_scale(x) if config.scaling == "train" else (np.zeros(x.shape[1]), np.ones(x.shape[1]))
-        predict = linear((x - mean) / deviation, y, x.shape[1] * n_classes / 100, config.class_weights)
-
-        def of_mean(i: int) -> tuple[Floats, Floats]:
-            return predict((moments.mean[[i]] - mean) / deviation)[0], np.zeros(0)
-
-        return of_mean, False
-    width = slides.bags.widths[name]
-    scale = moments.scale(train) if config.scaling == "train" else (np.zeros(width), np.ones(width))
-    mean_, deviation_ = (torch.from_numpy(one).to(device, torch.float32) for one in scale)
+        return _fit_mean(slides, moments, train, config)
+    scale = moments.scale(train) if config.scaling == "train" else _no_scale(slides.bags.widths[name])
+    mean, deviation = (torch.from_numpy(values).to(device, torch.float32) for values in scale)
 
     def read(i: int) -> Tensor:
-        return (torch.from_numpy(slides.bags.read(i, name)).to(device) - mean_) / deviation_
+        return (torch.from_numpy(slides.bags.read(i, name)).to(device) - mean) / deviation
 
-    weights = np.ones(n_classes)
-    if config.class_weights:
-        weights = len(y) / (n_classes * np.bincount(y, minlength=n_classes))
-    weight, truth = torch.from_numpy(weights).to(device, torch.float32), torch.from_numpy(slides.y).to(device)
+    weight = torch.from_numpy(_class_weights(slides, train, config)).to(device, torch.float32)
+    truth = torch.from_numpy(slides.y).to(device)
 
     def loss(outputs: Tensor, i: int) -> Tensor:
         return weight[truth[i]] * F.cross_entropy(outputs, truth[i])
 
-    val = None
-    if config.inner_val:
-        groups = np.unique(slides.group[train].astype(str), return_inverse=True)[1]
-        val = inner_split(groups, y, n_classes, config.inner_val, numpy_stream(seed, "inner split of slides"))
-    own, others = (train, train[:0]) if val is None else (train[~val], train[val])
+    learning, selecting, selected = _inner_split(slides, train, config, seed)
     module = make_head(
-        head,
-        width,
-        n_classes,
-        hidden=config.hidden,
-        dropout=config.dropout,
+        head, slides.bags.widths[name], len(slides.classes), hidden=config.hidden, dropout=config.dropout,
         generator=torch_stream(seed, "head of slides"),
-    )
+    )  # fmt: skip
     train_bags(
-        read,
-        loss,
-        own.tolist(),
-        others.tolist(),
-        module,
-        n_epochs=config.n_epochs,
-        lr=config.lr,
-        weight_decay=config.weight_decay,
-        patience=config.patience,
-        seed=seed,
-        device=device,
-    )
+        read, loss, learning.tolist(), selecting.tolist(), module, n_epochs=config.n_epochs, lr=config.lr,
+        weight_decay=config.weight_decay, patience=config.patience, seed=seed, device=device,
+    )  # fmt: skip
 
     @torch.no_grad()
-    def of_head(i: int) -> tuple[Floats, Floats]:
+    def predict(i: int) -> tuple[Floats, Floats]:
         outputs, attention = module(read(i))
         return softmax(outputs.double().cpu().numpy()), attention.double().cpu().numpy()
 
-    return of_head, val is not None
+    return SlideHead(predict, selected)
+
+
+def _no_scale(width: int) -> tuple[Floats, Floats]:
+    return np.zeros(width), np.ones(width)
+
+
+def _fit_mean(slides: Slides, moments: Moments, train: Rows, config: SlideConfig) -> SlideHead:
+    """Logistic regression on the mean over patches."""
+    x = moments.mean[train]
+    width = x.shape[1]
+    mean, deviation = column_scale(x) if config.scaling == "train" else _no_scale(width)
+    strength = width * len(slides.classes) / 100
+    probabilities = linear((x - mean) / deviation, slides.y[train], strength, balanced=bool(config.class_weights))
+
+    def predict(i: int) -> tuple[Floats, Floats]:
+        return probabilities((moments.mean[[i]] - mean) / deviation)[0], np.zeros(0)
+
+    return SlideHead(predict, selected=False)
+
+
+def _class_weights(slides: Slides, train: Rows, config: SlideConfig) -> Floats:
+    """Weight of every class, ``(n_classes,)``: inversely proportional to its training slides, or 1."""
+    n_classes = len(slides.classes)
+    if not config.class_weights:
+        return np.ones(n_classes)
+    return len(train) / (n_classes * np.bincount(slides.y[train], minlength=n_classes))
+
+
+def _inner_split(slides: Slides, train: Rows, config: SlideConfig, seed: int) -> tuple[Rows, Rows, bool]:
+    """Return slides to learn from, slides that select the epoch (none if a class has too few), and if there are any."""
+    if config.inner_val:
+        rng = numpy_stream(seed, "inner split of slides")
+        groups, n_classes = slides.group_numbers(train), len(slides.classes)
+        selecting = inner_split(groups, slides.y[train], n_classes, config.inner_val, rng)
+        if selecting is not None:
+            return train[~selecting], train[selecting], True
+    return train, train[:0], False

@@ -1,14 +1,15 @@
-"""Patients with times until an event, of slides that say so."""
+"""Patients with survival times, read from the facts of their slides."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from spade._checks import shorten
-from spade.core.arrays import Floats
+from spade.core.arrays import Floats, Rows
 from spade.core.errors import warn
 from spade.tl._slides.bags import Bags
 
@@ -21,8 +22,8 @@ class Patients:
 
     Attributes
     ----------
-    patients
-        Names, sorted.
+    names
+        Of the patients, sorted.
     time, event
         Per patient.
     slides
@@ -33,24 +34,32 @@ class Patients:
         Given fold per patient, or None.
     """
 
-    patients: list[str]
+    names: list[str]
     time: Floats
     event: NDArray[np.bool_]
-    slides: NDArray[np.int64]
-    of_slide: NDArray[np.int64]
-    fold: NDArray[np.int64] | None
+    slides: Rows
+    of_slide: Rows
+    fold: Rows | None
 
-    def slides_of(self, patients: NDArray[np.integer]) -> NDArray[np.int64]:
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def slides_of(self, patients: NDArray[np.integer]) -> Rows:
         """Positions, within ``slides``, of those of some patients."""
         return np.flatnonzero(np.isin(self.of_slide, patients))
 
+    def mean_over_slides(self, values: Floats, patients: Rows) -> Floats:
+        """Mean of values per slide, ``(n_slides, …)``, over the slides of each of some patients."""
+        return np.stack([values[self.of_slide == patient].mean(0) for patient in patients])
 
-def read_patients(bags: Bags, keys: dict[str, str | None]) -> Patients:
+
+def read_patients(bags: Bags, keys: Mapping[str, str | None]) -> Patients:
     """Check what slides say of their patients; ``keys`` are the columns, for messages."""
+    said = {argument: f"{argument}={column!r}" for argument, column in keys.items()}
     time, event = bags.facts["time_key"], bags.facts["event_key"]
     unknown = (time == "") & (event == "")
     if unknown.all():
-        raise ValueError(f"{_said(keys, 'time_key')} and {_said(keys, 'event_key')}: no slide has either.")
+        raise ValueError(f"{said['time_key']} and {said['event_key']}: no slide has either.")
     if unknown.any():
         warn(
             f"{int(unknown.sum())} of {len(unknown)} slides have neither time nor event and are left out: "
@@ -59,77 +68,72 @@ def read_patients(bags: Bags, keys: dict[str, str | None]) -> Patients:
     slides = np.flatnonzero(~unknown)
     names = np.array(bags.names, dtype=object)[slides]
     patient = bags.facts["groupby"][slides] if "groupby" in bags.facts else names
-    _refuse(patient == "", names, f"{_said(keys, 'groupby')}: no patient", "Fill it in, or pass groupby=None.")
-    times, events = _times(time[slides], names, keys), _events(event[slides], names, keys)
+    _refuse(patient == "", names, f"{said['groupby']}: no patient", "Fill it in, or pass groupby=None.")
+    times, events = _times(time[slides], names, said["time_key"]), _events(event[slides], names, said["event_key"])
     patients, first, of_slide = np.unique(patient.astype(str), return_index=True, return_inverse=True)
-    _agree(times, of_slide, patients, names, _said(keys, "time_key"))
-    _agree(events, of_slide, patients, names, _said(keys, "event_key"))
+
+    def check_alike(values: NDArray[np.generic], argument: str, shown: NDArray[np.generic]) -> None:
+        if (pair := _differing_pair(values, of_slide)) is not None:
+            one, other = pair
+            raise ValueError(
+                f"patient {str(patients[of_slide[one]])!r}: {said[argument]} is {shown[one]} for slide {names[one]!r} "
+                f"and {shown[other]} for slide {names[other]!r}, but a patient has one value. Correct it, or name the "
+                "patients with groupby=."
+            )
+
+    check_alike(times, "time_key", times)
+    check_alike(events, "event_key", events)
     fold = None
     if "fold_key" in bags.facts:
         given = bags.facts["fold_key"][slides]
-        _refuse(given == "", names, f"{_said(keys, 'fold_key')}: no fold", "Every patient needs one.")
+        _refuse(given == "", names, f"{said['fold_key']}: no fold", "Every patient needs one.")
         numbers = np.unique(given.astype(str), return_inverse=True)[1]
-        _agree(numbers, of_slide, patients, names, _said(keys, "fold_key"), given)
+        check_alike(numbers, "fold_key", given)
         fold = numbers[first]
     if not events.any():
-        raise ValueError(
-            f"{_said(keys, 'event_key')}: no patient of {len(patients)} has the event; nothing can be learnt."
-        )
+        raise ValueError(f"{said['event_key']}: no patient of {len(patients)} has the event; nothing can be learned.")
     return Patients(patients.tolist(), times[first], events[first], slides, of_slide, fold)
 
 
-def _said(keys: dict[str, str | None], argument: str) -> str:
-    return f"{argument}={keys[argument]!r}"
-
-
-def _refuse(strange: NDArray[np.bool_], names: NDArray[np.object_], what: str, then: str) -> None:
-    if strange.any():
+def _refuse(wrong: NDArray[np.bool_], names: NDArray[np.object_], what: str, advice: str) -> None:
+    if wrong.any():
         raise ValueError(
-            f"{what} for {int(strange.sum())} of {len(names)} slides, such as {shorten(names[strange], 3)}. {then}"
+            f"{what} for {int(wrong.sum())} of {len(names)} slides, such as {shorten(names[wrong], 3)}. {advice}"
         )
 
 
-def _times(values: NDArray[np.object_], names: NDArray[np.object_], keys: dict[str, str | None]) -> Floats:
-    said, then = _said(keys, "time_key"), "A slide is left out if it has neither time nor event."
-    _refuse(values == "", names, f"{said}: no time, but an event entry,", then)
-    found = np.empty(len(values))
+def _times(values: NDArray[np.object_], names: NDArray[np.object_], said: str) -> Floats:
+    advice = "A slide is left out if it has neither time nor event."
+    _refuse(values == "", names, f"{said}: no time, but an event entry,", advice)
+    times = np.empty(len(values))
     for i, value in enumerate(values):
         try:
-            found[i] = float(value)
+            times[i] = float(value)
         except ValueError as error:
             raise ValueError(f"slide {names[i]!r}: {said} is {value!r}; expected a number.") from error
-    strange = ~np.isfinite(found) | (found < 0)
-    if strange.any():
+    wrong = ~np.isfinite(times) | (times < 0)
+    if wrong.any():
         raise ValueError(
-            f"{said}: negative or infinite for {int(strange.sum())} of {len(names)} slides, such as {found[strange][0]:g} of "
-            f"{names[strange][0]!r}. Times are counted from the start of follow-up. {then}"
+            f"{said}: negative or infinite for {int(wrong.sum())} of {len(names)} slides, such as {times[wrong][0]:g} "
+            f"for {names[wrong][0]!r}. Times are counted from the start of follow-up. {advice}"
         )
-    return found
+    return times
 
 
-def _events(values: NDArray[np.object_], names: NDArray[np.object_], keys: dict[str, str | None]) -> NDArray[np.bool_]:
-    said = _said(keys, "event_key")
-    _refuse(values == "", names, f"{said}: no event entry, but a time,", "Say 1 (event seen) or 0 (censored).")
+def _events(values: NDArray[np.object_], names: NDArray[np.object_], said: str) -> NDArray[np.bool_]:
+    _refuse(values == "", names, f"{said}: no event entry, but a time,", "Write 1 (event seen) or 0 (censored).")
     text = np.array([value.lower() for value in values])
-    strange = ~np.isin(text, YES + NO)
-    if strange.any():
+    wrong = ~np.isin(text, YES + NO)
+    if wrong.any():
         raise ValueError(
-            f"{said}: {shorten(sorted(set(values[strange])))} for {int(strange.sum())} of {len(names)} slides; expected 1 or True "
-            "(event seen), 0 or False (censored)."
+            f"{said}: {shorten(sorted(set(values[wrong])))} for {int(wrong.sum())} of {len(names)} slides; expected 1 "
+            "or True (event seen), 0 or False (censored)."
         )
     return np.isin(text, YES)
 
 
-def _agree(
-    values: NDArray, of_slide: NDArray[np.int64], patients: NDArray, names: NDArray, said: str, shown: NDArray | None = None
-) -> None:  # fmt: skip
-    """Raise unless the slides of each patient have one value."""
-    order = np.argsort(of_slide, kind="stable")
-    differ = np.flatnonzero((np.diff(of_slide[order]) == 0) & (values[order][1:] != values[order][:-1]))
-    if len(differ):
-        one, other = order[differ[0]], order[differ[0] + 1]
-        shown = values if shown is None else shown
-        raise ValueError(
-            f"patient {str(patients[of_slide[one]])!r}: {said} is {shown[one]} of slide {names[one]!r} and {shown[other]} of slide "
-            f"{names[other]!r}. It is one fact of a patient; correct it, or name the patients with groupby=."
-        )
+def _differing_pair(values: NDArray[np.generic], patient: Rows) -> tuple[int, int] | None:
+    """Return two slides of one patient with different values, or None."""
+    order = np.argsort(patient, kind="stable")
+    pairs = np.flatnonzero((np.diff(patient[order]) == 0) & (values[order][1:] != values[order][:-1]))
+    return (int(order[pairs[0]]), int(order[pairs[0] + 1])) if len(pairs) else None

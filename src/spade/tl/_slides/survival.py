@@ -1,29 +1,31 @@
-"""Survival of patients from their slides, predicted across folds."""
+"""Survival of patients, predicted from their slides across folds."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
+from spade._checks import plural
 from spade._samples.features import Representation, named_representations
-from spade.core.arrays import Floats, scale_of
-from spade.core.checks import check_count
+from spade.core.arrays import Floats, Rows
+from spade.core.checks import check_count, check_text
 from spade.core.device import resolve_device
 from spade.core.errors import NonFiniteLossError
 from spade.core.evaluation.folds import stratified_folds
 from spade.core.rng import as_seed, numpy_stream
-from spade.tl._slides.bags import Bags, BagSource, read_bags
+from spade.tl._slides.bags import Bags, BagSource, Block, read_bags
+from spade.tl._slides.heads import Moments, read_moments
 from spade.tl._slides.patients import Patients, read_patients
-from spade.tl._slides.survival_fit import SurvivalConfig
+from spade.tl._slides.survival_fit import SurvivalConfig, fit_bags, fit_linear
 
 logger = logging.getLogger("spade")
 #: Most folds of a repeat, so that every fold of every repeat has a random stream of its own.
-MOST_FOLDS = 10_000
+MAX_FOLDS = 10_000
 
 
 def survival(
@@ -55,22 +57,25 @@ def survival(
 ) -> pd.DataFrame:
     """Predict the risk of every patient from slides, by models that never saw the patient.
 
-    Patients are dealt to folds with like shares of events; each fold is predicted by a model that was trained on the others. All
-    representations get the same folds. Nothing is written; :func:`survival_summary` makes c-indices of the result and
-    :func:`spade.pl.survival` draws risk groups.
+    Patients are dealt to folds with like shares of events; each fold is predicted by a model that was trained on the
+    others. All representations get the same folds. Nothing is written; :func:`survival_summary` computes c-indices from
+    the result and :func:`spade.pl.survival` draws risk groups.
 
-    - ``head="mean"``: patches are averaged over a slide and slides over a patient; a linear model with a ridge penalty, fitted to
-      convergence. With ``loss="cox"`` its output is the log risk, so that a patient's risk is the mean over its slides.
-    - ``"abmil"``, ``"transmil"``: attention over patches, trained slide by slide, a patient's slides together counting as one; a patient has the
-      mean risk of its slides. Only with ``loss="nll"``, as the partial likelihood of Cox compares patients with each other.
+    - ``head="mean"``: patches are averaged over a slide and slides over a patient; a linear model with a ridge penalty
+      is fitted to convergence. With ``loss="cox"`` its output is the log risk, so that a patient's risk is the mean
+      over its slides.
+    - ``"abmil"``, ``"transmil"``: attention over patches, trained slide by slide, where all slides of a patient
+      together count as one; the risk of a patient is the mean over its slides. Only with ``loss="nll"``, as the partial
+      likelihood of Cox compares patients with each other.
 
     Parameters
     ----------
     bags
-        Samples, every section of which is a slide; or a folder or list of feature files; or a dict of folders, one per representation.
+        Samples, every section of which is a slide; or a folder or list of feature files; or a dict of folders, one per
+        representation.
     time_key, event_key
-        Columns with the time until event or end of follow-up (any unit), and whether the event was seen: 1 or True, else 0 or False
-        (censored).
+        Columns with the time until event or end of follow-up (any unit), and whether the event was seen: 1 or True,
+        else 0 or False (censored).
     use_rep
         As in :func:`few_shot`; None for feature files.
     labels
@@ -82,23 +87,26 @@ def survival(
     head
         ``"mean"``, ``"abmil"`` or ``"transmil"``.
     loss
-        ``"nll"``: likelihood of discrete hazards; the risk is minus the expected number of bins survived. ``"cox"``: partial likelihood with
-        Efron's ties; the risk is the log risk.
+        ``"nll"``: likelihood of discrete hazards; the risk is minus the expected number of bins survived. ``"cox"``:
+        partial likelihood with Efron's ties; the risk is the log risk.
     n_bins
         Time bins of ``"nll"``: quantiles of the event times of the training patients.
     strength
-        Ridge penalty of ``"mean"``, on features of deviation 1 divided by the root of their number; ``"cv"``: chosen within the training patients
-        by cross-validated likelihood, from 0.1 to 1000.
+        Ridge penalty of ``"mean"``, on features of deviation 1 divided by the root of their number; ``"cv"``: chosen
+        within the training patients by cross-validated likelihood, from 0.1 to 1000.
     n_folds, n_repeats
-        Folds, and how often they are drawn.
+        Number of folds, and how often they are drawn.
     fold_key
-        Column with the fold of every slide; ``n_folds`` then has no meaning, and folds are numbered in sorted order. None: they are dealt.
+        Column with the fold of every slide; ``n_folds`` then has no meaning, and folds are numbered in sorted order.
+        None: folds are dealt.
     hidden, dropout, n_epochs, lr, weight_decay, patience
-        Of ``"abmil"`` and ``"transmil"``: width, and AdamW on one slide a step. Features get mean 0 and deviation 1 over the training slides.
+        Attention heads only: width, and AdamW on one slide per step. Features get mean 0 and deviation 1 over the
+        training slides.
     inner_val
-        Of these heads: share of the training patients that select the epoch; 0, or where events are too few: the last is kept.
+        Attention heads only: share of the training patients that select the epoch. With 0, or where events are too few,
+        the last epoch is kept.
     device
-        Of these heads: ``"auto"`` takes a GPU where there is one.
+        Attention heads only: ``"auto"`` takes a GPU where there is one.
     table_key
         Table; may be left out when there is one.
     rng
@@ -107,8 +115,9 @@ def survival(
     Returns
     -------
     DataFrame
-        One row per ``representation``, ``repeat`` and ``patient``: ``fold``, ``n_slides``, ``time``, ``event`` and the out-of-fold ``risk`` (high:
-        early event). Risks of different folds are of different models; compare them within a fold, as the summary does.
+        One row per ``representation``, ``repeat`` and ``patient``: ``fold``, ``n_slides``, ``time``, ``event`` and the
+        out-of-fold ``risk`` (high: early event). Risks in different folds come from different models; compare them
+        within a fold, as the summary does.
 
     Warns
     -----
@@ -120,8 +129,8 @@ def survival(
     KeyError
         No such column or representation.
     ValueError
-        Negative times, times or events that are missing where the other is given, slides of one patient that disagree in time, event or
-        given fold, fewer patients with events than folds, or too few event times for the bins.
+        Negative times, times or events that are missing where the other is given, slides of one patient that disagree
+        in time, event or given fold, fewer patients with events than folds, or too few event times for the bins.
     NonFiniteLossError
         Training of a head diverged.
 
@@ -140,116 +149,133 @@ def survival(
     >>> table[["patient", "time", "event"]].head(2).values.tolist()
     [['patient_0', 1.0, False], ['patient_1', 4.0, True]]
     """
-    fit = SurvivalConfig(
-        head=head, loss=loss, n_bins=n_bins, strength=strength, hidden=hidden, dropout=dropout, n_epochs=n_epochs, lr=lr,
-        weight_decay=weight_decay, patience=patience, inner_val=inner_val,
-        device=resolve_device(device) if head != "mean" else "cpu",
+    config = SurvivalConfig(
+        head=head, loss=loss, n_bins=n_bins, strength=strength, hidden=hidden, dropout=dropout, n_epochs=n_epochs,
+        lr=lr, weight_decay=weight_decay, patience=patience, inner_val=inner_val,
     )  # fmt: skip
+    device = resolve_device(device) if head != "mean" else "cpu"
     check_count("n_repeats", n_repeats)
-    if not 2 <= check_count("n_folds", n_folds, 2) <= MOST_FOLDS:
-        raise ValueError(f"n_folds={n_folds}: expected at most {MOST_FOLDS}.")
+    if check_count("n_folds", n_folds, 2) > MAX_FOLDS:
+        raise ValueError(f"n_folds={n_folds}: expected at most {MAX_FOLDS}.")
     if fold_key is not None and n_repeats > 1:
         raise ValueError(f"n_repeats={n_repeats} with fold_key={fold_key!r}: given folds are not drawn again.")
+    for name, column in (("time_key", time_key), ("event_key", event_key)):
+        check_text(name, column)
     seed = as_seed(rng)
     keys = {"time_key": time_key, "event_key": event_key, "groupby": groupby, "fold_key": fold_key}
-    named = None if use_rep is None else named_representations(use_rep)
     if isinstance(bags, Iterator):
         bags = list(bags)
-    source = read_bags(bags, named=named, columns=keys, labels=labels, slide_key=slide_key, table_key=table_key)
-    patients = read_patients(source, keys)
-    folds = [patients.fold] if patients.fold is not None else list(_folds(patients, n_folds, n_repeats, seed))
-    _check_folds(patients, folds[0], fold_key)
-    logger.info(
-        "%d patients, %d with the event, %d slides", len(patients.patients), patients.event.sum(), len(patients.slides)
+    source = read_bags(
+        bags,
+        named=None if use_rep is None else named_representations(use_rep),
+        columns=keys,
+        labels=labels,
+        slide_key=slide_key,
+        table_key=table_key,
     )
-    facts = {
-        "patient": patients.patients,
-        "n_slides": np.bincount(patients.of_slide),
-        "time": patients.time,
-        "event": patients.event,
-    }
-    found = []
-    with tqdm(
-        total=len(source.widths) * sum(len(np.unique(fold)) for fold in folds), desc="survival", unit="fit"
-    ) as bar:
-        for name in source.widths:
-            risks = _Risks(source, name, patients, fit, seed)
-            for repeat, fold in enumerate(folds):
-                risk = np.full(len(patients.patients), np.nan)
-                for f in np.unique(fold).tolist():
-                    test = np.flatnonzero(fold == f)
-                    try:
-                        risk[test] = risks(np.flatnonzero(fold != f), test, repeat * MOST_FOLDS + f)
-                    except NonFiniteLossError as error:
-                        raise NonFiniteLossError(f"{name}, {head}, fold {f}: {error}") from error
-                    bar.update()
-                found.append(
-                    pd.DataFrame({"representation": name, "repeat": repeat, "fold": fold, **facts, "risk": risk})
-                )
-    return pd.concat(found, ignore_index=True)
+    patients = read_patients(source, keys)
+    folds = [patients.fold] if patients.fold is not None else list(_deal(patients, n_folds, n_repeats, seed))
+    _check_folds(patients, folds[0], fold_key)
+    logger.info("%d patients, %d with the event, %d slides", len(patients), patients.event.sum(), len(patients.slides))
+    return _predict(source, patients, folds, config, device, seed)
 
 
-def _folds(patients: Patients, n_folds: int, n_repeats: int, seed: int) -> Iterator[NDArray[np.int64]]:
+def _deal(patients: Patients, n_folds: int, n_repeats: int, seed: int) -> Iterator[Rows]:
     """Deal patients to folds, with like shares of events."""
     n_events = int(patients.event.sum())
     if n_events < n_folds:
         raise ValueError(
-            f"n_folds={n_folds}: {n_events} of {len(patients.patients)} patients have the event, fewer than folds. Lower n_folds=."
+            f"n_folds={n_folds}: {n_events} of {len(patients)} patients have the event, fewer than folds. Lower "
+            "n_folds=."
         )
     for repeat in range(n_repeats):
-        generator = numpy_stream(seed, "survival folds", repeat)
-        yield stratified_folds(
-            np.arange(len(patients.patients)), patients.event.astype(np.int64), 2, n_folds, generator
-        )
+        rng = numpy_stream(seed, "survival folds", repeat)
+        yield stratified_folds(np.arange(len(patients)), patients.event.astype(np.int64), 2, n_folds, rng)
 
 
-def _check_folds(patients: Patients, fold: NDArray[np.int64], fold_key: str | None) -> None:
-    """Raise unless there are two folds, and events to learn from beside each."""
+def _check_folds(patients: Patients, fold: Rows, fold_key: str | None) -> None:
+    """Raise unless there are two folds, and patients with events to learn from outside each."""
     numbers = np.unique(fold)
     if len(numbers) < 2 or any(not patients.event[fold != f].any() for f in numbers):
+        n_events = [int(patients.event[fold == f].sum()) for f in numbers]
         raise ValueError(
-            f"fold_key={fold_key!r}: {len(numbers)} folds, with {[int(patients.event[fold == f].sum()) for f in numbers]} patients with "
+            f"fold_key={fold_key!r}: {plural(len(numbers), 'fold')}, with {n_events} patients with "
             "events. Expected at least two folds with events."
         )
 
 
-class _Risks:
-    """Risks in one representation: trains on some patients and predicts others; means over slides are read once."""
+def _predict(
+    source: Bags, patients: Patients, folds: Sequence[Rows], config: SurvivalConfig, device: str, seed: int
+) -> pd.DataFrame:
+    """Predict every fold of every repeat, in every representation."""
+    facts = {
+        "patient": patients.names,
+        "n_slides": np.bincount(patients.of_slide),
+        "time": patients.time,
+        "event": patients.event,
+    }
+    tables = []
+    n_fits = len(source.widths) * sum(len(np.unique(fold)) for fold in folds)
+    with tqdm(total=n_fits, desc="survival", unit="fit") as bar:
+        for name in source.widths:
+            features = _SlideFeatures(source, name, patients, read_moments(source, name, patients.slides))
+            for repeat, fold in enumerate(folds):
+                risk = np.full(len(patients), np.nan)
+                for f in np.unique(fold).tolist():
+                    train, test, index = np.flatnonzero(fold != f), np.flatnonzero(fold == f), repeat * MAX_FOLDS + f
+                    try:
+                        if config.head == "mean":
+                            risk[test] = features.linear_risks(train, test, config, seed=seed, index=index)
+                        else:
+                            risk[test] = features.bag_risks(train, test, config, device=device, seed=seed, index=index)
+                    except NonFiniteLossError as error:
+                        raise NonFiniteLossError(f"{name}, {config.head}, fold {f}: {error}") from error
+                    bar.update()
+                columns = {"representation": name, "repeat": repeat, "fold": fold, **facts, "risk": risk}
+                tables.append(pd.DataFrame(columns))
+    return pd.concat(tables, ignore_index=True)
 
-    def __init__(self, source: Bags, name: str, patients: Patients, fit: SurvivalConfig, seed: int) -> None:
-        self.read: Callable[[int], NDArray[np.float32]] = lambda i: source.read(int(patients.slides[i]), name)
-        self.patients, self.fit, self.seed, self.width = patients, fit, seed, source.widths[name]
-        n = len(patients.slides)
-        self.mean, self.variance = np.empty((n, self.width)), np.empty((n, self.width))
-        for i in tqdm(range(n), desc=f"reading {name}", unit="slide", leave=False):
-            bag = self.read(i)
-            self.mean[i], self.variance[i] = bag.mean(0, dtype=np.float64), bag.var(0, dtype=np.float64)
 
-    def __call__(self, train: NDArray[np.int64], test: NDArray[np.int64], index: int) -> Floats:
-        """Return the risk of the patients ``test`` by a model of ``train``."""
-        return (self._linear if self.fit.head == "mean" else self._bags)(train, test, index)
+@dataclass(frozen=True)
+class _SlideFeatures:
+    """The slides of all patients in one representation, with the moments of their patches."""
 
-    def _patients(self, patients: NDArray[np.int64], values: Floats) -> Floats:
-        """Mean over the slides of each patient."""
-        return np.stack([values[self.patients.of_slide == one].mean(0) for one in patients])
+    bags: Bags
+    name: str
+    patients: Patients
+    moments: Moments
 
-    def _linear(self, train: NDArray[np.int64], test: NDArray[np.int64], index: int) -> Floats:
-        time, event = self.patients.time[train], self.patients.event[train]
-        risk = self.fit.linear(self._patients(train, self.mean), time, event, self.seed, index)
-        return risk(self._patients(test, self.mean))
+    def linear_risks(self, train: Rows, test: Rows, config: SurvivalConfig, *, seed: int, index: int) -> Floats:
+        """Risk of the patients ``test`` by a linear model of the patients ``train``."""
+        means = self.moments.mean[self.patients.slides]
+        x = self.patients.mean_over_slides(means, train)
+        risk = fit_linear(config, x, self.patients.time[train], self.patients.event[train], seed=seed, index=index)
+        return risk(self.patients.mean_over_slides(means, test))
 
-    def _bags(self, train: NDArray[np.int64], test: NDArray[np.int64], index: int) -> Floats:
-        own = self.patients.slides_of(train)
-        mean = self.mean[own].mean(0)
-        deviation = scale_of(mean, self.variance[own].mean(0) + self.mean[own].var(0))
+    def bag_risks(
+        self, train: Rows, test: Rows, config: SurvivalConfig, *, device: str, seed: int, index: int
+    ) -> Floats:
+        """Risk of the patients ``test`` by an attention head of the patients ``train``, the mean over their slides."""
+        train_slides = self.patients.slides_of(train)
+        mean, deviation = self.moments.scale(self.patients.slides[train_slides])
 
-        def scaled(i: int) -> NDArray[np.float32]:
-            return ((self.read(i) - mean) / deviation).astype(np.float32)
+        def scaled(position: int) -> Block:
+            bag = self.bags.read(int(self.patients.slides[position]), self.name)
+            return ((bag - mean) / deviation).astype(np.float32)
 
-        patient = self.patients.of_slide[own]
-        time, event = self.patients.time[patient], self.patients.event[patient]
-        risk = self.fit.bags(lambda i: scaled(own[i]), self.width, patient, time, event, self.seed, index)
-        found = np.full(len(self.patients.slides), np.nan)
-        for i in self.patients.slides_of(test):
-            found[i] = risk(scaled(i))
-        return self._patients(test, found)
+        patient = self.patients.of_slide[train_slides]
+        risk = fit_bags(
+            config,
+            lambda i: scaled(train_slides[i]),
+            patient,
+            self.patients.time[patient],
+            self.patients.event[patient],
+            width=self.bags.widths[self.name],
+            device=device,
+            seed=seed,
+            index=index,
+        )
+        risks = np.full(len(self.patients.slides), np.nan)
+        for position in self.patients.slides_of(test):
+            risks[position] = risk(scaled(position))
+        return self.patients.mean_over_slides(risks, test)

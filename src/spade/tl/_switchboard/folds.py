@@ -1,19 +1,68 @@
-"""Folds of the switchboard: which groups are held out."""
+"""Folds of the switchboard: which groups are held out, and what is drawn from the others."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from spatialdata import SpatialData
 
+from spade import _keys
 from spade._samples.obs import check_groups
+from spade.core.arrays import Floats, Rows
 from spade.core.evaluation.episodes import Episode
 from spade.core.evaluation.folds import section_folds, stratified_folds
 from spade.core.expression.normalise import gene_scale
 from spade.core.rng import numpy_stream
 from spade.tl._expression.protocols import no_penalty
-from spade.tl._switchboard.shared_spots import Fold, SharedSpots
+from spade.tl._switchboard.shared_spots import SharedSpots
+
+#: ``obs`` column of the training copies that says which spots are trained on.
+SPLIT = _keys.split(_keys.STEM)
+
+
+@dataclass(frozen=True)
+class Fold:
+    """One division into training and held-out groups.
+
+    Attributes
+    ----------
+    name
+        The group that is held out, or the number of the fold.
+    train, test
+        Rows of the training and of the held-out groups.
+    held_out
+        Whether a row is held out.
+    inner
+        Pairs of positions within ``train``, to learn from and to choose the ridge penalty on.
+    mean, deviation
+        Of every gene in training ``(G,)``.
+    draws
+        Labelled rows of ``train`` to learn classes from, and those of ``test``.
+    """
+
+    name: str
+    train: Rows
+    test: Rows
+    held_out: NDArray[np.bool_]
+    inner: list[tuple[Rows, Rows]]
+    mean: Floats
+    deviation: Floats
+    draws: list[Episode]
+
+
+def training_copies(shared: SharedSpots, fold: Fold) -> list[SpatialData]:
+    """Return the copies that have spots to train on, marked in their column ``SPLIT``."""
+    copies = []
+    for i, sdata in enumerate(shared.samples):
+        held_out = fold.held_out[shared.sample == i]
+        if not held_out.all():
+            table = next(iter(sdata.tables.values()))
+            table.obs[SPLIT] = np.where(held_out, _keys.TEST, _keys.TRAIN)
+            copies.append(sdata)
+    return copies
 
 
 def deal_folds(
@@ -27,17 +76,21 @@ def deal_folds(
     elif n_folds > len(names):
         raise ValueError(f"n_folds={n_folds}: there are {len(names)} groups in obs[{groupby!r}]; take fewer folds.")
     else:
-        one = np.zeros(len(number), dtype=np.int64)
-        fold_of = stratified_folds(number, one, 1, n_folds, numpy_stream(seed, "folds of the switchboard"))
+        one_class = np.zeros(len(number), dtype=np.int64)
+        fold_of = stratified_folds(number, one_class, 1, n_folds, numpy_stream(seed, "folds of the switchboard"))
         titles = [f"fold {i}" for i in range(n_folds)]
-    return [_fold(shared, title, fold_of == i, shots, n_repeats, seed, i) for i, title in enumerate(titles)]
+    return [
+        _fold(shared, title, fold_of == i, max_shots=shots[-1], n_repeats=n_repeats, seed=seed, index=i)
+        for i, title in enumerate(titles)
+    ]
 
 
 def _fold(
     shared: SharedSpots,
     name: str,
     held_out: NDArray[np.bool_],
-    shots: Sequence[int],
+    *,
+    max_shots: int,
     n_repeats: int,
     seed: int,
     index: int,
@@ -49,16 +102,24 @@ def _fold(
         raise ValueError(no_penalty(shared.section[train][0]))
     draws = []
     if shared.classes:
-        there = [train[shared.label[train] == c] for c in range(len(shared.classes))]
-        if few := [
-            f"{one!r} has {len(own)}" for one, own in zip(shared.classes, there, strict=True) if len(own) < shots[-1]
-        ]:
-            raise ValueError(
-                f"with {name} held out, {', '.join(few)} labelled spots to learn from, but {shots[-1]} shots take as many of every class. "
-                "Lower shots=, or leave the class without labels."
-            )
+        rows_of_class = _rows_of_classes(shared, train, max_shots, name)
         query = test[shared.label[test] >= 0]
         for repeat in range(n_repeats):
             rng = numpy_stream(seed, "shots of the switchboard", index * n_repeats + repeat)
-            draws.append(Episode([rng.permutation(own) for own in there], query))
+            draws.append(Episode([rng.permutation(rows) for rows in rows_of_class], query))
     return Fold(name, train, test, held_out, inner, *gene_scale(shared.y, train), draws)
+
+
+def _rows_of_classes(shared: SharedSpots, train: Rows, max_shots: int, name: str) -> list[Rows]:
+    """Return the training rows of every class; raise if one has fewer than the shots."""
+    rows_of_class = [train[shared.label[train] == c] for c in range(len(shared.classes))]
+    if few := [
+        f"{label!r} has {len(rows)}"
+        for label, rows in zip(shared.classes, rows_of_class, strict=True)
+        if len(rows) < max_shots
+    ]:
+        raise ValueError(
+            f"with {name} held out, {', '.join(few)} labelled spots to learn from, fewer than shots={max_shots}. Lower "
+            "shots=, or leave the class without labels."
+        )
+    return rows_of_class

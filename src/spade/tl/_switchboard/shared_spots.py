@@ -1,4 +1,4 @@
-"""What the variants of a switchboard share: features, expression and labels of the same spots, and who is held out."""
+"""Spots that all variants share: their features, expression and labels, and copies of the samples to train on."""
 
 from __future__ import annotations
 
@@ -13,40 +13,38 @@ import anndata as ad
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from scipy.sparse import csr_matrix, vstack
+from scipy.sparse import csr_matrix
 from spatialdata import SpatialData
 
 from spade import _keys
-from spade._checks import shorten
+from spade._checks import check_classes, plural, shorten
+from spade._samples.collect import Collector
 from spade._samples.counts import read_expression
 from spade._samples.encode import BATCH, encode_rows
 from spade._samples.features import read_features
 from spade._samples.obs import read_labels, section_groups
 from spade._samples.open import iter_samples
 from spade._samples.patches import patch_record, row_centres
-from spade._samples.sample import Sample, check_names
-from spade.core.arrays import Floats
-from spade.core.errors import warn
-from spade.core.evaluation.episodes import Episode
+from spade._samples.sample import Sample
+from spade.core.arrays import Floats, Rows
 from spade.encoders import Encoder
 from spade.models import GenePanel
 
-Rows = NDArray[np.int64]
-#: Column of the copies that says which spots train, and where they hold the features of an encoder that is tuned.
-SPLIT, FEATURES = _keys.split(_keys.STEM), _keys.features("frozen")
+#: ``obsm`` key of the copies for the frozen features of an encoder that SEAL fine-tunes.
+FEATURES = _keys.features("frozen")
 
 
 @dataclass(frozen=True)
 class SharedSpots:
-    """Spots that have features and expression, of all samples together.
+    """Spots of all samples that have features and expression.
 
     Attributes
     ----------
     samples
-        Copies that hold these spots alone, with the log-normalised expression of the panel to train on; images and shapes are those of the
-        user.
+        Copies with only these spots and the log-normalised expression of the panel to train on; images and shapes are
+        those of the user's samples.
     use_rep
-        Where they hold the frozen features.
+        ``obsm`` key of the frozen features in the copies.
     panel
         The genes.
     x, y
@@ -78,47 +76,6 @@ class SharedSpots:
     points: Floats
     guard: float
 
-    def training(self, fold: Fold) -> list[SpatialData]:
-        """Return the copies that have spots to train on, marked in their column ``SPLIT``."""
-        found = []
-        for i, sdata in enumerate(self.samples):
-            held_out = fold.held_out[self.sample == i]
-            if not held_out.all():
-                table = next(iter(sdata.tables.values()))
-                table.obs[SPLIT] = np.where(held_out, _keys.TEST, _keys.TRAIN)
-                found.append(sdata)
-        return found
-
-
-@dataclass(frozen=True)
-class Fold:
-    """One division into training and held-out groups.
-
-    Attributes
-    ----------
-    name
-        The group that is held out, or the number of the fold.
-    train, test
-        Rows; ``held_out`` says the same of all.
-    held_out
-        Whether a row is held out.
-    inner
-        Positions within ``train`` to learn from and to choose the ridge penalty on.
-    mean, deviation
-        Of every gene in training ``(G,)``.
-    draws
-        Labelled rows of ``train`` to learn classes from, and those of ``test``.
-    """
-
-    name: str
-    train: Rows
-    test: Rows
-    held_out: NDArray[np.bool_]
-    inner: list[tuple[Rows, Rows]]
-    mean: Floats
-    deviation: Floats
-    draws: list[Episode]
-
 
 def read_shared_spots(
     samples: Sequence[SpatialData | Path],
@@ -134,78 +91,71 @@ def read_shared_spots(
     patches_key: str,
     table_key: str | None,
 ) -> SharedSpots:
-    """Read all samples; their features are those of ``encoder`` if there is one; ``measured_layer=None`` is ``layer``."""
+    """Read all samples; features come from ``encoder`` if there is one; ``measured_layer=None`` is ``layer``."""
     key = use_rep or FEATURES
-    names: list[str] = []
     copies: list[SpatialData] = []
-    parts: dict[str, list[Any]] = {name: [] for name in ("x", "y", "sample", "section", "group", "label", "points")}
-    side, without = 0.0, {"features": 0, "counts of the panel's genes": 0}
-    for i, sample in enumerate(iter_samples(samples, table_key=table_key)):
-        y = taught = _expression(sample, panel, layer, normalized)
+    collector = Collector("all variants")
+    guard = 0.0
+    for number, sample in enumerate(iter_samples(samples, table_key=table_key)):
+        y = trained_on = _expression(sample, panel, layer, normalized=normalized)
         if measured_layer is not None:
-            y = _expression(sample, panel, measured_layer, normalized)
-        section = sample.section_of_row()
+            y = _expression(sample, panel, measured_layer, normalized=normalized)
+        x, origin = _features(sample, key, encoder, patches_key)
+        has_features = ~np.isnan(x).any(1)
+        has_counts = _has_counts(y) & _has_counts(trained_on)
+        collector.skip("without features", int((~has_features).sum()))
+        collector.skip("without counts of the panel's genes", int((has_features & ~has_counts).sum()))
+        rows = np.flatnonzero(has_features & has_counts)
         groups = section_groups(sample, groupby)
-        group = np.array([groups[name] for name in section])
+        group = np.array([groups[name] for name in sample.section_of_row()])
         label = np.full(sample.table.n_obs, "")
         if label_key is not None:
             label = read_labels(sample, label_key, "label_key")[0].astype(str)
-        x, origin = _features(sample, key, encoder, patches_key)
-        there = ~np.isnan(x).any(1)
-        filled = np.logical_and(*(np.asarray(abs(values).sum(1)).ravel() > 0 for values in (y, taught)))
-        without["features"] += int((~there).sum())
-        without["counts of the panel's genes"] += int((there & ~filled).sum())
-        rows = np.flatnonzero(there & filled)
         _check_sections(sample, rows)
-        names += [one.name for one in sample.sections]
-        points, own_side = row_centres(sample, patches_key, required=False)
-        side = max(side, own_side)
-        for name, values in (("section", section), ("group", group), ("label", label), ("points", points)):
-            parts[name].append(values[rows])
-        parts["x"].append(x[rows])
-        parts["y"].append(y[rows])
-        parts["sample"].append(np.full(len(rows), i))
-        copies.append(_copy(sample, rows, key, x[rows], origin, taught[rows], panel))
-    check_names(names, "sections")
-    if len(widths := {part.shape[1] for part in parts["x"]}) > 1:
-        raise ValueError(
-            f"use_rep={use_rep!r} differs in width between samples: {sorted(widths)}. Make it alike in all."
-        )
-    for what, count in without.items():
-        if count:
-            warn(f"{count} spots without {what} are not used, for any variant.")
-    label = np.concatenate(parts["label"])
-    classes = sorted(set(label.tolist()) - {""})
-    if label_key is not None and len(classes) < 2:
-        raise ValueError(f"label_key={label_key!r}: it takes two classes to tell apart, and there is {classes}.")
+        points, side = row_centres(sample, patches_key, required=False)
+        guard = max(guard, side)
+        x = x[rows]
+        collector.add(
+            sample, rows, {key: x}, y=y[rows], number=np.full(len(rows), number), group=group[rows], label=label[rows],
+            points=points[rows],
+        )  # fmt: skip
+        copies.append(_copy(sample, rows, {key: x}, origin, trained_on[rows], panel))
+    features, columns = collector.joined()
+    label = columns["label"]
+    classes = [] if label_key is None else check_classes(label, label_key)
     return SharedSpots(
-        copies,
-        key,
-        GenePanel(panel.names),
-        np.concatenate(parts["x"]),
-        csr_matrix(vstack(parts["y"], format="csr")),
-        np.concatenate(parts["sample"]),
-        np.concatenate(parts["section"]),
-        np.concatenate(parts["group"]),
-        np.where(label == "", -1, np.searchsorted(classes, label)) if classes else np.full(len(label), -1),
-        classes,
-        np.concatenate(parts["points"]),
-        side,
+        samples=copies,
+        use_rep=key,
+        panel=GenePanel(panel.names),
+        x=features[key],
+        y=columns["y"],
+        sample=columns["number"],
+        section=columns["section"],
+        group=columns["group"],
+        label=np.where(label == "", -1, np.searchsorted(classes, label)) if classes else np.full(len(label), -1),
+        classes=classes,
+        points=columns["points"],
+        guard=guard,
     )
 
 
-def _expression(sample: Sample, panel: GenePanel, layer: str | None, normalized: bool) -> csr_matrix:
+def _has_counts(y: csr_matrix) -> NDArray[np.bool_]:
+    return np.asarray(abs(y).sum(1)).ravel() > 0
+
+
+def _expression(sample: Sample, panel: GenePanel, layer: str | None, *, normalized: bool) -> csr_matrix:
     """Log-normalised expression of the panel, of all rows."""
     if not sample.has_expression:
         raise ValueError(
-            f"{sample.name}: has no expression (table of width 0), so no variant can be trained or measured on it; leave it out."
+            f"{sample.name}: has no expression (table of width 0), so no variant can be trained or measured on it; "
+            "leave it out."
         )
     y, present, _ = read_expression(sample, panel, layer, normalized=normalized)
     if not present.all():
-        missing = [name for name, there in zip(panel.names, present, strict=True) if not there]
+        missing = [name for name, is_present in zip(panel.names, present, strict=True) if not is_present]
         raise KeyError(
-            f"{sample.name}: genes: {shorten(missing)} are not in the table. Genes are matched exactly; choose a common panel with "
-            "sp.pp.select_genes(samples), or leave the sample out."
+            f"{sample.name}: genes: {shorten(missing)} are not in the table. Genes are matched exactly; choose a "
+            "common panel with sp.pp.select_genes(samples), or leave the sample out."
         )
     return y
 
@@ -215,9 +165,9 @@ def _features(
 ) -> tuple[NDArray[np.float32], dict[str, Any]]:
     """Frozen features of all rows, and the record of their origin."""
     if encoder is None:
-        return read_features(sample, key), _keys.read_provenance(sample.table.uns, key)
+        return read_features(sample, key), dict(_keys.read_provenance(sample.table.uns, key))
     record = patch_record(sample, patches_key)
-    if lacking := [one.name for one in sample.sections if one.region not in record["regions"]]:
+    if lacking := [section.name for section in sample.sections if section.region not in record["regions"]]:
         raise KeyError(f"{shorten(lacking)}: no patches to encode; run sp.pp.patches for every region first.")
     features, origin = encode_rows(sample, encoder, patches_key, BATCH)
     return features, {"function": "tl.switchboard"} | origin
@@ -226,32 +176,38 @@ def _features(
 def _check_sections(sample: Sample, rows: Rows) -> None:
     """Raise if a section has too few spots."""
     for section in sample.sections:
-        own = section.rows[np.isin(section.rows, rows)]
-        if len(own) < 2:
-            raise ValueError(f"{section.name}: {len(own)} spots have features and counts; leave the section out.")
+        n_spots = int(np.isin(section.rows, rows).sum())
+        if n_spots < 2:
+            raise ValueError(
+                f"{section.name}: {plural(n_spots, 'spot')} with features and counts, expected at least 2; leave the "
+                "section out."
+            )
 
 
 def _copy(
     sample: Sample,
     rows: Rows,
-    key: str,
-    x: NDArray[np.float32],
+    features: dict[str, NDArray[np.float32]],
     origin: dict[str, Any],
     y: csr_matrix,
     panel: GenePanel,
 ) -> SpatialData:
     """Copy some rows of a sample with their features and expression; images and shapes stay those of the sample."""
     table = sample.table
+    (key,) = features
     records = copy.deepcopy(dict(table.uns.get(_keys.UNS, {})))
-    own = ad.AnnData(y, obs=table.obs.iloc[rows].copy(), var=pd.DataFrame(index=list(panel.names)), obsm={key: x})
-    own.uns = {"spatialdata_attrs": copy.deepcopy(table.uns["spatialdata_attrs"]), _keys.UNS: records | {key: origin}}
+    copied = ad.AnnData(y, obs=table.obs.iloc[rows].copy(), var=pd.DataFrame(index=list(panel.names)), obsm=features)
+    copied.uns = {
+        "spatialdata_attrs": copy.deepcopy(table.uns["spatialdata_attrs"]),
+        _keys.UNS: records | {key: origin},
+    }
     attrs = copy.deepcopy(dict(sample.sdata.attrs))
     attrs[_keys.UNS] = {**attrs.get(_keys.UNS, {}), "sample": sample.name}
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of shapes that the table annotates and the sample does not have
+        warnings.simplefilter("ignore")  # the table may annotate shapes that the sample lacks
         return SpatialData(
             images=dict(sample.sdata.images),
             shapes=dict(sample.sdata.shapes),
-            tables={sample.table_key: own},
+            tables={sample.table_key: copied},
             attrs=attrs,
         )

@@ -1,4 +1,4 @@
-"""What each term of a training buys, on the same splits."""
+"""The ablation of the loss terms: all variants are trained and measured on the same splits."""
 
 from __future__ import annotations
 
@@ -13,15 +13,23 @@ import pandas as pd
 from tqdm.auto import tqdm
 
 from spade import _keys, encoders
+from spade._checks import check_shots
 from spade._samples.open import Samples, as_list
-from spade.core.checks import check_count
+from spade.core.checks import check_count, check_flag, check_text
 from spade.core.errors import NonFiniteLossError, warn
 from spade.core.rng import as_seed
 from spade.models import GenePanel
-from spade.tl._switchboard.folds import deal_folds
-from spade.tl._switchboard.score import score
-from spade.tl._switchboard.shared_spots import Fold, SharedSpots, read_shared_spots
-from spade.tl._switchboard.variants import Variant, VariantOutputs, resolve_variants, run_variant, train_variant
+from spade.tl._switchboard.folds import Fold, deal_folds
+from spade.tl._switchboard.score import Row, score
+from spade.tl._switchboard.shared_spots import SharedSpots, read_shared_spots
+from spade.tl._switchboard.variants import (
+    PixelSource,
+    Variant,
+    VariantOutputs,
+    resolve_variants,
+    run_variant,
+    train_variant,
+)
 from spade.tl._training.panel import resolve_panel
 
 logger = logging.getLogger("spade")
@@ -53,32 +61,36 @@ def switchboard(
     table_key: str | None = None,
     rng: int | np.random.Generator = 0,
 ) -> pd.DataFrame:
-    """Train a projection, experts and SEAL with each of its losses on and off, and measure all beside the frozen features they begin from.
+    """Ablate the loss terms: train a projection, experts and SEAL with each loss on and off, beside frozen features.
 
-    Everything is learned on the groups that are not held out: models, scaling, the penalty of the ridge regression. All variants have
-    the same spots, folds, seeds and draws of labels. The samples are only read, never written.
+    Everything is learned from the groups that are not held out: models, scaling, the penalty of the ridge regression.
+    All variants have the same spots, folds, seeds and draws of labels. The samples are only read, never written.
 
     The variants:
 
-    - ``"frozen"``: the features as they are; always there;
-    - ``"projection"``: a linear layer on the features, by the contrastive loss alone;
+    - ``"frozen"``: the features as they are; always included;
+    - ``"projection"``: a linear layer on the features, with the contrastive loss alone;
     - ``"spade"``: experts on the features, :func:`train_spade`;
     - ``"seal"``: :func:`train_seal` with its three losses;
-    - ``"seal without contrastive"``, ``"seal without gene reconstruction"``, ``"seal without image-to-gene"``: one of them switched off;
-    - ``"contrastive only"``: both others switched off;
-    - ``"seal, shuffled pairs"``: trained on wrong pairs of the same sections. What it gains, it gains without knowing the pairs.
+    - ``"seal_no_contrastive"``, ``"seal_no_gene_reconstruction"``, ``"seal_no_image_to_gene"``: one of
+      the losses is switched off;
+    - ``"contrastive_only"``: both others are switched off;
+    - ``"seal_shuffled"``: trained on pairs that are shuffled within sections. Its gain over the frozen features does
+      not come from knowing the pairs.
 
-    On every held-out section is measured, by a ``"probe"`` that is the same for all variants:
+    On every held-out section three tasks are measured, with a ``"probe"`` that is the same for all variants:
 
-    - expression: Pearson correlation within the section, mean over genes, of a ridge regression from the image representation, as in
-      the sound protocol of :func:`expression_benchmark`;
-    - retrieval among the spots of the section, by that same prediction: it is compared with measured expression by their correlation
-      over genes, each gene standardised by the training spots. This needs no joint space, so that features without one, and variants
-      without a contrastive loss, are measured like all others;
-    - few-shot classes: logistic regression on labelled spots of the training groups, features scaled within each section.
+    - expression: Pearson correlation within the section, mean over genes, of a ridge regression from the image
+      representation, as in the sound protocol of :func:`expression_benchmark`;
+    - retrieval among the spots of the section: the same prediction is compared with measured expression by their
+      correlation over genes, each gene standardised by the training spots. This needs no joint space, so variants
+      without one are measured like all others;
+    - few-shot classes: logistic regression on labelled spots of the training groups, features scaled within each
+      section.
 
-    And by the ``"model"`` itself, where it was trained for it: expression by the image-to-gene head, retrieval by cosines in the joint space of
-    models with a contrastive loss (of experts, side by side, each modality routed by itself).
+    Where the ``"model"`` was trained for a task, its own output is measured too: expression by the image-to-gene head,
+    retrieval by cosines in the joint space of models with a contrastive loss (for experts, their concatenated
+    embeddings, each modality routed by itself).
 
     Parameters
     ----------
@@ -87,38 +99,42 @@ def switchboard(
     use_rep
         ``obsm`` key of frozen features, which all variants read.
     encoder, weights
-        In place of ``use_rep``: an encoder and its weights, as in :func:`train_seal`. SEAL then tunes it on pixels; the frozen control, the
-        projection and the experts read its frozen features of the same patches, which are computed here and kept in memory.
+        In place of ``use_rep``: an encoder and its weights, as in :func:`train_seal`. SEAL then fine-tunes it on
+        pixels; the frozen control, the projection and the experts read its frozen features of the same patches, which
+        are computed here and kept in memory.
     genes
         Gene panel or list of names; None: what :func:`spade.pp.select_genes` marked.
     layer, normalized
-        Where the expression is that models are trained on, as in :func:`train_spade`.
+        Expression that models are trained on, as in :func:`train_spade`.
     measured_layer
-        Layer that everything is measured on, and that the probe learns; None: ``layer``. Train on ``layer="smoothed"`` and measure on
-        ``measured_layer="X"``, which is ``X`` itself: smoothed counts are easier to predict, since neighbours share them.
+        Layer that everything is measured on, and that the probe learns; None: ``layer``. Train on ``layer="smoothed"``
+        and measure on ``measured_layer="X"``, which is ``X`` itself: smoothed counts are easier to predict, since
+        neighbours share them.
     groupby
         ``obs`` column, one value per section, whose groups are held out whole; None: the section.
     n_folds
         Parts that the groups are dealt into; None: each group by itself.
     variants
-        Names, as above; None: all. Or a dict of names and settings: those of a variant above are changed, ``"spade"`` by settings of
-        :func:`train_spade`; any other name is a variant of its own with settings of :func:`train_seal`. With ``encoder``,
-        ``on_features=True`` among them puts a head on the frozen features.
+        Names, as above; None: all. Or a dict of names and settings: those of a variant above are changed, ``"spade"``
+        by settings of :func:`train_spade`; any other name defines a variant with settings of :func:`train_seal`. With
+        ``encoder``, ``on_features=True`` among them puts a head on the frozen features.
     control
-        Train ``"seal, shuffled pairs"`` as well.
+        Train ``"seal_shuffled"`` as well.
     spade_settings, seal_settings
-        Settings of all trainings of :func:`train_spade`, and of :func:`train_seal`, such as ``{"n_epochs": 50}``. With ``encoder``, those that
-        only a tuned encoder or only a head on features has are left to these.
+        Settings of all trainings of :func:`train_spade`, and of :func:`train_seal`, such as ``{"n_epochs": 50}``. With
+        ``encoder``, settings that only a tuned encoder or only a head on features has go to these variants alone.
     n_seeds
-        Trainings of every variant, with seeds from ``rng`` on; the frozen control does not depend on it and is measured once.
+        Trainings of every variant, with seeds from ``rng`` on; the frozen control does not depend on the seed and is
+        measured once.
     k
-        Of recall@k.
+        Rank of recall@k.
     label_key
         ``obs`` column of classes for the few-shot task; None: no such task.
     shots, n_repeats
         Labelled spots per class, and draws, over which results are averaged.
     patches_key
-        What :func:`spade.pp.patches` wrote, read with ``encoder``, and to choose the penalty where a single section is left to train on.
+        What :func:`spade.pp.patches` wrote. It is read with ``encoder``, and to choose the penalty where a single
+        section is left to train on.
     device
         ``"auto"``, ``"cpu"`` or ``"cuda"``.
     table_key
@@ -129,18 +145,21 @@ def switchboard(
     Returns
     -------
     DataFrame
-        One row per ``variant``, ``fold``, ``seed``, ``unit`` (held-out section), its ``group``, ``task``, ``metric``, ``by`` (``"probe"`` or ``"model"``), ``direction`` (of
-        retrieval, else ``""``) and ``shots`` (of few-shot, else 0): ``value`` beside ``chance``. Metrics: ``"pearson"``; ``"recall@10"`` and ``"median_rank"``, of
-        which lower is better; ``"balanced_accuracy"`` and ``"macro_auroc"``. NaN: no gene varies in the section, or AUROC with a single class.
-        :func:`switchboard_summary` makes means, intervals and paired differences of it.
+        One row per ``variant``, ``fold``, ``seed``, ``unit`` (held-out section), its ``group``, ``task``, ``metric``,
+        ``by`` (``"probe"`` or ``"model"``), ``direction`` (of retrieval: ``"image_to_expression"`` or
+        ``"expression_to_image"``, else ``""``) and ``shots`` (of few-shot, else 0): ``value`` beside ``chance``. Tasks
+        and metrics: ``"expression"`` has ``"pearson"``; ``"retrieval"`` has ``"recall@10"`` and ``"median_rank"``, of
+        which lower is better; ``"few_shot"`` has ``"balanced_accuracy"`` and ``"macro_auroc"``. NaN: no gene varies in
+        the section, or AUROC with a single class. :func:`switchboard_summary` computes means, intervals and paired
+        differences.
 
     Raises
     ------
     KeyError
-        Features, patches, columns or genes that are not there.
+        Missing features, patches, columns or genes.
     ValueError
-        Fewer than two groups, a group that varies within a section, a sample without expression, unknown variants or settings, too
-        few labelled spots.
+        Fewer than two groups, a group that varies within a section, a sample without expression, unknown variants or
+        settings, too few labelled spots.
     FloatingPointError
         A loss became NaN or infinite; the message names variant and fold.
 
@@ -152,26 +171,34 @@ def switchboard(
     >>> sp.pp.encode_patches(samples)
     >>> genes = sp.pp.select_genes(samples, n_top_genes=50)
     >>> fast = {"n_epochs": 2, "dim": 16}
-    >>> table = sp.tl.switchboard(samples, use_rep="X_texture", genes=genes, variants=["seal"], control=False, seal_settings=fast)
+    >>> options = {"variants": ["seal"], "control": False, "seal_settings": fast}
+    >>> table = sp.tl.switchboard(samples, use_rep="X_texture", genes=genes, **options)
     >>> table.groupby("variant")["unit"].nunique().to_dict()
     {'frozen': 2, 'seal': 2}
     """
-    _check_features(use_rep, encoder, weights, n_seeds)
     for name, value in (("k", k), ("n_repeats", n_repeats), ("n_seeds", n_seeds)):
         check_count(name, value)
     if n_folds is not None:
         check_count("n_folds", n_folds, 2)
-    many = [shots] if isinstance(shots, int) else list(shots)
-    wanted = sorted({check_count("shots", one) for one in many})
-    if not wanted:
-        raise ValueError(f"shots={shots!r}: expected whole numbers of at least 1.")
-    compared = resolve_variants(variants, control, spade_settings, seal_settings, encoder is not None)
+    for name, flag in (("normalized", normalized), ("control", control)):
+        check_flag(name, flag)
+    for name, column in (("use_rep", use_rep), ("label_key", label_key), ("groupby", groupby)):
+        if column is not None:
+            check_text(name, column)
+    shots_drawn = check_shots(shots)
+    _check_features(use_rep, encoder, weights, n_seeds)
+    compared = resolve_variants(
+        variants,
+        control=control,
+        spade_settings=spade_settings,
+        seal_settings=seal_settings,
+        tunes_encoder=encoder is not None,
+    )
     seed = as_seed(rng)
-    listed = as_list(samples)
-    panel = resolve_panel(listed, genes, table_key)
+    items = as_list(samples)
     shared = read_shared_spots(
-        listed,
-        panel,
+        items,
+        resolve_panel(items, genes, table_key),
         use_rep=use_rep,
         encoder=None if encoder is None else encoders.get(encoder, weights=weights, device=device, rng=seed),
         layer=layer,
@@ -182,63 +209,62 @@ def switchboard(
         patches_key=patches_key,
         table_key=table_key,
     )
-    folds = deal_folds(shared, groupby, n_folds, wanted, n_repeats, seed)
-    found: list[dict[str, Any]] = []
+    folds = deal_folds(shared, groupby, n_folds, shots_drawn, n_repeats, seed)
+    pixels = PixelSource(encoder, weights, patches_key)
+    rows: list[Row] = []
     with tqdm(total=len(folds) * (1 + n_seeds * (len(compared) - 1)), desc="switchboard", unit="variant") as bar:
         for fold in folds:
             for variant in compared:
-                for one in range(seed, seed + (n_seeds if variant.train else 1)):
+                for training_seed in range(seed, seed + (n_seeds if variant.train else 1)):
                     bar.set_postfix_str(f"{variant.name}, {fold.name} held out", refresh=False)
-                    outputs = _train_and_run(variant, shared, fold, one, encoder, weights, patches_key, device)
-                    facts = {"variant": variant.name, "fold": fold.name, "seed": one}
-                    found += [facts | row for row in score(outputs, shared, fold, k, wanted, seed)]
+                    outputs = _train_and_run(variant, shared, fold, pixels, seed=training_seed, device=device)
+                    facts: Row = {"variant": variant.name, "fold": fold.name, "seed": training_seed}
+                    rows += [facts | row for row in score(outputs, shared, fold, k, shots_drawn, seed)]
                     bar.update()
     logger.info("measured %d variants on %d folds of %d spots", len(compared), len(folds), len(shared.x))
-    return pd.DataFrame(found)
+    return pd.DataFrame(rows)
 
 
 def _train_and_run(
-    variant: Variant,
-    shared: SharedSpots,
-    fold: Fold,
-    seed: int,
-    encoder: str | None,
-    weights: str | PathLike[str] | None,
-    patches_key: str,
-    device: str,
+    variant: Variant, shared: SharedSpots, fold: Fold, pixels: PixelSource, *, seed: int, device: str
 ) -> VariantOutputs:
-    """Train a variant and look at the cohort through it; what the training warns of is told with its name."""
+    """Train a variant and apply it to the shared spots; warnings of the training are given with its name."""
     if variant.train is None:
         return VariantOutputs(shared.x)
-    where = f"{variant.name}, {fold.name} held out"
-    with warnings.catch_warnings(record=True) as said:
+    title = f"{variant.name}, {fold.name} held out"
+    with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         try:
-            model = train_variant(variant, shared, fold, seed, encoder, weights, patches_key, device)
+            model = train_variant(variant, shared, fold, pixels, seed=seed, device=device)
         except NonFiniteLossError as error:
-            raise NonFiniteLossError(f"{where}: {error}") from error
-    texts = [str(one.message) for one in said if issubclass(one.category, (UserWarning, RuntimeWarning))]
-    for text in dict.fromkeys(texts):
-        warn(f"{where}: {text}")
-    return run_variant(model, shared, fold, patches_key)
+            raise NonFiniteLossError(f"{title}: {error}") from error
+    messages = [str(one.message) for one in caught if issubclass(one.category, (UserWarning, RuntimeWarning))]
+    for message in dict.fromkeys(messages):
+        warn(f"{title}: {message}")
+    return run_variant(model, shared, fold, pixels.patches_key)
 
 
 def _check_features(
     use_rep: str | None, encoder: str | None, weights: str | PathLike[str] | None, n_seeds: int
 ) -> None:
+    """Raise unless there are either frozen features or an encoder that can be tuned."""
     if (use_rep is None) == (encoder is None):
         raise ValueError(
-            f"use_rep={use_rep!r}, encoder={encoder!r}: give one of them, the key of frozen features or an encoder to tune."
+            f"use_rep={use_rep!r}, encoder={encoder!r}: give one of them, the key of frozen features or an encoder to "
+            "tune."
         )
     if weights is not None and encoder is None:
-        raise ValueError(f"weights={weights!r}: use_rep= reads features that are there; leave weights= out.")
+        raise ValueError(
+            f"weights={weights!r}: use_rep= reads features that were already computed; leave weights= out."
+        )
     if encoder == "texture":
         raise ValueError(
-            'encoder="texture" is no network, so it cannot be tuned. Name a timm model, or compare heads on its features with '
-            'use_rep="X_texture".'
+            'encoder="texture" is not a network, so it cannot be tuned. Name a timm model, or compare heads on its '
+            'features with use_rep="X_texture".'
         )
     if weights == "random" and n_seeds > 1:
         raise ValueError(
-            f'weights="random" is another encoder for every seed, so there is no one frozen control for n_seeds={n_seeds}; save the '
-            "weights to a file and name that."
+            f'weights="random" is another encoder for every seed, so n_seeds={n_seeds} trainings have no common frozen '
+            "control; save the "
+            "weights to a file and pass its path."
         )

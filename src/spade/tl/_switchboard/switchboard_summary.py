@@ -1,4 +1,4 @@
-"""Results of switchboards, summarised over units: what ``tl.switchboard_summary`` returns and ``pl.switchboard`` draws."""
+"""Results of switchboards, summarised over patients or sections."""
 
 from __future__ import annotations
 
@@ -6,25 +6,27 @@ import numpy as np
 import pandas as pd
 
 from spade._checks import check_table, shorten
+from spade.core.checks import check_choice, check_count, check_share
 from spade.core.evaluation.intervals import bootstrap_weights, holm
 from spade.core.evaluation.units import unit_difference, unit_mean
 from spade.core.rng import as_seed, numpy_stream
 
-#: What tells the figures of one variant from each other.
+#: Columns that identify a figure of a variant.
 FIGURE = ["task", "metric", "by", "direction", "shots"]
 COLUMNS = ["variant", "fold", "seed", "unit", "group", *FIGURE, "value", "chance"]
 PROBE = "probe"
+UNITS = ("group", "unit")
 
 
 def check_switchboard(table: object) -> pd.DataFrame:
-    """Return the table, or raise if it is no result of ``tl.switchboard``."""
-    found = check_table(table, COLUMNS, "sp.tl.switchboard")
-    if found.duplicated(COLUMNS[:-2]).any():
+    """Return the table, or raise if it is not a result of ``tl.switchboard``."""
+    checked = check_table(table, COLUMNS, "sp.tl.switchboard")
+    if checked.duplicated(COLUMNS[:-2]).any():
         raise ValueError(
-            "table: rows of the same variant, seed, unit and figure occur more than once, as when two tables are put together. "
-            "Summarise them one by one, or give the variants other names."
+            "table: rows of the same variant, seed, unit and figure occur more than once, as when two tables are "
+            "concatenated. Summarise them one by one, or give the variants other names."
         )
-    return found
+    return checked
 
 
 def switchboard_summary(
@@ -36,10 +38,11 @@ def switchboard_summary(
     level: float = 0.95,
     rng: int | np.random.Generator = 0,
 ) -> pd.DataFrame:
-    """Summarise a switchboard over patients or sections, and compare every variant with one of them, unit by unit.
+    """Summarise a switchboard over patients or sections, and compare every variant with a baseline, unit by unit.
 
-    Seeds are averaged within each section, and sections within each group; then these units are resampled, as spots of one section are no
-    independent repeats. With few units such intervals are too narrow; with one there is none (NaN).
+    Seeds are averaged within each section, and sections within each group; then these units are resampled, as the spots
+    of a section are not independent repeats. With few units such intervals are too narrow; with a single unit there is
+    none (NaN).
 
     Parameters
     ----------
@@ -52,17 +55,19 @@ def switchboard_summary(
     n_boot
         Bootstrap samples of the units.
     level
-        Of the intervals.
+        Level of the intervals.
     rng
         Seed.
 
     Returns
     -------
     DataFrame
-        One row per ``task``, ``metric``, ``by``, ``direction``, ``shots`` and ``variant``: ``mean``, ``low`` and ``high`` (percentile bootstrap), ``n_units``, ``chance``;
-        ``difference`` to the baseline, ``difference_low``, ``difference_high``, ``p`` (two-sided sign-flip test over units, exact up to 12 of them; no
-        less than 2 / 2ⁿ with n) and ``p_corrected`` (Holm, over all comparisons of the metric). A figure of the ``"model"`` is held against the
-        baseline's own or, where it has none, as frozen features have no head, against that of its probe.
+        One row per ``task``, ``metric``, ``by``, ``direction``, ``shots`` and ``variant``: ``mean``, ``low`` and
+        ``high`` (percentile bootstrap), ``n_units``, ``chance``; ``difference`` to the baseline, ``difference_low``,
+        ``difference_high``, ``p`` (two-sided sign-flip test over units, exact up to 12 of them; no less than 2 / 2ⁿ
+        with n units) and ``p_corrected`` (Holm, over all comparisons of the metric). A figure of the ``"model"`` is
+        compared with the same figure of the baseline or, where it has none, as frozen features have no head, with that
+        of the baseline's probe.
 
     Raises
     ------
@@ -75,7 +80,8 @@ def switchboard_summary(
     --------
     >>> import pandas as pd
     >>> import spade as sp
-    >>> facts = {"seed": 0, "task": "expression", "metric": "pearson", "by": "probe", "direction": "", "shots": 0, "chance": 0.0}
+    >>> facts = {"seed": 0, "task": "expression", "metric": "pearson", "by": "probe", "direction": "", "shots": 0}
+    >>> facts |= {"chance": 0.0}
     >>> rows = [
     ...     {"variant": name, "fold": unit, "unit": unit, "group": unit, "value": value} | facts
     ...     for name, values in {"frozen": (0.2, 0.4), "seal": (0.3, 0.6)}.items()
@@ -88,22 +94,21 @@ def switchboard_summary(
     names = list(dict.fromkeys(table["variant"]))
     if baseline not in names:
         raise KeyError(f"baseline={baseline!r} is not in the table; variants: {shorten(names, 20)}.")
-    if over not in ("group", "unit"):
-        raise ValueError(f'over={over!r}: expected "group" or "unit".')
-    if not 0 < level < 1:
-        raise ValueError(f"level={level!r}: expected a number between 0 and 1.")
+    check_choice("over", over, UNITS)
+    check_share("level", level)
+    check_count("n_boot", n_boot)
     keys = [*FIGURE, "variant"]
     sections = table.groupby([*keys, "group", "unit"], sort=False)[["value", "chance"]].mean()
-    found = sections.groupby([*keys, over], sort=False).mean()
-    units = found["value"].unstack(over).sort_index(axis=1)
-    chance = found["chance"].groupby(keys, sort=False).mean()
+    by_unit = sections.groupby([*keys, over], sort=False).mean()
+    units = by_unit["value"].unstack(over).sort_index(axis=1)
+    chance = by_unit["chance"].groupby(keys, sort=False).mean()
     generator = numpy_stream(as_seed(rng), "bootstrap of units")
     weights = bootstrap_weights(units.shape[1], n_boot, generator)
     rows = []
     for key in chance.index:
         *figure, name = key
         of_baseline = (*figure, baseline)
-        if of_baseline not in units.index:  # frozen features have no head and no space of their own
+        if of_baseline not in units.index:  # frozen features have no head and no joint space
             of_baseline = (*figure[:2], PROBE, *figure[3:], baseline)
         values, base = units.loc[key].to_numpy(), units.loc[of_baseline].to_numpy()
         row = {"variant": name} | dict(zip(FIGURE, figure, strict=True)) | unit_mean(values, weights, level)

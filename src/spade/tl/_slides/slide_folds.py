@@ -1,0 +1,80 @@
+"""Folds of labelled slides: dealt by patient, or given in a column."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from spade._checks import plural, shorten
+from spade.core.arrays import Rows
+from spade.core.evaluation.folds import groups_per_class, stratified_folds
+from spade.core.rng import numpy_stream
+from spade.tl._slides.slides import Slides
+
+
+class SlideFolds(NamedTuple):
+    """Names of the folds, and the number of the fold of every slide; -1: no label."""
+
+    names: list[str]
+    of_slide: Rows
+
+    def split(self, fold: int, slides: Slides) -> tuple[Rows, Rows]:
+        """Return the labelled slides outside a fold, to learn from, and those inside, to predict."""
+        inside = self.of_slide[slides.labelled] == fold
+        return slides.labelled[~inside], slides.labelled[inside]
+
+
+def given_folds(slides: Slides, fold_key: str) -> SlideFolds:
+    """Folds of a column, each patient in one."""
+    fold = slides.bags.facts["fold_key"]
+    if lacking := [slides.bags.names[i] for i in slides.labelled if not fold[i]]:
+        raise ValueError(f"fold_key={fold_key!r} is missing for slides {shorten(lacking)}. Fill it in.")
+    folds_of: dict[str, set[str]] = {}
+    for i in slides.labelled:
+        folds_of.setdefault(slides.group[i], set()).add(fold[i])
+    if several := [group for group, folds in folds_of.items() if len(folds) > 1]:
+        raise ValueError(
+            f"fold_key={fold_key!r}: the slides of {shorten(several)} are in several folds, such as "
+            f"{shorten(sorted(folds_of[several[0]]))}. Put all slides of a patient into one fold."
+        )
+    names = sorted(set(fold[slides.labelled].tolist()))
+    if len(names) < 2:
+        raise ValueError(f"fold_key={fold_key!r}: all slides are in fold {names[0]!r}; expected at least two folds.")
+    return SlideFolds(names, np.where(slides.y >= 0, np.searchsorted(names, fold), -1))
+
+
+def deal_slide_folds(slides: Slides, n_folds: int, seed: int) -> SlideFolds:
+    """Deal patients into folds with like shares of the classes."""
+    groups = slides.group_numbers(slides.labelled)
+    n_groups = len(np.unique(groups))
+    if n_groups < n_folds:
+        raise ValueError(
+            f"n_folds={n_folds}: there {'is' if n_groups == 1 else 'are'} {plural(n_groups, 'patient')} with labels. "
+            "Take fewer folds, or pass groupby=None if slides are independent of each other."
+        )
+    rng = numpy_stream(seed, "folds of slides")
+    of_slide = np.full(len(slides.y), -1)
+    of_slide[slides.labelled] = stratified_folds(groups, slides.y[slides.labelled], len(slides.classes), n_folds, rng)
+    return SlideFolds([f"fold {f}" for f in range(n_folds)], of_slide)
+
+
+def check_slide_folds(slides: Slides, folds: SlideFolds, most_shots: int) -> None:
+    """Raise unless every fold has two classes, and all others together have enough slides of every class."""
+    n_classes, least = len(slides.classes), max(1, most_shots)
+    patients = groups_per_class(slides.group_numbers(slides.labelled), slides.y[slides.labelled], n_classes)
+    listed = ", ".join(f"{name}: {count}" for name, count in zip(slides.classes, patients, strict=True))
+    for f, fold in enumerate(folds.names):
+        outside, inside = (np.bincount(slides.y[part], minlength=n_classes) for part in folds.split(f, slides))
+        if (inside > 0).sum() < 2:
+            only = [name for name, count in zip(slides.classes, inside, strict=True) if count]
+            raise ValueError(
+                f"{fold} has only slides of {shorten(only) if only else 'no class'}, so it cannot measure how well "
+                f"classes are told apart (patients per class: {listed}). Take fewer folds with n_folds=, or other "
+                "folds."
+            )
+        if few := [name for name, count in zip(slides.classes, outside, strict=True) if count < least]:
+            raise ValueError(
+                f"{fold}: the other folds have fewer than {plural(least, 'slide')} of {shorten(few)} to learn from "
+                f"(patients per class: {listed}). Lower shots=, change n_folds=, or leave the class without labels."
+            )
