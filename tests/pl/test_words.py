@@ -17,6 +17,8 @@ from spade.pl._draw.words import words
         ("pearson", "Pearson correlation"),
         ("recall@10", "recall@10"),
         ("contrastive_only", "contrastive only"),
+        ("seal_no_image_to_gene", "seal without image-to-gene"),
+        ("seal_shuffled", "seal, shuffled pairs"),
     ],
 )
 def test_identifiers_become_prose(identifier, prose):

@@ -9,7 +9,9 @@ WORDS = {
     "macro_auroc": "macro AUROC",
     "macro_f1": "macro F1",
     "pearson": "Pearson correlation",
-    "seal_no_image_to_gene": "seal no image-to-gene",
+    "seal_no_contrastive": "seal without contrastive",
+    "seal_no_gene_reconstruction": "seal without gene reconstruction",
+    "seal_no_image_to_gene": "seal without image-to-gene",
     "seal_shuffled": "seal, shuffled pairs",
 }
 
