@@ -14,7 +14,7 @@ import spade as sp
 ERRORS = (ValueError, TypeError, KeyError)
 NUMBERS = (["a"], "3", math.nan, math.inf, True, np.array([1.0, 2.0]), -1.5, {})
 KEYS = (["a", "b"], 3, math.nan, True, "", np.array([1.0, 2.0]), object())
-CHOICES = (*KEYS, "no such")
+CHOICES = (*KEYS, "no_such")
 FLAGS = (["a"], "yes", 3, math.nan, {})
 SEEDS = (["a"], "3", math.nan, True, -1)
 ODD = {
