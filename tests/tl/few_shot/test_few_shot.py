@@ -144,7 +144,7 @@ def test_labels_that_cannot_be_learnt_are_refused(four):
     for sample in four:
         sample["table"].obs["one"] = "tumour"
         sample["table"].obs["none"] = pd.Categorical([None] * 36, categories=["a"])
-    with pytest.raises(ValueError, match="label_key='one': all labels are 'tumour'; .* needs at least two classes"):
+    with pytest.raises(ValueError, match=r"label_key='one': all labels are 'tumour'; .* needs at least two classes"):
         run(four, label_key="one")
     with pytest.raises(ValueError, match="label_key='none': there are no labels"):
         run(four, label_key="none")
