@@ -194,7 +194,7 @@ def test_duplicated_gene_names_are_refused():
         ({"min_genes": 0}, "min_genes=0: expected a whole number"),
         (
             {"by_section": True},
-            r"by_section=True: method='spade' chooses genes within each sample anyway; leave it out, or choose \"seal\"",
+            r"by_section=True: method='spade' chooses genes within each sample anyway; leave it out, or choose",
         ),
         ({"key_added": "my genes"}, "key_added='my genes' cannot be stored"),
     ],

@@ -127,9 +127,7 @@ def test_the_table_is_found_or_named():
 )
 def test_an_object_without_table_says_how_to_get_one(verb):
     sdata = SpatialData(images={"image": picture()}, shapes={"spots": circles(square_lattice(6))})
-    with pytest.raises(
-        ValueError, match=r"there is no table.*pp\.patches\(samples, shapes_key=\.\.\.\) makes one"
-    ):
+    with pytest.raises(ValueError, match=r"there is no table.*pp\.patches\(samples, shapes_key=\.\.\.\) makes one"):
         verb(sdata)
 
 

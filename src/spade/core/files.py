@@ -1,4 +1,4 @@
-"""Files of arrays: digests and atomic writes."""
+"""Digests of arrays, and atomic writes of files."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+#: Arrays of a CSR matrix, in the order in which they are saved.
 CSR_PARTS = ("indptr", "indices", "data")
 #: Elements of an array that are hashed at a time.
 CHUNK = 1 << 26
@@ -34,7 +35,7 @@ def digest(*parts: NDArray[np.generic] | str | memoryview) -> str:
 
 
 def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
-    """Write a file so that a kill leaves the whole file or none."""
+    """Write a file completely or not at all; ``write`` gets the path of a temporary file beside it."""
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         write(part)

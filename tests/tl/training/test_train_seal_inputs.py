@@ -70,9 +70,9 @@ def test_bad_input_on_features(options, error, said):
         (
             {"targets": ("qkv", "up")},
             ValueError,
-            r"blocks\.\d+ has no linear layer 'up'; there are fc1, fc2, proj, qkv",
+            r"blocks\.\d+ has no linear layer 'up'; its linear layers are fc1, fc2, proj, qkv",
         ),
-        ({"n_blocks": 99}, ValueError, r"n_blocks=99, but the encoder has \d+ blocks"),
+        ({"n_blocks": 99}, ValueError, r"n_blocks=99 is more than the number of blocks of the encoder, \d+"),
     ],
 )
 def test_bad_input_on_pixels(options, error, said, tune):

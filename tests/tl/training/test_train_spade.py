@@ -258,7 +258,7 @@ def test_features_of_another_encoder_are_refused():
         ({"batch_size": 0}, ValueError, r"batch_size=0"),
         ({"lr": -1e-3}, ValueError, r"lr=-0\.001: expected a positive number"),
         ({"weight_decay": -1}, ValueError, r"weight_decay=-1"),
-        ({"dropout": 1.0}, ValueError, r"dropout=1\.0: expected a number in \[0, 1\)"),
+        ({"dropout": 1.0}, ValueError, r"dropout=1\.0: expected a number from 0 to below 1"),
         ({"dim": 0}, ValueError, r"dim=0"),
         ({"precision": "fp16"}, ValueError, r"precision='fp16': expected one of 'fp32', 'bf16'"),
         ({"device": "tpu9000"}, ValueError, r"device='tpu9000' is not a torch device"),

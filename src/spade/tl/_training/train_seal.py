@@ -204,8 +204,6 @@ def train_seal(
     reading = {"weights": weights, "cache_dir": cache_dir, "patches_key": patches_key, "n_workers": n_workers}
     check_count("n_workers", n_workers, 0)
     check_source_of_images(encoder, on_features, dim, reading)
-    if micro_batch_size is not None:
-        check_count("micro_batch_size", micro_batch_size)
     config = SealConfig(
         n_blocks=n_blocks,
         targets=tuple(targets) if not isinstance(targets, str) else (targets,),
