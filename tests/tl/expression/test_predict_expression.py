@@ -124,7 +124,10 @@ def test_everything_survives_writing_and_reading(model, tmp_path):
     sp.io.write(samples[0], tmp_path / "one.zarr")
     again = read_zarr(tmp_path / "one.zarr")
     for deviation in (False, True):
-        before, after = (read_predicted(next(iter_samples(one)), "predicted", deviation) for one in (samples[0], again))
+        before, after = (
+            read_predicted(next(iter_samples(sample)), "predicted", deviation=deviation)
+            for sample in (samples[0], again)
+        )
         pd.testing.assert_frame_equal(before, after)
     assert again["table"].uns["spade"] == samples[0]["table"].uns["spade"]
 
