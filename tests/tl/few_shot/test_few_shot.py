@@ -150,7 +150,7 @@ def test_labels_that_cannot_be_learnt_are_refused(four):
         run(four, label_key="none")
     for sample in four:
         sample["table"].obs["patient"] = "p"
-    with pytest.raises(ValueError, match=r"groupby='patient': all labelled spots are of 'p'.*block_um="):
+    with pytest.raises(ValueError, match=r"groupby='patient': all labelled spots belong to 'p'.*block_um="):
         run(four, groupby="patient")
     spoil(four[0], "X_f", (slice(0, 3), 2))
     with pytest.raises(ValueError, match=r"s0: obsm\['X_f'\] has NaN in part of 3 rows"):
