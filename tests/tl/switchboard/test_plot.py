@@ -35,7 +35,7 @@ def test_plot_of_some_metrics_in_axes_of_ones_own(table):
     _, axes = plt.subplots(1, 2)
     found = sp.pl.switchboard(table, metrics=["median_rank"], ax=axes)
     assert found.tolist() == axes.tolist()
-    with pytest.raises(KeyError, match=r"metrics: 'recall@10' are not in the table; metrics: 'pearson', 'recall@5'"):
+    with pytest.raises(KeyError, match=r"metrics: 'recall@10' is not in the table; metrics: 'pearson', 'recall@5'"):
         sp.pl.switchboard(table, metrics=["recall@10"])
     with pytest.raises(ValueError, match="got 2 Axes for 5 panels"):
         sp.pl.switchboard(table, ax=axes)
