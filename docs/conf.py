@@ -89,7 +89,7 @@ def encoder_table() -> str:
     """Markdown table of the encoders that are known by name."""
     rows = ["| name | weights | features | input px | µm/px | licence of the weights | access |", "| --- " * 7 + "|"]
     for name, spec in encoders.available().items():
-        hub = spec.model.removeprefix("hf-hub:")
+        hub = (spec.model or "").removeprefix("hf-hub:")
         weights = f"[{hub}](https://huggingface.co/{hub})" if hub else "none needed"
         access = "built in" if not hub else "on request" if spec.gated else "open"
         rows.append(

@@ -123,7 +123,7 @@ def test_a_prefix_of_the_classifier_is_no_classifier():
 @pytest.mark.parametrize(
     ("encoder", "options", "error", "said"),
     [
-        ("test_vit", {"weights": "no/such.pth"}, FileNotFoundError, r"weights='no/such\.pth': there is no such file"),
+        ("test_vit", {"weights": "no/such.pth"}, FileNotFoundError, r"weights: there is no file 'no/such\.pth'"),
         ("test_vit", {"weights": __file__}, ValueError, r"expected a file ending in \.safetensors, \.pth, \.pt, \.bin"),
         (
             "test_vit",
@@ -151,10 +151,10 @@ def test_what_cannot_be_built_is_refused(encoder, options, error, said):
     [
         (
             "test_vit",
-            r"published weights of 'test_vit' could not be had .*\. Download the file elsewhere and pass weights='path",
+            r"published weights of 'test_vit' could not be downloaded .*\. Download the file elsewhere and pass",
         ),
-        ("hf-hub:me/mine", r"published weights of 'hf-hub:me/mine' could not be had"),
-        ("hf-hub:not an id", r"could not be had \(Repo id must use"),
+        ("hf-hub:me/mine", r"published weights of 'hf-hub:me/mine' could not be downloaded"),
+        ("hf-hub:not an id", r"could not be downloaded \(Repo id must use"),
         (
             "uni",
             r"'hf-hub:MahmoodLab/UNI' .*Request access on the model's page \(licence: "

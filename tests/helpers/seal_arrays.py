@@ -7,6 +7,7 @@ import timm
 import torch
 from scipy.sparse import csr_matrix
 
+from spade.core.distributed.ranks import ALONE
 from spade.core.patches.sources import GivenPatches
 from spade.core.roles import NOT_USED, TRAIN, VAL
 from spade.core.seal.config import SealTraining
@@ -62,7 +63,7 @@ def net_of(kind="features", dropout=0.0, n_sections=0):
 
 
 def train(
-    kind="features", *, pairs=None, net=None, seed=0, n_workers=0, ranks=None, folder=None, progress=None, **options
+    kind="features", *, pairs=None, net=None, seed=0, n_workers=0, ranks=ALONE, folder=None, progress=None, **options
 ):
     config = SealTraining(**FAST | options)
     net = net_of(kind, config.dropout, 2 if config.adversary else 0) if net is None else net
@@ -93,11 +94,21 @@ def assert_close(one, other):
         assert far.float().mean() < 1e-4, name  # a unit may be switched on by rounding
 
 
-def first_step(kind, rows, options, ranks=None):
+def first_step(kind, rows, options, ranks=ALONE):
     """Losses and gradients of one step."""
     config = SealTraining(**FAST | STILL | options)
     net = net_of(kind, n_sections=2 if config.adversary else 0)
-    run = _Run(net, pairs_of(kind), config, 0, "cpu", ranks, 0, None, None)
+    run = _Run(
+        net,
+        pairs_of(kind),
+        config,
+        seed=0,
+        device="cpu",
+        ranks=ranks,
+        n_workers=0,
+        folder=None,
+        progress=None,
+    )
     run.optimiser.step = lambda: None
     losses = run._step(rows, next(run._images([rows], JOINT)), JOINT)
     return losses, {name: value.grad for name, value in net.trained() if value.grad is not None}

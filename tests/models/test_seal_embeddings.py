@@ -72,7 +72,7 @@ def test_the_origin_of_an_image_side_goes_with_it(tuned):
     other = seal(samples, dim=64)
     sp.tl.embed(samples, other)  # replaces what the tuned encoder wrote
     assert "encoder_id" not in samples[0]["table"].uns["spade"].get("X_seal_image", {})
-    with pytest.raises(ValueError, match=r"obsm\['X_seal_image'\] is not there or not by this model"):
+    with pytest.raises(ValueError, match=r"obsm\['X_seal_image'\] is missing, or another encoder wrote it"):
         sp.tl.retrieve(samples, samples, tuned, k=1)
 
 
@@ -168,7 +168,7 @@ def test_features_of_another_model_are_refused(tuned, tune):
         lambda: sp.tl.embed(samples, tuned, use_rep="X_seal_image", key_added="mine"),
     ):
         with pytest.raises(
-            ValueError, match=r"a: obsm\['X_seal_image'\] is not there or not by this model.*sp\.tl\.embed"
+            ValueError, match=r"a: obsm\['X_seal_image'\] is missing, or another encoder wrote it.*sp\.tl\.embed"
         ):
             call()
 
@@ -240,7 +240,7 @@ def test_search_scores_and_predictions(kind, request):
     assert len(signature) == 2 * n
     assert signature["score"].nunique() > n
     metrics = sp.tl.retrieval_metrics(samples, model, control=control)
-    assert set(metrics["gallery"]) == {"all spots", "same section", "other sections"}
+    assert set(metrics["gallery"]) == {"all_spots", "same_section", "other_sections"}
     with pytest.raises(ValueError, match=r"mix='logits': a SealModel has no experts to mix"):
         sp.tl.retrieve(samples, samples, model, mix="logits")
     sp.tl.predict_expression(samples[0], model, reference=samples[1:], k=3, method="neighbours")

@@ -138,7 +138,7 @@ def test_folders_of_the_other_kind_of_model_are_told_apart(headed, tmp_path):
         SealModel.load(tmp_path / "spade")
     with pytest.raises(ValueError, match=r"describes model 'SealModel'.*sp\.models\.SealModel\.load reads it"):
         sp.models.SpadeModel.load(tmp_path / "seal")
-    with pytest.raises(FileExistsError, match="exists and is no model"):
+    with pytest.raises(FileExistsError, match="exists and is not a model"):
         headed.save(tmp_path / "spade")
 
 

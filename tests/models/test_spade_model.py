@@ -100,10 +100,12 @@ def test_a_model_is_replaced_and_anything_else_is_not(trained, saved, tmp_path):
     assert SpadeModel.load(saved).id == other.id != trained.id
     (tmp_path / "notes").mkdir()
     (tmp_path / "notes" / "mine.txt").write_text("keep")
-    with pytest.raises(FileExistsError, match=r"path='.*notes' exists and is no model .*no config\.json.*another path"):
+    with pytest.raises(
+        FileExistsError, match=r"path='.*notes' exists and is not a model .*no config\.json.*another path"
+    ):
         trained.save(tmp_path / "notes")
     (tmp_path / "file").write_text("keep")
-    with pytest.raises(FileExistsError, match="exists and is no model"):
+    with pytest.raises(FileExistsError, match="exists and is not a model"):
         trained.save(tmp_path / "file")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "model", "notes"]
 

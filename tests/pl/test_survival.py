@@ -117,10 +117,10 @@ def test_the_level_widens_the_band():
             results(),
             {"representation": "x"},
             KeyError,
-            "representation='x' is not in the table; there is 'good', 'bad'",
+            "representation='x' is not in the table; representations: 'good', 'bad'",
         ),
         (results(), {"n_groups": 1}, ValueError, "n_groups=1: expected a whole number of at least 2"),
-        (results().assign(risk=1.0), {}, ValueError, "all risks of 'good' are alike"),
+        (results().assign(risk=1.0), {}, ValueError, "all risks of 'good' are equal"),
     ],
 )
 def test_what_cannot_be_drawn_is_refused(table, options, error, said):

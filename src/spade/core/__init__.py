@@ -1,1 +1,1 @@
-"""Arrays in, arrays out, on numpy, scipy and torch alone: clustering, heads, losses, routing, training, patch reading."""
+"""Computation on arrays alone: clustering, training, patch reading and evaluation, on numpy, scipy, torch and numba."""

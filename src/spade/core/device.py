@@ -1,4 +1,4 @@
-"""Where tensors live."""
+"""Torch devices and the precision of products."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
 def resolve_device(device: str, number: int | None = None) -> str:
-    """Turn ``"auto"`` into ``"cuda"`` where there is one, else ``"cpu"``; check anything else.
+    """Return the device to compute on: ``"auto"`` is ``"cuda"`` where torch sees a GPU, else ``"cpu"``.
 
-    ``number``, of a process among those of its machine, chooses the GPU where ``device`` does not.
+    ``number`` is that of a process among those of its machine; it chooses the GPU if ``device`` does not.
     """
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         chosen = torch.device(device)
-    except RuntimeError as error:
+    except (RuntimeError, TypeError) as error:
         raise ValueError(f'device={device!r} is not a torch device; use "auto", "cpu" or "cuda".') from error
     if chosen.type == "cuda" and not torch.cuda.is_available():
         raise ValueError(f'device={device!r}: torch sees no CUDA device; use "auto" or "cpu".')
@@ -28,12 +28,12 @@ def resolve_device(device: str, number: int | None = None) -> str:
 
 
 def check_devices(devices: int, device: str, *, alone: bool) -> None:
-    """Raise if a training cannot be dealt to so many devices; ``alone``: ``torchrun`` has not dealt it already."""
+    """Raise if a training cannot run on so many devices; ``alone`` is False in a process that ``torchrun`` started."""
     if check_count("devices", devices) == 1:
         return
     if not alone:
         raise ValueError(f"devices={devices} under torchrun, where every process has one device: leave it out.")
     if torch.device(device).index is not None:
-        raise ValueError(f'devices={devices} with device={device!r}, which is a single one: use "cuda" or "cpu".')
+        raise ValueError(f'devices={devices}, but device={device!r} is a single one: use "cuda" or "cpu".')
     if torch.device(device).type == "cuda" and devices > torch.cuda.device_count():
-        raise ValueError(f"devices={devices}, but torch sees {torch.cuda.device_count()} CUDA devices.")
+        raise ValueError(f"devices={devices}, but the number of CUDA devices is {torch.cuda.device_count()}.")

@@ -1,4 +1,4 @@
-"""Files of arrays: digests and atomic writes."""
+"""Digests of arrays, and atomic writes of files."""
 
 from __future__ import annotations
 
@@ -8,24 +8,34 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
+#: Arrays of a CSR matrix, in the order in which they are saved.
 CSR_PARTS = ("indptr", "indices", "data")
+#: Elements of an array that are hashed at a time.
 CHUNK = 1 << 26
 
 
-def digest(*arrays: np.ndarray) -> str:
-    """First 16 hex digits of the SHA-256 of arrays, read piece by piece."""
-    found = hashlib.sha256()
-    for array in arrays:
-        found.update(f"{array.shape}{array.dtype}".encode())
-        flat = array.reshape(-1)
+def digest(*parts: NDArray[np.generic] | str | memoryview) -> str:
+    """Return the first 16 hex digits of the SHA-256 of all parts, one after another.
+
+    An array counts with its shape, its type and its values, which are read piece by piece; text and bytes count as they
+    are.
+    """
+    sha256 = hashlib.sha256()
+    for part in parts:
+        if not isinstance(part, np.ndarray):
+            sha256.update(part.encode() if isinstance(part, str) else part)
+            continue
+        sha256.update(f"{part.shape}{part.dtype}".encode())
+        flat = part.reshape(-1)
         for start in range(0, len(flat), CHUNK):
-            found.update(np.ascontiguousarray(flat[start : start + CHUNK]).view(np.uint8).data)
-    return found.hexdigest()[:16]
+            sha256.update(np.ascontiguousarray(flat[start : start + CHUNK]).view(np.uint8).data)
+    return sha256.hexdigest()[:16]
 
 
 def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
-    """Write a file so that it is there whole or not at all."""
+    """Write a file completely or not at all; ``write`` gets the path of a temporary file beside it."""
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         write(part)

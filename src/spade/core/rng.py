@@ -1,4 +1,4 @@
-"""Random streams: one per (seed, purpose, index), so that grouping and order never change a result."""
+"""Random streams, one per seed, purpose and index, so that results do not depend on grouping or order."""
 
 from __future__ import annotations
 
@@ -27,7 +27,10 @@ def numpy_stream(seed: int, purpose: str, index: int = 0) -> np.random.Generator
 
 
 def seed_torch(seed: int, device: str = "cpu") -> None:
-    """Seed torch's own generators of the CPU and of one device; those of other devices are left alone, unlike by ``torch.manual_seed``."""
+    """Seed torch's default generators of the CPU and of one device.
+
+    Unlike ``torch.manual_seed``, it does not touch the generators of other devices.
+    """
     torch.default_generator.manual_seed(seed)
     if torch.device(device).type == "cuda":
         with torch.cuda.device(device):
@@ -35,6 +38,6 @@ def seed_torch(seed: int, device: str = "cpu") -> None:
 
 
 def torch_stream(seed: int, purpose: str, index: int = 0, device: str = "cpu") -> torch.Generator:
-    """Return the torch generator of one purpose; a CPU and a GPU draw different numbers."""
+    """Return the torch generator of one purpose; CPU and GPU generators draw different numbers."""
     state = int(_sequence(seed, purpose, index).generate_state(1, np.uint64)[0] >> np.uint64(1))
     return torch.Generator(device).manual_seed(state)

@@ -1,4 +1,4 @@
-"""The role of a row in training."""
+"""Roles of rows in training."""
 
 from __future__ import annotations
 

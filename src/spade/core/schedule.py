@@ -1,4 +1,4 @@
-"""The learning-rate schedule of both methods."""
+"""The learning-rate schedule of SPADE and SEAL."""
 
 from __future__ import annotations
 
@@ -6,5 +6,5 @@ import math
 
 
 def cosine(step: int, n_steps: int) -> float:
-    """Factor of the learning rate at ``step``: from 1 at the first step towards 0 after the last."""
+    """Return the factor of the learning rate at ``step``, which falls from 1 at the first step to 0 after the last."""
     return 0.5 * (1 + math.cos(math.pi * step / n_steps))

@@ -1,4 +1,4 @@
-"""The folder in which a training keeps its state, so that a kill at any moment loses little and changes nothing."""
+"""The folder of a training's state, from which an interrupted training continues with the same result."""
 
 from __future__ import annotations
 
@@ -13,20 +13,22 @@ from torch import Tensor
 
 from spade.core.files import write_atomically
 
+#: File of the settings that identify a training.
 SETTINGS = "training.json"
-#: Seconds between two states of an expert.
+#: Least time between two saved states of an expert.
 SECONDS = 60.0
 
 
 class StateFolder:
-    """A folder with states of one training, which runs once at a time, in one process or many.
+    """A folder with the states of one training. The training may use many processes, but must not run twice at a time.
 
     Parameters
     ----------
     folder
-        Made if it is not there. If it is of a training with other settings or data, that is an error.
+        Created if it does not exist. A folder of a training with other settings or data raises a ValueError.
     settings
-        What makes this training what it is: flat, JSON-able. None: another process of this training has looked.
+        Settings and data that identify the training: flat, of types that JSON can hold. None skips the check, in
+        processes that the training has started.
     """
 
     def __init__(self, folder: Path, settings: Mapping[str, Any] | None) -> None:
@@ -36,36 +38,36 @@ class StateFolder:
             self._claim(settings)
 
     def _claim(self, settings: Mapping[str, Any]) -> None:
-        """See that the folder is of this training, and clear away what a killed process left."""
+        """Check that the folder belongs to this training, and delete unfinished files."""
         folder = self.folder
-        for part in folder.glob(".*.part"):  # of a process that was killed while it wrote
+        for part in folder.glob(".*.part"):  # left by a process that was killed while writing
             part.unlink(missing_ok=True)
         wanted = json.loads(json.dumps(dict(settings)))
         path = folder / SETTINGS
         if not path.exists():
             if others := sorted(entry.name for entry in folder.iterdir() if not entry.name.startswith(".")):
                 raise ValueError(
-                    f"checkpoint_dir={str(folder)!r} holds {', '.join(others[:5])} but no {SETTINGS}: it is not of a training. "
-                    "Choose an empty or a new folder."
+                    f"checkpoint_dir={str(folder)!r} holds {', '.join(others[:5])} but no {SETTINGS}, so it does not "
+                    "belong to a training. Choose an empty or a new folder."
                 )
             write_atomically(path, lambda part: _write_text(part, json.dumps(wanted, indent=1) + "\n"))
         try:
-            found = json.loads(path.read_text())
+            stored = json.loads(path.read_text())
         except ValueError as error:
             raise ValueError(f"{path} cannot be read ({error}). Choose another checkpoint_dir.") from error
-        if found != wanted:
+        if stored != wanted:
             differing = [
-                f"{name}: {found.get(name)!r} there, {wanted.get(name)!r} now"
-                for name in sorted({*found, *wanted})
-                if found.get(name) != wanted.get(name)
+                f"{name}: {stored.get(name)!r} there, {wanted.get(name)!r} now"
+                for name in sorted({*stored, *wanted})
+                if stored.get(name) != wanted.get(name)
             ]
             raise ValueError(
-                f"checkpoint_dir={str(folder)!r} is of another training ({'; '.join(differing)}). Choose another folder, or repeat "
-                "the call it was made by."
+                f"checkpoint_dir={str(folder)!r} belongs to another training ({'; '.join(differing)}). Choose another "
+                "folder, or repeat the call that created this one."
             )
 
     def write(self, path: Path, facts: Mapping[str, Any], arrays: Mapping[str, Tensor]) -> None:
-        """Write facts and arrays into one file, whole or not at all."""
+        """Write facts and arrays into one file, completely or not at all."""
         plain = {name: value.detach().cpu().numpy() for name, value in arrays.items()}
 
         def write(part: Path) -> None:
@@ -77,20 +79,35 @@ class StateFolder:
     def read(
         self, path: Path, names: Iterable[str] | None, needed: Iterable[str], facts: Iterable[str]
     ) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-        """Return the facts of a file and those of some arrays (None: all) that there are; what is ``needed`` must be."""
+        """Return the facts and arrays of a file.
+
+        Parameters
+        ----------
+        path
+            A file of :meth:`write`.
+        names
+            Arrays to read, if the file has them. None reads all.
+        needed, facts
+            Arrays and facts that the file must have.
+
+        Raises
+        ------
+        ValueError
+            The file cannot be read, or something is missing in it.
+        """
         try:
             with np.load(path, allow_pickle=False) as file:
                 wanted = [name for name in file.files if name != "facts"] if names is None else names
-                state = {name: file[name] for name in wanted if name in file.files}
-                found = json.loads(str(file["facts"]))
-            missing = sorted(set(facts) - set(found)) + sorted(set(needed) - set(state))
+                arrays = {name: file[name] for name in wanted if name in file.files}
+                stored = json.loads(str(file["facts"]))
+            missing = sorted(set(facts) - set(stored)) + sorted(set(needed) - set(arrays))
             if missing:
                 raise ValueError(f"{', '.join(missing)} missing")
         except (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile) as error:
             raise ValueError(
-                f"{path} cannot be read ({error}); was it cut off or edited? Delete it to train anew."
+                f"{path} cannot be read ({error}); was it cut off or edited? Delete it to train from the start."
             ) from error
-        return found, state
+        return stored, arrays
 
 
 def _write_text(path: Path, text: str) -> None:

@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from numpy.typing import NDArray
 
 from spade import _keys
-from spade._checks import shorten
+from spade._checks import plural, shorten
 from spade._samples.collect import check_widths
 from spade._samples.features import read_features
 from spade._samples.open import Samples, iter_samples
@@ -178,7 +178,7 @@ def _read(sample: Sample, name: str, key: str) -> ColumnColours:
 
 def _panels(ax: Any, n: int) -> NDArray[Any]:
     if ax is not None:
-        return given_axes(ax, (n,), f"{n} columns to colour by")
+        return given_axes(ax, (n,), f"{plural(n, 'column')} to colour by")
     figure = new_figure((PANEL + 1.1) * n, PANEL + 0.4)
     return figure.subplots(1, n, squeeze=False)[0]
 

@@ -32,7 +32,7 @@ def test_draws_between_blocks_keep_the_guard_band():
     y[1_000:] = np.arange(400) % 3
     origins = set()
     for _ in range(10):
-        episode = between_blocks(rows, points, 5.0, 2.0, y, 3, 8, rng)
+        episode = between_blocks(rows, points, 5.0, 2.0, y=y, n_classes=3, max_shots=8, rng=rng)
         support, query = np.concatenate(episode.support), episode.query
         apart = np.abs(points[support - 1_000][:, None] - points[query - 1_000][None]).max(2)
         assert apart.min() >= 2

@@ -136,12 +136,12 @@ def test_a_folder_of_another_training_is_refused(tmp_path):
     Checkpoints(tmp_path / "state", {"lr": 0.1, "samples": ["a"]})
     Checkpoints(tmp_path / "state", {"lr": 0.1, "samples": ["a"]})
     with pytest.raises(
-        ValueError, match=r"is of another training \(lr: 0\.1 there, 0\.2 now\)\. Choose another folder"
+        ValueError, match=r"belongs to another training \(lr: 0\.1 there, 0\.2 now\)\. Choose another folder"
     ):
         Checkpoints(tmp_path / "state", {"lr": 0.2, "samples": ["a"]})
     (tmp_path / "notes").mkdir()
     (tmp_path / "notes" / "mine.txt").write_text("keep")
-    with pytest.raises(ValueError, match=r"holds mine\.txt but no training\.json: it is not of a training"):
+    with pytest.raises(ValueError, match=r"holds mine\.txt but no training\.json, so it does not belong to a training"):
         Checkpoints(tmp_path / "notes", {})
     (tmp_path / "state" / "training.json").write_text('{"lr"')
     with pytest.raises(ValueError, match=r"training\.json cannot be read"):
@@ -160,7 +160,7 @@ def test_a_damaged_state_is_named(tmp_path, damage):
         path.write_bytes(path.read_bytes()[:-100])
     else:
         np.savez(path, facts=np.array(json.dumps({"step": 1})))
-    with pytest.raises(ValueError, match=r"expert_0000\.npz cannot be read .*Delete it to train anew"):
+    with pytest.raises(ValueError, match=r"expert_0000\.npz cannot be read .*Delete it to train from the start"):
         train_experts(*arguments, checkpoints=Checkpoints(tmp_path, {}))
     path.unlink()
     train_experts(*arguments, checkpoints=Checkpoints(tmp_path, {}))

@@ -88,7 +88,11 @@ def test_two_stage_recovers_planted_clusters():
 def test_two_stage_warns_of_small_groups_and_refuses_too_many_experts():
     x = np.random.default_rng(0).normal(size=(30, 4))
     groups = np.array(["big"] * 27 + ["tiny"] * 3)
-    with pytest.warns(UserWarning, match=r"group 'tiny' has 3 spots, fewer than n_prototypes=5: it gets 3"):
+    with pytest.warns(
+        UserWarning, match=r"group 'tiny' has fewer spots than n_prototypes=5: it gets one prototype per spot, 3"
+    ):
         assert two_stage(x, groups, n_prototypes=5, n_experts=4).n_prototypes == 8
-    with pytest.raises(ValueError, match=r"n_experts=9 is more than the 8 prototypes .* lower n_experts or raise"):
+    with pytest.raises(
+        ValueError, match=r"n_experts=9 is more than the number of prototypes, 8: lower n_experts or raise"
+    ):
         two_stage(x[:8], n_prototypes=8, n_experts=9)

@@ -136,7 +136,7 @@ def test_folded_heads_read_unscaled_features():
         ({"loss": "mse"}, r"loss='mse': expected one of 'soft_clip', 'clip'"),
         ({"n_epochs": 0}, r"n_epochs=0: expected a whole number of at least 1"),
         ({"lr": -1.0}, r"lr=-1.0: expected a positive number"),
-        ({"dropout": 1.0}, r"dropout=1.0: expected a number in \[0, 1\)"),
+        ({"dropout": 1.0}, r"dropout=1.0: expected a number from 0 to below 1"),
         ({"precision": "fp8"}, r"precision='fp8': expected one of 'fp32', 'bf16'"),
         ({"learn_temperature": True}, r'learn_temperature=True needs loss="clip"'),
     ],

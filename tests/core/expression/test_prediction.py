@@ -43,7 +43,7 @@ def test_genes_without_variance():
     assert found[2] == 0
     assert np.isfinite(found[3])
     assert np.isnan(pearson_per_gene(truth[:1], predicted[:1])).all()
-    with pytest.raises(ValueError, match=r"truth \(20, 4\) and predicted \(20, 3\)"):
+    with pytest.raises(ValueError, match=r"truth has shape \(20, 4\) and predicted has shape \(20, 3\)"):
         pearson_per_gene(truth, predicted[:, :3])
 
 
@@ -51,7 +51,7 @@ def test_genes_without_variance():
 @pytest.mark.parametrize("d", [9, 200])  # fewer and more features than rows
 def test_ridge_is_that_of_scikit_learn(intercept, d):
     x, y = data(d=d)
-    fit = fit_ridge(x, y, intercept)
+    fit = fit_ridge(x, y, intercept=intercept)
     for alpha in (0.01, 1.0, 100.0):
         theirs = Ridge(alpha=alpha, fit_intercept=intercept).fit(x.astype(float), y.toarray().astype(float))
         np.testing.assert_allclose(fit.coefficients(alpha), theirs.coef_.T, atol=1e-6)

@@ -181,7 +181,7 @@ def test_a_chunk_read_by_two_at_once_counts_once():
 
 
 def test_there_must_be_patches():
-    with pytest.raises(ValueError, match=r"sections: there is no patch in any of 1\."):
+    with pytest.raises(ValueError, match=r"sections: no patch in any of them, number of sections 1\."):
         LivePatches([section(1, 0)], PX)
 
 
@@ -233,7 +233,7 @@ def test_room_is_looked_for_first(tmp_path, monkeypatch):
     source = LivePatches(cohort(), PX)
     monkeypatch.setattr(source, "take", lambda rows: pytest.fail("nothing should be read"))
     with pytest.raises(
-        OSError, match=r"72 patches of 20×20 pixels take 8\.64e-05 GB, but 1e-06 GB are free.*patches\.npy"
+        OSError, match=r"72 patches of 20×20 pixels take 8\.64e-05 GB, but only 1e-06 GB are free.*patches\.npy"
     ):
         write_patches(tmp_path / "patches.npy", source)
     assert not list(tmp_path.iterdir())
@@ -258,7 +258,7 @@ def test_a_damaged_file_is_to_be_deleted(tmp_path, spoil):
     path = tmp_path / "patches.npy"
     write_patches(path, LivePatches(cohort(), PX))
     path.write_bytes(spoil(path.read_bytes()))
-    with pytest.raises(ValueError, match=r"patches\.npy is no file of patches .*Delete it"):
+    with pytest.raises(ValueError, match=r"patches\.npy is not a file of patches .*Delete it"):
         MappedPatches(path)
 
 

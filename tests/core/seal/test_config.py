@@ -35,7 +35,7 @@ from spade.core.seal.config import WEIGHTS, SealTraining
             for value in (-0.1, math.nan, math.inf)
         ],
         *[
-            ({name: value}, rf"{name}={value!r}: expected a number in \[0, 1\)")
+            ({name: value}, rf"{name}={value!r}: expected a number from 0 to below 1")
             for name in ("dropout", "stain_jitter")
             for value in (-0.1, 1.0, math.nan)
         ],
@@ -47,7 +47,7 @@ from spade.core.seal.config import WEIGHTS, SealTraining
         ({"targets": ()}, r"targets=\(\): expected names of layers, such as \('qkv', 'proj'\)"),
         ({"targets": ("qkv", 3)}, r"targets=\('qkv', 3\): expected names of layers"),
         ({"targets": ("",)}, r"targets=\('',\): expected names of layers"),
-        ({"contrastive": 0, "image_to_gene": 0}, "nothing would train the image side"),
+        ({"contrastive": 0, "image_to_gene": 0}, "leave no loss for the image side"),
         ({"gene_warmup": 2, "gene_reconstruction": 0}, "gene_warmup=2 needs gene_reconstruction above 0"),
     ],
 )

@@ -64,8 +64,8 @@ def test_own_state_leaves_the_frozen_encoder_out_and_fits_key_by_key():
     net.load_own(state)
     assert all(torch.equal(value, state[name]) for name, value in net.own_state().items())
     for change, said in (
-        (lambda s: s.pop("mean"), r"1 weights are missing \['mean'\], 0 too many"),
-        (lambda s: s.update(extra=torch.zeros(1)), r"0 weights are missing \[\], 1 too many \['extra'\]"),
+        (lambda s: s.pop("mean"), r"1 missing \['mean'\], 0 too many"),
+        (lambda s: s.update(extra=torch.zeros(1)), r"0 missing \[\], 1 too many \['extra'\]"),
         (lambda s: s.update(mean=torch.zeros(8)), r"1 of other shape \['mean'\]"),
     ):
         wrong = dict(state)

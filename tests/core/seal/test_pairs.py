@@ -13,7 +13,7 @@ from spade.core.seal.pairs import epoch_batches, n_batches
 def test_every_row_is_in_one_batch_of_an_epoch(n, size):
     rows = 3 * np.arange(n)
     count = n_batches(n, size)
-    dealt = epoch_batches(rows, np.zeros(3 * n, int), count, False, np.random.default_rng(0))
+    dealt = epoch_batches(rows, np.zeros(3 * n, int), count, balance=False, generator=np.random.default_rng(0))
     sizes = [len(batch) for batch in dealt]
     assert len(dealt) == count
     assert sorted(np.concatenate(dealt)) == rows.tolist()
@@ -26,7 +26,8 @@ def test_order_changes_with_its_generator_alone():
     rows, section = np.arange(40), np.arange(40) % 3
     for balance in (False, True):
         one, same, other = (
-            np.concatenate(epoch_batches(rows, section, 5, balance, np.random.default_rng(seed))) for seed in (0, 0, 1)
+            np.concatenate(epoch_batches(rows, section, 5, balance=balance, generator=np.random.default_rng(seed)))
+            for seed in (0, 0, 1)
         )
         assert one.tolist() == same.tolist() != other.tolist()
 
@@ -37,7 +38,7 @@ def test_balanced_batches_have_as_many_rows_of_every_section(sizes, batch):
     section = np.random.default_rng(0).permutation(np.repeat(np.arange(len(sizes)), sizes))
     rows = np.flatnonzero(section >= 0)
     n = n_batches(len(rows), batch)
-    dealt = epoch_batches(rows, section, n, True, np.random.default_rng(0))
+    dealt = epoch_batches(rows, section, n, balance=True, generator=np.random.default_rng(0))
     counts = np.array([np.bincount(section[one], minlength=len(sizes)) for one in dealt])
     assert len(dealt) == n
     assert (counts.sum(1) == len(rows) // n).all()

@@ -88,7 +88,7 @@ def test_a_state_that_was_cut_off_is_an_error(tmp_path):
     train(folder=StateFolder(tmp_path, {}))
     path = tmp_path / STATE
     path.write_bytes(path.read_bytes()[:5000])
-    with pytest.raises(ValueError, match=r"state\.npz cannot be read .*Delete it to train anew"):
+    with pytest.raises(ValueError, match=r"state\.npz cannot be read .*Delete it to train from the start"):
         train(folder=StateFolder(tmp_path, {}))
 
 

@@ -196,7 +196,7 @@ def test_what_is_asked_for_is_checked():
     ):
         with pytest.raises(ValueError, match=message):
             run(samples, **options)
-    with pytest.raises(ValueError, match="all sections are of 'patient_0', so none can be held out"):
+    with pytest.raises(ValueError, match="all sections belong to 'patient_0', so no group can be held out"):
         run(samples[:2])
     with pytest.raises(KeyError, match=r"a: genes: 'nope' are not in the table"):
         run(samples, genes=[GENES[0], "nope"])

@@ -259,7 +259,7 @@ def test_cohorts_that_cannot_be_learnt(small):
     obs["dead"] = (obs["patient"].isin(["p00", "p01"])).astype(int)
     with pytest.raises(ValueError, match="n_folds=5: 2 of 16 patients have the event, fewer than folds"):
         run(small)
-    with pytest.raises(ValueError, match="n_bins=4: 1 events at 1 distinct times"):
+    with pytest.raises(ValueError, match="n_bins=4 is more than the number of distinct times of events, 1"):
         run(small, n_folds=2)
     with pytest.raises(ValueError, match='strength="cv" needs at least two training patients with events'):
         run(small, n_folds=2, loss="cox", strength="cv")
@@ -278,7 +278,7 @@ def test_ties_are_fine(small):
     for loss in ("nll", "cox"):
         assert np.isfinite(run(small, n_folds=2, loss=loss, n_bins=2)["risk"]).all()
     obs["months"] = 7
-    with pytest.raises(ValueError, match=r"n_bins=2: .* at 1 distinct times"):
+    with pytest.raises(ValueError, match="n_bins=2 is more than the number of distinct times of events, 1"):
         run(small, n_folds=2, n_bins=2)
     assert np.isfinite(run(small, n_folds=2, loss="cox")["risk"]).all()
 

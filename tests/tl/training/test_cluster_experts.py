@@ -43,7 +43,7 @@ def test_each_group_has_prototypes_of_its_own():
 
 def test_a_small_group_gets_fewer_prototypes_and_says_so():
     samples = [featured(name="a"), featured(3, name="b")]
-    with warns_here(r"group 'p_b' has 3 spots, fewer than n_prototypes=4: it gets 3 prototypes"):
+    with warns_here(r"group 'p_b' has fewer spots than n_prototypes=4: it gets one prototype per spot, 3"):
         routing = sp.tl.cluster_experts(samples, groupby="patient", **SMALL)
     assert routing.n_prototypes == 7
 
@@ -152,7 +152,7 @@ def test_unknown_origin_and_another_name_of_the_same_weights_are_fine():
         (
             {"n_experts": 5},
             ValueError,
-            r"n_experts=5 is more than the 4 prototypes there are: lower n_experts or raise n_prot",
+            r"n_experts=5 is more than the number of prototypes, 4: lower n_experts or raise n_prot",
         ),
         ({"feature_scaling": "minmax"}, ValueError, r"feature_scaling='minmax': expected \"standard\" or \"none\""),
         ({"routing_temperature": 0}, ValueError, r"routing_temperature=0: expected a positive number"),
@@ -171,7 +171,7 @@ def test_settings_are_checked(options, error, said):
 def test_widths_must_agree():
     samples = [featured(name="a"), featured(name="b", width=5)]
     with pytest.raises(
-        ValueError, match=r"obsm\['X_f'\] differs in width between samples: \[5, 8\]. Encode all of them alike"
+        ValueError, match=r"obsm\['X_f'\] differs in width between samples \(a: 8, b: 5\). Encode all of them alike"
     ):
         sp.tl.cluster_experts(samples, **SMALL)
 
@@ -206,5 +206,7 @@ def test_held_out_rows_do_not_shape_the_clusters_and_are_assigned():
     assert samples[0]["table"].obs["spade_cluster"].notna().all()
     for sample in samples:
         sample["table"].obs["fold"] = "test"
-    with pytest.raises(ValueError, match=r"no spot is left to cluster among 72 with features \(split_key='fold'\)"):
+    with pytest.raises(
+        ValueError, match=r"no spot is left to cluster among 72 spots with features \(split_key='fold'\)"
+    ):
         sp.tl.cluster_experts(samples, split_key="fold", **SMALL)

@@ -40,7 +40,7 @@ def test_test_spots_are_never_read(kind, tune):
             sample["table"].obsm["X_f"][test] *= -3
     assert run(other, split_key="part").id == model.id
     assert run(split(make(), ("train", "test")), split_key="part").id != model.id
-    with pytest.raises(ValueError, match=r"no spot is left to train on among \d+ usable ones \(split_key='part'\)"):
+    with pytest.raises(ValueError, match=r"no spot is left to train on among \d+ usable spots \(split_key='part'\)"):
         run(split(make(), ("test",)), split_key="part")
     with pytest.raises(KeyError, match=r"split_key='none' is not in obs"):
         run(make(), split_key="none")
@@ -80,14 +80,14 @@ def test_an_interrupted_training_goes_on(tmp_path, monkeypatch, tune):
         for options, said in (
             ({"lr": 0.5}, r"lr: 0\.001 there, 0\.5 now"),
             ({"rng": 5}, r"seed: 0 there, 5 now"),
-            ({"genes": GENES[:19]}, r"of another training"),
+            ({"genes": GENES[:19]}, r"to another training"),
         ):
             with pytest.raises(ValueError, match=said):
                 run(make(), **{"gene_warmup": 1, "checkpoint_dir": tmp_path / name, **options})
         other = make()
         other[1] = other[1] if name == "none" else make()[0]
         other[1].attrs["spade"] = {**other[1].attrs["spade"], "sample": "b"}
-        with pytest.raises(ValueError, match=r"of another training \(.*(expression|images)"):
+        with pytest.raises(ValueError, match=r"to another training \(.*(expression|images)"):
             run(other, gene_warmup=1, checkpoint_dir=tmp_path / name)
     with pytest.raises(ValueError, match=r"holds .* but no training\.json"):
         seal(cohort(), checkpoint_dir=Path(__file__).parent)

@@ -47,10 +47,10 @@ def test_a_folder_of_other_settings_or_data_is_refused(tmp_path):
         ({"rng": 1}, r"seed: 0 there, 1 now"),
     ):
         with pytest.raises(
-            ValueError, match=rf"is of another training \(.*{said}.*Choose another folder, or repeat the call"
+            ValueError, match=rf"belongs to another training \(.*{said}.*Choose another folder, or repeat the call"
         ):
             train(cohort(), checkpoint_dir=tmp_path, **options)
     samples = cohort()
     spoil(samples[1], "X_f", [3], 0.5)
-    with pytest.raises(ValueError, match=r"is of another training \(features: "):
+    with pytest.raises(ValueError, match=r"belongs to another training \(features: "):
         train(samples, checkpoint_dir=tmp_path)

@@ -14,6 +14,7 @@ from helpers.sections import cohort, train
 from scipy.sparse import csr_matrix
 
 import spade as sp
+from spade.core.distributed.machine import Machine
 from spade.core.experts.checkpoints import Checkpoints
 from spade.core.roles import TRAIN, VAL
 from spade.models import SpadeConfig
@@ -35,14 +36,18 @@ def data(n=60, seed=0):
     expression = rng.uniform(0, 0.1, size=(n, 12)).astype(np.float32)
     expression[:, :6] += 5 * kind[:, None].astype(np.float32)
     role = np.where(np.arange(n) % 10 == 9, VAL, TRAIN)
-    return TrainingData(features, csr_matrix(expression), role, np.zeros(n, "U1"), np.full(n, "a"), ["a"]), look, kind
+    return (
+        TrainingData(features, str, csr_matrix(expression), role, np.zeros(n, "U1"), np.full(n, "a"), ["a"]),
+        look,
+        kind,
+    )
 
 
 def test_after_a_warm_start_all_experts_begin_alike_and_trained():
     some, *_ = data()
     config = SpadeConfig(dim=8, batch_size=16, lr=1e-2, warm_start=30, n_epochs=1)
     mean, deviation = np.zeros(6), np.ones(6)
-    experts = warm_start_experts(some, config, 3, mean, deviation, "cpu", None, None)
+    experts = warm_start_experts(some, config, 3, (mean, deviation), machine=Machine(), checkpoints=None)
     for value in experts.state_dict().values():
         assert torch.equal(value[0], value[1])
         assert torch.equal(value[0], value[2])
@@ -87,7 +92,7 @@ def test_clusters_of_expression_are_those_of_expression():
     for space, truth in (("image", look), ("expression", kind)):
         routing, expert = found[space]
         assert set(zip(expert, truth, strict=True)) in ({(0, 0), (1, 1)}, {(0, 1), (1, 0)}), space
-        scaled = (some.features - routing.mean) / routing.scale
+        scaled = (some.images - routing.mean) / routing.scale
         for k, e in enumerate(routing.assignment):
             np.testing.assert_allclose(routing.centroids[k], scaled[rows & (expert == e)].mean(0), atol=1e-6)
     joint, expert = cluster_training(
@@ -139,7 +144,7 @@ def test_logits_are_the_weighted_cosines_of_the_experts(model):
         wanted += model.route(features)[:, [e]] * cosines
     np.testing.assert_allclose(mixed, wanted, atol=1e-5)
     assert model.encode_image(features[:0], mix="logits").shape == (0, 16)
-    with pytest.raises(ValueError, match='mix=\'x\': expected "mean", "concat" or "logits"'):
+    with pytest.raises(ValueError, match="mix='x': expected one of 'mean', 'concat', 'logits'"):
         model.encode_image(features, mix="x")
 
 
@@ -170,10 +175,10 @@ def test_two_processes_train_the_model_of_one():
     [
         ({"devices": 0}, r"devices=0: expected a whole number of at least 1"),
         ({"devices": True}, r"devices=True: expected a whole number"),
-        ({"devices": 2, "device": "cpu:0"}, r"devices=2 with device='cpu:0', which is a single one"),
+        ({"devices": 2, "device": "cpu:0"}, r"devices=2, but device='cpu:0' is a single one"),
         ({"warm_start": -1}, r"warm_start=-1: expected a number of epochs, 0 for none"),
         ({"warm_start": 1.5}, r"warm_start=1.5: expected a whole number"),
-        ({"out_of_cluster": 1.0}, r"out_of_cluster=1.0: expected a number in \[0, 1\)"),
+        ({"out_of_cluster": 1.0}, r"out_of_cluster=1.0: expected a number from 0 to below 1"),
         ({"cluster_space": "genes"}, r"cluster_space='genes': expected one of 'image', 'expression', 'joint'"),
     ],
 )
@@ -190,7 +195,7 @@ def test_genes_of_a_model_to_begin_with_may_be_named_in_any_form(model):
 
 
 def test_a_model_to_begin_with_has_no_warm_start(model):
-    with pytest.raises(ValueError, match=r"warm_start=2 makes the experts .* init=: choose one"):
+    with pytest.raises(ValueError, match=r"warm_start=2 and init= both make the experts .*: choose one"):
         train(cohort(), init=model, warm_start=2)
 
 
@@ -202,7 +207,7 @@ def test_more_gpus_than_there_are_is_an_error(monkeypatch):
     assert [resolve_device("auto", i) for i in (None, 0, 1, 2)] == ["cuda", "cuda:0", "cuda:1", "cuda:0"]
     assert resolve_device("cuda:1", 0) == "cuda:1"
     check_devices(2, "cuda", alone=True)
-    with pytest.raises(ValueError, match="devices=3, but torch sees 2 CUDA devices"):
+    with pytest.raises(ValueError, match="devices=3, but the number of CUDA devices is 2"):
         check_devices(3, "cuda", alone=True)
     with pytest.raises(ValueError, match="devices=2 under torchrun"):
         check_devices(2, "cuda", alone=False)

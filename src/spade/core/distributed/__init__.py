@@ -1,1 +1,1 @@
-"""More than one process: torchrun ranks, worker processes, threads and how work is dealt to them."""
+"""Parallel work: torchrun ranks, worker processes, threads, and how work is dealt to them."""

@@ -1,4 +1,4 @@
-"""Threads within one operation, and operations in threads of their own."""
+"""Threads within one torch operation, and operations side by side in threads."""
 
 from __future__ import annotations
 
@@ -9,12 +9,13 @@ from typing import Any
 
 import torch
 
+#: A function that is called as ``map`` is.
 Map = Callable[..., Iterator[Any]]
 
 
 @contextmanager
 def threads(n: int) -> Iterator[None]:
-    """Use ``n`` threads within one operation."""
+    """Use ``n`` threads within each torch operation."""
     before = torch.get_num_threads()
     torch.set_num_threads(n)
     try:
@@ -25,7 +26,7 @@ def threads(n: int) -> Iterator[None]:
 
 @contextmanager
 def parallel_map() -> Iterator[Map]:
-    """Give a ``map`` whose calls run side by side, each in one thread: nothing waits for another between operations."""
+    """Give a ``map`` whose calls run side by side, each in one thread, so that none waits for another."""
     n = torch.get_num_threads()
     if n == 1:
         yield map

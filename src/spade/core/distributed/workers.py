@@ -1,4 +1,4 @@
-"""Processes of this machine that work for this one: started with orders, listened to, and ended with it, however it ends."""
+"""Worker processes on this machine: start them with orders, follow their messages, and end them with this process."""
 
 from __future__ import annotations
 
@@ -19,36 +19,36 @@ import torch
 from spade.core.errors import NonFiniteLossError
 
 PACKAGE = Path(__file__).parents[2]
-#: What a line begins with that a process says to the one that started it.
+#: Start of every line that is a message of a worker to this process.
 MESSAGE = "spade: "
-#: What it says when the loss became NaN or infinite.
-NOT_FINITE = "loss is not finite"
+#: Key of the message that the loss became NaN or infinite.
+LOSS_ERROR = "loss is not finite"
 Say = Callable[[dict[str, Any]], None]
 
 
 def places(device: str, n: int) -> list[str]:
-    """Return a device for each of ``n`` processes: the GPU of its number, or a share of the CPU."""
+    """Return a device for each of ``n`` processes: the GPU of its number, or the CPU, which they share."""
     return [f"cuda:{i}" for i in range(n)] if torch.device(device).type == "cuda" else [device] * n
 
 
 def run_workers(module: str, folder: Path, orders: Sequence[dict[str, Any]], tell: Say | None) -> None:
-    """Run ``python -m module ORDERS`` once per order until all have ended, and pass on what they say.
+    """Run ``python -m module ORDERS`` once per order, pass on the messages, and return when all processes have ended.
 
     Parameters
     ----------
     module
-        Its main calls :func:`serve`.
+        Module whose main calls :func:`serve`.
     folder
-        Where they find their data, and leave their logs; cleared away by them if this process ends before they do.
+        Folder of the workers' data and logs. The workers delete it if this process ends before they do.
     orders
-        What each is to do, JSON-able, with the ``"device"`` it does it on.
+        The work of each process with its ``"device"``, of types that JSON can hold.
     tell
         Called with every message.
 
     Raises
     ------
     RuntimeError
-        One ended before it was done.
+        A process ended before its work was done.
     NonFiniteLossError
         The loss became NaN or infinite.
     """
@@ -58,7 +58,7 @@ def run_workers(module: str, folder: Path, orders: Sequence[dict[str, Any]], tel
 
 @contextmanager
 def started(module: str, folder: Path, orders: Sequence[dict[str, Any]]) -> Iterator[list[tuple[Any, str, Path]]]:
-    """Start the processes; none outlives the block."""
+    """Start the processes, and give each with its device and log; none outlives the block."""
     path = os.pathsep.join([str(PACKAGE.parent), *filter(None, [os.environ.get("PYTHONPATH")])])
     threads = max(1, torch.get_num_threads() // len(orders)) if orders else 1
     environment = os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": str(threads)}
@@ -83,43 +83,44 @@ def started(module: str, folder: Path, orders: Sequence[dict[str, Any]]) -> Iter
 
 
 def _follow(workers: Sequence[tuple[Any, str, Path]], tell: Say | None) -> None:
-    """Pass on what the processes say until all have ended."""
-    said: queue.Queue[tuple[int, str | None]] = queue.Queue()
+    """Pass on the messages of the processes until all have ended."""
+    lines: queue.Queue[tuple[int, str | None]] = queue.Queue()
 
     def listen(i: int, pipe: Any) -> None:
         for line in pipe:
-            said.put((i, line))
-        said.put((i, None))
+            lines.put((i, line))
+        lines.put((i, None))
 
     for i, (worker, *_) in enumerate(workers):
         threading.Thread(target=listen, args=(i, worker.stdout), daemon=True).start()
-    going = len(workers)
-    while going:
-        i, line = said.get()
-        worker, place, log = workers[i]
+    n_running = len(workers)
+    while n_running:
+        i, line = lines.get()
+        worker, device, log = workers[i]
         if line is not None:
-            if not line.startswith(MESSAGE):  # something else that the interpreter ran at its start
+            if not line.startswith(MESSAGE):  # printed by something that the interpreter loads at its start
                 continue
             message = json.loads(line.removeprefix(MESSAGE))
-            if NOT_FINITE in message:
-                raise NonFiniteLossError(message[NOT_FINITE])
+            if LOSS_ERROR in message:
+                raise NonFiniteLossError(message[LOSS_ERROR])
             if tell is not None:
                 tell(message)
             continue
-        going -= 1
+        n_running -= 1
         if code := worker.wait():
             tail = "\n".join(log.read_text().strip().splitlines()[-5:])
             raise RuntimeError(
-                f"the process on {place} ended with code {code} before its part was trained. What checkpoint_dir holds, if it was "
-                f"given, is kept: the same call goes on from there.{tail and chr(10)}{tail}"
+                f"the process on {device} ended with code {code} before its training was finished. The state in "
+                "checkpoint_dir, if one was given, is kept: repeat the call to continue from it."
+                f"{tail and chr(10)}{tail}"
             )
 
 
 def serve(orders: str, work: Callable[[dict[str, Any], Say], None]) -> int:
-    """Do, in a process that was started by :func:`run_workers`, what the orders say; return its exit code."""
+    """Carry out the orders in a process that :func:`run_workers` started, and return its exit code."""
     wanted = json.loads(orders)
     threading.Thread(target=_end_with_parent, args=(wanted["task"],), daemon=True).start()
-    output = os.fdopen(os.dup(1), "w")  # for messages alone; what else is printed goes to the log
+    output = os.fdopen(os.dup(1), "w")  # for messages alone; all other output goes to the log
     os.dup2(2, 1)
 
     def say(message: dict[str, Any]) -> None:
@@ -128,12 +129,12 @@ def serve(orders: str, work: Callable[[dict[str, Any], Say], None]) -> int:
     try:
         work(wanted, say)
     except NonFiniteLossError as error:
-        say({NOT_FINITE: str(error)})
+        say({LOSS_ERROR: str(error)})
     return 0
 
 
 def _end_with_parent(folder: str) -> None:
-    """End when the other end of standard input closes, as it does however the parent ends, and clear away what it left."""
+    """End this process and delete the folder when standard input closes, as it does whenever the parent ends."""
     while os.read(0, 1):
         pass
     shutil.rmtree(folder, ignore_errors=True)

@@ -1,1 +1,1 @@
-"""How results are measured: draws, folds, metrics, intervals, retrieval, mixing and composition."""
+"""Evaluation: draws, folds, metrics, intervals, retrieval, mixing and composition."""

@@ -1,4 +1,4 @@
-"""Shares of experts in the values of a column, against what independence of the two would give."""
+"""Shares of experts among the spots of each value of a column, compared with independence of the two."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from spade.core.arrays import Floats
 from spade.core.evaluation.intervals import bootstrap_weights, interval
 
-Floats = NDArray[np.floating]
-#: Spots added to both sides of the enrichment, so that an absent expert is no infinity.
-HALF = 0.5
+#: Spots added to both sides of the enrichment, which stays finite for an expert without spots.
+PSEUDOCOUNT = 0.5
 
 
 @dataclass(frozen=True)
 class Composition:
-    """Arrays ``(V, E)`` of V values and E experts; bounds are NaN where fewer than two units have the value."""
+    """Arrays ``(V, E)`` of V values and E experts; bounds are NaN for a value that fewer than two units have."""
 
     share: Floats
     expected: Floats
@@ -26,18 +26,18 @@ class Composition:
 
 
 def composition(counts: NDArray[np.integer], n_boot: int, rng: np.random.Generator, level: float = 0.95) -> Composition:
-    """Compare the experts' shares within each value with those over all values.
+    """Compare the shares of experts within each value with their shares over all values.
 
     Parameters
     ----------
     counts
         Spots ``(U, V, E)`` of every unit, value and expert.
     n_boot
-        Draws of units.
+        Bootstrap draws of units.
     rng
-        Draws them.
+        Generator of the draws.
     level
-        Of the intervals.
+        Level of the intervals.
     """
     n_units, n_values, n_experts = counts.shape
     counts = counts.astype(np.float64)
@@ -46,9 +46,9 @@ def composition(counts: NDArray[np.integer], n_boot: int, rng: np.random.Generat
     overall = weights @ counts.sum(1)
     bounds = np.full((4, n_values, n_experts), np.nan)
     for value in range(n_values):  # one at a time: there may be as many as patients
-        own = counts[:, value]
-        if (own.sum(1) > 0).sum() > 1:
-            drawn, _, enriched = _shares(weights @ own, overall)
+        of_value = counts[:, value]
+        if (of_value.sum(1) > 0).sum() > 1:
+            drawn, _, enriched = _shares(weights @ of_value, overall)
             bounds[:2, value] = interval(drawn, level)
             bounds[2:, value] = interval(enriched, level)
     return Composition(
@@ -56,10 +56,10 @@ def composition(counts: NDArray[np.integer], n_boot: int, rng: np.random.Generat
     )
 
 
-def _shares(own: Floats, overall: Floats) -> tuple[Floats, Floats, Floats]:
-    """Return share, expected share and log2 enrichment; NaN where there is no spot."""
-    size = own.sum(-1, keepdims=True)
+def _shares(counts: Floats, overall: Floats) -> tuple[Floats, Floats, Floats]:
+    """Return share, expected share and log2 enrichment of counts of spots; NaN where there is no spot."""
+    size = counts.sum(-1, keepdims=True)
     with np.errstate(invalid="ignore"):
-        share, expected = own / size, overall / overall.sum(-1, keepdims=True)
-    enrichment = np.log2((own + HALF) / (size * expected + HALF))
+        share, expected = counts / size, overall / overall.sum(-1, keepdims=True)
+    enrichment = np.log2((counts + PSEUDOCOUNT) / (size * expected + PSEUDOCOUNT))
     return share, expected, np.where(size > 0, enrichment, np.nan)

@@ -1,4 +1,4 @@
-"""Draws of a few labelled rows to learn from (support) and rows to test on (query)."""
+"""Few-shot draws: a few labelled rows to learn from (support), and rows to test on (query)."""
 
 from __future__ import annotations
 
@@ -8,12 +8,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from spade.core.arrays import Floats
+from spade.core.arrays import Floats, Rows
 from spade.core.spots.blocks import block_numbers, too_near
 
-Rows = NDArray[np.int64]
-#: Draws of groups or blocks that are tried until one has enough rows of every class.
-TRIES = 1_000
+#: Failed draws of groups or blocks after which the search for enough rows of every class ends.
+MAX_TRIES = 1_000
 
 
 @dataclass(frozen=True)
@@ -23,10 +22,10 @@ class Episode:
     Attributes
     ----------
     support
-        One array of rows per class, in random order: the first ``k`` of each are the support of ``k`` shots, so that more shots
-        only add to fewer.
+        One array of rows per class, in random order. The first ``k`` rows of each class are the support of ``k`` shots,
+        so that more shots add rows and replace none.
     query
-        Rows to test on; rows of the support are not among them for the ``k`` they are used with.
+        Rows to test on. :meth:`shots` takes out the rows of the support.
     """
 
     support: list[Rows]
@@ -42,14 +41,14 @@ def _by_class(rows: Rows, y: NDArray[np.integer], n_classes: int, rng: np.random
     return [rng.permutation(rows[y[rows] == k]) for k in range(n_classes)]
 
 
-def _can_teach(support: Rows, query: Rows, y: NDArray[np.integer], n_classes: int, most: int) -> bool:
-    """Whether there are ``most`` rows of every class to learn from, and two classes to test on."""
-    enough = (np.bincount(y[support], minlength=n_classes) >= most).all()
+def _is_usable(support: Rows, query: Rows, y: NDArray[np.integer], n_classes: int, max_shots: int) -> bool:
+    """Return whether the support has ``max_shots`` rows of every class, and the query has two classes."""
+    enough = (np.bincount(y[support], minlength=n_classes) >= max_shots).all()
     return bool(enough) and len(np.unique(y[query])) > 1
 
 
 def anywhere(rows: Rows, y: NDArray[np.integer], n_classes: int, rng: np.random.Generator) -> Episode:
-    """Support and query from the same rows, at random."""
+    """Draw support and query from the same rows, at random."""
     return Episode(_by_class(rows, y, n_classes, rng), rows)
 
 
@@ -58,21 +57,21 @@ def between_groups(
     n_support: int,
     y: NDArray[np.integer],
     n_classes: int,
-    most: int,
+    max_shots: int,
     rng: np.random.Generator,
 ) -> Iterator[Episode]:
-    """Support from ``n_support`` groups, query from all others.
+    """Draw the support from ``n_support`` groups and the query from all others.
 
-    Groups are dealt in turn, so that each is in the support about equally often. Those that lack ``most`` rows of a class are passed
-    over; it ends when no deal has them.
+    Groups take turns, so that each is in the support about equally often. Draws with fewer than ``max_shots`` rows of a
+    class in the support are skipped; the iterator ends after ``MAX_TRIES`` of them in a row.
     """
     names, failed = np.unique(groups), 0
-    while failed < TRIES:
+    while failed < MAX_TRIES:
         order = rng.permutation(names)
         for start in range(0, len(names) - n_support + 1, n_support):
             chosen = np.isin(groups, order[start : start + n_support])
             support, query = np.flatnonzero(chosen), np.flatnonzero(~chosen)
-            if _can_teach(support, query, y, n_classes, most):
+            if _is_usable(support, query, y, n_classes, max_shots):
                 failed = 0
                 yield Episode(_by_class(support, y, n_classes, rng), query)
             else:
@@ -80,18 +79,44 @@ def between_groups(
 
 
 def between_blocks(
-    rows: Rows, points: Floats, side: float, guard: float, y: NDArray[np.integer], n_classes: int, most: int,
+    rows: Rows,
+    points: Floats,
+    side: float,
+    guard: float,
+    *,
+    y: NDArray[np.integer],
+    n_classes: int,
+    max_shots: int,
     rng: np.random.Generator,
-) -> Episode | None:  # fmt: skip
-    """Support from half of the square blocks of one section, query from the rest; None if no draw has ``most`` of every class.
+) -> Episode | None:
+    """Draw the support from half of the square blocks of one section, and the query from the other half.
 
-    The grid is laid anew for every draw. Support rows within ``guard`` of a query row are left out.
+    Every draw places the grid of blocks at random. Support rows closer than ``guard`` to a query row are left out.
+
+    Parameters
+    ----------
+    rows, points
+        Rows of the section ``(m,)``, and their positions ``(m, 2)``.
+    side, guard
+        Side of the blocks and width of the guard band, in units of ``points``.
+    y
+        Class of every row ``(n,)``.
+    n_classes
+        Number of classes.
+    max_shots
+        Rows of every class that the support must have.
+    rng
+        Generator of the draws.
+
+    Returns
+    -------
+    A draw, or None if ``MAX_TRIES`` draws lack rows of a class.
     """
-    for _ in range(TRIES):
+    for _ in range(MAX_TRIES):
         blocks = block_numbers(points, side, points.min(0) - rng.random(2) * side)
         chosen = np.isin(blocks, rng.permutation(blocks.max() + 1)[: (blocks.max() + 1) // 2])
         near = too_near(points[chosen], points[~chosen], guard)
         support, query = rows[chosen][~near], rows[~chosen]
-        if _can_teach(support, query, y, n_classes, most):
+        if _is_usable(support, query, y, n_classes, max_shots):
             return Episode(_by_class(support, y, n_classes, rng), query)
     return None

@@ -1,4 +1,4 @@
-"""Folds of slides that share no patient and have the classes in like shares."""
+"""Folds that share no group, such as a patient, and hold the classes in similar shares; and folds of sections."""
 
 from __future__ import annotations
 
@@ -6,23 +6,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from spade.core.arrays import Floats, Rows
+from spade.core.evaluation.metrics import Labels
 from spade.core.spots.blocks import too_near
 
-Ints = NDArray[np.integer]
 
-
-def groups_per_class(groups: Ints, y: Ints, n_classes: int) -> NDArray[np.int64]:
-    """Number of groups that have a row of each class, ``(n_classes,)``."""
+def groups_per_class(groups: Labels, y: Labels, n_classes: int) -> NDArray[np.int64]:
+    """Return the number of groups that have a row of each class, ``(n_classes,)``."""
     return np.array([len(np.unique(groups[y == k])) for k in range(n_classes)])
 
 
 def stratified_folds(
-    groups: Ints, y: Ints, n_classes: int, n_folds: int, rng: np.random.Generator
+    groups: Labels, y: Labels, n_classes: int, n_folds: int, rng: np.random.Generator
 ) -> NDArray[np.int64]:
-    """Return the fold of every row, ``(n,)``; the rows of a group are all in one.
+    """Return the fold of every row, ``(n,)``; all rows of a group are in the same fold.
 
-    Groups are dealt in random order, those of the rarest class and the largest first, each to the fold that has least of its
-    classes, and of those to the one with the fewest rows.
+    Groups with the rarest class come first, larger groups before smaller ones, in random order among equals. Each group
+    goes to the fold that has the least of its classes and, among equals, the fewest rows.
     """
     names, number = np.unique(groups, return_inverse=True)
     counts = np.zeros((len(names), n_classes))
@@ -42,9 +41,12 @@ def stratified_folds(
 
 
 def inner_split(
-    groups: Ints, y: Ints, n_classes: int, share: float, rng: np.random.Generator
+    groups: Labels, y: Labels, n_classes: int, share: float, rng: np.random.Generator
 ) -> NDArray[np.bool_] | None:
-    """Return which rows validate, about ``share`` of the groups of each class and none that trains; None if a part lacks a class."""
+    """Return a mask ``(n,)`` of validation rows: about ``share`` of the groups of each class, and only whole groups.
+
+    None if the training or the validation rows lack a class.
+    """
     names, number = np.unique(groups, return_inverse=True)
     has = np.zeros((len(names), n_classes), dtype=bool)
     has[number, y] = True
@@ -59,7 +61,10 @@ def inner_split(
 
 
 def halves(points: Floats, guard: float) -> list[tuple[Rows, Rows]]:
-    """Two folds of one section, cut across its longer side; training rows within ``guard`` of a test row are left out."""
+    """Return two folds of one section, cut across its longer side, as training and test rows.
+
+    Training rows closer than ``guard`` to a test row are left out.
+    """
     side = points[:, int(np.argmax(np.ptp(points, axis=0)))]
     upper = side > np.median(side)
     folds = []
@@ -70,7 +75,10 @@ def halves(points: Floats, guard: float) -> list[tuple[Rows, Rows]]:
 
 
 def section_folds(section: NDArray[np.str_], points: Floats | None, guard: float) -> list[tuple[Rows, Rows]]:
-    """Leave one section out; of a single one, halves. Empty if that takes ``points`` that are not known."""
+    """Return one fold per section, which is the test rows; a single section is cut into :func:`halves`.
+
+    The list is empty if a single section has no ``points``, or too few for two halves.
+    """
     names = np.unique(section)
     if len(names) > 1:
         return [(np.flatnonzero(section != name), np.flatnonzero(section == name)) for name in names]

@@ -1,25 +1,25 @@
-"""Bootstrap intervals over units that are independent of each other, such as sections or patients."""
+"""Bootstrap intervals and p values over independent units, such as sections or patients."""
 
 from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
 
+from spade.core.arrays import Floats
+
 #: Columns whose draws are in memory at a time.
 COLUMNS = 1_024
 
 
 def bootstrap_weights(n_units: int, n_boot: int, rng: int | np.random.Generator) -> NDArray[np.int64]:
-    """Return how often each unit is drawn, ``(n_boot, n_units)``; every row is a draw of ``n_units`` with replacement."""
+    """Return how often each unit is drawn, ``(n_boot, n_units)``; a row is one draw of ``n_units`` with replacement."""
     return np.random.default_rng(rng).multinomial(n_units, np.full(n_units, 1 / n_units), size=n_boot)
 
 
-def interval(
-    values_boot: NDArray[np.floating], level: float = 0.95
-) -> tuple[NDArray[np.floating], NDArray[np.floating]]:
+def interval(values_boot: Floats, level: float = 0.95) -> tuple[Floats, Floats]:
     """Return the bounds of the central ``level`` of values ``(n_boot, ...)``.
 
-    Draws that are NaN, as where no unit drawn has the value, do not count; where all are NaN, so are the bounds.
+    Draws that are NaN, because no drawn unit has the value, do not count. If all draws are NaN, the bounds are NaN.
     """
     values = np.asarray(values_boot, dtype=np.float64)
     known = ~np.isnan(values).all(0)
@@ -29,29 +29,27 @@ def interval(
     return bounds[0], bounds[1]
 
 
-def mean_interval(
-    values: NDArray[np.floating], weights: NDArray[np.integer], level: float = 0.95
-) -> tuple[NDArray[np.floating], NDArray[np.floating]]:
-    """Return the bounds of the mean of every column ``(n_units, m)`` over its rows that have a value, under resampling of the rows.
+def mean_interval(values: Floats, weights: NDArray[np.integer], level: float = 0.95) -> tuple[Floats, Floats]:
+    """Return the bootstrap bounds ``(m,)`` of the mean of every column ``(n_units, m)``; NaN values do not count.
 
-    ``weights`` are those of :func:`bootstrap_weights`; a column with fewer than two values has NaN.
+    ``weights`` are the draws of :func:`bootstrap_weights`. The bounds of a column with fewer than two values are NaN.
     """
     known = ~np.isnan(values)
     low, high = np.full((2, values.shape[1]), np.nan)
     for start in range(0, values.shape[1], COLUMNS):
-        some = slice(start, start + COLUMNS)
+        columns = slice(start, start + COLUMNS)
         with np.errstate(invalid="ignore"):  # a draw may have none of the units with a value
-            drawn = weights @ np.nan_to_num(values[:, some]) / (weights @ known[:, some])
-        low[some], high[some] = interval(drawn, level)
+            drawn = weights @ np.nan_to_num(values[:, columns]) / (weights @ known[:, columns])
+        low[columns], high[columns] = interval(drawn, level)
     few = known.sum(0) < 2
     low[few] = high[few] = np.nan
     return low, high
 
 
-def sign_flip_p(differences: NDArray[np.floating], rng: np.random.Generator, n_random: int = 10_000) -> float:
-    """Two-sided p of the mean of paired differences under random signs; exact up to 12 of them, NaN of none.
+def sign_flip_p(differences: Floats, rng: np.random.Generator, n_random: int = 10_000) -> float:
+    """Return the two-sided p value of the mean of paired differences under random signs.
 
-    The observed signs count among the random ones, so p is never 0.
+    It is exact for up to 12 differences, and NaN for none. The observed signs are one of the draws, so p is never 0.
     """
     n = len(differences)
     if not n:
@@ -64,8 +62,8 @@ def sign_flip_p(differences: NDArray[np.floating], rng: np.random.Generator, n_r
     return float(np.mean(means >= means[0] * (1 - 1e-9)))
 
 
-def holm(p: NDArray[np.floating]) -> NDArray[np.floating]:
-    """Holm's correction of p values for their number; NaN stay NaN and do not count."""
+def holm(p: Floats) -> Floats:
+    """Return p values with Holm's correction for their number; NaN stays NaN and does not count."""
     known = np.flatnonzero(~np.isnan(p))
     order = known[np.argsort(p[known], kind="stable")]
     corrected = np.full(len(p), np.nan)

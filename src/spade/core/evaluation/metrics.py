@@ -1,4 +1,4 @@
-"""Scores of a classification, over the classes that occur in the truth; labels are class numbers."""
+"""Scores of a classification, over the classes that occur in the truth."""
 
 from __future__ import annotations
 
@@ -8,41 +8,42 @@ from scipy.stats import rankdata
 
 from spade.core.arrays import Floats
 
+#: Numbers of classes or groups.
 Labels = NDArray[np.integer]
 
 
 def _counts(truth: Labels, predicted: Labels, n_classes: int) -> tuple[Labels, Labels, Labels]:
-    """Number of rows of each class, of those predicted as it, and of those predicted rightly."""
+    """Return the number of rows of each class, predicted as it, and of both."""
     right = np.bincount(truth[truth == predicted], minlength=n_classes)
     return np.bincount(truth, minlength=n_classes), np.bincount(predicted, minlength=n_classes), right
 
 
 def recalls(truth: Labels, predicted: Labels, n_classes: int) -> Floats:
-    """Share of each class that is predicted as it, ``(n_classes,)``; NaN for a class without rows."""
-    there, _, right = _counts(truth, predicted, n_classes)
-    return np.where(there > 0, right / np.maximum(there, 1), np.nan)
+    """Return the recall of each class, ``(n_classes,)``; NaN for a class without rows."""
+    n_true, _, n_right = _counts(truth, predicted, n_classes)
+    return np.where(n_true > 0, n_right / np.maximum(n_true, 1), np.nan)
 
 
 def balanced_accuracy(truth: Labels, predicted: Labels, n_classes: int) -> float:
-    """Mean of the classes' recalls."""
+    """Return the mean recall of the classes."""
     return float(np.nanmean(recalls(truth, predicted, n_classes)))
 
 
 def macro_f1(truth: Labels, predicted: Labels, n_classes: int) -> float:
-    """Mean of the classes' F1: twice the right ones over the number there and the number predicted."""
-    there, said, right = _counts(truth, predicted, n_classes)
-    return float(np.mean((2 * right / np.maximum(there + said, 1))[there > 0]))
+    """Return the mean F1 of the classes: 2 · right / (true + predicted) rows."""
+    n_true, n_predicted, n_right = _counts(truth, predicted, n_classes)
+    return float(np.mean((2 * n_right / np.maximum(n_true + n_predicted, 1))[n_true > 0]))
 
 
 def macro_auroc(truth: Labels, scores: Floats) -> float:
-    """Mean over classes of the area under the curve of one class against the rest, from ``(n, n_classes)`` scores.
+    """Return the mean area under the ROC curve of each class against the rest, from scores ``(n, n_classes)``.
 
-    Ties count half. NaN if the rows are of one class.
+    Ties count half. NaN if all rows have the same class.
     """
-    found = []
+    areas = []
     for k in np.unique(truth):
-        own = truth == k
-        n_own, n_rest = int(own.sum()), int((~own).sum())
+        is_k = truth == k
+        n, n_rest = int(is_k.sum()), int((~is_k).sum())
         if n_rest:
-            found.append((rankdata(scores[:, k])[own].sum() - n_own * (n_own + 1) / 2) / (n_own * n_rest))
-    return float(np.mean(found)) if found else np.nan
+            areas.append((rankdata(scores[:, k])[is_k].sum() - n * (n + 1) / 2) / (n * n_rest))
+    return float(np.mean(areas)) if areas else np.nan

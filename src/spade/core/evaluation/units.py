@@ -1,4 +1,4 @@
-"""Means of units, such as sections or patients, and how they differ from a baseline: what every summary says of them."""
+"""Mean of units, such as sections or patients, and its difference to a baseline, for all summaries."""
 
 from __future__ import annotations
 
@@ -10,7 +10,10 @@ from spade.core.evaluation.intervals import mean_interval, sign_flip_p
 
 
 def unit_mean(values: Floats, weights: NDArray[np.integer], level: float) -> dict[str, float]:
-    """Mean of units ``(U,)`` that have a value, its interval under resampling by ``weights``, and their number."""
+    """Return the mean of units ``(U,)`` that have a value, its bootstrap interval and their number.
+
+    ``weights`` are the draws of :func:`~spade.core.evaluation.intervals.bootstrap_weights`.
+    """
     known = ~np.isnan(values)
     low, high = (float(bound[0]) for bound in mean_interval(values[:, None], weights, level))
     mean = float(values[known].mean()) if known.any() else np.nan
@@ -20,13 +23,16 @@ def unit_mean(values: Floats, weights: NDArray[np.integer], level: float) -> dic
 def unit_difference(
     values: Floats, baseline: Floats, weights: NDArray[np.integer], level: float, rng: np.random.Generator | None
 ) -> dict[str, float]:
-    """Mean difference of the same units to a baseline, its interval, and a sign-flip p; NaN without ``rng``, as of the baseline itself."""
+    """Return the mean difference of the same units to a baseline, its bootstrap interval and a sign-flip p value.
+
+    ``rng`` draws the signs. Without it p is NaN, as for the baseline itself.
+    """
     differences = values - baseline
-    found = unit_mean(differences, weights, level)
+    mean = unit_mean(differences, weights, level)
     p = np.nan if rng is None else sign_flip_p(differences[~np.isnan(differences)], rng)
     return {
-        "difference": found["mean"],
-        "difference_low": found["low"],
-        "difference_high": found["high"],
+        "difference": mean["mean"],
+        "difference_low": mean["low"],
+        "difference_high": mean["high"],
         "p": p,
     }

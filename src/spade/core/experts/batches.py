@@ -1,4 +1,4 @@
-"""Batches of several experts from contiguous arrays, without Python work per spot."""
+"""Batches of several experts from contiguous arrays, without a Python loop over spots."""
 
 from __future__ import annotations
 
@@ -12,16 +12,25 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 from torch import Tensor
 
-from spade.core.arrays import Floats
-
-Rows = NDArray[np.integer]
+from spade.core.arrays import Floats, Rows
 
 
 class BatchSource(Protocol):
-    """Gives batches: row ``i`` of the result holds the spots of expert ``i``, filled up with zeros."""
+    """A source of batches of k experts, each with its own spots."""
 
     def batch(self, rows: Sequence[Rows]) -> tuple[Tensor, Tensor]:
-        """Return features ``(k, B, D)`` and expression ``(k, B, G)``, B the largest number of rows."""
+        """Return features ``(k, B, D)`` and expression ``(k, B, G)`` of the ``rows`` of each expert.
+
+        B is the largest number of rows; shorter batches are filled up with zeros.
+        """
+
+
+def _mean_and_factor(
+    width: int, mean: Floats | None, deviation: Floats | None
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Return the mean and the factor, 1 / deviation, that scale features; 0 and 1 if they are None."""
+    factor = np.ones(width) if deviation is None else 1 / np.asarray(deviation)
+    return np.asarray(np.zeros(width) if mean is None else mean, np.float32), factor.astype(np.float32)
 
 
 @numba.njit(cache=True, nogil=True)
@@ -33,7 +42,7 @@ def _spread(indptr, indices, data, rows, out):  # type: ignore[no-untyped-def]
 
 
 class HostBatches:
-    """Batches from memory or memory-mapped files, made in buffers that are used again.
+    """Batches from memory or memory-mapped files, gathered in buffers that are reused.
 
     Parameters
     ----------
@@ -42,11 +51,11 @@ class HostBatches:
     expression
         ``(n, G)`` CSR.
     mean, deviation
-        Features are fed as ``(x - mean) / deviation``; None: as they are.
+        Features are scaled as ``(x - mean) / deviation``; None leaves them as they are.
     device
-        Where batches go.
+        Torch device of the batches.
     dtype
-        Type of batches.
+        Type of the batches.
     """
 
     def __init__(
@@ -59,16 +68,12 @@ class HostBatches:
         dtype: torch.dtype = torch.float32,
     ) -> None:
         self.features, self.expression, self.device, self.dtype = features, expression, torch.device(device), dtype
-        width = features.shape[1]
-        self.mean = np.zeros(width, np.float32) if mean is None else np.asarray(mean, np.float32)
-        self.factor = (
-            np.ones(width, np.float32) if deviation is None else (1 / np.asarray(deviation)).astype(np.float32)
-        )
+        self.mean, self.factor = _mean_and_factor(features.shape[1], mean, deviation)
         self._image, self._spot = np.zeros((0, 0, 0), np.float32), np.zeros((0, 0, 0), np.float32)
         self._sent: list[Tensor] = []
 
     def batch(self, rows: Sequence[Rows]) -> tuple[Tensor, Tensor]:
-        """Gather, scale and spread out."""
+        """Gather rows, scale features and make expression dense."""
         shape = len(rows), max(map(len, rows))
         if self._image.shape[:2] != shape:
             self._image, self._spot = (
@@ -76,20 +81,20 @@ class HostBatches:
             )
             self._sent = [torch.from_numpy(x).to(self.dtype) for x in (self._image, self._spot)]
         csr = self.expression
-        for image, spot, own in zip(self._image, self._spot, rows, strict=True):
-            n = len(own)
-            np.subtract(self.features[own], self.mean, out=image[:n], casting="unsafe")
+        for image, spot, of_expert in zip(self._image, self._spot, rows, strict=True):
+            n = len(of_expert)
+            np.subtract(self.features[of_expert], self.mean, out=image[:n], casting="unsafe")
             image[:n] *= self.factor
-            _spread(csr.indptr, csr.indices, csr.data, own, spot[:n])
+            _spread(csr.indptr, csr.indices, csr.data, of_expert, spot[:n])
             image[n:], spot[n:] = 0, 0
         if self.dtype != torch.float32:
-            for sent, made in zip(self._sent, (self._image, self._spot), strict=True):
-                sent.copy_(torch.from_numpy(made))
+            for sent, buffer in zip(self._sent, (self._image, self._spot), strict=True):
+                sent.copy_(torch.from_numpy(buffer))
         return self._sent[0].to(self.device), self._sent[1].to(self.device)
 
 
 class DeviceBatches:
-    """Batches from arrays that live on the device as a whole; as :class:`HostBatches`, without traffic per batch."""
+    """Batches from arrays that the device holds completely; the same as :class:`HostBatches` without transfers."""
 
     def __init__(
         self,
@@ -100,7 +105,6 @@ class DeviceBatches:
         device: str = "cuda",
         dtype: torch.dtype = torch.float32,
     ) -> None:
-        width = features.shape[1]
         self.device, self.dtype, self.n_genes = torch.device(device), dtype, expression.shape[1]
         self.features = torch.tensor(np.asarray(features), device=self.device)
         self.counts = np.diff(expression.indptr)
@@ -108,29 +112,27 @@ class DeviceBatches:
             torch.from_numpy(x.astype(np.int64)).to(self.device) for x in (expression.indptr, expression.indices)
         )
         self.data = torch.from_numpy(expression.data).to(self.device)
-        self.mean = torch.zeros(width) if mean is None else torch.from_numpy(np.asarray(mean, np.float32))
-        factor = np.ones(width) if deviation is None else 1 / np.asarray(deviation)
-        self.factor = torch.from_numpy(factor.astype(np.float32)).to(self.device)
-        self.mean = self.mean.to(self.device)
+        scaling = _mean_and_factor(features.shape[1], mean, deviation)
+        self.mean, self.factor = (torch.from_numpy(values).to(self.device) for values in scaling)
 
     @staticmethod
     def size(features: Floats, expression: csr_matrix) -> int:
-        """Bytes that the arrays take on the device."""
+        """Return the bytes that the arrays take on the device."""
         return features.nbytes + 8 * (len(expression.indptr) + expression.nnz) + expression.data.nbytes
 
     def batch(self, rows: Sequence[Rows]) -> tuple[Tensor, Tensor]:
-        """Gather, scale and spread out on the device."""
+        """Gather rows, scale features and make expression dense on the device."""
         k, size = len(rows), max(map(len, rows))
         padded = np.full((k, size), -1, np.int64)
-        for place, own in zip(padded, rows, strict=True):
-            place[: len(own)] = own
+        for place, of_expert in zip(padded, rows, strict=True):
+            place[: len(of_expert)] = of_expert
         index = torch.from_numpy(padded).to(self.device).flatten()
         real = index >= 0
         index = index.clamp_min(0)
         image = (((self.features[index].float() - self.mean) * self.factor) * real.unsqueeze(1)).to(self.dtype)
         start, counts = self.indptr[index], (self.indptr[index + 1] - self.indptr[index]) * real
-        filled = int(sum(self.counts[own].sum() for own in rows))  # known here, so that nothing waits for the device
-        owner = torch.repeat_interleave(torch.arange(len(index), device=self.device), counts, output_size=filled)
+        n_values = int(sum(self.counts[of_expert].sum() for of_expert in rows))  # on the host: no wait for the device
+        owner = torch.repeat_interleave(torch.arange(len(index), device=self.device), counts, output_size=n_values)
         within = torch.arange(len(owner), device=self.device) - (counts.cumsum(0) - counts)[owner]
         entries = start[owner] + within
         spot = torch.zeros(len(index), self.n_genes, device=self.device, dtype=self.dtype)

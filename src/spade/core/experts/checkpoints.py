@@ -1,9 +1,9 @@
-"""The state of every expert in training, kept so that a kill at any moment loses little and changes nothing."""
+"""Checkpoints of experts in training, from which an interrupted training continues with the same result."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -11,38 +11,38 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from spade.core.experts.loop import Run
+from spade.core.experts.loop import Keep, Run
 from spade.core.experts.parameters import ExpertParameters
 from spade.core.training_state import SECONDS, StateFolder
 
 
 class Checkpoints(StateFolder):
-    """One file per expert."""
+    """A folder with one file per expert."""
 
     def path(self, expert: int) -> Path:
-        """File of one expert."""
+        """Return the file of one expert."""
         return self.folder / f"expert_{expert:04d}.npz"
 
     def epochs(self, experts: Iterable[int]) -> int:
-        """Number of epochs that some experts have finished."""
+        """Return the number of epochs that some experts have finished, added up."""
         paths = [self.path(expert) for expert in experts]
         return sum(len(self._read(path)[0]["train_loss"]) for path in paths if path.exists())
 
-    def keeper(self, flat: ExpertParameters) -> Callable[[Run, int, bool], None]:
-        """Return a function that saves a run now and then, and once it has finished."""
-        last: dict[int, float] = {}
+    def keeper(self, parameters: ExpertParameters) -> Keep:
+        """Return a function that saves the state of a run every ``SECONDS``, and when it has finished."""
+        last_saved: dict[int, float] = {}
 
-        def keep(run: Run, row: int, finished: bool) -> None:
+        def keep(run: Run, row: int, *, finished: bool) -> None:
             now = time.monotonic()
-            if finished or now - last.setdefault(run.expert, now) >= SECONDS:
-                self.save(run, flat, row)
-                last[run.expert] = now
+            if finished or now - last_saved.setdefault(run.expert, now) >= SECONDS:
+                self.save(run, parameters, row)
+                last_saved[run.expert] = now
 
         return keep
 
-    def save(self, run: Run, flat: ExpertParameters, row: int) -> None:
-        """Save where an expert is."""
-        arrays: dict[str, Tensor] = {name: getattr(flat, name)[row] for name in ("values", "first", "second")}
+    def save(self, run: Run, parameters: ExpertParameters, row: int) -> None:
+        """Save the state of an expert, whose parameters are one row."""
+        arrays: dict[str, Tensor] = {name: getattr(parameters, name)[row] for name in ("values", "first", "second")}
         arrays["dropout"] = run.dropout.get_state()
         arrays["shuffling"] = run.shuffling.get_state()
         if run.drawn_from is not None and run.order is not None:
@@ -54,7 +54,7 @@ class Checkpoints(StateFolder):
         self.write(self.path(run.expert), facts, arrays)
 
     def restore(self, run: Run) -> dict[str, Tensor]:
-        """Put a run where it was saved, and return its rows; empty if it was not."""
+        """Restore the saved state of a run, and return its parameters and moments; empty if nothing was saved."""
         path = self.path(run.expert)
         if not path.exists():
             return {}
@@ -65,7 +65,7 @@ class Checkpoints(StateFolder):
         run.best = torch.from_numpy(state["best"]) if "best" in state else None
         run.dropout.set_state(torch.from_numpy(state["dropout"]))
         run.order = None
-        if "drawn_from" in state:  # in the middle of an epoch: its order is drawn again from where it was drawn
+        if "drawn_from" in state:  # in the middle of an epoch: draw its order again from the same state
             run.drawn_from = torch.from_numpy(state["drawn_from"])
             run.shuffling.set_state(run.drawn_from)
         else:
@@ -73,11 +73,11 @@ class Checkpoints(StateFolder):
         return rows
 
     def result(self, expert: int) -> tuple[Tensor, list[float], list[float], int]:
-        """Return the kept weights of an expert that has been trained, its losses and its best epoch."""
+        """Return the weights, training and validation losses and best epoch of an expert that has been trained."""
         facts, state = self._read(self.path(expert), "best")
         return torch.from_numpy(state["best"]), facts["train_loss"], facts["val_loss"], facts["best_epoch"]
 
     def _read(self, path: Path, *names: str) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-        """Return the facts of a file, and of the arrays those that there are."""
+        """Return the facts of a file, and those of the named arrays that it has."""
         needed = {"values", "first", "second", "dropout", "shuffling"} & set(names)
         return self.read(path, names, needed, ("step", "total", "best_epoch", "train_loss", "val_loss"))

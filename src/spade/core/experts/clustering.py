@@ -17,14 +17,14 @@ from spade.core.errors import warn
 from spade.core.experts.routing import Routing, feature_scale
 from spade.core.rng import numpy_stream
 
-#: Rows that are worked on in one go: on a CPU few enough to stay in its cache.
+#: Rows at a time; on a CPU few enough to stay in its cache.
 CHUNK, CHUNK_GPU = 1_024, 65_536
-#: Parts that a CPU works on side by side; a fixed number, so that sums do not depend on the number of threads.
-PARTS = 64
+#: Parts that CPU threads work on side by side; a fixed number, so that sums do not depend on the number of threads.
+N_PARTS = 64
 
 
 def _parts(x: Tensor) -> list[slice]:
-    n = min(PARTS, -(-len(x) // CHUNK)) if x.device.type == "cpu" else 1
+    n = min(N_PARTS, -(-len(x) // CHUNK)) if x.device.type == "cpu" else 1
     return [slice(i * len(x) // n, (i + 1) * len(x) // n) for i in range(n)]
 
 
@@ -34,19 +34,19 @@ def _chunks(x: Tensor, rows: slice) -> Iterator[slice]:
 
 
 def _distances_to(x: Tensor, point: Tensor, do: Map) -> Tensor:
-    """Squared distance of every row to one point, exactly 0 for its copies."""
-    found = torch.empty(len(x), device=x.device)
+    """Return the squared distance of every row to one point, exactly 0 for copies of the point."""
+    distances = torch.empty(len(x), device=x.device)
 
     def work(rows: slice) -> None:
-        for some in _chunks(x, rows):
-            torch.sum((x[some] - point).square_(), 1, out=found[some])
+        for chunk in _chunks(x, rows):
+            torch.sum((x[chunk] - point).square_(), 1, out=distances[chunk])
 
     list(do(work, _parts(x)))
-    return found
+    return distances
 
 
 def _plus_plus(x: Tensor, k: int, rng: np.random.Generator, do: Map) -> Tensor:
-    """k-means++ starts: each next centre is a point drawn with probability proportional to its squared distance."""
+    """Return k-means++ starts: each next centre is a point, drawn in proportion to its squared distance."""
     chosen = [int(rng.integers(len(x)))]
     closest = _distances_to(x, x[chosen[0]], do)
     for _ in range(k - 1):
@@ -68,7 +68,7 @@ def _move_rows(x, old, new, sums):  # type: ignore[no-untyped-def]
 
 
 def _move(x: Tensor, old: Tensor, new: Tensor, sums: Tensor) -> None:
-    """Take rows whose cluster changed out of the old one's sum, and put them into the new one's."""
+    """Move the rows whose cluster changed from the sum of the old cluster to that of the new one."""
     if x.device.type == "cpu":
         _move_rows(x.numpy(), old.numpy(), new.numpy(), sums.numpy())
     else:
@@ -76,36 +76,36 @@ def _move(x: Tensor, old: Tensor, new: Tensor, sums: Tensor) -> None:
 
 
 def _move_by_products(x: Tensor, old: Tensor, new: Tensor, sums: Tensor) -> None:
-    """As :func:`_move`, without a wait for the device, and in an order that is the same each time."""
+    """Do the same as :func:`_move` on a GPU: without a wait for the device, and always in the same order."""
     numbers = torch.arange(len(sums), device=x.device).unsqueeze(1)
     sums += ((new == numbers).to(x.dtype) - (old == numbers).to(x.dtype)) @ x
 
 
 class _Assignment:
-    """Nearest centroid of every row, the squared distance to it, and the sums of each centroid's rows in every part."""
+    """Nearest centroid of every row, the squared distance to it, and the sum of each cluster's rows in every part."""
 
     def __init__(self, x: Tensor, squares: Tensor, k: int, do: Map) -> None:
         self.x, self.squares, self.k, self.do, self.parts = x, squares, k, do, _parts(x)
-        self.labels = torch.full((len(x),), k, device=x.device)  # of no cluster yet, whose sum comes last
+        self.labels = torch.full((len(x),), k, device=x.device)  # k is no cluster; its sum comes last
         self.distances = torch.empty_like(squares)
         self.sums = torch.zeros(len(self.parts), k + 1, x.shape[1], dtype=torch.float64, device=x.device)
 
     def update(self, centroids: Tensor) -> bool:
-        """Assign anew, in one pass over memory; say whether any label changed."""
+        """Assign every row to its nearest centroid, in one pass over memory, and return whether any label changed."""
         previous, lengths = self.labels.clone(), centroids.square().sum(1)
 
         def work(rows: slice, sums: Tensor) -> None:
-            for some in _chunks(self.x, rows):
-                scores = torch.addmm(lengths, self.x[some], centroids.T, alpha=-2)
-                torch.min(scores, 1, out=(self.distances[some], self.labels[some]))
-                _move(self.x[some], previous[some], self.labels[some], sums)
+            for chunk in _chunks(self.x, rows):
+                scores = torch.addmm(lengths, self.x[chunk], centroids.T, alpha=-2)
+                torch.min(scores, 1, out=(self.distances[chunk], self.labels[chunk]))
+                _move(self.x[chunk], previous[chunk], self.labels[chunk], sums)
 
         list(self.do(work, self.parts, self.sums))
         self.distances.add_(self.squares).clamp_min_(0)
         return not torch.equal(self.labels, previous)
 
     def means(self) -> Tensor:
-        """Mean of every cluster; an empty one restarts at the point that is farthest from its centre."""
+        """Return the mean of every cluster; an empty one restarts at the point that is farthest from its centroid."""
         counts = torch.bincount(self.labels, minlength=self.k)
         centroids = (self.sums.sum(0)[: self.k] / counts.clamp_min(1).unsqueeze(1)).to(self.x.dtype)
         empty = torch.nonzero(counts == 0).flatten()
@@ -124,26 +124,26 @@ def kmeans(
     device: str = "cpu",
     starts: Floats | None = None,
 ) -> tuple[NDArray[np.float32], NDArray[np.int64], float]:
-    """Lloyd's k-means with k-means++ starts; deterministic for a given generator.
+    """Cluster points by Lloyd's k-means with k-means++ starts; deterministic for a given generator.
 
-    Memory beyond the points is a few numbers per point and cluster of a chunk.
+    The memory besides the points is a few numbers per point, and one per cluster for the points of a chunk.
 
     Parameters
     ----------
     x
-        Points ``(n, d)``, finite, n ≥ k; float32 is used as it is.
+        Points ``(n, d)``, finite, n ≥ k; float32 is not copied.
     k
         Number of clusters.
     n_init
-        Starts; the one with the lowest inertia is kept.
+        Number of starts; the result with the lowest inertia is kept.
     max_iter
-        Iterations per start; it stops early once no label changes.
+        Iterations per start, fewer if no label changes any more.
     rng
         Generator of the starts.
     device
-        Torch device; on a GPU the points must fit into its memory.
+        Torch device. The points must fit into the memory of a GPU.
     starts
-        Centroids ``(k, d)`` to start from, once, in place of drawn ones.
+        Centroids ``(k, d)`` of a single start, instead of drawn ones.
 
     Returns
     -------
@@ -160,15 +160,15 @@ def kmeans(
                 centroids = _plus_plus(points, k, rng, do)
             else:
                 centroids = torch.from_numpy(np.ascontiguousarray(starts, dtype=np.float32)).to(device)
-            found = _Assignment(points, squares, k, do)
-            found.update(centroids)
+            assignment = _Assignment(points, squares, k, do)
+            assignment.update(centroids)
             for _ in range(max_iter):
-                centroids = found.means()
-                if not found.update(centroids):
+                centroids = assignment.means()
+                if not assignment.update(centroids):
                     break
-            inertia = float(found.distances.double().sum())
+            inertia = float(assignment.distances.double().sum())
             if best is None or inertia < best[0]:
-                best = (inertia, centroids, found.labels)
+                best = (inertia, centroids, assignment.labels)
     inertia, centroids, labels = best  # type: ignore[misc]
     return centroids.cpu().numpy(), labels.cpu().numpy(), inertia
 
@@ -176,14 +176,14 @@ def kmeans(
 def within_squares(
     x: Floats, counts: Sequence[int], rng: np.random.Generator, progress: Callable[[int], None] | None = None
 ) -> NDArray[np.float64]:
-    """Sum of squared distances within ``k`` clusters for every ``k`` of ``counts``, divided by that of one cluster."""
-    whole = float(np.square(x - x.mean(0, dtype=np.float64)).sum())
-    found = []
+    """Return the inertia of ``k`` clusters divided by that of one cluster, for every ``k`` of ``counts``."""
+    of_one = float(np.square(x - x.mean(0, dtype=np.float64)).sum())
+    shares = []
     for k in counts:
-        found.append(kmeans(x, k, rng=rng)[2] / whole if whole else 0.0)
+        shares.append(kmeans(x, k, rng=rng)[2] / of_one if of_one else 0.0)
         if progress is not None:
             progress(k)
-    return np.array(found)
+    return np.array(shares)
 
 
 def two_stage(
@@ -198,18 +198,18 @@ def two_stage(
     device: str = "cpu",
     progress: Callable[[str], None] | None = None,
 ) -> Routing:
-    """Cluster features within each group, then the groups' centroids together.
+    """Cluster features within each group, and then the centroids of all groups.
 
     Parameters
     ----------
     x
         Features ``(n, d)``, finite.
     groups
-        Group (organ, say) of every row; one group if None.
+        Group of every row, such as its organ; None puts all rows into one group.
     n_prototypes
-        Fine centroids per group; a group with fewer rows gets one per row, with a warning.
+        Fine centroids per group. A group with fewer rows gets one per row, with a warning.
     n_experts
-        Coarse clusters over all fine centroids.
+        Coarse clusters of all fine centroids.
     feature_scaling
         ``"standard"`` or ``"none"``, see :func:`~spade.core.experts.routing.feature_scale`.
     temperature
@@ -217,9 +217,9 @@ def two_stage(
     seed
         Seed of all starts.
     device
-        Torch device of the k-means.
+        Torch device of the k-means within groups.
     progress
-        Called with each group's name once it is clustered.
+        Called with the name of every group that has been clustered.
 
     Returns
     -------
@@ -233,7 +233,7 @@ def two_stage(
         rows = _scaled(x, np.flatnonzero(names == name), mean, scale)
         k = n_prototypes
         if len(rows) < k:
-            warn(f"group {name!r} has {len(rows)} spots, fewer than n_prototypes={k}: it gets {len(rows)} prototypes.")
+            warn(f"group {name!r} has fewer spots than n_prototypes={k}: it gets one prototype per spot, {len(rows)}.")
             k = len(rows)
         centroids.append(kmeans(rows, k, rng=numpy_stream(seed, "prototypes", index), device=device)[0])
         owners += [name] * k
@@ -242,15 +242,15 @@ def two_stage(
     fine = np.concatenate(centroids)
     if n_experts > len(fine):
         raise ValueError(
-            f"n_experts={n_experts} is more than the {len(fine)} prototypes there are: "
-            "lower n_experts or raise n_prototypes."
+            f"n_experts={n_experts} is more than the number of prototypes, {len(fine)}: lower n_experts or raise "
+            "n_prototypes."
         )
     assignment = kmeans(fine, n_experts, rng=numpy_stream(seed, "experts"))[1]
     return Routing(fine, assignment, mean, scale, temperature, groups=tuple(owners))
 
 
 def _scaled(x: Floats, rows: NDArray[np.integer], mean: Floats, scale: Floats) -> NDArray[np.float32]:
-    """Scale some rows, piece by piece, so that nothing but the result takes memory."""
+    """Scale some rows, piece by piece, so that only the result takes memory."""
     out = np.empty((len(rows), x.shape[1]), dtype=np.float32)
     for start in range(0, len(rows), CHUNK_GPU):
         out[start : start + CHUNK_GPU] = (x[rows[start : start + CHUNK_GPU]] - mean) / scale

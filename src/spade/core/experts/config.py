@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
-from spade.core.checks import check_kinds
+from spade.core.checks import (
+    check_choice,
+    check_count,
+    check_kinds,
+    check_not_negative,
+    check_positive,
+    check_share,
+)
 from spade.core.device import PRECISIONS
 from spade.core.experts.losses import LOSSES
 
 
 @dataclass(frozen=True)
 class TrainingConfig:
-    """Everything that shapes the training of one expert."""
+    """All settings of the training of one expert."""
 
     loss: str = "soft_clip"
     temperature: float = 1.0
@@ -27,22 +33,16 @@ class TrainingConfig:
     precision: str = "fp32"
 
     def __post_init__(self) -> None:
-        """Check every value; numbers of numpy become plain ones."""
+        """Check every value, and turn numbers of numpy into plain ones."""
         check_kinds(self)
-        if self.loss not in LOSSES:
-            raise ValueError(f"loss={self.loss!r}: expected one of {', '.join(map(repr, LOSSES))}.")
-        if self.precision not in PRECISIONS:
-            raise ValueError(f"precision={self.precision!r}: expected one of {', '.join(map(repr, PRECISIONS))}.")
+        check_choice("loss", self.loss, LOSSES)
+        check_choice("precision", self.precision, PRECISIONS)
         if self.learn_temperature and self.loss != "clip":
-            raise ValueError('learn_temperature=True needs loss="clip"; soft_clip has a fixed temperature.')
+            raise ValueError('learn_temperature=True needs loss="clip"; the temperature of soft_clip is fixed.')
         for name in ("n_epochs", "batch_size", "dim"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)!r}: expected a whole number of at least 1.")
+            check_count(name, getattr(self, name))
         for name in ("temperature", "lr"):
-            if not (math.isfinite(getattr(self, name)) and getattr(self, name) > 0):
-                raise ValueError(f"{name}={getattr(self, name)!r}: expected a positive number.")
+            check_positive(name, getattr(self, name))
         for name in ("dropout", "out_of_cluster"):
-            if not 0 <= getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)!r}: expected a number in [0, 1).")
-        if not self.weight_decay >= 0:
-            raise ValueError(f"weight_decay={self.weight_decay!r}: expected a number of at least 0.")
+            check_share(name, getattr(self, name), "[0, 1)")
+        check_not_negative("weight_decay", self.weight_decay)

@@ -10,11 +10,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from spade.core.checks import check_choice
+
 ALL_EXPERTS = slice(None)
+#: How the embeddings of experts are combined.
+MIXES = ("mean", "concat", "logits")
 
 
 def _products(a: Tensor, b: Tensor, out: Tensor | None = None) -> Tensor:
-    """Matrix product of every expert; of a single one without the batch, which a CPU does faster."""
+    """Return the matrix product of every expert; a single expert needs no batch, which is faster on a CPU."""
     if len(a) == 1:
         return torch.mm(a[0], b[0], out=None if out is None else out[0]).unsqueeze(0)
     return torch.bmm(a, b, out=out)
@@ -23,8 +27,9 @@ def _products(a: Tensor, b: Tensor, out: Tensor | None = None) -> Tensor:
 class _Linear(torch.autograd.Function):
     """``x Wᵀ + b`` for every expert.
 
-    With ``rounded``, an array like W of fewer bits, the products are done in its type. With ``into`` the gradient of W is
-    written there in place of through autograd. Neither makes a new array of the size of W, which would cost as much as a product.
+    ``rounded`` is an array of the shape of W with fewer bits, whose type the products have. ``into`` is where the
+    gradient of W is written, instead of returned to autograd. Neither needs a new array of the size of W, which would
+    cost as much as a product.
     """
 
     @staticmethod
@@ -40,13 +45,13 @@ class _Linear(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor, None, None]:
         (x, weight), (gradient,) = ctx.saved_tensors, gradients
-        of_bias, short = gradient.sum(1), gradient.to(x.dtype)
-        of_x = _products(short, weight).to(gradient.dtype) if ctx.needs_input_grad[0] else None
+        of_bias, rounded = gradient.sum(1), gradient.to(x.dtype)
+        of_x = _products(rounded, weight).to(gradient.dtype) if ctx.needs_input_grad[0] else None
         into = torch.empty_like(weight, dtype=gradient.dtype) if ctx.into is None else ctx.into
         if ctx.rounded is None:
-            _products(x.mT, short, out=into.mT)
+            _products(x.mT, rounded, out=into.mT)
         else:
-            into.copy_(_products(x.mT, short, out=ctx.rounded.mT).mT)
+            into.copy_(_products(x.mT, rounded, out=ctx.rounded.mT).mT)
         return of_x, into if ctx.into is None else None, of_bias, None, None
 
 
@@ -58,7 +63,7 @@ class StackedLinear(nn.Module):
     dtype
         Type of the products.
     gradient
-        Where the gradient of the weights is written; None: autograd returns it, as of any parameter.
+        Where the gradient of the weights is written. None returns it through autograd, as for any parameter.
     """
 
     def __init__(self, n_experts: int, d_in: int, d_out: int) -> None:
@@ -70,7 +75,7 @@ class StackedLinear(nn.Module):
         self._rounded: Tensor | None = None
 
     def initialise(self, generators: Sequence[torch.Generator]) -> None:
-        """Draw weights and biases from U(−1/√d_in, 1/√d_in), as torch does, one stream per expert."""
+        """Draw weights and biases from U(−1/√d_in, 1/√d_in), as torch does, from one stream per expert."""
         bound = 1 / math.sqrt(self.weight.shape[-1])
         with torch.no_grad():
             for e, generator in enumerate(generators):
@@ -78,7 +83,7 @@ class StackedLinear(nn.Module):
                     value.copy_(torch.empty(value.shape).uniform_(-bound, bound, generator=generator))
 
     def forward(self, x: Tensor, which: slice = ALL_EXPERTS) -> Tensor:
-        """Apply layer e to ``x[e]``; of some experts only if ``which`` says so."""
+        """Apply layer e to ``x[e]``; ``which`` selects some experts."""
         weight: Tensor = self.weight[which]
         if self.dtype == weight.dtype:
             self._rounded = None
@@ -110,14 +115,14 @@ class Head(nn.Module):
         self.layer_norm = StackedLayerNorm(n_experts, d_out)
 
     def forward(self, x: Tensor, keep: Tensor | None = None, which: slice = ALL_EXPERTS) -> Tensor:
-        """Project ``(E, B, d_in)`` to ``(E, B, d_out)``; ``keep`` is the scaled dropout mask while training."""
+        """Project ``(E, B, d_in)`` to ``(E, B, d_out)``; ``keep`` is the scaled dropout mask of training."""
         h = self.projection(x, which)
         y = self.fc(F.gelu(h), which)
         return self.layer_norm((y if keep is None else y * keep) + h, which)
 
 
 class Experts(nn.Module):
-    """Image and spot heads of all experts, named as in the published checkpoints, with a leading expert dimension."""
+    """Image and spot heads of all experts; names are those of the published checkpoints, with one more dimension."""
 
     def __init__(self, n_experts: int, d_image: int, d_spot: int, d_out: int = 256) -> None:
         super().__init__()
@@ -135,7 +140,7 @@ class Experts(nn.Module):
         return self.image_projection.fc.bias.shape[1]
 
     def compute_in(self, dtype: torch.dtype) -> Experts:
-        """Do the products of the first layers, nearly all of the work, in another type; what they give is float32 again."""
+        """Compute the products of the first layers, nearly all of the work, in another type; outputs stay float32."""
         self.image_projection.projection.dtype = self.spot_projection.projection.dtype = dtype
         return self
 
@@ -150,7 +155,7 @@ class Experts(nn.Module):
 
 @torch.no_grad()
 def mix_experts(head: Head, x: Tensor, weights: Tensor, mix: str = "mean") -> Tensor:
-    """Embed ``x`` by all experts and combine them by ``weights``.
+    """Embed ``x`` with all experts, and combine the embeddings by ``weights``.
 
     Parameters
     ----------
@@ -161,27 +166,26 @@ def mix_experts(head: Head, x: Tensor, weights: Tensor, mix: str = "mean") -> Te
     weights
         Routing weights ``(n, E)``.
     mix
-        ``"mean"``: Σ_e w_e f_e(x), ``(n, d)``; ``"concat"``: every w_e f_e(x) side by side, ``(n, E·d)``; ``"logits"``: the same of
-        f_e(x)/‖f_e(x)‖, so that products with unweighted ones are Σ_e w_e cos(f_e(x), f_e(y)).
+        ``"mean"``: Σ_e w_e f_e(x), ``(n, d)``; ``"concat"``: all w_e f_e(x), concatenated, ``(n, E·d)``; ``"logits"``:
+        all w_e f_e(x)/‖f_e(x)‖, concatenated. Products of these with unweighted ones are Σ_e w_e cos(f_e(x), f_e(y)).
 
     Returns
     -------
     The mixture.
     """
-    if mix not in ("mean", "concat", "logits"):
-        raise ValueError(f'mix={mix!r}: expected "mean", "concat" or "logits".')
+    check_choice("mix", mix, MIXES)
     n, n_experts = weights.shape
     out = torch.zeros(n, 1 if mix == "mean" else n_experts, head.fc.bias.shape[1], device=x.device)
     for e in range(n_experts):
         rows = weights[:, e].nonzero().squeeze(1)  # NaN counts as a weight; with hard routing most are 0
-        own = x if len(rows) == n else x[rows]
-        found = head(own.unsqueeze(0), which=slice(e, e + 1))[0]
+        routed = x if len(rows) == n else x[rows]
+        embedded = head(routed.unsqueeze(0), which=slice(e, e + 1))[0]
         if mix == "logits":
-            found = F.normalize(found, dim=-1)
-        found *= weights[rows, e].unsqueeze(1)
+            embedded = F.normalize(embedded, dim=-1)
+        embedded *= weights[rows, e].unsqueeze(1)
         place = out[:, 0 if mix == "mean" else e]
         if len(rows) == n:
-            place += found
+            place += embedded
         else:
-            place.index_add_(0, rows, found)
+            place.index_add_(0, rows, embedded)
     return out.flatten(1)

@@ -1,4 +1,4 @@
-"""What a training is of: data, settings and a start for every expert; enough for any process to train any of them."""
+"""A training job: data, settings and initial weights, from which any process can train any expert."""
 
 from __future__ import annotations
 
@@ -23,10 +23,13 @@ from spade.core.files import CSR_PARTS
 from spade.core.rng import torch_stream
 from spade.core.roles import TRAIN, VAL
 
+#: File of the settings of a job.
+FACTS = "job.json"
+
 
 @dataclass(frozen=True)
 class TrainingJob:
-    """Data, settings and start of a training.
+    """Data, settings and initial weights of a training.
 
     Attributes
     ----------
@@ -42,9 +45,10 @@ class TrainingJob:
     config
         Loss and optimiser.
     mean, deviation
-        The heads see features as ``(x - mean) / deviation``; None: as they are.
+        The heads read features as ``(x - mean) / deviation``; None leaves them as they are.
     init
-        Rows of :class:`~spade.core.experts.parameters.ExpertParameters` to begin with, one per expert; None: drawn at random.
+        Initial rows of :class:`~spade.core.experts.parameters.ExpertParameters`, one per expert. None draws them at
+        random.
     seed
         Seed of initialisation, shuffling and dropout.
     """
@@ -66,22 +70,22 @@ class TrainingJob:
         return self.features.shape[1], self.expression.shape[1], self.config.dim
 
     def loads(self) -> NDArray[np.int64]:
-        """Rows that each expert trains on: its share of the work."""
+        """Return the number of training rows of each expert, its share of the work."""
         return np.bincount(self.expert_of[self.role == TRAIN], minlength=self.n_experts)
 
     def start(self, expert: int) -> Tensor:
-        """Row of an expert before its first step."""
+        """Return the row of parameters of an expert before its first step."""
         if self.init is not None:
             row = torch.from_numpy(np.array(self.init[expert], dtype=np.float32))
         else:
-            flat = ExpertParameters(1, *self.widths)
-            flat.module(0, 1).initialise([torch_stream(self.seed, "initialisation", expert)])
-            row = flat.values[0]
+            parameters = ExpertParameters(1, *self.widths)
+            parameters.module(0, 1).initialise([torch_stream(self.seed, "initialisation", expert)])
+            row = parameters.values[0]
         row[-1] = math.log(self.config.temperature)
         return row
 
     def run(self, expert: int, device: str) -> Run:
-        """Return an expert before its first step; it has no steps to take if it has no rows to train on."""
+        """Return the run of an expert before its first step; without training rows it takes no step."""
         train, val = (np.flatnonzero((self.expert_of == expert) & (self.role == kind)) for kind in (TRAIN, VAL))
         share, others = self.config.out_of_cluster, np.zeros(0, np.int64)
         if share and len(train):
@@ -98,12 +102,12 @@ class TrainingJob:
         )
 
     def module(self, rows: Sequence[Tensor]) -> Experts:
-        """Stack the rows of all experts into one module of its own memory."""
-        flat = ExpertParameters(self.n_experts, *self.widths)
+        """Stack the rows of all experts into one module with memory of its own."""
+        parameters = ExpertParameters(self.n_experts, *self.widths)
         for e, row in enumerate(rows):
-            flat.values[e] = row
+            parameters.values[e] = row
         module = Experts(self.n_experts, *self.widths)
-        module.load_state_dict(flat.module(0, self.n_experts).state_dict())
+        module.load_state_dict(parameters.module(0, self.n_experts).state_dict())
         return module.eval()
 
     def save(self, folder: Path) -> None:
@@ -115,20 +119,19 @@ class TrainingJob:
         }
         for name, array in arrays.items():
             np.save(folder / f"{name}.npy", array, allow_pickle=False)
-        own = {field.name for field in fields(TrainingConfig)}
-        settings = {name: value for name, value in asdict(self.config).items() if name in own}
+        names = {field.name for field in fields(TrainingConfig)}  # the config may be of a class with more settings
         facts = {
-            "config": settings,
+            "config": {name: value for name, value in asdict(self.config).items() if name in names},
             "n_experts": self.n_experts,
             "n_genes": self.expression.shape[1],
             "seed": self.seed,
         }
-        (folder / "task.json").write_text(json.dumps(facts))
+        (folder / FACTS).write_text(json.dumps(facts))
 
     @classmethod
     def load(cls, folder: Path) -> TrainingJob:
-        """Read what :meth:`save` wrote; large arrays are mapped, so that processes of one machine share them."""
-        facts = json.loads((folder / "task.json").read_text())
+        """Read what :meth:`save` wrote; arrays are memory-mapped, so that the processes of one machine share them."""
+        facts = json.loads((folder / FACTS).read_text())
         arrays = {path.stem: np.load(path, mmap_mode="r", allow_pickle=False) for path in folder.glob("*.npy")}
         n, parts = len(arrays["features"]), [arrays.pop(name) for name in reversed(CSR_PARTS)]
         expression = csr_matrix((n, facts.pop("n_genes")), dtype=np.float32)
@@ -137,8 +140,8 @@ class TrainingJob:
 
 
 def rows_of(experts: Experts) -> NDArray[np.float32]:
-    """Rows of :class:`~spade.core.experts.parameters.ExpertParameters` of a module."""
+    """Return a module as rows of :class:`~spade.core.experts.parameters.ExpertParameters`."""
     d_image, d_spot = (head.projection.weight.shape[-1] for head in (experts.image_projection, experts.spot_projection))
-    flat = ExpertParameters(experts.n_experts, d_image, d_spot, experts.dim)
-    flat.module(0, experts.n_experts).load_state_dict(experts.state_dict())
-    return flat.values.numpy()
+    parameters = ExpertParameters(experts.n_experts, d_image, d_spot, experts.dim)
+    parameters.module(0, experts.n_experts).load_state_dict(experts.state_dict())
+    return parameters.values.numpy()

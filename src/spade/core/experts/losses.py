@@ -1,4 +1,4 @@
-"""Contrastive losses between image and spot embeddings; leading dimensions (experts) are kept apart."""
+"""Contrastive losses between image and spot embeddings, one for every index of the leading dimensions (experts)."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def _pairs(real: Tensor) -> Tensor:
 
 
 def soft_clip(image: Tensor, spot: Tensor, temperature: float | Tensor = 1.0, real: Tensor | None = None) -> Tensor:
-    r"""Contrastive loss with soft targets, on head outputs that are not normalised.
+    r"""Return the contrastive loss with soft targets, of embeddings that are not normalised.
 
     With :math:`L = S I^\top / \tau` and :math:`T = \mathrm{softmax}((I I^\top + S S^\top)/2 \cdot \tau)` by rows,
     the loss is the mean over i of :math:`[CE(L, T)_i + CE(L^\top, T^\top)_i]/2`. The gradient flows through T.
@@ -34,7 +34,7 @@ def soft_clip(image: Tensor, spot: Tensor, temperature: float | Tensor = 1.0, re
     temperature
         :math:`\tau`.
     real
-        ``(..., batch)`` bool: rows that count; others only fill up the batch. None: all do.
+        Mask ``(..., batch)`` of the rows that count; the others fill up the batch. None counts all rows.
 
     Returns
     -------
@@ -52,16 +52,16 @@ def soft_clip(image: Tensor, spot: Tensor, temperature: float | Tensor = 1.0, re
 
 
 def clip(image: Tensor, spot: Tensor, temperature: float | Tensor = 1.0, real: Tensor | None = None) -> Tensor:
-    r"""Symmetric InfoNCE on L2-normalised embeddings.
+    r"""Return the symmetric InfoNCE loss of L2-normalised embeddings.
 
     Parameters
     ----------
     image, spot
         Embeddings ``(..., batch, d)`` of the same spots.
     temperature
-        :math:`\tau`; a tensor makes it learnable.
+        :math:`\tau`; a tensor can be learned.
     real
-        As in :func:`soft_clip`.
+        See :func:`soft_clip`.
 
     Returns
     -------

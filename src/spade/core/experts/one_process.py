@@ -159,9 +159,9 @@ def _train_group(
             rows[row] = value.to(rows.device)
     save = None if checkpoints is None else checkpoints.keeper(parameters)
 
-    def keep(run: Run, row: int, finished: bool) -> None:  # noqa: FBT001
+    def keep(run: Run, row: int, *, finished: bool) -> None:
         if save is not None:
-            save(run, row, finished)
+            save(run, row, finished=finished)
         if check is not None:
             check()
 

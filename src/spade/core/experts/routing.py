@@ -1,4 +1,4 @@
-"""Prototypes, the experts they belong to, and the weights that a point gets from its distances."""
+"""Routing: prototypes, the experts that they belong to, and the weights of experts from the distances of a point."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ from numpy.typing import NDArray
 from scipy.special import softmax
 
 from spade.core.arrays import Floats, scale_of
+from spade.core.checks import check_choice, check_positive
 
-#: Rows at a time: few enough to stay in a processor's cache.
+#: Rows at a time: few enough to stay in the cache of a processor.
 CHUNK = 8_192
+FEATURE_SCALINGS = ("standard", "none")
 
 
 def feature_scale(x: Floats, feature_scaling: str) -> tuple[Floats, Floats]:
-    """Return the mean and deviation ``(d,)`` that scale features before distances are taken.
+    """Return the mean and scale ``(d,)`` of features for distances, which are taken between ``(x - mean) / scale``.
 
-    ``"standard"``: those of the rows of ``x`` (a constant feature gets deviation 1), the deviation multiplied by √d so
-    that distances, and with them the routing temperature, mean the same for any width. ``"none"``: 0 and 1.
+    ``"standard"``: mean and deviation over the rows of ``x`` (1 for a constant feature). The deviation is multiplied by
+    √d, so that distances, and with them the routing temperature, mean the same for any width. ``"none"``: 0 and 1.
     """
     d = x.shape[1]
-    if feature_scaling == "none":
+    if check_choice("feature_scaling", feature_scaling, FEATURE_SCALINGS) == "none":
         return np.zeros(d), np.ones(d)
-    if feature_scaling != "standard":
-        raise ValueError(f'feature_scaling={feature_scaling!r}: expected "standard" or "none".')
     mean = x.mean(0, dtype=np.float64)
     blocks = (x[start : start + CHUNK] - mean for start in range(0, len(x), CHUNK))
     deviation = scale_of(mean, sum(np.square(block).sum(0) for block in blocks) / len(x))
@@ -35,24 +35,24 @@ def feature_scale(x: Floats, feature_scaling: str) -> tuple[Floats, Floats]:
 
 @dataclass(frozen=True)
 class Routing:
-    """Fine centroids, each belonging to an expert.
+    """Prototypes, the fine centroids of a clustering, each of which belongs to an expert.
 
     Attributes
     ----------
     centroids
-        ``(K, d)``, in scaled coordinates.
+        Prototypes ``(K, d)`` in scaled coordinates.
     assignment
-        ``(K,)`` expert of each prototype.
+        Expert of each prototype ``(K,)``.
     mean, scale
-        ``(d,)``: a point is scaled as ``(x - mean) / scale``.
+        Mean and scale of features ``(d,)``: the scaled coordinates of a point are ``(x - mean) / scale``.
     temperature
         τ_r of the softmax over distances.
     active
-        ``(E,)`` experts that may be used, all by default; an expert without training spots is not.
+        Mask ``(E,)`` of the experts that may be used, all by default; experts without training spots are not active.
     groups
-        Group (organ, say) in which each prototype was found.
+        Group of spots, such as an organ, in which each prototype was found.
     settings
-        How it was made and from which features, as settings of a model; what is not known is not there.
+        Known settings of the clustering and of its features, under the names that a model has for them.
     """
 
     centroids: Floats
@@ -65,16 +65,15 @@ class Routing:
     settings: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        """Check shapes and fill in what was left out."""
+        """Check all shapes, and set ``active`` if it was not given."""
         k, d = np.shape(self.centroids)
         if np.shape(self.assignment) != (k,):
             raise ValueError(f"assignment has shape {np.shape(self.assignment)}; {k} centroids need ({k},).")
         if np.min(self.assignment) < 0:
-            raise ValueError("assignment has negative expert numbers; experts are numbered from 0.")
+            raise ValueError("assignment has negative numbers; experts are numbered from 0.")
         if np.shape(self.mean) != (d,) or np.shape(self.scale) != (d,):
             raise ValueError(f"mean {np.shape(self.mean)} and scale {np.shape(self.scale)} must both be ({d},).")
-        if not (np.isfinite(self.temperature) and self.temperature > 0):
-            raise ValueError(f"routing_temperature={self.temperature!r}: expected a positive number.")
+        check_positive("routing_temperature", self.temperature)
         if not len(self.active):
             object.__setattr__(self, "active", np.ones(int(np.max(self.assignment)) + 1, dtype=bool))
 
@@ -94,11 +93,11 @@ class Routing:
         return self.centroids.shape[1]
 
     def distances(self, x: Floats) -> Floats:
-        """Euclidean distances ``(n, K)`` in scaled coordinates; rows with NaN give NaN."""
+        """Return Euclidean distances ``(n, K)`` in scaled coordinates; rows with NaN give NaN."""
         return np.concatenate([np.empty((0, self.n_prototypes)), *(block for _, block in self._distances(x))])
 
     def _distances(self, x: Floats) -> Iterator[tuple[slice, Floats]]:
-        """Yield rows and their distances, a chunk at a time."""
+        """Yield chunks of rows with their distances."""
         if x.ndim != 2 or x.shape[1] != self.n_features:
             raise ValueError(f"features have shape {x.shape}; this routing was made on width {self.n_features}.")
         centroids = self.centroids.astype(np.float64)
@@ -110,7 +109,7 @@ class Routing:
             yield rows, np.sqrt(np.maximum(square, 0))
 
     def assign(self, x: Floats) -> NDArray[np.int64]:
-        """Nearest prototype of every row, −1 where the row has NaN."""
+        """Return the nearest prototype of every row, −1 for rows with NaN."""
         nearest = np.empty(len(x), dtype=np.int64)
         for rows, distances in self._distances(x):
             usable = ~np.isnan(distances).any(1)
@@ -118,7 +117,10 @@ class Routing:
         return nearest
 
     def nearest_distance(self, x: Floats) -> Floats:
-        """Distance ``(n,)``, in scaled coordinates, to the nearest prototype of an active expert; rows with NaN give NaN."""
+        """Return the distances ``(n,)`` to the nearest prototype of an active expert; rows with NaN give NaN.
+
+        Distances are in scaled coordinates.
+        """
         usable = self.active[self.assignment]
         nearest = np.empty(len(x))
         for rows, distances in self._distances(x):
@@ -126,7 +128,7 @@ class Routing:
         return nearest
 
     def weights(self, x: Floats) -> Floats:
-        """Expert weights ``(n, E)``: softmax over −distance/τ_r, summed over an expert's prototypes."""
+        """Return expert weights ``(n, E)``: softmax over −distance/τ_r, summed over the prototypes of each expert."""
         usable = self.active[self.assignment]
         members = (self.assignment[usable][:, None] == np.arange(self.n_experts)).astype(np.float64)
         weights = np.empty((len(x), self.n_experts))
@@ -136,7 +138,7 @@ class Routing:
 
 
 def routing_entropy(weights: Floats) -> Floats:
-    """Shannon entropy (nats) of every row of weights ``(n, E)``; 0 is a hard choice, log E is uniform."""
+    """Return the Shannon entropy (nats) of every row of weights ``(n, E)``; 0 is a hard choice, log E is uniform."""
     with np.errstate(divide="ignore", invalid="ignore"):
         terms = np.where(weights > 0, weights * np.log(weights), np.where(np.isnan(weights), np.nan, 0.0))
     return np.maximum(-terms.sum(axis=1), 0)

@@ -1,1 +1,1 @@
-"""Expression as arrays: normalising, smoothing, markers and prediction."""
+"""Expression as arrays: normalisation, smoothing, marker genes and prediction."""

@@ -1,4 +1,4 @@
-"""Where genes are seen, in and outside of groups of spots."""
+"""Expression of genes within and outside groups of spots."""
 
 from __future__ import annotations
 
@@ -10,7 +10,10 @@ from spade.core.expression.normalise import group_sums
 
 
 def shares_above_zero(x: csr_matrix, group: NDArray[np.integer], n_groups: int) -> NDArray[np.float64]:
-    """Share of rows with a value above 0 within and outside every group, ``(2, n_groups, G)``; NaN where there are no rows."""
+    """Return the share of rows with a value above 0, ``(2, n_groups, G)``: within each group, and outside it.
+
+    NaN if there are no such rows.
+    """
     above = csr_matrix(((x.data > 0).astype(np.float32), x.indices, x.indptr), shape=x.shape)
     inside = group_sums(above, np.arange(len(group)), group, n_groups)[0]
     sizes = np.bincount(group, minlength=n_groups)[:, None]
@@ -21,22 +24,22 @@ def shares_above_zero(x: csr_matrix, group: NDArray[np.integer], n_groups: int) 
 def higher_in_sections(
     x: csr_matrix, group: NDArray[np.integer], section: NDArray[np.integer], n_groups: int, least: int
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Count the sections where the mean of a gene is higher within a group than outside.
+    """Count the sections in which the mean of a gene is higher within a group than outside it.
 
     Returns
     -------
-    The counts ``(n_groups, G)``, and of how many sections ``(n_groups,)``: those with at least ``least`` rows of the
-    group and as many others.
+    The counts ``(n_groups, G)``, and the number of sections compared ``(n_groups,)``: those with at least ``least``
+    rows of the group and ``least`` other rows.
     """
     higher = np.zeros((n_groups, x.shape[1]), dtype=np.int64)
-    compared = np.zeros(n_groups, dtype=np.int64)
-    for one in np.unique(section):
-        rows = np.flatnonzero(section == one)
+    n_compared = np.zeros(n_groups, dtype=np.int64)
+    for number in np.unique(section):
+        rows = np.flatnonzero(section == number)
         sums = group_sums(x, rows, group, n_groups)[0]
         sizes = np.bincount(group[rows], minlength=n_groups)
-        able = np.flatnonzero((sizes >= least) & (len(rows) - sizes >= least))
-        inside = sums[able] / sizes[able, None]
-        outside = (sums.sum(0) - sums[able]) / (len(rows) - sizes[able, None])
-        higher[able] += inside > outside
-        compared[able] += 1
-    return higher, compared
+        large = np.flatnonzero((sizes >= least) & (len(rows) - sizes >= least))
+        inside = sums[large] / sizes[large, None]
+        outside = (sums.sum(0) - sums[large]) / (len(rows) - sizes[large, None])
+        higher[large] += inside > outside
+        n_compared[large] += 1
+    return higher, n_compared

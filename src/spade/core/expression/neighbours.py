@@ -1,4 +1,4 @@
-"""Predict expression from the most similar reference spots."""
+"""Prediction of expression from the most similar reference spots."""
 
 from __future__ import annotations
 
@@ -9,24 +9,26 @@ from scipy.special import softmax
 
 from spade.core.arrays import Floats
 from spade.core.evaluation.retrieval import Nearest
-from spade.core.expression.ridge import _gene_blocks
+from spade.core.expression.ridge import gene_blocks
 
 
 def neighbour_expression(
     query: Floats, gallery: Floats, y: csr_matrix, k: int, temperature: float
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Mean and deviation of the expression of every query's ``k`` nearest rows, weighted by softmax(similarity / τ).
+    """Return mean and deviation of expression over the ``k`` nearest rows of every query.
+
+    The weights of the rows are softmax(similarity / τ).
 
     Parameters
     ----------
     query, gallery
         ``(n, d)`` and ``(m, d)``, whose products are similarities.
     y
-        ``(m, G)`` expression of the gallery.
+        Expression of the gallery ``(m, G)``.
     k
-        Neighbours; all, if the gallery has no more.
+        Number of neighbours; all rows of a gallery that has fewer.
     temperature
-        τ: the lower, the more the nearest counts.
+        τ: the lower, the more the nearest row counts.
 
     Returns
     -------
@@ -40,7 +42,7 @@ def neighbour_expression(
     mixing = csr_matrix((weights.ravel(), rows.ravel(), start), shape=(len(rows), len(gallery)))
     mean = np.empty((len(rows), y.shape[1]), dtype=np.float32)
     deviation = np.empty_like(mean)
-    for columns, block in _gene_blocks(y):
+    for columns, block in gene_blocks(y):
         first = mixing @ block
         mean[:, columns] = first
         deviation[:, columns] = np.sqrt(np.maximum(mixing @ block**2 - first**2, 0))

@@ -1,4 +1,4 @@
-"""Expression predicted from arrays: neighbours across modalities, ridge regression, and how right it is per gene."""
+"""Ridge regression of all genes, and the choice of its penalty by cross-validation."""
 
 from __future__ import annotations
 
@@ -12,29 +12,31 @@ from scipy.sparse import csr_matrix, issparse
 
 from spade.core.arrays import Floats, Rows
 
-#: Genes that are made dense at a time.
-GENES = 1_024
-#: Penalties that are tried, for features of deviation 1.
+#: Genes in a dense block.
+N_GENES = 1_024
+#: Penalties to choose from, for features of deviation 1.
 ALPHAS = np.logspace(0, 6, 13)
 
 
-def _gene_blocks(y: csr_matrix | Floats) -> Iterator[tuple[slice, NDArray[np.float64]]]:
-    """Some columns at a time, dense."""
-    columns: Any = y.tocsc() if issparse(y) else np.asarray(y)  # type: ignore[union-attr]
-    for start in range(0, y.shape[1], GENES):
-        some = slice(start, start + GENES)
-        block = columns[:, some]
-        yield some, np.asarray(block.toarray() if issparse(block) else block, dtype=np.float64)
+def gene_blocks(y: csr_matrix | Floats) -> Iterator[tuple[slice, NDArray[np.float64]]]:
+    """Yield blocks of columns, dense, with their positions."""
+    matrix: Any = y.tocsc() if issparse(y) else np.asarray(y)  # type: ignore[union-attr]
+    for start in range(0, y.shape[1], N_GENES):
+        columns = slice(start, start + N_GENES)
+        block = matrix[:, columns]
+        yield columns, np.asarray(block.toarray() if issparse(block) else block, dtype=np.float64)
 
 
 @dataclass(frozen=True)
 class Ridge:
-    """Ridge regression of all genes at once, for any penalty: Σ‖y − xB‖² + α‖B‖² has B = V (Λ + α)⁻¹ Vᵀ Xᵀ Y, with XᵀX = V Λ Vᵀ.
+    """Ridge regression of all genes at once, for any penalty α.
+
+    Σ‖y − xB‖² + α‖B‖² is least for B = V (Λ + α)⁻¹ Vᵀ Xᵀ Y, with XᵀX = V Λ Vᵀ.
 
     Attributes
     ----------
     mean, offset
-        ``(d,)`` and ``(G,)``, means of x and y; 0 without intercept.
+        Means of x ``(d,)`` and of y ``(G,)``; 0 without intercept.
     vectors, values
         V ``(d, d)`` and Λ ``(d,)``.
     cross
@@ -48,36 +50,37 @@ class Ridge:
     cross: Floats
 
     def coefficients(self, alpha: float, columns: slice = slice(None)) -> Floats:
-        """Return B ``(d, G)``."""
+        """Return the coefficients B ``(d, G)``."""
         return self.vectors @ (self.cross[:, columns] / (self.values + alpha)[:, None])
 
     def predict(self, x: Floats, alpha: float, columns: slice = slice(None)) -> Floats:
-        """Return ``(n, G)``."""
+        """Return the prediction ``(n, G)`` for features ``(n, d)``."""
         return (x - self.mean) @ self.coefficients(alpha, columns) + self.offset[columns]
 
 
-def fit_ridge(x: Floats, y: csr_matrix | Floats, intercept: bool = True) -> Ridge:
-    """Fit all genes ``(n, G)`` on features ``(n, d)``."""
+def fit_ridge(x: Floats, y: csr_matrix | Floats, *, intercept: bool = True) -> Ridge:
+    """Fit all genes ``(n, G)`` to features ``(n, d)``."""
     x = np.asarray(x, dtype=np.float64)
     mean = x.mean(0) if intercept else np.zeros(x.shape[1])
     offset = np.asarray(y.mean(0), dtype=np.float64).ravel() if intercept else np.zeros(y.shape[1])
     centred = x - mean
     values, vectors = np.linalg.eigh(centred.T @ centred)
-    # centred features sum to 0, so the means of y drop out
+    # centred features sum to 0, so the means of y cancel
     cross = np.asarray(y.T @ centred).T
     return Ridge(mean, offset, vectors, np.maximum(values, 0), vectors.T @ cross)
 
 
 @dataclass(frozen=True)
 class HeldOut:
-    """Errors on rows that were left out, one row per penalty, summed over folds.
+    """Errors on held-out rows of all folds, one row per penalty.
 
     Attributes
     ----------
     squared
-        ``(A, G)`` mean squared error.
+        Mean squared error ``(A, G)``.
     explained
-        ``(A, G)`` share of the variance within folds that is explained, offsets of whole folds aside; NaN for genes without any.
+        Share ``(A, G)`` of the variance within folds that is explained, without the offsets of whole folds; NaN for a
+        gene that does not vary.
     """
 
     squared: Floats
@@ -85,13 +88,13 @@ class HeldOut:
 
 
 def ridge_errors(x: Floats, y: csr_matrix, folds: list[tuple[Rows, Rows]], alphas: Floats) -> HeldOut:
-    """Fit on every fold's training rows and compare on the others, for all penalties."""
+    """Fit on the training rows of every fold, and measure the errors on its test rows for all penalties."""
     squared, centred = np.zeros((2, len(alphas), y.shape[1]))
     total, n = np.zeros(y.shape[1]), 0
     for train, test in folds:
         model = fit_ridge(x[train], y[train])
         n += len(test)
-        for columns, truth in _gene_blocks(y[test]):
+        for columns, truth in gene_blocks(y[test]):
             total[columns] += np.square(truth - truth.mean(0)).sum(0)
             for i, alpha in enumerate(alphas):
                 error = truth - model.predict(x[test], alpha, columns)
@@ -103,6 +106,6 @@ def ridge_errors(x: Floats, y: csr_matrix, folds: list[tuple[Rows, Rows]], alpha
 
 
 def best_penalty(errors: HeldOut) -> int:
-    """Position of the penalty that explains most, averaged over genes; the last one if no gene varies."""
+    """Return the position of the penalty that explains most on average over genes; the last if no gene varies."""
     known = ~np.isnan(errors.explained[0])
     return int(np.argmax(errors.explained[:, known].mean(1))) if known.any() else len(errors.explained) - 1

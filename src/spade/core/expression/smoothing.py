@@ -1,4 +1,4 @@
-"""Averages of counts over neighbouring spots, without a dense matrix."""
+"""Smoothing of counts over neighbouring spots, without a dense matrix."""
 
 from __future__ import annotations
 
@@ -11,27 +11,27 @@ from spade.core.arrays import Floats
 
 
 def pairs_within(points: Floats, distance: float) -> NDArray[np.int64]:
-    """Pairs ``(m, 2)`` of points that lie no farther apart than ``distance``, each once."""
+    """Return the pairs ``(m, 2)`` of points up to ``distance`` apart, each pair once."""
     return KDTree(points).query_pairs(distance, output_type="ndarray")
 
 
 def smoothing_matrix(pairs: NDArray[np.integer], filled: NDArray[np.bool_], share: float) -> csr_matrix:
-    """Matrix ``(n, n)`` that smooths the rows of what it is multiplied with.
+    """Return a matrix ``(n, n)`` whose product with counts ``(n, G)`` smooths them.
 
-    A row becomes ``1 − share`` of itself and ``share`` of the mean of itself and its neighbours.
+    A row becomes ``1 − share`` times itself plus ``share`` times the mean of itself and its neighbours.
 
     Parameters
     ----------
     pairs
         Neighbours ``(m, 2)``, each pair once.
     filled
-        Which rows take part ``(n,)``. Others become zero, and do not count as neighbours.
+        Mask ``(n,)`` of the rows that take part. All other rows become 0, and do not count as neighbours.
     share
-        How much of the result is the mean.
+        Share of the mean in the result.
     """
     n = len(filled)
-    one, other = pairs[filled[pairs].all(1)].T
-    near = csr_matrix((np.ones(2 * len(one)), (np.r_[one, other], np.r_[other, one])), shape=(n, n))
-    own = diags_array(filled.astype(float))
-    mean = diags_array(1 / (1 + np.asarray(near.sum(1)).ravel())) @ (near + own)
-    return csr_matrix((1 - share) * own + share * mean, dtype=np.float32)
+    a, b = pairs[filled[pairs].all(1)].T
+    neighbours = csr_matrix((np.ones(2 * len(a)), (np.r_[a, b], np.r_[b, a])), shape=(n, n))
+    itself = diags_array(filled.astype(float))
+    mean = diags_array(1 / (1 + np.asarray(neighbours.sum(1)).ravel())) @ (neighbours + itself)
+    return csr_matrix((1 - share) * itself + share * mean, dtype=np.float32)

@@ -1,1 +1,1 @@
-"""Patches out of chunked images, and the sources that training reads them from."""
+"""Patches cut from chunked images, and the sources that training reads them from."""

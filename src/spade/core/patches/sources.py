@@ -1,4 +1,4 @@
-"""Patches by row, in any order: out of images, out of a file made once, or out of memory; and batches read ahead."""
+"""Patches by row, in any order, from images, from one file or from memory; and batches that are read ahead."""
 
 from __future__ import annotations
 
@@ -14,17 +14,14 @@ from tokenize import TokenError
 from typing import Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 
-from spade.core.arrays import Floats
+from spade.core.arrays import Floats, Rows
 from spade.core.files import write_atomically
 from spade.core.patches.tiles import CACHE_BYTES, ChunkCache, Level, Pixels, chunk_order, on_level, read_patch
 
-Rows = NDArray[np.int64]
-
 
 class PatchSource(Protocol):
-    """Patches by row: ``(n_px, n_px, 3)`` uint8 each."""
+    """Patches by row, each ``(n_px, n_px, 3)`` uint8."""
 
     n_px: int
 
@@ -32,7 +29,7 @@ class PatchSource(Protocol):
         """Return the number of patches."""
 
     def take(self, rows: Rows) -> Pixels:
-        """Return ``(len(rows), n_px, n_px, 3)`` in the order of ``rows``; safe to call from several threads."""
+        """Return ``(len(rows), n_px, n_px, 3)`` in the order of ``rows``; several threads may call it at once."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +39,7 @@ class SectionPatches:
     Attributes
     ----------
     levels
-        Resolutions of its image, finest first.
+        Resolutions of the image, finest first.
     centres
         ``(m, 2)`` as (y, x) in pixels of the finest level.
     px_per_patch
@@ -55,9 +52,10 @@ class SectionPatches:
 
 
 class _Chunks:
-    """Chunks of many images, shared by threads; the least recently used ones are forgotten.
+    """A cache of chunks of many images, shared by threads; it drops the least recently used chunks.
 
-    The lock is held while books are kept, never while a chunk is read; two threads that miss the same chunk at once both read it.
+    A thread holds the lock only while it changes the cache, never while it reads a chunk. Two threads that miss the
+    same chunk at the same time both read it.
     """
 
     def __init__(self, max_bytes: int) -> None:
@@ -65,7 +63,7 @@ class _Chunks:
         self.chunks: OrderedDict[tuple[int, int, int], Pixels] = OrderedDict()
 
     def get(self, key: tuple[int, int, int], read: Callable[[], Pixels]) -> Pixels:
-        """Return a chunk, read or remembered."""
+        """Return a chunk from the cache, or read it."""
         with self.lock:
             if key in self.chunks:
                 self.chunks.move_to_end(key)
@@ -81,41 +79,41 @@ class _Chunks:
 
 
 class _SharedCache(ChunkCache):
-    """Windows out of one level whose chunks lie among those of others."""
+    """Windows of one level whose chunks are in a cache that many levels share."""
 
     def __init__(self, level: Level, section: int, shared: _Chunks) -> None:
         super().__init__(level)
         self.section, self.shared = section, shared
 
     def chunk(self, row: int, column: int) -> Pixels:
-        """Return one chunk, read or remembered."""
+        """Return one chunk from the shared cache, or read it."""
         return self.shared.get((self.section, row, column), lambda: self.read(row, column))
 
 
 class LivePatches:
-    """Patches that are read from images when they are asked for, equal to those of :func:`spade.core.patches.tiles.iter_patches`.
+    """Patches that are read from images on request; the same as :func:`spade.core.patches.tiles.iter_patches` gives.
 
     Parameters
     ----------
     sections
-        Rows are the centres of the first, then of the second, and so on.
+        Their images and centres. Rows number the centres of the first section, then those of the second, and so on.
     n_px
         Side of the patches returned.
     max_bytes
-        Size of the cache of chunks that all sections and threads share; on top of it come one chunk per thread and the batches.
+        Size of the cache that all sections and threads share. One chunk per thread and the batches come on top of it.
     """
 
     def __init__(self, sections: Sequence[SectionPatches], n_px: int, max_bytes: int = 4 * CACHE_BYTES) -> None:
         if not any(len(section.centres) for section in sections):
-            raise ValueError(f"sections: there is no patch in any of {len(sections)}.")
+            raise ValueError(f"sections: no patch in any of them, number of sections {len(sections)}.")
         self.n_px = n_px
-        found = [on_level(placed.levels, placed.centres, placed.px_per_patch, n_px) for placed in sections]
+        placed = [on_level(section.levels, section.centres, section.px_per_patch, n_px) for section in sections]
         shared = _Chunks(max_bytes)
-        self._caches = [_SharedCache(level, i, shared) for i, (level, _, _) in enumerate(found)]
-        self._sizes = [size for _, _, size in found]
-        self._centres = np.concatenate([local for _, local, _ in found])
-        self._section = np.repeat(np.arange(len(found)), [len(local) for _, local, _ in found])
-        keys = [chunk_order(level, local) for level, local, _ in found]
+        self._caches = [_SharedCache(level, i, shared) for i, (level, _, _) in enumerate(placed)]
+        self._sizes = [size for _, _, size in placed]
+        self._centres = np.concatenate([local for _, local, _ in placed])
+        self._section = np.repeat(np.arange(len(placed)), [len(local) for _, local, _ in placed])
+        keys = [chunk_order(level, local) for level, local, _ in placed]
         #: All rows, section by section and chunk by chunk.
         self.order: Rows = np.lexsort((*(np.concatenate(key) for key in zip(*keys, strict=True)), self._section))
         self._rank = np.empty_like(self.order)
@@ -153,27 +151,29 @@ class GivenPatches:
 
 
 class MappedPatches(GivenPatches):
-    """Patches in a ``.npy`` file, ``(n, n_px, n_px, 3)`` uint8, of which only what is asked for is read."""
+    """Patches in a ``.npy`` file, ``(n, n_px, n_px, 3)`` uint8; only the rows asked for are read."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         try:
             super().__init__(np.lib.format.open_memmap(path, mode="r"))
         except (ValueError, OverflowError, SyntaxError, TokenError) as error:
-            raise ValueError(f"{path} is no file of patches ({error}); was it cut off or edited? Delete it.") from error
+            raise ValueError(
+                f"{path} is not a file of patches ({error}); was it cut off or edited? Delete it."
+            ) from error
 
 
 def write_patches(
     path: Path, source: LivePatches, progress: Callable[[int], None] | None = None, batch: int = 64
 ) -> MappedPatches:
-    """Write all patches into a file, which is there whole or not at all, chunk by chunk of the images.
+    """Write all patches into a file, completely or not at all, in the order of the images' chunks.
 
     Parameters
     ----------
     path
-        A ``.npy`` file in a folder that is there; replaced if it is.
+        A ``.npy`` file in an existing folder. An existing file is replaced.
     source
-        The patches; only a batch of them is held in memory.
+        The patches; memory holds only one batch of them.
     progress
         Called after every batch with the number of its patches.
     batch
@@ -186,19 +186,19 @@ def write_patches(
     Raises
     ------
     OSError
-        There is not enough room.
+        The disk has not enough space.
     """
     shape = (len(source), source.n_px, source.n_px, 3)
     needed, free = int(np.prod(shape, dtype=np.int64)), shutil.disk_usage(path.parent).free
     if needed > free:
         raise OSError(
             errno.ENOSPC,
-            f"{shape[0]} patches of {source.n_px}×{source.n_px} pixels take {needed / 1e9:.3g} GB, but {free / 1e9:.3g} GB are "
-            "free. Make room, or choose another folder",
+            f"{shape[0]} patches of {source.n_px}×{source.n_px} pixels take {needed / 1e9:.3g} GB, but only "
+            f"{free / 1e9:.3g} GB are free. Make room, or choose another folder",
             str(path),
         )
 
-    def write(part: Path) -> None:  # not through a memory map: a disk that runs full would kill the process
+    def write(part: Path) -> None:  # not through a memory map: a full disk would kill the process
         with part.open("wb") as file:
             np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": shape})
             first, step = file.tell(), needed // len(source)
@@ -215,7 +215,7 @@ def write_patches(
 
 
 def batches(source: PatchSource, rows: Iterable[Rows], n_workers: int) -> Iterator[Pixels]:
-    """Read batches in order, ahead of who uses them.
+    """Read batches in order, ahead of their use.
 
     Parameters
     ----------
@@ -224,12 +224,12 @@ def batches(source: PatchSource, rows: Iterable[Rows], n_workers: int) -> Iterat
     rows
         Rows of every batch.
     n_workers
-        Threads that read; at most one batch more than these is in flight. 0: read when a batch is asked for.
+        Threads that read. At most one batch more than there are threads is read ahead. 0 reads each batch on request.
 
     Yields
     ------
-    ``source.take`` of every item of ``rows``. What a reader raises is raised here in place of its batch; no thread is left behind,
-    however it ends.
+    ``source.take`` of every item of ``rows``. An error of a thread is raised in place of its batch. No thread outlives
+    the generator.
     """
     if n_workers == 0:
         yield from map(source.take, rows)
@@ -237,8 +237,8 @@ def batches(source: PatchSource, rows: Iterable[Rows], n_workers: int) -> Iterat
     pool = ThreadPoolExecutor(n_workers, thread_name_prefix="patches")
     ahead: deque[Future[Pixels]] = deque()
     try:
-        for some in rows:
-            ahead.append(pool.submit(source.take, some))
+        for batch in rows:
+            ahead.append(pool.submit(source.take, batch))
             if len(ahead) > n_workers:
                 yield ahead.popleft().result()
         while ahead:

@@ -1,4 +1,4 @@
-"""Square patches out of chunked images: chunks are read once, in order, and kept in a bounded cache."""
+"""Square patches cut from chunked images; chunks are read in order and kept in a bounded cache."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from spade.core.arrays import Floats
 
+#: Bytes of image that a cache keeps.
 CACHE_BYTES = 256 * 2**20
 Pixels = NDArray[np.uint8]
 
@@ -42,7 +43,7 @@ class Level:
 
 
 class ChunkCache:
-    """Windows out of one level; whole chunks are read and the least recently used ones forgotten."""
+    """Windows of one level, cut from whole chunks; the cache drops the least recently used chunks."""
 
     def __init__(self, level: Level, max_bytes: int = CACHE_BYTES) -> None:
         self.level = level
@@ -51,7 +52,7 @@ class ChunkCache:
         self.bytes = 0
 
     def chunk(self, row: int, column: int) -> Pixels:
-        """Return one chunk, read or remembered."""
+        """Return one chunk from the cache, or read it."""
         key = (row, column)
         if key in self.chunks:
             self.chunks.move_to_end(key)
@@ -64,7 +65,7 @@ class ChunkCache:
         return block
 
     def read(self, row: int, column: int) -> Pixels:
-        """Return one chunk, read."""
+        """Read one chunk."""
         y, x = self.level.y_edges, self.level.x_edges
         return self.level.read(int(y[row]), int(y[row + 1]), int(x[column]), int(x[column + 1]))
 
@@ -84,10 +85,10 @@ class ChunkCache:
 
 
 def _weights(start: float, step: float, n_out: int, low: int, high: int) -> tuple[NDArray[np.int64], Floats]:
-    """First source index and triangle-filter weights of every output pixel; sources beyond the image are mirrored.
+    """Return the source indices and triangle-filter weights of every output pixel.
 
-    Output pixel i covers ``[start + i·step, start + (i + 1)·step)`` in source pixels. The filter is bilinear when
-    enlarging and widens with ``step`` when shrinking, so that it does not alias.
+    Output pixel i covers ``[start + i·step, start + (i + 1)·step)`` in source pixels; indices beyond the image are
+    mirrored. The filter is bilinear when it enlarges. When it shrinks, it widens with ``step``, to avoid aliasing.
     """
     support = max(1.0, step)
     centre = start + (np.arange(n_out) + 0.5) * step
@@ -99,7 +100,7 @@ def _weights(start: float, step: float, n_out: int, low: int, high: int) -> tupl
 
 
 def mirror(index: NDArray[np.int64], low: int, high: int) -> NDArray[np.int64]:
-    """Reflect indices into ``[low, high)`` at the borders, the border pixel itself repeated."""
+    """Reflect indices into ``[low, high)`` at the borders; the border pixel is repeated."""
     size = high - low
     folded = np.mod(index - low, 2 * size)
     return low + np.where(folded < size, folded, 2 * size - 1 - folded)
@@ -141,7 +142,7 @@ def read_patch(cache: ChunkCache, centre: Floats, size: tuple[float, float], n_p
     size
         Height and width in pixels of the level.
     n_px
-        Side of the result; beyond the image the patch is filled by reflection.
+        Side of the result. Reflection fills the part of a patch that lies beyond the image.
 
     Returns
     -------
@@ -150,7 +151,7 @@ def read_patch(cache: ChunkCache, centre: Floats, size: tuple[float, float], n_p
     height, width = cache.level.shape
     steps = size[0] / n_px, size[1] / n_px
     exact = max(abs(step - 1) for step in steps) < 1e-6
-    # at the level's own resolution the nearest whole pixel avoids a needless blur
+    # at the resolution of the level, whole pixels avoid a needless blur
     starts = [centre[axis] - size[axis] / 2 for axis in (0, 1)]
     if exact:
         y, x = (mirror(round(start) + np.arange(n_px), 0, n) for start, n in zip(starts, (height, width), strict=True))
@@ -168,7 +169,7 @@ def read_patch(cache: ChunkCache, centre: Floats, size: tuple[float, float], n_p
 
 
 def choose_level(levels: list[Level], px_per_patch: float, n_px: int) -> Level:
-    """Return the coarsest level that still has at least the wanted resolution, else the finest.
+    """Return the coarsest level that has at least the wanted resolution, else the finest.
 
     ``px_per_patch`` is the side of a patch in pixels of the finest level.
     """
@@ -179,14 +180,14 @@ def choose_level(levels: list[Level], px_per_patch: float, n_px: int) -> Level:
 def on_level(
     levels: list[Level], centres: Floats, px_per_patch: float, n_px: int
 ) -> tuple[Level, Floats, tuple[float, float]]:
-    """Return the level to read patches from, and their centres and size in its pixels."""
+    """Return the level to read patches from, and the centres and size of patches in its pixels."""
     level = choose_level(levels, px_per_patch, n_px)
     scale = np.asarray(level.downsample)
     return level, np.asarray(centres, dtype=np.float64) / scale, (px_per_patch / scale[0], px_per_patch / scale[1])
 
 
 def chunk_order(level: Level, local: Floats) -> tuple[NDArray[np.generic], ...]:
-    """Return the keys for ``np.lexsort`` that put centres in pixels of a level into the order of its chunks."""
+    """Return keys with which ``np.lexsort`` puts centres, in pixels of a level, into the order of its chunks."""
     rows = np.searchsorted(level.y_edges, local[:, 0], "right")
     columns = np.searchsorted(level.x_edges, local[:, 1], "right")
     return local[:, 0], columns, rows

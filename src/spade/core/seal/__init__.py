@@ -1,1 +1,1 @@
-"""SEAL, fine-tuning against expression: network, losses, pairs and training."""
+"""SEAL, fine-tuning of image encoders with expression: network, losses, pairs and training."""

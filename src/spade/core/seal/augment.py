@@ -1,4 +1,4 @@
-"""Changes of H&E patches that leave what they show the same: symmetries of the square, and how strongly they are stained."""
+"""Augmentation of H&E patches that keeps their content: symmetries of the square, and jitter of the stains."""
 
 from __future__ import annotations
 
@@ -7,10 +7,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-#: Optical density of haematoxylin, eosin and DAB in red, green and blue (Ruifrok & Johnston 2001), made unit vectors below.
+from spade.core.checks import check_share
+
+#: Optical density of haematoxylin, eosin and DAB in red, green and blue (Ruifrok & Johnston 2001), not yet normalised.
 STAINS = ((0.65, 0.70, 0.29), (0.07, 0.99, 0.11), (0.27, 0.57, 0.78))
-#: The darkest 8-bit value above 0: denser is not told apart.
-DARKEST = 1 / 255
+#: The darkest 8-bit value above 0, and the least light whose density is computed.
+MIN_LIGHT = 1 / 255
 #: Bits of a symmetry, applied in this order: transpose, mirror top and bottom, mirror left and right.
 TRANSPOSE, Y, X = 4, 2, 1
 #: Symmetries by (flips, rotations): all of the square, both mirrorings, quarter turns, none.
@@ -24,17 +26,19 @@ SYMMETRIES = {
 
 @dataclass(frozen=True)
 class Augment:
-    """What may happen to a patch.
+    """Settings of the augmentation.
 
     Attributes
     ----------
     flips
-        Mirror it left and right, top and bottom.
+        Whether patches are mirrored, left and right, top and bottom.
     rotations
-        Turn it by quarters; together with ``flips`` each of the 8 symmetries of the square is as likely.
+        Whether patches are turned by quarters. Together with ``flips`` the 8 symmetries of the square are equally
+        likely.
     stain
-        Strength s of the jitter of stains: the density c of each stain of a patch becomes ``c * (1 + a) + b`` with a and b uniform
-        in [-s, s], in optical density to base e, where a nucleus has about 1. 0: none.
+        Strength s of the jitter of stains: the density c of each stain in a patch becomes ``c * (1 + a) + b`` with a
+        and b uniform in [-s, s]. Densities are optical densities to base e; that of a nucleus is about 1. 0 turns the
+        jitter off.
     """
 
     flips: bool = True
@@ -42,30 +46,30 @@ class Augment:
     stain: float = 0.05
 
     def __post_init__(self) -> None:
-        if not 0 <= self.stain < 1:
-            raise ValueError(f"stain={self.stain!r}: expected a number in [0, 1).")
+        check_share("stain", self.stain, "[0, 1)")
 
 
 def augment(x: Tensor, settings: Augment, generator: torch.Generator) -> Tensor:
-    """Turn, mirror and stain anew every patch of a batch.
+    """Turn and mirror every patch of a batch, and change its stains.
 
     Parameters
     ----------
     x
-        ``(n, 3, h, w)``, red, green and blue in [0, 1], on any device; left as it is. Rotations need squares.
+        Patches ``(n, 3, h, w)``, red, green and blue in [0, 1], on any device; not changed in place. Rotations need
+        square patches.
     settings
-        What may happen.
+        Settings of the augmentation.
     generator
-        On the CPU. What happens to a patch depends on the state of the generator and the patch's place in the batch, not on the
-        size of the batch, nor on the device.
+        CPU generator. The change of a patch depends on the state of the generator and the position of the patch in the
+        batch, not on the size of the batch or the device.
 
     Returns
     -------
-    As ``x``, in [0, 1]; ``x`` itself if there is nothing to do.
+    Patches ``(n, 3, h, w)`` in [0, 1]; ``x`` itself if the settings turn everything off.
     """
     if x.ndim != 4 or x.shape[1] != 3 or (settings.rotations and x.shape[2] != x.shape[3]):
         raise ValueError(
-            f"x has shape {tuple(x.shape)}; expected (n, 3, h, w){', h = w' if settings.rotations else ''}."
+            f"x has shape {tuple(x.shape)}; expected (n, 3, h, w){' with h = w' if settings.rotations else ''}."
         )
     symmetries = SYMMETRIES[settings.flips, settings.rotations]
     if len(symmetries) == 1 and settings.stain == 0:
@@ -79,19 +83,20 @@ def augment(x: Tensor, settings: Augment, generator: torch.Generator) -> Tensor:
 
 
 def _moved(x: Tensor, symmetry: Tensor) -> Tensor:
-    """Apply to every patch its symmetry."""
+    """Return every patch with its symmetry applied."""
     out = torch.empty_like(x)
     for bits in symmetry.unique().tolist():
         rows = torch.nonzero(symmetry == bits).squeeze(1).to(x.device)
-        some = x[rows].mT if bits & TRANSPOSE else x[rows]
-        out[rows] = some.flip([dim for bit, dim in ((Y, 2), (X, 3)) if bits & bit])
+        patches = x[rows].mT if bits & TRANSPOSE else x[rows]
+        out[rows] = patches.flip([dim for bit, dim in ((Y, 2), (X, 3)) if bits & bit])
     return out
 
 
 def _stained(x: Tensor, change: Tensor) -> Tensor:
-    """Scale and shift the density of every stain; ``change`` is ``(n, 2, 3)``: factors less 1, and terms.
+    """Scale and shift the density of every stain; ``change`` ``(n, 2, 3)`` holds factors minus 1, and terms.
 
-    Densities are linear in the logarithm of light, so that the change of light is a factor: black stays black, and no change is none.
+    Densities are linear in the logarithm of light, so light changes by a factor: black stays black, and a change of 0
+    keeps the patch exactly.
     """
     stains = torch.tensor(STAINS, dtype=torch.float64)
     stains /= stains.norm(dim=1, keepdim=True)
@@ -100,6 +105,6 @@ def _stained(x: Tensor, change: Tensor) -> Tensor:
     shift = terms @ stains
     matrix, shift = matrix.to(x.device, torch.float32), shift.to(x.device, torch.float32).unsqueeze(2)
     light = x.flatten(2).float()
-    density = light.clamp_min(DARKEST).log_().neg_()
+    density = light.clamp_min(MIN_LIGHT).log_().neg_()
     change_of_light = torch.baddbmm(shift, matrix, density).neg_().exp_()
     return change_of_light.mul_(light).clamp_(0, 1).view(x.shape).to(x.dtype)

@@ -1,4 +1,4 @@
-"""The expression tower of SEAL: a variational autoencoder of genes whose posterior passes planar flows."""
+"""The expression tower of SEAL: a variational autoencoder of genes with planar flows."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 HIDDEN = (1024, 512)
 N_FLOWS = 3
-#: Deviation of the weights that a flow begins with: nearly the identity.
+#: Deviation of the initial weights of a flow, which is nearly the identity.
 FLOW_SCALE = 0.01
 
 
@@ -23,7 +23,10 @@ class PlanarFlow(nn.Module):
         self.b = nn.Parameter(torch.zeros(1))
 
     def forward(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        r"""Return ``z'`` ``(n, d)`` and :math:`\log|\det \partial z'/\partial z| = \log|1 + u^\top w (1 - \tanh^2)|` ``(n,)``."""
+        r"""Return ``z'`` ``(n, d)`` and its log determinant ``(n,)``.
+
+        This is :math:`\log|\det \partial z'/\partial z| = \log|1 + u^\top w (1 - \tanh^2)|`.
+        """
         slope = torch.tanh(z @ self.w + self.b)
         determinant = 1 + (1 - slope**2) * (self.u @ self.w)
         return z + slope.unsqueeze(1) * self.u, torch.log(torch.abs(determinant) + 1e-8)
@@ -31,7 +34,10 @@ class PlanarFlow(nn.Module):
 
 @dataclass(frozen=True)
 class Encoded:
-    """What the autoencoder makes of expression ``(n, G)``: ``z`` ``(n, d)`` after the flows, ``y`` ``(n, G)``, and the terms of its KL."""
+    """Output of the autoencoder: ``z`` ``(n, d)`` after the flows, and the reconstruction ``y`` ``(n, G)``.
+
+    ``mean`` and ``log_variance`` ``(n, d)`` are those of the posterior; ``log_det`` ``(n,)`` is that of the flows.
+    """
 
     z: Tensor
     y: Tensor
@@ -40,7 +46,10 @@ class Encoded:
     log_det: Tensor
 
     def kl(self) -> Tensor:
-        r"""Mean of :math:`KL[q(z) \| N(0, I)] = \frac12 \sum(\sigma^2 + \mu^2 - 1 - \log \sigma^2) - \sum \log|\det J|` over the batch."""
+        r"""Return the mean of :math:`KL[q(z) \| N(0, I)]` over the batch.
+
+        It is :math:`\frac12 \sum(\sigma^2 + \mu^2 - 1 - \log \sigma^2) - \sum \log|\det J|`.
+        """
         gaussian = 0.5 * (self.log_variance.exp() + self.mean**2 - 1 - self.log_variance).sum(1)
         return (gaussian - self.log_det).mean()
 
@@ -53,7 +62,7 @@ class GeneVAE(nn.Module):
     n_genes, dim
         Widths of expression and of z.
     hidden, n_flows
-        Widths between, and number of flows.
+        Widths of the hidden layers, and number of flows.
     """
 
     def __init__(self, n_genes: int, dim: int, hidden: tuple[int, ...] = HIDDEN, n_flows: int = N_FLOWS) -> None:
@@ -63,20 +72,20 @@ class GeneVAE(nn.Module):
         self.encoder = nn.Sequential(
             *(
                 layer
-                for one, other in zip(widths, hidden, strict=False)
-                for layer in (nn.Linear(one, other), nn.BatchNorm1d(other), nn.ReLU())
+                for d_in, d_out in zip(widths, hidden, strict=False)
+                for layer in (nn.Linear(d_in, d_out), nn.BatchNorm1d(d_out), nn.ReLU())
             )
         )
         self.fc_mu, self.fc_logvar = nn.Linear(hidden[-1], dim), nn.Linear(hidden[-1], dim)
         self.flows = nn.ModuleList(PlanarFlow(dim) for _ in range(n_flows))
         back = (dim, *reversed(hidden))
         self.decoder = nn.Sequential(
-            *(layer for one, other in itertools.pairwise(back) for layer in (nn.Linear(one, other), nn.ReLU())),
+            *(layer for d_in, d_out in itertools.pairwise(back) for layer in (nn.Linear(d_in, d_out), nn.ReLU())),
             nn.Linear(back[-1], n_genes),
         )
 
     def forward(self, x: Tensor, generator: torch.Generator | None = None) -> Encoded:
-        """Encode and decode; z is drawn while training, and made of the mean of the posterior otherwise."""
+        """Encode and decode expression ``(n, G)``; z is drawn in training, else it comes from the posterior mean."""
         hidden = self.encoder(x)
         mean, log_variance = self.fc_mu(hidden), self.fc_logvar(hidden)
         z = mean

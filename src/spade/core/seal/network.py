@@ -1,4 +1,4 @@
-"""SEAL's network: an image tower and an expression tower in one space, and what ties them."""
+"""The network of SEAL: an image tower and an expression tower with a joint space."""
 
 from __future__ import annotations
 
@@ -17,23 +17,23 @@ from spade.core.vision.towers import FeatureTower, PixelTower
 
 #: Width of the hidden layers of the image-to-gene head and of the critic.
 HEAD_WIDTH, CRITIC_WIDTH = 512, 256
-#: Batches that a batch norm has seen, which changes nothing.
+#: End of the names of the batch counters of batch norms, which have no effect.
 COUNT = "num_batches_tracked"
 
 
 class SealNet(nn.Module):
-    """Both towers, the image-to-gene head, and a critic that guesses sections, if they are to be made alike.
+    """Both towers, the image-to-gene head, and optionally a critic that predicts the section of an embedding.
 
     Parameters
     ----------
     vision
-        From pixels or features to ``(n, d)``.
+        Tower of pixels or features, with embeddings ``(n, d)``.
     dim
-        Width d.
+        Width d of the joint space.
     mean, deviation
-        Of every gene in training ``(G,)``; a gene that does not vary has deviation 1.
+        Mean and deviation of every gene in training ``(G,)``; the deviation of a constant gene is 1.
     n_sections
-        Sections that the critic tells apart; 0: no critic.
+        Number of sections that the critic distinguishes. 0 leaves the critic out.
     """
 
     mean: Tensor
@@ -54,8 +54,8 @@ class SealNet(nn.Module):
         for name, values in (("mean", mean), ("deviation", deviation)):
             self.register_buffer(name, torch.as_tensor(values, dtype=torch.float32).clone())
 
-    def train(self, mode: bool = True) -> SealNet:
-        """Set the mode of all that learns; of a frozen encoder only the dropout of its adapters."""
+    def train(self, mode: bool = True) -> SealNet:  # noqa: FBT001, FBT002 (torch's signature)
+        """Set the mode of all modules that learn; in a frozen encoder only the adapters do."""
         super().train(mode)
         if isinstance(self.vision, PixelTower):
             self.vision.eval()
@@ -72,52 +72,52 @@ class SealNet(nn.Module):
         config: SealTraining,
         generator: torch.Generator | None = None,
     ) -> dict[str, Tensor]:
-        """Return every loss that is switched on, without its weight; that of the critic only while training.
+        """Return every loss that is switched on, without its weight; that of the critic only in training.
 
         Parameters
         ----------
         image
             Image embeddings ``(n, d)``.
         expression
-            Log-normalised ``(n, G)``.
+            Log-normalised expression ``(n, G)``.
         section
-            Number of every row's section ``(n,)``.
+            Number of the section of every row ``(n,)``.
         config
-            Which losses, and their settings.
+            The losses and their settings.
         generator
-            Noise of the expression tower.
+            Generator of the noise in the expression tower.
         """
-        found: dict[str, Tensor] = {}
+        losses: dict[str, Tensor] = {}
         if config.contrastive or config.gene_reconstruction or config.kl or config.adversary:
             gene = self.gene(expression, generator)
         if config.contrastive:
             groups = section if config.negatives == "section" else None
-            found["contrastive"] = info_nce(image, gene.z, config.temperature, groups)
+            losses["contrastive"] = info_nce(image, gene.z, config.temperature, groups)
         if config.gene_reconstruction:
-            found["gene_reconstruction"] = reconstruction(gene.y, expression, self.mean, self.deviation)
+            losses["gene_reconstruction"] = reconstruction(gene.y, expression, self.mean, self.deviation)
         if config.image_to_gene:
-            found["image_to_gene"] = reconstruction(self.image_to_gene(image), expression, self.mean, self.deviation)
+            losses["image_to_gene"] = reconstruction(self.image_to_gene(image), expression, self.mean, self.deviation)
         if config.kl:
-            found["kl"] = gene.kl() / self.gene.dim
-        if config.adversary and self.critic is not None and self.training:  # it knows no sections but those it learned
+            losses["kl"] = gene.kl() / self.gene.dim
+        if config.adversary and self.critic is not None and self.training:  # the critic knows training sections only
             both = torch.cat([F.normalize(image, dim=-1), F.normalize(gene.z, dim=-1)])
-            found["adversary"] = F.cross_entropy(self.critic(reverse_gradient(both)), section.repeat(2))
-        return found
+            losses["adversary"] = F.cross_entropy(self.critic(reverse_gradient(both)), section.repeat(2))
+        return losses
 
     def gene_losses(
         self, expression: Tensor, config: SealTraining, generator: torch.Generator | None = None
     ) -> dict[str, Tensor]:
         """Return the losses of the expression tower alone."""
         gene = self.gene(expression, generator)
-        found = {"gene_reconstruction": reconstruction(gene.y, expression, self.mean, self.deviation)}
-        return found | ({"kl": gene.kl() / self.gene.dim} if config.kl else {})
+        losses = {"gene_reconstruction": reconstruction(gene.y, expression, self.mean, self.deviation)}
+        return losses | ({"kl": gene.kl() / self.gene.dim} if config.kl else {})
 
     def trained(self) -> Iterator[tuple[str, nn.Parameter]]:
         """Yield the names and values of all weights that learn."""
         return ((name, value) for name, value in self.named_parameters() if value.requires_grad)
 
     def own_state(self) -> dict[str, Tensor]:
-        """Return the state without a frozen encoder: all that training changes, and what it takes from the data."""
+        """Return the state without a frozen encoder: everything that depends on training and its data."""
         added = {f"vision.{name}" for name, _ in adapters(self.vision)}
         frozen = isinstance(self.vision, PixelTower)
         return {
@@ -127,14 +127,14 @@ class SealNet(nn.Module):
         }
 
     def load_own(self, state: dict[str, Tensor]) -> None:
-        """Put an :meth:`own_state` in place; every name and shape must fit."""
+        """Load an :meth:`own_state`; all names and shapes must match."""
         own = self.own_state()
         missing, extra = sorted(set(own) - set(state)), sorted(set(state) - set(own))
         shapes = [name for name in own if name in state and state[name].shape != own[name].shape]
         if missing or extra or shapes:
             raise ValueError(
-                f"{len(missing)} weights are missing {missing[:3]}, {len(extra)} too many {extra[:3]}, {len(shapes)} of other shape "
-                f"{shapes[:3]}"
+                f"the weights do not match: {len(missing)} missing {missing[:3]}, {len(extra)} too many {extra[:3]}, "
+                f"{len(shapes)} of other shape {shapes[:3]}"
             )
         with torch.no_grad():
             for name, value in own.items():

@@ -1,4 +1,4 @@
-"""What SEAL is trained on: images and expression of the same spots, dealt into batches."""
+"""Training data of SEAL: images and expression of the same spots, dealt into batches."""
 
 from __future__ import annotations
 
@@ -12,10 +12,8 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 from torch import Tensor
 
-from spade.core.arrays import Floats
+from spade.core.arrays import Floats, Rows
 from spade.core.patches.sources import PatchSource, batches
-
-Rows = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -27,9 +25,9 @@ class Pairs:
     images
         Patches, or features ``(n, D)``.
     expression
-        Log-normalised ``(n, G)``.
+        Log-normalised expression ``(n, G)``.
     section
-        Number of every row's section.
+        Number of the section of every row.
     role
         ``TRAIN``, ``VAL`` or ``NOT_USED`` for every row.
     names
@@ -45,34 +43,34 @@ class Pairs:
     def read_images(self, rows: Sequence[Rows], n_workers: int) -> Iterator[Tensor]:
         """Yield the images of each batch: uint8 ``(n, px, px, 3)``, or features."""
         if isinstance(self.images, np.ndarray):
-            return (torch.from_numpy(self.images[some].astype(np.float32)) for some in rows)
+            return (torch.from_numpy(self.images[batch].astype(np.float32)) for batch in rows)
         return (torch.from_numpy(pixels) for pixels in batches(self.images, rows, n_workers))
 
 
 def n_batches(n_rows: int, batch_size: int) -> int:
-    """Number of batches of nearly equal size, none of a single row, unless there is but one."""
+    """Return the number of batches of nearly equal size; no batch has a single row, unless there is only one row."""
     return max(1, min(math.ceil(n_rows / batch_size), n_rows // 2))
 
 
 def epoch_batches(
-    rows: Rows, section: NDArray[np.int64], n: int, balance: bool, generator: np.random.Generator
+    rows: Rows, section: NDArray[np.int64], n: int, *, balance: bool, generator: np.random.Generator
 ) -> list[Rows]:
     """Deal rows into ``n`` batches of nearly equal size, in random order.
 
-    With ``balance`` every batch has equally many rows of every section, as far as they divide; rows of a small section then come more
-    than once in an epoch, and of a large one not all.
+    With ``balance`` every batch has the same number of rows of every section, or one more of some. Rows of a small
+    section then occur more than once in an epoch, and some rows of a large section do not occur.
     """
     if not balance:
         return np.array_split(generator.permutation(rows), n)
     names = np.unique(section[rows])
     size = len(rows) // n
     needed = math.ceil(n * size / len(names)) + n
-    # a section over and over in one order, so that no row is twice in a batch that has fewer of them than there are
+    # each section is repeated in one order, so that a batch has no row twice if the section has enough rows
     pools = [np.resize(generator.permutation(rows[section[rows] == name]), needed) for name in names]
     taken, dealt = np.zeros(len(names), dtype=np.int64), []
     for i in range(n):
         counts = np.full(len(names), size // len(names))
-        counts[(np.arange(size % len(names)) + i) % len(names)] += 1  # who has one more changes from batch to batch
+        counts[(np.arange(size % len(names)) + i) % len(names)] += 1  # sections take turns with one more row
         dealt.append(np.concatenate([pool[t : t + c] for pool, t, c in zip(pools, taken, counts, strict=True)]))
         taken += counts
     return dealt

@@ -152,7 +152,11 @@ class _Run:
     def _epoch(self, epoch: int, n_epochs: int) -> None:
         record, steps = self.record, self._steps()
         order = epoch_batches(
-            self.train, self.pairs.section, steps, self.config.balance_sections, self._shuffling(epoch)
+            self.train,
+            self.pairs.section,
+            steps,
+            balance=self.config.balance_sections,
+            generator=self._shuffling(epoch),
         )
         left = order[record.step - epoch * steps :]
         with closing(self._images(left, record.stage)) as images:

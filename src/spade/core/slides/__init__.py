@@ -1,1 +1,1 @@
-"""Slides as bags of patches: attention heads, their training, and survival models."""
+"""Slides as bags of patches: pooling heads, their training, and survival models."""

@@ -1,4 +1,4 @@
-"""Multiple-instance learning: heads that read a bag of patches, and their training, one bag at a time."""
+"""Heads of multiple-instance learning, which read a bag of patches."""
 
 from __future__ import annotations
 
@@ -10,16 +10,18 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils import skip_init
 
+from spade.core.checks import check_choice, check_count, check_share
+
 HEADS = ("mean", "abmil", "transmil")
 #: Attention heads of TransMIL.
 N_HEADS = 8
-#: Sides of the depthwise kernels of its position encoding.
+#: Sides of the depthwise kernels of TransMIL's position encoding.
 KERNELS = (7, 5, 3)
 Layer = TypeVar("Layer", nn.Linear, nn.Conv2d)
 
 
 def _drawn(layer: Layer, generator: torch.Generator) -> Layer:
-    """Draw weights and biases from U(−1/√fan_in, 1/√fan_in), as torch does, but from ``generator``."""
+    """Draw weights and biases from U(−1/√fan_in, 1/√fan_in), as torch does, but with ``generator``."""
     bound = 1 / math.sqrt(layer.weight[0].numel())
     with torch.no_grad():
         for value in layer.parameters():
@@ -32,22 +34,22 @@ def _linear(d_in: int, d_out: int, generator: torch.Generator) -> nn.Linear:
 
 
 class Dropout(nn.Module):
-    """Dropout that draws from its own stream."""
+    """Dropout with its own generator."""
 
     def __init__(self, p: float, generator: torch.Generator) -> None:
         super().__init__()
         self.p, self.generator = p, generator
 
     def forward(self, x: Tensor) -> Tensor:
-        """Set a share ``p`` to 0 while training, and scale the rest up."""
+        """Set a share ``p`` of the values to 0 in training, and scale the rest up."""
         if not self.training or self.p == 0:
             return x
         mask = torch.empty(x.shape, dtype=x.dtype, device=self.generator.device)
         return x * mask.bernoulli_(1 - self.p, generator=self.generator).div_(1 - self.p).to(x.device)
 
 
-class _Bagged(nn.Module):
-    """What all heads share: the check of the bag."""
+class _BagHead(nn.Module):
+    """The base of all heads, which checks the bag."""
 
     def __init__(self, d_in: int) -> None:
         super().__init__()
@@ -63,7 +65,7 @@ class _Bagged(nn.Module):
         raise NotImplementedError
 
 
-class MeanPool(_Bagged):
+class MeanPool(_BagHead):
     """A linear layer on the mean of the bag."""
 
     def __init__(self, d_in: int, n_out: int, generator: torch.Generator) -> None:
@@ -71,15 +73,15 @@ class MeanPool(_Bagged):
         self.out = _linear(d_in, n_out, generator)
 
     def read(self, bag: Tensor) -> tuple[Tensor, Tensor]:
-        """Every patch counts alike."""
+        """Pool the bag; every patch has the same weight."""
         return self.out(bag.mean(0)), bag.new_full((len(bag),), 1 / len(bag))
 
 
-class GatedAttention(_Bagged):
+class GatedAttention(_BagHead):
     """Attention-based pooling with a gate (Ilse, Tomczak & Welling 2018).
 
-    ``h = Dropout(ReLU(W x + b))``; ``a = softmax over patches of wᵀ (tanh(V h) ⊙ sigmoid(U h))``; outputs ``C Σ a h + c``. The two
-    halves of ``gate`` are V and U, of half the width of h.
+    ``h = Dropout(ReLU(W x + b))``; ``a = softmax over patches of wᵀ (tanh(V h) ⊙ sigmoid(U h))``; outputs
+    ``C Σ a h + c``. The two halves of ``gate`` are V and U, each of half the width of h.
     """
 
     def __init__(self, d_in: int, n_out: int, hidden: int, dropout: float, generator: torch.Generator) -> None:
@@ -92,7 +94,7 @@ class GatedAttention(_Bagged):
         self.dropout = Dropout(dropout, generator)
 
     def read(self, bag: Tensor) -> tuple[Tensor, Tensor]:
-        """The order of patches does not matter."""
+        """Pool the bag; the order of patches does not matter."""
         h = self.dropout(F.relu(self.embed(bag)))
         content, gate = self.gate(h).chunk(2, dim=1)
         attention = self.score(torch.tanh(content) * torch.sigmoid(gate)).squeeze(1).softmax(0)
@@ -114,26 +116,28 @@ class SelfAttention(nn.Module):
         return q, k, v
 
     def forward(self, x: Tensor) -> Tensor:
-        """Attend; the n × n scores are never held in memory."""
+        """Apply the layer; memory never holds the n × n scores."""
         q, k, v = (part.unsqueeze(0) for part in self._parts(x))
         mixed = F.scaled_dot_product_attention(q, k, v)[0]
         return x + self.dropout(self.out(mixed.transpose(0, 1).reshape(x.shape)))
 
     def of_first(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return what the first token alone becomes, ``(d,)``, and its attention to all, ``(n,)``, the mean over heads."""
+        """Return the output ``(d,)`` of the first token, and its attention ``(n,)`` to all, averaged over heads."""
         q, k, v = self._parts(x)
         attention = (q[:, :1] @ k.mT / math.sqrt(q.shape[-1])).softmax(-1)
         return x[0] + self.dropout(self.out((attention @ v).reshape(-1))), attention[:, 0].mean(0)
 
 
-class TransMIL(_Bagged):
+class TransMIL(_BagHead):
     """Correlated multiple-instance learning (Shao et al. 2021).
 
-    A linear layer, a class token, self-attention, position encoding by depthwise convolutions (PPEG), self-attention, and a linear
-    layer on the class token. Patches are laid out row by row, in the order given, on the smallest square that takes them, and the
-    first ones fill it up; so the order matters, and should be that of the tissue. Attention is plain softmax, not the authors'
-    Nyström approximation, through ``scaled_dot_product_attention``: memory grows with the number of patches, time with its square.
-    Up to about 4,000 patches a bag that is no burden on a CPU; beyond, use a GPU.
+    A linear layer, a class token, self-attention, position encoding by depthwise convolutions (PPEG), self-attention,
+    and a linear layer on the class token. Patches fill the smallest possible square row by row, in the order given, and
+    the first ones are repeated to complete it. So the order matters, and should be that of the tissue.
+
+    Attention is exact softmax through ``scaled_dot_product_attention``; the authors use the Nyström approximation.
+    Memory grows with the number of patches, time with its square. A CPU is fast enough for about 4,000 patches a bag;
+    use a GPU for more.
 
     The attention returned is that of the class token to the patches in the last layer, the mean over heads.
     """
@@ -153,18 +157,19 @@ class TransMIL(_Bagged):
         self.out = _linear(hidden, n_out, generator)
 
     def read(self, bag: Tensor) -> tuple[Tensor, Tensor]:
-        """The order of patches matters."""
+        """Pool the bag; the order of patches matters."""
         n, side = len(bag), math.isqrt(len(bag) - 1) + 1
         h = F.relu(self.embed(bag))
         x = self.first(torch.cat([self.token, h, h[: side * side - n]]))
         x = torch.cat([x[:1], self._placed(x[1:], side)])
         token, attention = self.last.of_first(x)
-        of_patch, again = attention[1 : n + 1], attention[n + 1 :]
-        of_patch = torch.cat([of_patch[: len(again)] + again, of_patch[len(again) :]])
+        of_patch, of_repeated = attention[1 : n + 1], attention[n + 1 :]
+        n_repeated = len(of_repeated)
+        of_patch = torch.cat([of_patch[:n_repeated] + of_repeated, of_patch[n_repeated:]])
         return self.out(self.norm(token)), of_patch / of_patch.sum()
 
     def _placed(self, x: Tensor, side: int) -> Tensor:
-        """Add what convolutions see around every patch."""
+        """Add the outputs of the convolutions around every patch."""
         square = x.T.reshape(1, -1, side, side)
         return torch.stack([square, *(kernel(square) for kernel in self.place)]).sum(0).reshape(x.shape[1], -1).T
 
@@ -180,19 +185,16 @@ def make_head(
         ``"mean"``: :class:`MeanPool`, which has neither hidden layer nor dropout; ``"abmil"``: :class:`GatedAttention`;
         ``"transmil"``: :class:`TransMIL`.
     d_in, n_out, hidden
-        Widths.
+        Widths of the patches, the outputs and the hidden layer.
     dropout
-        Share that is dropped while training.
+        Share of the hidden values that is dropped in training.
     generator
-        All weights are drawn from it, on the CPU, and the dropout until :func:`train_bags` gives it a stream of its own.
+        CPU generator of all weights, and of dropout until :func:`~spade.core.slides.train.train_bags` replaces it.
     """
-    if name not in HEADS:
-        raise ValueError(f"head={name!r}: expected one of {', '.join(map(repr, HEADS))}.")
-    if not 0 <= dropout < 1:
-        raise ValueError(f"dropout={dropout!r}: expected a number in [0, 1).")
-    for what, width in (("d_in", d_in), ("n_out", n_out), ("hidden", hidden)):
-        if width < 1:
-            raise ValueError(f"{what}={width!r}: expected a whole number of at least 1.")
+    check_choice("head", name, HEADS)
+    check_share("dropout", dropout, "[0, 1)")
+    for argument, width in (("d_in", d_in), ("n_out", n_out), ("hidden", hidden)):
+        check_count(argument, width)
     if name == "mean":
         return MeanPool(d_in, n_out, generator)
     return (GatedAttention if name == "abmil" else TransMIL)(d_in, n_out, hidden, dropout, generator)

@@ -1,4 +1,4 @@
-"""Times until an event, some censored: losses of Cox and of discrete hazards, Harrell's c-index, Kaplan–Meier and log-rank."""
+"""Statistics of censored survival times: Harrell's c-index, Kaplan–Meier curves and the log-rank test."""
 
 from __future__ import annotations
 
@@ -10,13 +10,14 @@ from scipy.stats import chi2 as chi2_distribution
 from scipy.stats import norm
 
 from spade.core.arrays import Floats
+from spade.core.checks import check_share
 
-#: Pairs that are compared at once.
+#: Pairs at a time.
 CHUNK = 2_000_000
 
 
 class Curve(NamedTuple):
-    """A Kaplan–Meier curve at every distinct time: survival with its band, and who is at risk, has the event, is censored."""
+    """A Kaplan–Meier curve at every distinct time: survival with its band, and the numbers of rows in each state."""
 
     time: Floats
     survival: Floats
@@ -28,7 +29,7 @@ class Curve(NamedTuple):
 
 
 class LogRank(NamedTuple):
-    """A log-rank test: statistic, degrees of freedom, p, and the events of every group beside those expected."""
+    """A log-rank test: statistic, degrees of freedom, p value, and observed and expected events of every group."""
 
     chi2: float
     df: int
@@ -38,36 +39,40 @@ class LogRank(NamedTuple):
 
 
 def check_times(time: ArrayLike, event: ArrayLike) -> tuple[Floats, NDArray[np.bool_]]:
-    """Return times as float64 and events as bool, both ``(n,)``; a time must be finite and at least 0, an event 0 or 1."""
+    """Return times as float64 and events as bool, both ``(n,)``.
+
+    Raise if a time is negative or not finite, or an event is neither 0 nor 1.
+    """
     times, events = np.asarray(time, dtype=np.float64), np.asarray(event)
     if times.ndim != 1 or not len(times) or events.shape != times.shape:
         raise ValueError(f"time and event have shapes {times.shape} and {events.shape}; expected (n,) of both, n > 0.")
-    strange = ~np.isfinite(times) | (times < 0)
-    if strange.any():
-        where = np.flatnonzero(strange)
+    bad_rows = np.flatnonzero(~np.isfinite(times) | (times < 0))
+    if len(bad_rows):
         raise ValueError(
-            f"time: {len(where)} of {len(times)} are negative or missing, such as {times[where[0]]:g} in row {where[0]}. "
-            "Times are counted from the start of follow-up; correct these rows or leave them out."
+            f"time: {len(bad_rows)} of {len(times)} are negative or missing, such as {times[bad_rows[0]]:g} in row "
+            f"{bad_rows[0]}. Times are counted from the start of follow-up; correct these rows or leave them out."
         )
     if other := [value for value in events.tolist() if value not in (0, 1)]:
         raise ValueError(
-            f"event: got {other[0]!r}; expected 1 or True where the event was seen, 0 or False where follow-up ended before it."
+            f"event: got {other[0]!r}; expected 1 or True where the event was seen, 0 or False where follow-up ended "
+            "before it."
         )
     return times, events.astype(bool)
 
 
 def concordance(time: ArrayLike, event: ArrayLike, risk: ArrayLike, strata: ArrayLike | None = None) -> float:
-    """Harrell's c-index: the share of comparable pairs in which who has the event first has the higher risk.
+    """Return Harrell's c-index: the share of comparable pairs in which the earlier event has the higher risk.
 
-    A pair is comparable if one has the event before the other's time, or at the time at which the other is censored. Two events at
-    one time are not comparable; equal risks count half. NaN if no pair is comparable.
+    Two rows are comparable if one has the event before the time of the other, or when the other is censored. Two events
+    at the same time are not comparable; equal risks count half. NaN if no pair is comparable.
 
     Parameters
     ----------
     time, event, risk
-        ``(n,)``.
+        Times, whether the event was seen, and risks, each ``(n,)``.
     strata
-        ``(n,)``; only pairs of the same one are compared, as where the risks of different models have different scales.
+        Stratum of every row ``(n,)``; only rows of the same stratum are compared. Use it for risks of different models,
+        which have different scales.
     """
     return float(weighted_concordance(time, event, risk, np.ones((1, np.size(time))), strata)[0])
 
@@ -75,7 +80,10 @@ def concordance(time: ArrayLike, event: ArrayLike, risk: ArrayLike, strata: Arra
 def weighted_concordance(
     time: ArrayLike, event: ArrayLike, risk: ArrayLike, weights: NDArray[np.number], strata: ArrayLike | None = None
 ) -> Floats:
-    """Return :func:`concordance` for every row of ``weights`` ``(n_sets, n)``: how often a row counts, as in a bootstrap."""
+    """Return :func:`concordance` for every row of ``weights`` ``(n_sets, n)``, the numbers of times that a row counts.
+
+    Bootstrap draws are such weights.
+    """
     times, events = check_times(time, event)
     scores = np.asarray(risk, dtype=np.float64)
     if scores.shape != times.shape or np.isnan(scores).any():
@@ -85,9 +93,9 @@ def weighted_concordance(
     stratum = np.zeros(len(times)) if strata is None else np.unique(np.asarray(strata), return_inverse=True)[1]
     w = np.asarray(weights, dtype=np.float64)
     right, pairs = np.zeros(len(w)), np.zeros(len(w))
-    own = np.flatnonzero(events)
+    with_event = np.flatnonzero(events)
     step = max(1, CHUNK // len(times))
-    for rows in (own[i : i + step, None] for i in range(0, len(own), step)):
+    for rows in (with_event[i : i + step, None] for i in range(0, len(with_event), step)):
         later = (times > times[rows]) | ((times == times[rows]) & ~events)
         later &= stratum == stratum[rows]
         score = later * ((scores[rows] > scores) + 0.5 * (scores[rows] == scores))
@@ -97,13 +105,12 @@ def weighted_concordance(
 
 
 def kaplan_meier(time: ArrayLike, event: ArrayLike, level: float = 0.95) -> Curve:
-    """Survival after every distinct time, with Greenwood's variance and bands on the log(-log) scale.
+    """Return survival after every distinct time, with Greenwood's variance and bands on the log(-log) scale.
 
-    Without any event the curve stays at 1. The band is 1 before the first event, and NaN once nobody is left.
+    Without events the curve stays at 1. The band is 1 before the first event, and NaN where survival is 0.
     """
     times, events = check_times(time, event)
-    if not 0 < level < 1:
-        raise ValueError(f"level={level!r}: expected a number between 0 and 1.")
+    check_share("level", level)
     moments, at = np.unique(times, return_inverse=True)
     n_events, n_all = np.bincount(at, events).astype(np.int64), np.bincount(at)
     n_at_risk = n_all[::-1].cumsum()[::-1]
@@ -119,32 +126,32 @@ def kaplan_meier(time: ArrayLike, event: ArrayLike, level: float = 0.95) -> Curv
 
 
 def log_rank(time: ArrayLike, event: ArrayLike, group: ArrayLike) -> LogRank:
-    """Test whether groups differ in survival, by the events of each beside those expected if none did.
+    """Test whether groups differ in survival, by their observed and expected events.
 
-    Groups are in sorted order. A group that nobody is left of when the first event happens takes no part: it has no degree of freedom.
-    Where nothing can differ, as without events, p is NaN.
+    Groups are in sorted order. A group with nobody at risk at the first event has no degree of freedom. If nothing can
+    differ, for example without events, p is NaN.
     """
     times, events = check_times(time, event)
-    names, of = np.unique(np.asarray(group), return_inverse=True)
-    if of.shape != times.shape or len(names) < 2:
+    names, number = np.unique(np.asarray(group), return_inverse=True)
+    if number.shape != times.shape or len(names) < 2:
         raise ValueError(
-            f"group: got shape {of.shape} with {len(names)} groups; expected {times.shape} with at least 2."
+            f"group: got shape {number.shape}, number of groups {len(names)}; expected {times.shape} and at least 2."
         )
     moments, at = np.unique(times, return_inverse=True)
-    each = np.zeros((2, len(moments), len(names)))
-    np.add.at(each[0], (at, of), 1)
-    np.add.at(each[1], (at, of), events)
-    n = each[0][::-1].cumsum(0)[::-1]
-    happened = each[1].sum(1) > 0
-    n, died = n[happened], each[1][happened]
+    n_rows, n_events = np.zeros((2, len(moments), len(names)))
+    np.add.at(n_rows, (at, number), 1)
+    np.add.at(n_events, (at, number), events)
+    n = n_rows[::-1].cumsum(0)[::-1]
+    has_event = n_events.sum(1) > 0
+    n, died = n[has_event], n_events[has_event]
     total, d = n.sum(1), died.sum(1)
     share = n / total[:, None]
     expected = (d[:, None] * share).sum(0)
     factor = d * (total - d) / np.maximum(total - 1, 1)
     variance = np.diag((factor[:, None] * share).sum(0)) - (factor[:, None] * share).T @ share
     values, vectors = np.linalg.eigh(variance)
-    kept = values > 1e-10 * max(1.0, float(values.max()))
+    not_zero = values > 1e-10 * max(1.0, float(values.max()))
     observed = died.sum(0)
-    statistic = float((((observed - expected) @ vectors[:, kept]) ** 2 / values[kept]).sum())
-    df = int(kept.sum())
+    statistic = float((((observed - expected) @ vectors[:, not_zero]) ** 2 / values[not_zero]).sum())
+    df = int(not_zero.sum())
     return LogRank(statistic, df, float(chi2_distribution.sf(statistic, df)) if df else np.nan, observed, expected)

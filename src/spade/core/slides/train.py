@@ -1,4 +1,4 @@
-"""Train a head on bags of patches."""
+"""Training of a head on bags of patches."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
+from spade.core.checks import check_count
 from spade.core.errors import NonFiniteLossError
 from spade.core.rng import numpy_stream, torch_stream
 from spade.core.slides.heads import Dropout
@@ -29,29 +30,29 @@ def train_bags(
     accumulate: int = 1,
     progress: Callable[[], None] | None = None,
 ) -> list[tuple[float, float]]:
-    """Train a head on bags that are read one at a time.
+    """Train a head with AdamW on bags that are read one at a time.
 
-    AdamW, every training bag once an epoch in an order drawn anew. The head is left on ``device`` in evaluation mode with the weights
-    of the epoch whose mean loss over ``val`` is lowest; with an empty ``val``, of the last.
+    Every epoch reads all training bags once, in a new random order. The head stays on ``device``, in evaluation mode,
+    with the weights of the epoch that has the lowest mean loss over ``val``, or of the last epoch if ``val`` is empty.
 
     Parameters
     ----------
     read
         From the number of a bag to its patches ``(n, d)``.
     loss
-        From outputs and the number of the bag to a scalar.
+        From the outputs for a bag and its number to a scalar.
     train, val
-        Numbers of the bags that teach, and of those that select the epoch.
+        Numbers of the bags to train on, and of those that select the epoch.
     head
-        From :func:`make_head`.
+        A head from :func:`~spade.core.slides.heads.make_head`, with its initial weights.
     n_epochs, lr, weight_decay
-        Of AdamW.
+        Number of epochs, and settings of AdamW.
     patience
-        Epochs without a lower loss over ``val`` after which it ends.
+        Number of epochs without a lower loss over ``val`` after which training ends.
     seed
-        Of order and dropout; the weights to begin with are the head's.
+        Seed of order and dropout.
     device
-        Of torch.
+        Torch device.
     accumulate
         Bags per update, which takes the mean of their losses.
     progress
@@ -59,63 +60,62 @@ def train_bags(
 
     Returns
     -------
-    Mean loss over ``train`` and over ``val`` (NaN if empty) of every epoch.
+    Mean losses over ``train`` and over ``val`` (NaN if empty) of every epoch.
 
     Raises
     ------
     NonFiniteLossError
         The loss of a bag is NaN or infinite.
     ValueError
-        No bags, or the same in ``train`` and ``val``.
+        ``train`` is empty, or shares bags with ``val``.
     """
-    own, others = [int(i) for i in train], [int(i) for i in val]
-    if not own:
+    bags, val_bags = [int(i) for i in train], [int(i) for i in val]
+    if not bags:
         raise ValueError("train is empty: there is no bag to learn from.")
-    if both := set(own) & set(others):
-        raise ValueError(f"train and val share {len(both)} bags, such as {min(both)}; they must have none in common.")
-    for name, value in (("n_epochs", n_epochs), ("patience", patience), ("accumulate", accumulate)):
-        if value < 1:
-            raise ValueError(f"{name}={value!r}: expected a whole number of at least 1.")
+    if both := set(bags) & set(val_bags):
+        raise ValueError(f"train and val both have the bags {sorted(both)[:5]}; they must have none in common.")
+    for name, number in (("n_epochs", n_epochs), ("patience", patience), ("accumulate", accumulate)):
+        check_count(name, number)
     head.to(device)
-    drops = torch_stream(seed, "dropout of bags", 0, torch.device(device).type)
+    dropout = torch_stream(seed, "dropout of bags", 0, torch.device(device).type)
     for module in head.modules():
         if isinstance(module, Dropout):
-            module.generator = drops
+            module.generator = dropout
     order = numpy_stream(seed, "order of bags")
     optimiser = torch.optim.AdamW(head.parameters(), lr=lr, weight_decay=weight_decay)
 
-    def of_bag(i: int, epoch: int) -> Tensor:
-        found = loss(head(read(i).to(device, torch.float32))[0], i)
-        if not torch.isfinite(found):
-            raise NonFiniteLossError(f"bag {i}: the loss is {float(found.detach())} in epoch {epoch}; lower lr={lr:g}.")
-        return found
+    def loss_of(i: int, epoch: int) -> Tensor:
+        value = loss(head(read(i).to(device, torch.float32))[0], i)
+        if not torch.isfinite(value):
+            raise NonFiniteLossError(f"bag {i}: the loss is {float(value.detach())} in epoch {epoch}; lower lr={lr:g}.")
+        return value
 
     history: list[tuple[float, float]] = []
-    best, kept, waited = math.inf, {}, 0
+    best_loss, best_state, n_waited = math.inf, {}, 0
     for epoch in range(n_epochs):
         head.train()
-        shuffled, total = order.permutation(own).tolist(), 0.0
+        shuffled, total = order.permutation(bags).tolist(), 0.0
         for start in range(0, len(shuffled), accumulate):
-            group = shuffled[start : start + accumulate]
+            batch = shuffled[start : start + accumulate]
             optimiser.zero_grad(set_to_none=True)
-            for i in group:
-                found = of_bag(i, epoch)
-                (found / len(group)).backward()
-                total += float(found.detach())
+            for i in batch:
+                value = loss_of(i, epoch)
+                (value / len(batch)).backward()
+                total += float(value.detach())
             optimiser.step()
         head.eval()
         with torch.no_grad():
-            of_val = sum(float(of_bag(i, epoch)) for i in others) / len(others) if others else math.nan
-        history.append((total / len(own), of_val))
+            val_loss = sum(float(loss_of(i, epoch)) for i in val_bags) / len(val_bags) if val_bags else math.nan
+        history.append((total / len(bags), val_loss))
         if progress is not None:
             progress()
-        if of_val < best:
-            best, waited = of_val, 0
-            kept = {name: value.detach().clone() for name, value in head.state_dict().items()}
-        elif others:
-            waited += 1
-            if waited >= patience:
+        if val_loss < best_loss:
+            best_loss, n_waited = val_loss, 0
+            best_state = {name: value.detach().clone() for name, value in head.state_dict().items()}
+        elif val_bags:
+            n_waited += 1
+            if n_waited >= patience:
                 break
-    if kept:
-        head.load_state_dict(kept)
+    if best_state:
+        head.load_state_dict(best_state)
     return history

@@ -1,1 +1,1 @@
-"""Where spots lie: lattices, and blocks with a guard band between them."""
+"""Positions of spots: lattices, and blocks with a guard band between them."""

@@ -1,4 +1,4 @@
-"""How far apart spots are, square blocks of tissue, and the guard band between those that must not see each other."""
+"""Distances between spots, square blocks of tissue, and the guard band that keeps training and test spots apart."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from spade.core.arrays import Floats
 
 
 def spacing(points: Floats) -> float:
-    """Median distance of a point to the nearest other, 0 of a single one."""
+    """Return the median distance of a point to its nearest neighbour, 0 for a single point."""
     return float(np.median(KDTree(points).query(points, k=2)[0][:, 1])) if len(points) > 1 else 0.0
 
 
 def block_numbers(points: Floats, side: float, corner: Floats) -> NDArray[np.int64]:
-    """Number, from 0, of the square block of every point; blocks begin at the corner, and those without points get none."""
+    """Return the number of the square block of every point, from 0 without gaps; ``corner`` is that of one block."""
     cells = np.floor((points - corner) / side).astype(np.int64)
     return np.unique(cells, axis=0, return_inverse=True)[1].reshape(-1)
 
 
 def too_near(points: Floats, others: Floats, distance: float) -> NDArray[np.bool_]:
-    """Whether a point is closer than ``distance``, along x as well as along y, to any of the others.
+    """Return whether each point is closer than ``distance`` to any of ``others``, along x and along y.
 
-    So squares of that side around them would overlap.
+    Squares of that side around the two points would overlap.
     """
     if not len(others):
         return np.zeros(len(points), dtype=bool)

@@ -1,21 +1,22 @@
-"""The lattice that spots lie on: its pitch, and whether it is that of Visium."""
+"""The lattice of spots: its pitch, the reach of neighbours, and whether it is a Visium lattice."""
 
 from __future__ import annotations
 
 import numpy as np
 from scipy.spatial import KDTree
 
+#: Largest relative error of a pitch.
 TOLERANCE = 0.05
 VISIUM_PITCH_UM = 100.0
-#: Visium spots measure 55 µm; the diameter that Space Ranger writes spans 65 µm.
+#: Spot diameter over pitch. Visium spots measure 55 µm; the diameter that Space Ranger writes is 65 µm.
 VISIUM_RATIOS = (0.55, 0.65)
 
 
 def spot_pitch(centres: np.ndarray) -> float:
-    """Distance between neighbouring spots of a lattice, NaN with fewer than two spots.
+    """Return the distance between neighbouring spots of a lattice, NaN for fewer than two spots.
 
-    The median over all pairs up to 1.3 times the usual nearest distance: the nearest distance alone is too short where
-    spots are placed with some scatter.
+    It is the median over all pairs up to 1.3 times the median nearest distance. The nearest distance alone is too short
+    if positions scatter around the lattice.
     """
     if len(centres) < 2:
         return float("nan")
@@ -26,10 +27,11 @@ def spot_pitch(centres: np.ndarray) -> float:
 
 
 def lattice_reach(centres: np.ndarray) -> float:
-    """Distance within which the neighbours of a spot lie: 6 on a hexagonal lattice, 8 on a square one; NaN if spots lie on neither.
+    """Return the distance within which the neighbours of a spot lie; NaN if the spots form no known lattice.
 
-    The lattice is told by its second distance, √2 or √3 of the pitch, and the reach lies midway between the last neighbours and the
-    next spots. Spots may be missing, and distances may be a fifth of a pitch off, as those of classic ST are.
+    A spot has 6 neighbours on a hexagonal lattice and 8 on a square one. The second smallest distance, √2 or √3 of the
+    pitch, identifies the lattice; the reach lies midway between the last neighbours and the next spots. Spots may be
+    missing, and distances may be off by a fifth of the pitch, as they are in classic ST.
     """
     pitch = spot_pitch(centres)
     if not pitch > 0:
@@ -38,18 +40,18 @@ def lattice_reach(centres: np.ndarray) -> float:
     distance = np.linalg.norm(centres[pairs[:, 0]] - centres[pairs[:, 1]], axis=1) / pitch
     first = np.abs(distance - 1) < 0.2
     for second, reach in ((np.sqrt(2), (np.sqrt(2) + 2) / 2), (np.sqrt(3), (1 + np.sqrt(3)) / 2)):
-        there = np.abs(distance - second) < 0.2
-        if there.any() and np.mean(first | there) > 0.9:
+        at_second = np.abs(distance - second) < 0.2
+        if at_second.any() and np.mean(first | at_second) > 0.9:
             return float(reach * pitch)
     return float("nan")
 
 
 def visium_mpp(centres: np.ndarray, radii: np.ndarray, array: np.ndarray | None = None) -> float | None:
-    """Microns per pixel if spots (in pixels) are a Visium lattice, else None.
+    """Return the microns per pixel if spots (in pixels) form a Visium lattice, else None.
 
-    Recognised by the ratio of spot diameter to pitch (0.55, or 0.65 as Space Ranger writes it, within 5 %) and by the
-    hexagonal lattice: the spots lie where their array positions put them, or, where these are not known, neighbours are
-    at 1 and √3 of the pitch and at no other distance below 1.9.
+    Two signs identify Visium. The ratio of spot diameter to pitch is 0.55, or 0.65 as Space Ranger writes it, within
+    5 %. The lattice is hexagonal: the spots fit their array positions or, if these are unknown, all distances below 1.9
+    times the pitch are 1 or √3 times the pitch.
 
     Parameters
     ----------
@@ -58,7 +60,7 @@ def visium_mpp(centres: np.ndarray, radii: np.ndarray, array: np.ndarray | None 
     radii
         Their radii ``(n,)``.
     array
-        Row and column of each spot ``(n, 2)`` as Space Ranger counts them, if known.
+        Row and column of each spot ``(n, 2)`` in Space Ranger's numbering, if known.
     """
     pitch = float("nan") if array is None else _array_pitch(centres, array)
     if not np.isfinite(pitch):
@@ -72,7 +74,7 @@ def visium_mpp(centres: np.ndarray, radii: np.ndarray, array: np.ndarray | None 
 
 
 def _array_pitch(centres: np.ndarray, array: np.ndarray) -> float:
-    """Pitch from array positions (columns are half a pitch apart, rows √3/2), NaN if the spots do not lie there."""
+    """Return the pitch from array positions (columns are 1/2 pitch apart, rows √3/2); NaN if the spots do not fit."""
     grid = np.column_stack([array * [np.sqrt(3) / 2, 0.5], np.ones(len(array))])
     if not np.isfinite(grid).all() or len(grid) < 6 or np.linalg.matrix_rank(grid) < 3:
         return float("nan")
@@ -83,7 +85,7 @@ def _array_pitch(centres: np.ndarray, array: np.ndarray) -> float:
 
 
 def _hexagonal_pitch(centres: np.ndarray) -> float:
-    """Pitch of a hexagonal lattice, NaN if the spots are not one."""
+    """Return the pitch of a hexagonal lattice, NaN if the spots form another."""
     pitch = spot_pitch(centres)
     if not pitch > 0:
         return float("nan")
@@ -94,7 +96,7 @@ def _hexagonal_pitch(centres: np.ndarray) -> float:
 
 
 def check_pitch(pitch_px: float, mpp: float, pitch_um: float, what: str) -> None:
-    """Raise if the spots' measured pitch disagrees with the stated one by more than 5 %."""
+    """Raise if the measured pitch of spots differs from the stated one by more than 5 %."""
     measured = pitch_px * mpp
     if np.isfinite(measured) and abs(measured / pitch_um - 1) > TOLERANCE:
         raise ValueError(
@@ -105,7 +107,10 @@ def check_pitch(pitch_px: float, mpp: float, pitch_um: float, what: str) -> None
 
 
 def check_spots(centres: np.ndarray, mpp: float, pitch_um: float, what: str) -> None:
-    """Check the pitch of spots; where few have a neighbour, as in a selection, it is enough that those stand at the pitch."""
+    """Raise if the pitch of spots is not the stated one.
+
+    In a selection of spots few have a neighbour, so it is enough that these neighbours are one pitch apart.
+    """
     pitch_px = spot_pitch(centres)
     if pitch_px * mpp > pitch_um * (1 + TOLERANCE):
         nearest = KDTree(centres).query(centres, k=2)[0][:, 1] * mpp / pitch_um

@@ -1,1 +1,1 @@
-"""Compiled image statistics behind the built-in texture encoder."""
+"""Compiled image statistics for the built-in texture encoder."""

@@ -1,4 +1,4 @@
-"""Nuclei of a patch: threshold, labels and measurements."""
+"""Nuclei of a patch: threshold, labels and measurements; compiled."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ NUCLEUS_QUANTILES = (0.10, 0.50, 0.90)
 
 @njit(cache=True, nogil=True)
 def blur(image: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Smooth with the symmetric kernel ``weights`` along both axes, border repeated, to multiples of ``STEP``.
+    """Smooth with the symmetric kernel ``weights`` along both axes, and round to multiples of ``STEP``.
 
-    ``weights`` are whole numbers: with the image they make every sum exact in float64.
+    Border pixels are repeated. ``weights`` are whole numbers, so that every sum is exact in float64.
     """
     height, width = image.shape
     reach = len(weights) // 2
@@ -45,9 +45,10 @@ def blur(image: np.ndarray, weights: np.ndarray) -> np.ndarray:
 
 @njit(cache=True, nogil=True)
 def nuclear_threshold(counts: np.ndarray, values: np.ndarray, minimum: float, contrast: float) -> float:
-    """Otsu's threshold of a histogram, at least ``minimum``; infinite unless it parts means ``contrast`` apart.
+    """Return Otsu's threshold of a histogram, at least ``minimum``.
 
-    Values at or above the threshold are foreground. Where several thresholds are equally good, their middle.
+    Values at or above the threshold are foreground. Of several equally good thresholds the middle is taken. The
+    threshold is infinite if the means of foreground and background differ by less than ``contrast``.
     """
     below, mass = np.cumsum(counts), np.cumsum(counts * values)
     total, whole = below[-1], mass[-1]
@@ -112,7 +113,10 @@ def label(mask: np.ndarray) -> tuple[np.ndarray, int]:
 
 @njit(cache=True, nogil=True)
 def measure(labels: np.ndarray, number: int, values: np.ndarray, smallest: float) -> np.ndarray:
-    """Components of at least ``smallest`` pixels: (area, y, x, eccentricity, mean of ``values``), float64 (k, 5)."""
+    """Return area, y, x, eccentricity and mean of ``values``, float64 (k, 5), of all components that are large enough.
+
+    ``smallest`` is the least area in pixels.
+    """
     sums = np.zeros((number + 1, 6), np.int64)
     inside = np.zeros(number + 1, np.float64)
     for y in range(labels.shape[0]):
@@ -127,7 +131,7 @@ def measure(labels: np.ndarray, number: int, values: np.ndarray, smallest: float
                 sums[k, 5] += x * y
                 inside[k] += values[y, x]
     out = np.empty((number, 5), np.float64)
-    kept = 0
+    n_large = 0
     for k in range(1, number + 1):
         if sums[k, 0] < smallest:
             continue
@@ -136,7 +140,7 @@ def measure(labels: np.ndarray, number: int, values: np.ndarray, smallest: float
         yy, xx, xy = sums[k, 3] * area - my * my, sums[k, 4] * area - mx * mx, sums[k, 5] * area - mx * my
         spread = math.sqrt((xx - yy) * (xx - yy) + 4 * xy * xy)
         eccentricity = math.sqrt(2 * spread / (xx + yy + spread)) if spread > 0 else 0.0
-        out[kept, 0], out[kept, 1], out[kept, 2] = area, my / area, mx / area
-        out[kept, 3], out[kept, 4] = eccentricity, inside[k] / area
-        kept += 1
-    return out[:kept]
+        out[n_large, 0], out[n_large, 1], out[n_large, 2] = area, my / area, mx / area
+        out[n_large, 3], out[n_large, 4] = eccentricity, inside[k] / area
+        n_large += 1
+    return out[:n_large]

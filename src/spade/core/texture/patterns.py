@@ -15,7 +15,7 @@ _EDGE, _CORNER = math.sqrt(0.5) * (1 - math.sqrt(0.5)), 0.5
 
 @njit(cache=True, nogil=True)
 def halve(image: np.ndarray) -> np.ndarray:
-    """Means of 2×2 blocks; an odd last row or column is left out."""
+    """Return the means of 2×2 blocks; an odd last row or column is left out."""
     height, width = image.shape[0] // 2, image.shape[1] // 2
     out = np.empty((height, width), np.float32)
     quarter = np.float32(0.25)
@@ -28,7 +28,7 @@ def halve(image: np.ndarray) -> np.ndarray:
 
 @njit(cache=True, nogil=True)
 def edges(image: np.ndarray) -> np.ndarray:
-    """Gradient mean and deviation, Laplacian root mean square, coherence, orientation entropy.
+    """Return gradient mean and deviation, Laplacian root mean square, coherence and orientation entropy.
 
     Gradients are central differences inside the border. Coherence is the anisotropy of the structure tensor over 3×3
     pixels, (λ₁ − λ₂) / (λ₁ + λ₂), averaged with the weight λ₁ + λ₂. The entropy of the gradient's orientation (8 bins
@@ -88,10 +88,10 @@ def edges(image: np.ndarray) -> np.ndarray:
 
 @njit(cache=True, nogil=True)
 def cooccurrence(image: np.ndarray, low: float, high: float) -> np.ndarray:
-    """Haralick's log1p contrast, homogeneity, energy, correlation, entropy: means over four directions.
+    """Return Haralick's log1p contrast, homogeneity, energy, correlation and entropy, as means over four directions.
 
-    Grey levels are ``GLCM_LEVELS`` equal steps from ``low`` to ``high``, values outside go to the nearest; pairs are
-    neighbours at 0, 45, 90 and 135 degrees, counted both ways. The correlation of a constant image is 0.
+    Grey levels are ``GLCM_LEVELS`` equal steps from ``low`` to ``high``; values outside get the nearest level. Pairs
+    are neighbours at 0, 45, 90 and 135 degrees, counted both ways. The correlation of a constant image is 0.
     """
     height, width = image.shape
     scale = np.float32(GLCM_LEVELS / (high - low))
@@ -143,10 +143,12 @@ def cooccurrence(image: np.ndarray, low: float, high: float) -> np.ndarray:
 
 @njit(cache=True, nogil=True)
 def binary_patterns(image: np.ndarray) -> np.ndarray:
-    """Shares (10,) of Ojala's rotation-invariant uniform patterns of 8 points at radius 1, inside the border.
+    """Return the shares (10,) of Ojala's rotation-invariant uniform patterns of 8 points at radius 1.
 
-    Entry k ≤ 8 is the uniform pattern (at most two changes around the circle) with k points not below the centre,
-    entry 9 every other pattern. Points on the diagonals are interpolated bilinearly.
+    Pixels at the border are left out.
+
+    Entry k ≤ 8 is the uniform pattern (at most two changes around the circle) with k points not below the centre; entry
+    9 holds all other patterns. Points on the diagonals are interpolated bilinearly.
     """
     edge, corner = np.float32(_EDGE), np.float32(_CORNER)
     counts = np.zeros(10, np.int64)

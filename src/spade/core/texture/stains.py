@@ -1,8 +1,8 @@
-"""Compiled image statistics of one H&E patch: arrays in, arrays out, one thread, the GIL released.
+"""Stain concentrations of one H&E patch and their statistics; compiled, in one thread, without the GIL.
 
 Concentrations are rounded to multiples of ``STEP`` optical density. A sum of a few such numbers is exact in float32, so
 2× pooling, co-occurrence counts and binary patterns do not depend on the order of the pixels: a patch, its flips and
-its quarter turns give the same values where their sides divide by the pooling factor.
+its quarter turns give the same values if the pooling factor divides the sides.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ import math
 import numpy as np
 from numba import njit
 
-#: Resolution of stain concentrations, in optical density. A power of two, see above.
+#: Resolution of stain concentrations, in optical density; a power of two, see above.
 STEP = 1.0 / 1024.0
-#: Lowest and highest concentration that has a bin of its own; 8-bit images cannot leave this range.
+#: Lowest and highest concentration with a bin of its own; 8-bit images cannot leave this range.
 LOWEST, HIGHEST = -4, 6
 BINS = 1024 * (HIGHEST - LOWEST)
 QUANTILES = (0.05, 0.25, 0.50, 0.75, 0.95)
@@ -24,10 +24,10 @@ QUANTILES = (0.05, 0.25, 0.50, 0.75, 0.95)
 def unmix(
     patch: np.ndarray, density: np.ndarray, unmixing: np.ndarray, white: float
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Stain concentrations (3, H, W), counts of the levels per channel from 255 to 0 (3, 256), tissue mask (H, W).
+    """Return stain concentrations (3, H, W), counts (3, 256) of the levels from 255 to 0, and tissue mask (H, W).
 
-    ``density`` (256,) is the optical density of the levels from 255 to 0, ``unmixing`` (3, 3) takes densities (as a
-    row) to concentrations; a pixel is tissue if its mean density reaches ``white``.
+    ``density`` (256,) is the optical density of the levels from 255 to 0. ``unmixing`` (3, 3) turns a row of densities
+    into concentrations. A pixel is tissue if its mean density reaches ``white``.
     """
     height, width = patch.shape[:2]
     stains = np.empty((3, height, width), np.float32)
@@ -52,7 +52,7 @@ def unmix(
 
 @njit(cache=True, nogil=True)
 def count_values(values: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """Counts (BINS,) of the multiples of ``STEP`` among the ``values`` (H, W) inside ``mask``."""
+    """Return the counts (BINS,) of the multiples of ``STEP`` among the ``values`` (H, W) inside ``mask``."""
     counts = np.zeros(BINS, np.int64)
     for y in range(values.shape[0]):
         for x in range(values.shape[1]):
@@ -63,10 +63,10 @@ def count_values(values: np.ndarray, mask: np.ndarray) -> np.ndarray:
 
 @njit(cache=True, nogil=True)
 def describe(counts: np.ndarray, values: np.ndarray) -> np.ndarray:
-    """Mean, standard deviation, signed log1p of the skewness and ``QUANTILES`` of a histogram.
+    """Return mean, standard deviation, signed log1p of the skewness and ``QUANTILES`` of a histogram.
 
-    ``counts`` (k,) says how often each of the ``values`` (k,) occurs; the values ascend. Quantiles are the
-    smallest value that at least this share of the pixels does not exceed.
+    ``counts`` (k,) are the numbers of pixels with each of the ``values`` (k,), which ascend. A quantile is the smallest
+    value that at least this share of the pixels does not exceed.
     """
     out = np.zeros(3 + len(QUANTILES), np.float32)
     total = counts.sum()
@@ -93,7 +93,7 @@ def describe(counts: np.ndarray, values: np.ndarray) -> np.ndarray:
 
 @njit(cache=True, nogil=True)
 def correlation(a: np.ndarray, b: np.ndarray) -> float:
-    """Pearson correlation of two images (H, W), 0 where one of them is constant."""
+    """Return the Pearson correlation of two images (H, W), 0 if one of them is constant."""
     n = a.size
     sum_a, sum_b, aa, bb, ab = 0.0, 0.0, 0.0, 0.0, 0.0  # exact: products of multiples of STEP
     for y in range(a.shape[0]):

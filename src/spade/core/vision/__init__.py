@@ -1,1 +1,1 @@
-"""Image networks: encoder towers and low-rank adapters."""
+"""Image networks: towers of encoders, and low-rank adapters."""

@@ -1,4 +1,4 @@
-"""Image towers: an encoder that reads pixels, and a small head that reads features of one that is frozen."""
+"""Image towers: an encoder of pixels, or a small head on the features of a frozen encoder."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ HEADS = ("mlp", "linear")
 
 
 class PixelTower(nn.Module):
-    """An encoder with its own normalisation of the input.
+    """An encoder that normalises its input.
 
     Parameters
     ----------
     model
-        Reads ``(n, 3, h, w)`` and returns ``(n, d)``; for ``"cls+mean"`` its ``forward_features`` returns tokens.
+        An encoder of ``(n, 3, h, w)`` as ``(n, d)``. For ``"cls+mean"`` its ``forward_features`` returns tokens.
     mean, deviation
-        Of every channel, for values from 0 to 1.
+        Mean and deviation of every channel, for values from 0 to 1.
     pool
-        ``"model"``: what the encoder returns. ``"cls+mean"``: class token beside the mean of the patch tokens.
+        ``"model"``: the output of the encoder. ``"cls+mean"``: class token and mean of the patch tokens, concatenated.
     """
 
     mean: Tensor
@@ -43,7 +43,7 @@ class PixelTower(nn.Module):
 
 
 def pooled(model: Any, x: Tensor, pool: str) -> Tensor:
-    """Return the features ``(n, d)`` of a normalised input, pooled as :class:`PixelTower` says."""
+    """Return the features ``(n, d)`` of a normalised input; ``pool`` is that of :class:`PixelTower`."""
     if pool != "cls+mean":
         return model(x)
     tokens = model.forward_features(x)
@@ -56,18 +56,18 @@ def to_unit(pixels: Tensor) -> Tensor:
 
 
 class FeatureTower(nn.Module):
-    """A head on standardised frozen features: linear, or linear plus a correction by one hidden layer, ``P x + W2 GELU(W1 x)``.
+    """A head on standardised features of a frozen encoder.
 
     Parameters
     ----------
     mean, deviation
-        Of every feature in training ``(D,)``.
+        Mean and deviation of every feature in training ``(D,)``.
     dim, hidden
         Widths of the output and of the hidden layer.
     head
-        ``"mlp"`` or ``"linear"``.
+        ``"linear"``: ``P x``. ``"mlp"``: ``P x + W2 GELU(W1 x)``, the same with a correction by one hidden layer.
     dropout
-        Share of the hidden layer that is dropped while training.
+        Share of the hidden layer that is dropped in training.
     """
 
     mean: Tensor

@@ -9,7 +9,7 @@ WORDS = {
     "macro_auroc": "macro AUROC",
     "macro_f1": "macro F1",
     "pearson": "Pearson correlation",
-    "no_image_to_gene": "no image-to-gene",
+    "seal_no_image_to_gene": "seal no image-to-gene",
     "seal_shuffled": "seal, shuffled pairs",
 }
 
