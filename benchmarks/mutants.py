@@ -1,7 +1,8 @@
-"""Whether the tests notice single wrong lines: forty hand-made mutants of core, _samples and tl, each run against its tests.
+"""Do the tests notice single wrong lines? Forty hand-made mutants of core, _samples and tl, each run against its tests.
 
-``python benchmarks/mutants.py`` changes one line at a time in a copy of the source, in an order drawn by ``--seed``, and runs the fast
-tests of the folder that mirrors it. A mutant is killed if a test fails; the survivors are listed at the end.
+``python benchmarks/mutants.py`` changes one line at a time in a copy of the source, in an order drawn by ``--seed``,
+and runs the fast tests of the folder that mirrors it. A mutant is killed if a test fails; the survivors are listed at
+the end.
 """
 
 from __future__ import annotations
@@ -35,42 +36,140 @@ MUTANTS = [
     Mutant("core/schedule.py", "math.pi * step / n_steps", "math.pi * step / (n_steps + 1)", "core"),
     Mutant("core/distributed/dealing.py", "np.argsort(-loads", "np.argsort(loads", "core/experts"),
     Mutant("core/distributed/join.py", "else ranks.world) for", "else 1) for", "core/seal"),
-    Mutant("core/experts/losses.py", "spot @ spot.mT) / 2 * temperature", "spot @ spot.mT) * temperature", "core/experts"),
-    Mutant("core/experts/losses.py", "+ _cross_entropy(logits.mT, target.mT)", "+ _cross_entropy(logits.mT, target)", "core/experts"),
+    Mutant(
+        "core/experts/losses.py", "spot @ spot.mT) / 2 * temperature", "spot @ spot.mT) * temperature", "core/experts"
+    ),
+    Mutant(
+        "core/experts/losses.py",
+        "+ _cross_entropy(logits.mT, target.mT)",
+        "+ _cross_entropy(logits.mT, target)",
+        "core/experts",
+    ),
     Mutant("core/experts/heads.py", "y * keep) + h, which)", "y * keep), which)", "core/experts"),
     Mutant("core/experts/routing.py", "softmax(-distances", "softmax(distances", "core/experts tl/embedding"),
-    Mutant("core/experts/routing.py", "np.argmin(np.nan_to_num(distances, nan=np.inf), axis=1), -1)", "np.argmin(np.nan_to_num(distances, nan=np.inf), axis=1), 0)", "core/experts tl/training"),
-    Mutant("core/experts/train.py", "layer.bias.double() - weight @", "layer.bias.double() + weight @", "core/experts tl/training"),
+    Mutant(
+        "core/experts/routing.py",
+        "np.argmin(np.nan_to_num(distances, nan=np.inf), axis=1), -1)",
+        "np.argmin(np.nan_to_num(distances, nan=np.inf), axis=1), 0)",
+        "core/experts tl/training",
+    ),
+    Mutant(
+        "core/experts/train.py",
+        "layer.bias.double() - weight @",
+        "layer.bias.double() + weight @",
+        "core/experts tl/training",
+    ),
     Mutant("core/experts/job.py", "share / (1 - share)", "share", "core/experts tl/training"),
     Mutant("core/spots/blocks.py", "p=np.inf)[0] < distance", "p=2)[0] < distance", "core pp tl/few_shot"),
-    Mutant("core/spots/lattice.py", "ratio / expected - 1) <= TOLERANCE", "ratio / expected - 1) <= 10 * TOLERANCE", "core/spots pp"),
+    Mutant(
+        "core/spots/lattice.py",
+        "ratio / expected - 1) <= TOLERANCE",
+        "ratio / expected - 1) <= 10 * TOLERANCE",
+        "core/spots pp",
+    ),
     Mutant("core/evaluation/folds.py", "np.flatnonzero(~test)[~near]", "np.flatnonzero(~test)", "core tl/expression"),
-    Mutant("core/evaluation/episodes.py", "self.query[~np.isin(self.query, chosen)]", "self.query", "core/evaluation tl/few_shot"),
+    Mutant(
+        "core/evaluation/episodes.py",
+        "self.query[~np.isin(self.query, chosen)]",
+        "self.query",
+        "core/evaluation tl/few_shot",
+    ),
     Mutant("core/evaluation/intervals.py", "np.arange(len(order), 0, -1)", "len(order)", "core/evaluation"),
-    Mutant("core/evaluation/intervals.py", "few = known.sum(0) < 2", "few = known.sum(0) < 1", "core/evaluation tl/few_shot"),
-    Mutant("core/evaluation/retrieval.py", "((similarity == true).sum(1) - 1) / 2", "0", "core/evaluation tl/embedding"),
+    Mutant(
+        "core/evaluation/intervals.py",
+        "few = known.sum(0) < 2",
+        "few = known.sum(0) < 1",
+        "core/evaluation tl/few_shot",
+    ),
+    Mutant(
+        "core/evaluation/retrieval.py", "((similarity == true).sum(1) - 1) / 2", "0", "core/evaluation tl/embedding"
+    ),
     Mutant("core/expression/ridge.py", "(self.values + alpha)", "(self.values + 2 * alpha)", "core/expression"),
     Mutant("core/expression/normalise.py", "where=totals > 0", "where=totals > 1", "core/expression tl/training"),
-    Mutant("core/expression/correlation.py", "np.where(x_varies, 0.0, np.nan)", "np.zeros(len(x_varies))", "core/expression"),
-    Mutant("core/slides/survival_losses.py", "-before.to(risk.dtype) / n_tied[moment]", "-before.to(risk.dtype) / (n_tied[moment] + 1)", "core/slides"),
+    Mutant(
+        "core/expression/correlation.py",
+        "np.where(x_varies, 0.0, np.nan)",
+        "np.zeros(len(x_varies))",
+        "core/expression",
+    ),
+    Mutant(
+        "core/slides/survival_losses.py",
+        "-before.to(risk.dtype) / n_tied[moment]",
+        "-before.to(risk.dtype) / (n_tied[moment] + 1)",
+        "core/slides",
+    ),
     Mutant("core/seal/losses.py", "((1 - rho).square() * varies)", "(1 - rho).square()", "core/seal"),
     Mutant("core/seal/gene_vae.py", "return (gaussian - self.log_det).mean()", "return gaussian.mean()", "core/seal"),
-    Mutant("core/seal/state.py", 'for kind in MOMENTS} for i, name', "for kind in MOMENTS[:2]} for i, name", "core/seal"),
+    Mutant(
+        "core/seal/state.py", "for kind in MOMENTS} for i, name", "for kind in MOMENTS[:2]} for i, name", "core/seal"
+    ),
     Mutant("_samples/counts.py", "abs(counts).sum(1)", "counts.sum(1)", "samples tl/training tl/expression"),
-    Mutant("_samples/counts.py", "if raw and len(values) and values.min() < 0", "if raw and len(values) and values.min() < -1", "samples tl/training"),
-    Mutant("_samples/obs.py", "whole = isinstance(value, (float, np.floating)) and value.is_integer()", "whole = False", "samples tl/slides"),
-    Mutant("_samples/patches.py", "positions = pd.Index(squares.index).get_indexer(section.ids)", "positions = np.arange(len(section.ids))", "samples pp"),
-    Mutant("_samples/placement.py", "singular[0] > (1 + ISOTROPY) * singular[1]", "singular[0] > 2 * singular[1]", "samples pp"),
-    Mutant("_samples/model_features.py", 'if name != "encoder")', 'if name == "encoder")', "samples tl/embedding tl/training"),
-    Mutant("_samples/collect.py", "check_names(self.section_names, \"sections\")", "pass", "samples tl/few_shot tl/training"),
+    Mutant(
+        "_samples/counts.py",
+        "if raw and len(values) and values.min() < 0",
+        "if raw and len(values) and values.min() < -1",
+        "samples tl/training",
+    ),
+    Mutant(
+        "_samples/obs.py",
+        "whole = isinstance(value, (float, np.floating)) and value.is_integer()",
+        "whole = False",
+        "samples tl/slides",
+    ),
+    Mutant(
+        "_samples/patches.py",
+        "positions = pd.Index(squares.index).get_indexer(section.ids)",
+        "positions = np.arange(len(section.ids))",
+        "samples pp",
+    ),
+    Mutant(
+        "_samples/placement.py",
+        "singular[0] > (1 + ISOTROPY) * singular[1]",
+        "singular[0] > 2 * singular[1]",
+        "samples pp",
+    ),
+    Mutant(
+        "_samples/model_features.py",
+        'if name != "encoder")',
+        'if name == "encoder")',
+        "samples tl/embedding tl/training",
+    ),
+    Mutant(
+        "_samples/collect.py", 'check_names(self.section_names, "sections")', "pass", "samples tl/few_shot tl/training"
+    ),
     Mutant("_samples/sample.py", "if not ids.is_unique:", "if False:", "samples"),
-    Mutant("tl/_training/data.py", "(self.section == section) & (self.role == role)", "self.section == section", "tl/training tl/embedding"),
+    Mutant(
+        "tl/_training/data.py",
+        "(self.section == section) & (self.role == role)",
+        "self.section == section",
+        "tl/training tl/embedding",
+    ),
     Mutant("tl/_training/data.py", "usable = own.valid & filled", "usable = own.valid", "tl/training"),
     Mutant("tl/_training/spade_steps.py", "deviation = deviation / np.sqrt(len(deviation))", "pass", "tl/training"),
-    Mutant("tl/_training/expert_of_spot.py", "np.concatenate([images / spread, space]", "np.concatenate([images, space]", "tl/training"),
-    Mutant("tl/_embedding/modalities.py", "np.ones((x.shape[0], model.n_experts)) if gallery else None", "None", "tl/embedding"),
-    Mutant("tl/_slides/heads.py", "self.variance[slides].mean(0) + self.mean[slides].var(0)", "self.variance[slides].mean(0)", "tl/slides"),
-    Mutant("tl/_switchboard/score.py", "return standard - standard.mean(1, keepdims=True)", "return standard", "tl/switchboard"),
+    Mutant(
+        "tl/_training/expert_of_spot.py",
+        "np.concatenate([images / spread, space]",
+        "np.concatenate([images, space]",
+        "tl/training",
+    ),
+    Mutant(
+        "tl/_embedding/modalities.py",
+        "np.ones((x.shape[0], model.n_experts)) if gallery else None",
+        "None",
+        "tl/embedding",
+    ),
+    Mutant(
+        "tl/_slides/heads.py",
+        "self.variance[slides].mean(0) + self.mean[slides].var(0)",
+        "self.variance[slides].mean(0)",
+        "tl/slides",
+    ),
+    Mutant(
+        "tl/_switchboard/score.py",
+        "return standard - standard.mean(1, keepdims=True)",
+        "return standard",
+        "tl/switchboard",
+    ),
 ]
 
 
@@ -109,7 +208,10 @@ def try_mutant(mutant: Mutant, folder: Path) -> bool:
     finally:
         path.write_text(text)
     seconds = time.monotonic() - began
-    print(f"{'SURVIVED' if passed else 'killed':8} {seconds:4.0f} s  {mutant.file}: {mutant.mutated}  ({last})", flush=True)
+    print(
+        f"{'SURVIVED' if passed else 'killed':8} {seconds:4.0f} s  {mutant.file}: {mutant.mutated}  ({last})",
+        flush=True,
+    )
     return not passed
 
 
@@ -120,7 +222,8 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=2, help="mutants at a time")
     parser.add_argument("--only", default="", help="mutants of files with this in their path")
     options = parser.parse_args()
-    chosen = [one for one in random.Random(options.seed).sample(MUTANTS, options.n) if options.only in one.file]
+    drawn = random.Random(options.seed).sample(MUTANTS, options.n)  # noqa: S311
+    chosen = [mutant for mutant in drawn if options.only in mutant.file]
     with tempfile.TemporaryDirectory() as place:
         folders = [Path(place) / f"copy_{i}" for i in range(options.jobs)]
         for folder in folders:

@@ -1,4 +1,4 @@
-"""``python -m spade demo``: the whole way from samples to embeddings and pictures."""
+"""``python -m spade demo``: from samples to embeddings and figures."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     demo.add_argument(
         "--data",
         metavar="DIR",
-        help="folder with real samples: .zarr stores of SpatialData, a HEST-1k folder, or classic ST sections (an image "
-        "and its tables in one folder each); default: a synthetic cohort",
+        help="folder with real samples: .zarr stores of SpatialData, a HEST-1k folder, or classic ST sections (one "
+        "folder with an image and its tables each); default: a synthetic cohort",
     )
     demo.add_argument(
-        "--seed", type=int, default=0, metavar="N", help="seed of everything random (default: %(default)s)"
+        "--seed", type=int, default=0, metavar="N", help="seed of all random draws (default: %(default)s)"
     )
     options = parser.parse_args(arguments)
 

@@ -1,4 +1,4 @@
-"""Checks of results and settings that go through tables, and how messages list things."""
+"""Checks of result tables and unused settings, and how messages list things."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from spade.core.checks import check_count
 
 logger = logging.getLogger("spade")
 
-#: Columns of results in which an empty string says that there is none.
+#: Columns of results in which an empty string stands for no value.
 MAY_BE_EMPTY = ("label", "section", "query_sample", "query_section", "direction")
 
 
 def check_idle(settings: Iterable[tuple[str, object, object]], reason: str) -> None:
-    """Raise if settings, given as name, value and default, were changed where they change nothing."""
+    """Raise if settings, given as name, value and default, were changed although they change nothing."""
     if idle := [(name, value) for name, value, default in settings if value != default]:
         listed = ", ".join(f"{name}={value!r}" for name, value in idle)
         raise ValueError(f"{listed}: {reason}; leave {', '.join(f'{name}=' for name, _ in idle)} out.")
@@ -43,7 +43,10 @@ def check_classes(labels: NDArray[np.str_] | NDArray[np.object_], label_key: str
 
 
 def check_table(table: object, columns: Sequence[str], made_by: str) -> pd.DataFrame:
-    """Return a result that has these columns, and rows, else raise; what a way through a file made missing is ``""`` again."""
+    """Return a result, or raise if it lacks columns or rows.
+
+    Empty strings that became missing on the way through a file are restored.
+    """
     if not isinstance(table, pd.DataFrame):
         raise TypeError(f"table: got {type(table).__name__}; expected what {made_by} returned.")
     if missing := [name for name in columns if name not in table]:
@@ -62,20 +65,20 @@ def plural(n: int, noun: str) -> str:
 
 
 def shorten(items: Iterable[Any], most: int = 5) -> str:
-    """Return the first few items for a message."""
+    """Return the first few items as a list for a message, and their number if some are left out."""
     listed = [item.item() if isinstance(item, np.generic) else item for item in items]
     return ", ".join(map(repr, listed[:most])) + (f", … ({len(listed)} in all)" if len(listed) > most else "")
 
 
 def check_pairs(table: object, columns: Sequence[str], made_by: str) -> pd.DataFrame:
-    """As :func:`check_table`; also raise if the first two columns do not tell the rows apart."""
-    found = check_table(table, columns, made_by)
-    if found.duplicated(list(columns[:2])).any():
+    """Check as :func:`check_table`, and raise if the first two columns do not identify the rows."""
+    checked = check_table(table, columns, made_by)
+    if checked.duplicated(list(columns[:2])).any():
         raise ValueError(
-            f"table: pairs of {columns[0]} and {columns[1]} occur more than once, as when tables are put together; draw them one by "
-            "one."
+            f"table: pairs of {columns[0]} and {columns[1]} occur more than once, as in concatenated tables; draw them "
+            "one by one."
         )
-    return found
+    return checked
 
 
 def log_left_out(function: str, total: int, counts: dict[str, int]) -> None:

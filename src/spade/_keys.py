@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
-from typing import Any
+from collections.abc import MutableMapping
+from typing import Any, TypedDict
 
 from spade._version import __version__
 from spade.core.checks import check_text
 
-#: ``uns`` and ``attrs`` entry that holds provenance, one flat dict per written key.
+#: Entry of ``uns`` that holds provenance, one :class:`Record` per written key, and of ``attrs`` about the section.
 UNS = "spade"
 PATCHES = "patches"
 TABLE = "table"
@@ -18,10 +19,49 @@ SEAL = "seal"
 MARKERS = "rank_expert_genes"
 PREDICTED = "predicted"
 SMOOTHED = "smoothed"
-#: Function that the record of a layer of smoothed counts names.
+#: Function that wrote a layer of smoothed counts, in its record.
 SMOOTHING = "pp.smooth_expression"
 
 TRAIN, VAL, TEST, GUARD = "train", "val", "test", "guard"
+
+
+class RegionRecord(TypedDict):
+    """Where the patches of one region lie."""
+
+    #: Shapes element of the patches.
+    element: str
+    image: str
+    coordinate_system: str
+    mpp: float
+    spot_diameter_um: float
+
+
+class Record(TypedDict, total=False):
+    """Provenance of what was written under a key; functions add settings of their own, such as ``n_genes``."""
+
+    version: str
+    function: str
+    #: Of features and embeddings.
+    use_rep: str
+    encoder: str
+    encoder_id: str
+    model: str
+    model_id: str
+    mix: str
+    seed: int
+    #: Of patches, and of features made from them.
+    patches_key: str
+    size_um: float
+    size_px: int
+    input_px: int
+    regions: dict[str, RegionRecord]
+    #: Of context features and smoothed expression.
+    radius_um: float
+    #: Of gene panels and predicted expression.
+    fold_case: bool
+    #: Of attention.
+    label_key: str
+    slide_key: str
 
 
 def gene(stem: str) -> str:
@@ -90,18 +130,18 @@ def predicted_deviation(stem: str) -> str:
 
 
 def predicted_genes(stem: str) -> str:
-    """``uns`` key of the genes that the columns of predicted expression stand for."""
+    """``uns`` key of the genes in the columns of predicted expression."""
     return f"{stem}_genes"
 
 
 def features(encoder: str) -> str:
-    """``obsm`` key of the features of an encoder, made legal for a zarr store."""
+    """``obsm`` key of the features of an encoder, with only characters that a zarr store accepts."""
     name = re.sub(r"[^A-Za-z0-9_.-]+", "_", encoder.removeprefix("hf-hub:")).strip("_.-")
     return f"X_{name}"
 
 
 def check_key(key: str, argument: str = "key_added") -> str:
-    """Return ``key`` if a zarr store takes it as a name, else raise."""
+    """Return ``key`` if a zarr store accepts it as a name, else raise."""
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", check_text(argument, key)):
         raise ValueError(
             f"{argument}={key!r} cannot be stored: a key has letters, digits and '_', '.', '-' and starts with a "
@@ -113,23 +153,24 @@ def check_key(key: str, argument: str = "key_added") -> str:
 def check_uns_key(key: str) -> str:
     """Return ``key`` if a result may be stored as ``uns[key]``, else raise."""
     if check_key(key) in (UNS, "spatialdata_attrs"):
-        raise ValueError(f"key_added={key!r} is where records of the object are kept; choose another name.")
+        raise ValueError(f"key_added={key!r} is the key of records about the object; choose another name.")
     return key
 
 
-def write_provenance(uns: Any, key: str, **facts: Any) -> None:
-    """Write one flat record under ``uns["spade"][key]``; facts that are None are left out."""
-    record: dict[str, Any] = {"version": __version__}
+def write_provenance(uns: MutableMapping[str, Any], key: str, **facts: object) -> None:
+    """Write one record under ``uns["spade"][key]``; facts that are None are left out."""
+    record: dict[str, object] = {"version": __version__}
     record.update({name: value for name, value in facts.items() if value is not None})
     uns[UNS] = {**uns.get(UNS, {}), key: record}
 
 
-def forget_provenance(uns: Any, key: str) -> None:
-    """Take the record of ``key`` away, whose values are replaced by others."""
+def forget_provenance(uns: MutableMapping[str, Any], key: str) -> None:
+    """Remove the record of ``key``, whose values are replaced."""
     if key in uns.get(UNS, {}):
         uns[UNS] = {name: record for name, record in uns[UNS].items() if name != key}
 
 
-def read_provenance(uns: Any, key: str) -> dict[str, Any]:
-    """Return the record of ``key``, empty if this package did not write it."""
-    return dict(uns.get(UNS, {}).get(key, {}))
+def read_provenance(uns: MutableMapping[str, Any], key: str) -> Record:
+    """Return a copy of the record of ``key``, empty if this package did not write it."""
+    record: Record = uns.get(UNS, {}).get(key, {})
+    return record.copy()

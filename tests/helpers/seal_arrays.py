@@ -98,7 +98,17 @@ def first_step(kind, rows, options, ranks=ALONE):
     """Losses and gradients of one step."""
     config = SealTraining(**FAST | STILL | options)
     net = net_of(kind, n_sections=2 if config.adversary else 0)
-    run = _Run(net, pairs_of(kind), config, seed=0, device="cpu", ranks=ranks, n_workers=0, folder=None, progress=None)
+    run = _Run(
+        net,
+        pairs_of(kind),
+        config,
+        seed=0,
+        device="cpu",
+        ranks=ranks,
+        n_workers=0,
+        folder=None,
+        progress=None,
+    )
     run.optimiser.step = lambda: None
     losses = run._step(rows, next(run._images([rows], JOINT)), JOINT)
     return losses, {name: value.grad for name, value in net.trained() if value.grad is not None}

@@ -111,7 +111,7 @@ def test_invalid_polygons_are_repaired_with_one_warning(read):
     area = {"type": "Polygon", "coordinates": [SQUARE]}
     overlapping = [[SQUARE], [[[x + 5, y] for x, y in SQUARE]]]
     spike = [[0, 0], [10, 0], [10, 10], [10, 30], [10, 10], [0, 10], [0, 0]]
-    with warns_here(r"a\.geojson: 6 of 7 polygons were not valid .* repaired; only areas are kept") as record:
+    with warns_here(r"a\.geojson: repaired 6 of 7 polygons .*; only areas are kept") as record:
         frame = read(
             collection(
                 feature([BOW_TIE]),
@@ -141,16 +141,16 @@ def test_points_and_lines_are_refused_or_left_out(read, caplog):
         feature(geometry={"type": "GeometryCollection", "geometries": [POINT]}),
     )
     said = (
-        r"4 of 5 features are no areas \(1 LineString, 1 MultiPoint, 2 Point\), but labels need polygons\. .*"
+        r"4 of 5 features have no area \(1 LineString, 1 MultiPoint, 2 Point\), but labels need polygons\. .*"
         r"other_geometry='skip', or read some object_types= \(there are 4 annotation, 1 detection\)"
     )
     with pytest.raises(ValueError, match=said):
         read(content)
     with caplog.at_level(logging.INFO, logger="spade"):
         assert len(read(content, other_geometry="skip")) == 1
-    assert "left out 4 of 5 features that are no areas (1 LineString, 1 MultiPoint, 2 Point)" in caplog.text
+    assert "left out 4 of 5 features that have no area (1 LineString, 1 MultiPoint, 2 Point)" in caplog.text
     assert len(read(content["features"][:2], object_types="annotation")) == 1
-    with pytest.raises(ValueError, match=r"none of the 1 features is an area \(1 Point\)"):
+    with pytest.raises(ValueError, match=r"no feature is an area \(1 Point\)"):
         read(content["features"][1], other_geometry="skip")
 
 
@@ -161,7 +161,7 @@ def test_points_and_lines_are_refused_or_left_out(read, caplog):
         ("label,x\na,1\n", r"is not JSON"),
         ("", r"is not JSON"),
         ("[" * 100_000, r"nested too deeply|not JSON"),
-        (b"\xff\xfe\x00{", r"not a text file in UTF-8"),
+        (b"\xff\xfe\x00{", r"not a UTF-8 text file"),
         ('{"a": 1}', r"holds no GeoJSON features \(got keys 'a'\)"),
         ('{"type": "Topology"}', r"holds no GeoJSON features \(got type 'Topology'\)"),
         ("3", r"holds no GeoJSON features \(got int\)"),
@@ -174,7 +174,7 @@ def test_points_and_lines_are_refused_or_left_out(read, caplog):
             collection(feature(), feature([[[0, 0], [1, 1], [0, 0]]])),
             r"1 of 2 geometries are empty: feature 1 \(Tumor\)",
         ),
-        (feature([[[0, 0], [1, 1], [2, 2], [0, 0]]]), r"empty, for they enclose no area: feature 0 \(Tumor\)"),
+        (feature([[[0, 0], [1, 1], [2, 2], [0, 0]]]), r"empty, as they enclose no area: feature 0 \(Tumor\)"),
         (feature([[[0, 0], [1, float("nan")], [2, 2], [0, 0]]]), r"feature 0 \(Tumor\) has coordinates that are NaN"),
         (json.dumps(feature()).replace("10", "1e999"), r"NaN or infinite"),
         (feature([[["0", "0"], ["1", "0"], ["1", "1"]]]), r"not lists of numbers"),
@@ -192,14 +192,16 @@ def test_files_that_are_no_annotations(read, content, said):
 
 def test_truncated_gzip_size_name_and_absence(read, tmp_path):
     whole = gzip.compress(json.dumps(collection(*[feature()] * 50)).encode())
-    with pytest.raises(ValueError, match=r"is truncated or damaged .* get it again"):
+    with pytest.raises(ValueError, match=r"is truncated or damaged .*download it again"):
         read(whole[:-20])
     for name in ("a.geojson", "a.geojson.gz"):
         with pytest.raises(ValueError, match=r"holds more than 100 bytes\. Export less .*max_bytes="):
             read(feature(), name, max_bytes=100)
     with pytest.raises(ValueError, match=r"more than 20 bytes"):
         read("sample,label\n" + "a,b\n" * 9, "a.csv", max_bytes=20)
-    with pytest.raises(ValueError, match=r"named neither as GeoJSON \(\.geojson, \.json\) nor as a table \(\.csv"):
+    with pytest.raises(
+        ValueError, match=r"neither a suffix of GeoJSON \(\.geojson, \.json\) nor one of a table \(\.csv"
+    ):
         read(feature(), "a.xml")
     with pytest.raises(FileNotFoundError, match=r"there is no file"):
         sp.io.read_annotations(tmp_path / "none.geojson")
@@ -214,7 +216,7 @@ def test_truncated_gzip_size_name_and_absence(read, tmp_path):
             r"object_types= names 'cell', which the file does not hold; .* 1 annotation",
         ),
         ("a.geojson", {"object_types": []}, r"object_types= is empty"),
-        ("a.geojson", {"other_geometry": "drop"}, r"other_geometry='drop' must be 'error' or 'skip'"),
+        ("a.geojson", {"other_geometry": "drop"}, r"other_geometry='drop': expected one of 'error', 'skip'"),
         ("a.geojson", {"sample_col": "s"}, r"sample_col= is for a table, which 'a\.geojson' is not"),
         (
             "a.csv",
@@ -286,7 +288,7 @@ def test_keys_may_be_chosen(read):
     frame = read(text, "a.csv", sample_col="sample", spot_col="")
     assert list(frame.columns) == ["sample", "spot", "slide", "label"]
     assert frame["spot"].tolist() == ["c1", "c2"]
-    with pytest.raises(KeyError, match=r"spot_col='bar' is not there; columns: '', 'slide', 'sample', 'label'"):
+    with pytest.raises(KeyError, match=r"spot_col='bar' is not a column; columns: '', 'slide', 'sample', 'label'"):
         read(text, "a.csv", spot_col="bar", sample_col="sample")
     with pytest.raises(ValueError, match=r"sample_col= and spot_col= are both 'slide'"):
         read(text, "a.csv", spot_col="slide", sample_col="slide")
@@ -297,17 +299,17 @@ def test_keys_may_be_chosen(read):
     [
         ("sample,label\n", r"no more than one line"),
         ("", r"no more than one line"),
-        ("a,b\n1,2\n", r"no column that names samples or spots; columns: 'a', 'b'\. Say which"),
+        ("a,b\n1,2\n", r"no column that names samples or spots; columns: 'a', 'b'\. Name it with"),
         ("sample\na\n", r"nothing but sample; expected at least one column of labels"),
         ("sample,spot\na,b\n", r"nothing but sample and spot"),
-        ("sample,label\na,x\na,y\n", r"1 samples occur more than once, 'a'\. .*If the rows are spots, .*spot_col="),
-        ("spot,label\na,x\na,x\nb,y\n", r"1 spots occur more than once, 'a'\. .*add a column with the sample"),
-        ("sample,spot,label\na,s,x\nb,s,y\na,s,z\n", r"1 spots occur more than once, 'a/s'"),
-        ("sample,label\na,x\n,y\n", r"1 rows have no sample, such as rows 2 below the header"),
-        ("sample,spot,label\na,,x\na,NA,y\n", r"2 rows have no spot, such as rows 1, 2"),
+        ("sample,label\na,x\na,y\n", r"samples occur more than once: 'a'\. .*If the rows are spots, .*spot_col="),
+        ("spot,label\na,x\na,x\nb,y\n", r"spots occur more than once: 'a'\. .*add a column with the sample"),
+        ("sample,spot,label\na,s,x\nb,s,y\na,s,z\n", r"spots occur more than once: 'a/s'"),
+        ("sample,label\na,x\n,y\n", r"rows have no sample: 2, counted from the first row below the header"),
+        ("sample,spot,label\na,,x\na,NA,y\n", r"rows have no spot: 1, 2"),
         (
             "sample,label\na,x,1\nb,y\n",
-            r"header names 2 columns, but 1 lines have more or fewer fields, such as line 2",
+            r"header names 2 columns, but the number of fields differs in lines: 2",
         ),
         ("sample,label\na,x\nb\n", r"such as line 3\..*cut off"),
         ("sample,label,label\na,x,y\n", r"columns of the same name, 'label'"),

@@ -125,7 +125,7 @@ def test_long_labels_stand_in_for_the_selection(data_dir):
 def test_als_sections_each_as_their_own_sample(data_dir, name):
     counts = data_dir / "als" / f"{name}_stdata_aligned_counts_IDs.txt"
     image = next(counts.parent.glob("*_HE.jpg"))
-    with pytest.raises(ValueError, match=r"3 gene names occur more than once \('Csnk2a1'.*duplicated_genes='sum'"):
+    with pytest.raises(ValueError, match=r"gene names occur more than once: 'Csnk2a1'.*duplicated_genes='sum'"):
         sp.io.read_st(counts, image)
     sdata = sp.io.read_st(counts, image, duplicated_genes="sum")
     raw = pd.read_csv(counts, sep="\t", header=None, index_col=0, skiprows=1, low_memory=False)
@@ -218,11 +218,11 @@ S, L = {"spots": "selection.tsv"}, {"labels": "labels.tsv"}
 @pytest.mark.parametrize(
     ("change", "kwargs", "message"),
     [
-        (damage_gz, {}, r"counts=.*counts.tsv' is truncated or damaged .* get it again"),
+        (damage_gz, {}, r"counts=.*counts.tsv' is truncated or damaged .*download it again"),
         (
             edit("counts.tsv", "5\t2", "5\t-2"),
             {},
-            r"1 values are negative, the first -2 at spot '2x4', gene 'Gapdh'.*Raw",
+            r"1 values are negative, the first -2 at spot '2x4', gene 'Gapdh'.*Expected raw counts",
         ),
         (edit("counts.tsv", "5\t2", "5\t2.5"), {}, r"1 values are not whole, the first 2.5 at spot '2x4'"),
         (
@@ -231,7 +231,7 @@ S, L = {"spots": "selection.tsv"}, {"labels": "labels.tsv"}
             r"1 values are missing or infinite.*'2x4', gene 'Gapdh'.*complete file",
         ),
         (edit("counts.tsv", "5\t2", "5\ttwo"), {}, r"gene 'Gapdh' has entries that are not numbers, such as 'two'"),
-        (edit("counts.tsv", "Gapdh", "Actb"), {}, r"1 gene names occur more than once \('Actb'\).*Rename"),
+        (edit("counts.tsv", "Gapdh", "Actb"), {}, r"gene names occur more than once: 'Actb'.*Rename"),
         (edit("counts.tsv", "Gapdh", "Gapdh\tX\tY"), {}, r"first line names 5 columns, the next holds 3.*Expected"),
         (edit("counts.tsv", "3x3", "2x3"), {}, r"2 spots share their array position.*\('2x3', '2x3'\).*distinct"),
         (edit("counts.tsv", "3x3", "2.1x3.2"), {}, r"2 spots share their array position.*\('2x3', '2.1x3.2'\)"),
@@ -242,20 +242,24 @@ S, L = {"spots": "selection.tsv"}, {"labels": "labels.tsv"}
         (
             edit("selection.tsv", "5\t9", "6\t9"),
             S,
-            r"1 of 4 spots with counts have no position in spots= \('5x9'; there",
+            r"1 of 4 spots with counts have no position in spots= \('5x9'; spots= has '6x9'",
         ),
         (edit("labels.tsv", "\t1\t0\t0", "\t1\t2\t0"), L, r"entries of a one-hot table must be 0 or 1"),
-        (edit("labels.tsv", "\t0\t1\t0", "\t1\t1\t0"), L, r"1 spots have several labels \('3_3'\)"),
+        (edit("labels.tsv", "\t0\t1\t0", "\t1\t1\t0"), L, r"spots have several labels: '3_3'"),
         (
             edit("labels.tsv", "\t3_3\t2_3\t2_4", "\ta\tb\tc"),
             L,
-            r"columns '', 'a', 'b', 'c'\. Needed is a table with x, y",
+            r"columns '', 'a', 'b', 'c'\. Expected a table with x, y",
         ),
         (edit("labels.tsv", "3_3\t2_3\t2_4", "9_3\t9_4\t9_5"), L, r"none of the 3 spots in labels=.*another sample\?"),
-        (lambda files: None, {"array": (33, 70)}, r"grid measures 20.0 pixels one way and 9.9 the other.*give spots="),
-        (lambda files: None, {"array": (1, 35)}, r"array=\(1, 35\) must be"),
-        (lambda files: None, {"mpp": -1.0}, r"mpp=-1.0 must be a positive number"),
-        (lambda files: None, {"duplicated_genes": "drop"}, r"duplicated_genes='drop' must be 'error' or 'sum'"),
+        (
+            lambda files: None,
+            {"array": (33, 70)},
+            r"grid of spots measures 20.0 pixels one way and 9.9 the other.*give spots=",
+        ),
+        (lambda files: None, {"array": (1, 35)}, r"array=1: expected a whole number of at least 2"),
+        (lambda files: None, {"mpp": -1.0}, r"mpp=-1.0: expected a positive number of µm/px"),
+        (lambda files: None, {"duplicated_genes": "drop"}, r"duplicated_genes='drop': expected one of 'error', 'sum'"),
         (lambda files: None, {"counts": None}, r"spots= .*or labels=.*neither is given"),
     ],
 )
@@ -273,7 +277,7 @@ def test_missing_files_are_named(files):
 
 def test_unreadable_image_is_named(files):
     (files / "he.png").write_bytes((files / "he.png").read_bytes()[:2000])
-    with pytest.raises(ValueError, match=r"image: '.*he.png' cannot be read as an image .*get it again"):
+    with pytest.raises(ValueError, match=r"image: '.*he.png' cannot be read as an image .*download it again"):
         read(files)
 
 
@@ -282,7 +286,9 @@ def test_spots_outside_of_the_image(files):
     with pytest.warns(UserWarning, match=r"counts: 1 of 4 spots lie outside the image of 640 × 170 pixels"):
         read(files, image="low.png", spots="selection.tsv")
     Image.new("RGB", (30, 30)).save(files / "small.png")
-    with pytest.raises(ValueError, match=r"all 4 spots lie outside the image of 30 × 30 .*span x 40 to 100.*Is it the"):
+    with pytest.raises(
+        ValueError, match=r"all 4 spots lie outside the image of 30 × 30 .*span x 40 to 100.*Do the coordinates"
+    ):
         read(files, image="small.png", spots="selection.tsv")
 
 

@@ -105,7 +105,7 @@ def test_what_is_no_store_is_never_replaced(tmp_path):
     (tmp_path / "photos" / "holiday.jpg").write_bytes(b"x")
     (tmp_path / "file").write_bytes(b"x")
     for name in ("photos", "file"):
-        with pytest.raises(FileExistsError, match=rf"{name}' exists and is no zarr store.*Choose another path"):
+        with pytest.raises(FileExistsError, match=rf"{name}' exists and is not a zarr store.*Choose another path"):
             sp.io.write(make(), tmp_path / name)
     assert (tmp_path / "photos" / "holiday.jpg").read_bytes() == b"x"
     sp.io.write(make(1), tmp_path / "sample.zarr")
@@ -181,7 +181,7 @@ def test_replacing_elements_without_hard_links(tmp_path, monkeypatch):
 
 def test_replacing_says_what_there_is(tmp_path):
     path = tmp_path / "sample.zarr"
-    with pytest.raises(FileNotFoundError, match=r"no zarr store.*spade.io.write"):
+    with pytest.raises(FileNotFoundError, match=r"not a zarr store.*spade.io.write"):
         replace_elements(make(), path, ["tables/table"])
     sp.io.write(make(), path)
     with pytest.raises(KeyError, match=r"tables/tabel.*are not in the object; there are .*tables/table"):

@@ -53,7 +53,7 @@ def test_names_are_upper_case_and_so_are_those_looked_up():
     np.testing.assert_array_equal(taken.toarray(), [[3, 1, 0]])
     assert present.tolist() == [True, True, False]
     assert GenePanel(("Sox2",)).columns(["SOX2"]).tolist() == [-1]
-    with pytest.raises(ValueError, match=r"1 names occur more than once in the panel, such as \['SOX2'\]"):
+    with pytest.raises(ValueError, match=r"names occur more than once in the panel, such as \['SOX2'\]"):
         GenePanel(("Sox2", "SOX2"), fold_case=True)
 
 
@@ -78,7 +78,7 @@ def test_the_id_of_a_model_with_exact_names_is_what_it_was(tmp_path):
     for name, array in sorted(model._arrays().items()):
         digest.update(f"{name}{array.shape}{array.dtype}".encode())
         digest.update(np.ascontiguousarray(array).tobytes())
-    facts = asdict(model.genes)
+    facts = asdict(model.genes) | {"n_common": 0}
     assert facts.pop("fold_case") is False
     digest.update(json.dumps([model._settings(), facts]).encode())
     assert model.id == digest.hexdigest()[:12]
@@ -199,7 +199,7 @@ def test_benchmarks_find_the_genes(protocol):
 def test_spots_without_counts_are_still_left_out():
     listed = samples(lower)
     empty_rows(listed[1], [2])
-    with warns_here("1 spots without counts are left out of training"):
+    with warns_here("1 spot without counts is left out of training"):
         train(listed, genes=PANEL)
 
 
@@ -219,7 +219,7 @@ def test_a_panel_takes_columns_in_its_own_order_and_names_what_is_missing():
     ("names", "error", "said"),
     [
         ([], ValueError, "the gene panel is empty; choose genes with sp.pp.select_genes or name some"),
-        (["a", "b", "a"], ValueError, r"1 names occur more than once in the panel, such as \['a'\]"),
+        (["a", "b", "a"], ValueError, r"names occur more than once in the panel, such as \['a'\]"),
         ("Mbp", TypeError, "genes='Mbp': expected a GenePanel or a list of gene names, got one string"),
     ],
 )

@@ -210,7 +210,7 @@ def test_a_sample_is_embedded_and_encoded(sample, files, states, network):
 
 def test_patches_of_another_size_are_refused(sample, model):
     sp.pp.patches(sample, size_um=56)
-    with pytest.raises(ValueError, match=r"patches of 56 µm, but the model was tuned on patches of 112 µm"):
+    with pytest.raises(ValueError, match=r"patches have 56 µm, but the model was tuned on patches of 112 µm"):
         sp.tl.embed(sample, model)
 
 
@@ -286,18 +286,18 @@ VISION = [
         lambda s: s.update({f"{QKV}.lora_B.default.weight": torch.ones(3)}),
         r"lora_B\.default\.weight \(3,\) for \(192, 4",
     ),
-    (lambda s: s.update({f"{QKV}.lora_A.default.weight": torch.ones(3, D)}), r"one rank.* but found \[3, 4\]"),
-    (lambda s: s.update({f"{QKV}.lora_A.default.weight": torch.ones(())}), r"one rank.* but found \[0, 4\]"),
+    (lambda s: s.update({f"{QKV}.lora_A.default.weight": torch.ones(3, D)}), r"one rank.* but found ranks \[3, 4\]"),
+    (lambda s: s.update({f"{QKV}.lora_A.default.weight": torch.ones(())}), r"one rank.* but found ranks \[0, 4\]"),
     (
         lambda s: s.update({"decoder.decoder.0.weight": torch.ones(512, 5)}),
         r"decoder\.decoder\.0\.weight \(512, 5\) for \(512, 64\)",
     ),
     (
         lambda s: s.update({f"{PREFIX}norm.bias": torch.ones(D, dtype=torch.int64)}),
-        r"1 arrays are not of floating point, such as \['encoder\.base_model\.model\.norm\.bias'\]",
+        r"1 arrays do not hold floating-point numbers, such as \['encoder\.base_model\.model\.norm\.bias'\]",
     ),
-    (moved, r"adapters are in blocks\.4; only those in the last of its 6 blocks can be read"),
-    (without_adapters, r"has no adapters, whose keys are like .*it has .* keys \['cls_token'"),
+    (moved, r"adapters are in blocks\.4; only adapters in the last of the 6 blocks can be read"),
+    (without_adapters, r"has no adapters, whose keys are like .*it has .* keys of the encoder, \['cls_token'"),
 ]
 
 
@@ -312,7 +312,10 @@ OMICS = [
     (lambda s: s.update({"flows.3.u": torch.ones(D)}), r"1 keys too many \['flows\.3\.u'\]"),
     (lambda s: s.update({"x.num_batches_tracked": torch.ones(1)}), r"1 keys too many \['x\.num_batches_tracked'\]"),
     (lambda s: s.update({"fc_mu.bias": torch.ones(5)}), r"1 of other shape \['fc_mu\.bias \(5,\) for \(64,\)'\]"),
-    (lambda s: s.update({"fc_mu.bias": torch.ones(D, dtype=torch.bool)}), r"1 arrays are not of floating point"),
+    (
+        lambda s: s.update({"fc_mu.bias": torch.ones(D, dtype=torch.bool)}),
+        r"1 arrays do not hold floating-point numbers",
+    ),
     (
         lambda s: s.update(Omics(dim=48).state_dict()),
         r"fc_mu\.weight \(48, 512\) for \(64, 512\).*Are both files of this",
@@ -346,7 +349,7 @@ def test_files_of_something_else_are_refused(files, network, tmp_path):
             read((path, files[1]))
     with pytest.raises(ValueError, match=r"vision\.pth has no matrix 'encoder\.0\.weight'"):
         read((files[0], files[0]))
-    with pytest.raises(FileNotFoundError, match=r"none\.pth.*there is no such file"):
+    with pytest.raises(FileNotFoundError, match=r"there is no file .*none\.pth"):
         read((tmp_path / "none.pth", files[1]))
 
 
@@ -365,7 +368,7 @@ def test_the_file_must_be_of_the_encoder(files):
     [
         ({"genes": None}, r"genes=None: no gene panel was published.*omics\.pth reads 30 genes\. Pass their 30 names"),
         ({"genes": NAMES[:-1]}, r"genes: got 29 names, but .*omics\.pth reads 30 genes"),
-        ({"genes": [*NAMES[:-1], NAMES[0]]}, r"genes: 1 names occur more than once"),
+        ({"genes": [*NAMES[:-1], NAMES[0]]}, r"genes: names occur more than once"),
         ({"alpha": 0}, r"^alpha=0: expected a positive number"),
         ({"encoder": "resnot"}, r"^encoder='resnot' is not known"),
     ],

@@ -90,7 +90,7 @@ def test_it_embeds_with_names_given_and_is_saved_as_any_model(release, tmp_path)
     with pytest.raises(ValueError, match=r"use_rep=None, and the model does not know the key of its features: name it"):
         sp.tl.embed(featured(), read(release), genes=GENES[:G])
     sp.tl.embed(featured(), read(release), genes=GENES[:G], use_rep="X_f")
-    with pytest.raises(ValueError, match="does not know its experts' mean expression"):
+    with pytest.raises(ValueError, match="does not know the mean expression of its experts"):
         model.encode_expression(np.zeros((1, G)))
 
 
@@ -119,7 +119,7 @@ FIRST = "best_UNI_proto0_epoch99.pt"
         (
             lambda f: (f / "last_proto1.pth").write_bytes((f / "best_UNI_proto1_epoch99.pt").read_bytes()),
             ValueError,
-            r"has 2 files for expert 1: best_UNI_proto1_epoch99\.pt, last_proto1\.pth\. Leave one",
+            r"has 2 files for expert 1: best_UNI_proto1_epoch99\.pt, last_proto1\.pth\. Keep one",
         ),
         (
             lambda f: (f / FIRST).unlink(),
@@ -185,7 +185,7 @@ def test_code_in_a_file_is_never_run(release, tmp_path):
         ({"assignment": [0, 1, 2, -1, 0]}, ValueError, r"assignment: expected whole numbers from 0"),
         ({"assignment": [0, 1, 2, 0.5, 0]}, ValueError, r"assignment: expected whole numbers from 0"),
         ({"centroids": np.full((5, D), np.nan)}, ValueError, r"centroids has NaN"),
-        ({"centroids": "nowhere.npy"}, FileNotFoundError, r"centroids='nowhere\.npy': there is no such file"),
+        ({"centroids": "nowhere.npy"}, FileNotFoundError, r"centroids: there is no file 'nowhere\.npy'"),
         ({"centroids": __file__}, ValueError, r"is not a \.npy file of numbers"),
         ({"folder": "nowhere"}, FileNotFoundError, r"folder='nowhere' is not a folder"),
     ],

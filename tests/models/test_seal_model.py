@@ -108,7 +108,7 @@ def swap(folder, name):
         (lambda f: add(f, "new"), r"cannot be read as a model .*1 too many \['new'\]"),
         (
             lambda f: add(f, "base.new"),
-            r"cannot be read as a model .*\['new'\], but config.json says that they are not",
+            r"cannot be read as a model .*\['new'\], but config.json says that it has none",
         ),
         (lambda f: swap(f, "deviation"), r"have id \w+, but"),
         (lambda f: (f / "genes.json").unlink(), r"genes.json is missing"),
@@ -138,7 +138,7 @@ def test_folders_of_the_other_kind_of_model_are_told_apart(headed, tmp_path):
         SealModel.load(tmp_path / "spade")
     with pytest.raises(ValueError, match=r"describes model 'SealModel'.*sp\.models\.SealModel\.load reads it"):
         sp.models.SpadeModel.load(tmp_path / "seal")
-    with pytest.raises(FileExistsError, match="exists and is no model"):
+    with pytest.raises(FileExistsError, match="exists and is not a model"):
         headed.save(tmp_path / "spade")
 
 

@@ -100,10 +100,12 @@ def test_a_model_is_replaced_and_anything_else_is_not(trained, saved, tmp_path):
     assert SpadeModel.load(saved).id == other.id != trained.id
     (tmp_path / "notes").mkdir()
     (tmp_path / "notes" / "mine.txt").write_text("keep")
-    with pytest.raises(FileExistsError, match=r"path='.*notes' exists and is no model .*no config\.json.*another path"):
+    with pytest.raises(
+        FileExistsError, match=r"path='.*notes' exists and is not a model .*no config\.json.*another path"
+    ):
         trained.save(tmp_path / "notes")
     (tmp_path / "file").write_text("keep")
-    with pytest.raises(FileExistsError, match="exists and is no model"):
+    with pytest.raises(FileExistsError, match="exists and is not a model"):
         trained.save(tmp_path / "file")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "model", "notes"]
 
@@ -128,7 +130,7 @@ def test_optional_parts_may_be_unknown(trained, tmp_path):
     assert again.history.empty
     assert again.id == bare.id != trained.id
     assert "(names not known)" in (tmp_path / "bare" / "README.md").read_text()
-    with pytest.raises(ValueError, match=r"does not know its experts' mean expression.*weights=\"uniform\""):
+    with pytest.raises(ValueError, match=r"does not know the mean expression of its experts.*weights=\"uniform\""):
         again.encode_expression(expression())
 
 

@@ -82,7 +82,7 @@ def test_axes_that_are_given_are_used(attended):
 
 
 def test_attention_that_is_not_there(attended):
-    with pytest.raises(KeyError, match="key='organ' is no attention; there is 'organ_attention'"):
+    with pytest.raises(KeyError, match="key='organ' does not hold attention; attention is in: 'organ_attention'"):
         sp.pl.attention(attended, key="organ")
     with pytest.raises(ValueError, match="scale='log': expected"):
         sp.pl.attention(attended, key="organ_attention", scale="log")

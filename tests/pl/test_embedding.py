@@ -66,7 +66,7 @@ def test_colours_of_uns_are_kept(cohort):
 
 
 def test_embedding_errors(embedded):
-    with pytest.raises(KeyError, match=r"toy_0: basis='X_no' is not in obsm; there is .*'X_spade'.*sp\.tl\.embed"):
+    with pytest.raises(KeyError, match=r"toy_0: basis='X_no' is not in obsm; keys: .*'X_spade'.*sp\.tl\.embed"):
         sp.pl.embedding(embedded, basis="X_no")
     with pytest.raises(KeyError, match=r"color='no' is not in obs; columns: .*'domain'"):
         sp.pl.embedding(embedded, color=["domain", "no"])
@@ -78,5 +78,5 @@ def test_embedding_errors(embedded):
     with pytest.raises(ValueError, match=r"basis='X_spade' has 0 rows without NaN of 80; at least 10"):
         sp.pl.embedding(embedded[0])
     embedded[0]["table"].obsm["X_spade"] = np.zeros((80, 3), dtype=np.float32)
-    with pytest.raises(ValueError, match=r"differs in width between samples: \[3, 256\]"):
+    with pytest.raises(ValueError, match=r"differs in width between samples \(toy_0: \d+, toy_1: \d+\)"):
         sp.pl.embedding(embedded)

@@ -62,7 +62,7 @@ def test_one_gene_on_given_axes(predicted):
     _, given = plt.subplots(1, 2)
     axes = sp.pl.expression(sample, genes[0], ax=given)
     assert axes[0, 0] is given[0]
-    with pytest.raises(ValueError, match=r"got 1 Axes for 2 panels: 1 sections and genes × \(measured, predicted\)"):
+    with pytest.raises(ValueError, match=r"got 1 Axes for 2 panels: 1 row × \(measured, predicted\)"):
         sp.pl.expression(sample, genes[0], ax=given[0])
 
 
@@ -97,7 +97,7 @@ def test_a_gene_that_does_not_vary(predicted):
 
 def test_what_is_not_there_is_said(predicted):
     sample, genes = predicted
-    with pytest.raises(KeyError, match=r"toy_1: genes: 'Actb' were not predicted; there are"):
+    with pytest.raises(KeyError, match=r"toy_1: genes: 'Actb' were not predicted; predicted genes:"):
         sp.pl.expression(sample, [genes[0], "Actb"])
     with pytest.raises(KeyError, match=r"key='mine': .* predictions: 'predicted'"):
         sp.pl.expression(sample, genes[0], key="mine")

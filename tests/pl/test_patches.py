@@ -60,7 +60,7 @@ def test_spots_are_found_in_the_sections_that_have_them():
     axes = sp.pl.patches([sdata, section(grid(2, 1))], spots=["s1", "s30"])
     assert [[ax.get_visible() for ax in row] for row in axes] == [[True] * 3, [True] * 3, [True, True, False]]
     with pytest.raises(
-        KeyError, match=r"spots: 'x', 'y' not found; spots are named like 's0', 's1'.*sample/a, sample/b"
+        KeyError, match=r"spots: 'x', 'y' not found; spots have names like 's0', 's1'.*sample/a, sample/b"
     ):
         sp.pl.patches(sdata, spots=["s1", "x", "y"])
     with pytest.raises(ValueError, match="n=0: expected a whole number of at least 1"):

@@ -104,7 +104,7 @@ def test_the_level_widens_the_band():
         ({"time": [1]}, {}, ValueError, "table lacks 'event'; columns: 'time'"),
         (FREIREICH, {}, ValueError, "table lacks 'representation'"),
         (FREIREICH, {"groups": "arm"}, KeyError, "groups='arm' is not in the table"),
-        (FREIREICH, {"groups": ["a"]}, ValueError, "groups: got 1 labels for 42 rows"),
+        (FREIREICH, {"groups": ["a"]}, ValueError, "groups: got 1 label for 42 rows"),
         (FREIREICH, {"groups": [None, *ARMS[1:]]}, ValueError, "groups: 1 of 42 rows have none"),
         (FREIREICH, {"groups": ARMS, "level": 2}, ValueError, "level=2: expected"),
         (
@@ -117,10 +117,10 @@ def test_the_level_widens_the_band():
             results(),
             {"representation": "x"},
             KeyError,
-            "representation='x' is not in the table; there is 'good', 'bad'",
+            "representation='x' is not in the table; representations: 'good', 'bad'",
         ),
         (results(), {"n_groups": 1}, ValueError, "n_groups=1: expected a whole number of at least 2"),
-        (results().assign(risk=1.0), {}, ValueError, "all risks of 'good' are alike"),
+        (results().assign(risk=1.0), {}, ValueError, "all risks of 'good' are equal"),
     ],
 )
 def test_what_cannot_be_drawn_is_refused(table, options, error, said):

@@ -48,5 +48,5 @@ def test_training_errors(model):
         sp.pl.training("model")
     with pytest.raises(ValueError, match=r"history is empty.*sp\.tl\.train_spade"):
         sp.pl.training(pd.DataFrame())
-    with pytest.raises(ValueError, match=r"lacks \['val_loss'\]; columns: \['expert'"):
+    with pytest.raises(ValueError, match=r"lacks 'val_loss'; columns: 'expert'"):
         sp.pl.training(model.history.drop(columns="val_loss"))

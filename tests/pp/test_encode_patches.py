@@ -176,7 +176,7 @@ def test_patches_of_another_key_give_features_of_another_key():
         (
             lambda s: s.shapes.pop("patches"),
             KeyError,
-            r"shapes\['patches'\], which the patches of 'spots' were made with, is gone",
+            r"shapes\['patches'\], which the patches of 'spots' need, is gone",
         ),
         (
             lambda s: s.images.pop("image"),
@@ -212,7 +212,7 @@ def test_patches_must_be_there(spoil, error, said):
             ValueError,
             r"weights='random': encoder=\"texture\" has no weights; leave weights= out",
         ),
-        ({"encoder": Probe(), "weights": "w.pth"}, ValueError, r"weights='w.pth': the encoder is made already"),
+        ({"encoder": Probe(), "weights": "w.pth"}, ValueError, r"weights='w.pth': the encoder already has weights"),
         (
             {"encoder": "UNI"},
             ValueError,

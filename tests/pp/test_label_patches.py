@@ -133,7 +133,7 @@ def test_microns_per_pixel_of_another_image():
     huge = polygons(("l", (4000, 4000, 5000, 5000)))
     said = (
         r"tiny: all 1 polygons lie outside images\['image'\] of 400 × 400 pixels: they span x 4000 to 5000 .*"
-        r"another scale \(0\.5 µm/px here\)\? Then give mpp="
+        r"another scale \(0\.5 µm/px here\)\? Then pass mpp="
     )
     with pytest.raises(ValueError, match=said):
         sp.pp.label_patches(sdata, huge)
@@ -147,7 +147,7 @@ def test_shapes_element_is_placed_by_its_transformations():
     place_by(sdata["image"], np.array([[2.0, 0, 7], [0, 2, 3], [0, 0, 1]]))
     sp.pp.label_patches(sdata, "drawn")
     assert got(sdata) == HALVES
-    with pytest.raises(ValueError, match=r"mpp=2: shapes\['drawn'\] is put onto the image by its transformations"):
+    with pytest.raises(ValueError, match=r"mpp=2: the transformations of shapes\['drawn'\] map it to the image"):
         sp.pp.label_patches(sdata, "drawn", mpp=2)
     with pytest.raises(
         KeyError, match=r"annotations='spot' is not among the shapes: .*'spots'.*Files end in \.geojson"
@@ -155,7 +155,7 @@ def test_shapes_element_is_placed_by_its_transformations():
         sp.pp.label_patches(sdata, "spot")
     with pytest.raises(KeyError, match=r"shapes\['spots'\] has no column 'label' with labels; columns: 'radius'"):
         sp.pp.label_patches(sdata, "spots")
-    with pytest.raises(ValueError, match=r"shapes\['spots'\]: 36 of 36 geometries are no areas \(36 Point\)"):
+    with pytest.raises(ValueError, match=r"shapes\['spots'\]: 36 of 36 geometries have no area \(36 Point\)"):
         sp.pp.label_patches(sdata, "spots", columns="radius")
     with pytest.raises(KeyError, match=r"shapes\['patches'\] has no column 'geometry' .* none but the geometry"):
         sp.pp.label_patches(sdata, "patches", columns="geometry")
@@ -175,13 +175,14 @@ def test_sections_are_labelled_by_name(tmp_path):
     labels = np.array(got(sdata))
     assert labels[regions].tolist() == HALVES
     assert labels[~regions].tolist() == [*"rrrlll"] * 6
-    with warns_here(r"annotations= says nothing of 'tiny/more'; the labels there are missing"):
+    with warns_here(r"annotations= does not mention 'tiny/more'; labels there are missing"):
         sp.pp.label_patches(sdata, {"tiny/spots": str(tmp_path / "a.geojson")})
     assert sdata["table"].obs["label"].isna().sum() == 36
-    with pytest.raises(ValueError, match=r"polygons of one image, but there are 2 sections, 'tiny/.*Give a dict"):
+    with pytest.raises(ValueError, match=r"polygons of one image, but there are 2 sections, 'tiny/.*Pass a dict"):
         sp.pp.label_patches(sdata, frame)
     with pytest.raises(
-        KeyError, match=r"annotations= names 'tiny', which no sample is called; there are 'tiny/.*another sample"
+        KeyError,
+        match=r"annotations= names 'tiny', but no sample or section has this name; names: 'tiny/.*other samples",
     ):
         sp.pp.label_patches(sdata, {"tiny": frame})
 
@@ -225,7 +226,7 @@ def test_stores_are_saved_and_read_back_alike(tmp_path):
             polygons(("a", shapely.Point(1, 1))),
             {},
             ValueError,
-            r"1 of 1 geometries are no areas \(1 Point\).*row 0 \(a\)",
+            r"1 of 1 geometries have no area \(1 Point\).*row 0 \(a\)",
         ),
         (
             polygons(("a", shapely.Polygon()), ("b", None)),
@@ -239,7 +240,7 @@ def test_stores_are_saved_and_read_back_alike(tmp_path):
             ValueError,
             r"coordinates that are NaN or infinite: row 0 \(a\)",
         ),
-        (polygons(("a", LEFT)), {"by": "most"}, ValueError, r"by='most' must be 'area' or 'centre'"),
+        (polygons(("a", LEFT)), {"by": "most"}, ValueError, r"by='most': expected one of 'area', 'centre'"),
         (polygons(("a", LEFT)), {"min_share": 0}, ValueError, r"min_share=0: expected a share above 0"),
         (polygons(("a", LEFT)), {"mpp": -1}, ValueError, r"mpp=-1: expected a positive number"),
         (polygons(("a", LEFT)), {"key_added": "a b"}, ValueError, r"key_added='a b' cannot be stored"),
@@ -247,7 +248,7 @@ def test_stores_are_saved_and_read_back_alike(tmp_path):
             polygons(("a", LEFT)),
             {"key_added": "region"},
             ValueError,
-            r"obs\['region'\], for this name is in use\. Choose",
+            r"obs\['region'\], because this name is in use\. Choose",
         ),
         (polygons(("a", LEFT)), {"key_added": "patches"}, ValueError, r"this name is in use by sp\.pp\.patches"),
         (

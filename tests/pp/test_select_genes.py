@@ -163,7 +163,7 @@ def test_a_sample_needs_spots_with_counts():
     sdata["table"].X = csr_matrix((36, 60), dtype=np.float32)
     with (
         pytest.warns(UserWarning),
-        pytest.raises(ValueError, match=r"a: 0 spots have counts; gene selection needs at least 2"),
+        pytest.raises(ValueError, match=r"a: no spot has counts; gene selection needs at least 2"),
     ):
         sp.pp.select_genes(sdata, **FEW)
 
@@ -188,13 +188,13 @@ def test_duplicated_gene_names_are_refused():
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"method": "hvg"}, 'method=\'hvg\': expected "spade" or "seal"'),
-        ({"on_few_common": "skip"}, 'on_few_common=\'skip\': expected "error" or "drop"'),
+        ({"method": "hvg"}, "method='hvg': expected one of 'spade', 'seal'"),
+        ({"on_few_common": "skip"}, "on_few_common='skip': expected one of 'error', 'drop'"),
         ({"n_top_genes": 0}, "n_top_genes=0: expected a whole number of at least 1"),
         ({"min_genes": 0}, "min_genes=0: expected a whole number"),
         (
             {"by_section": True},
-            r"by_section=True: method='spade' chooses within each sample anyway; it is for \"seal\"",
+            r"by_section=True: method='spade' chooses genes within each sample anyway; leave it out, or choose",
         ),
         ({"key_added": "my genes"}, "key_added='my genes' cannot be stored"),
     ],
@@ -302,7 +302,7 @@ def test_genes_that_sound_like_control_probes_stay(gene):
 def test_genes_whose_names_become_equal_are_dropped_from_all(caplog):
     samples = [section("a"), section("b", (*GENES[:59], "g07"), 1)]
     with (
-        warns_here(r"b: 2 genes are dropped, as their names are no longer different in upper case: 'G07', 'g07'\."),
+        warns_here(r"b: 2 genes are dropped because their names are equal in upper case: 'G07', 'g07'\."),
         caplog.at_level(logging.INFO, logger="spade"),
     ):
         panel = sp.pp.select_genes(samples, **SEAL | {"n_top_genes": 500})
@@ -362,7 +362,9 @@ def test_a_section_of_one_spot_has_no_variance_of_its_own():
         SectionCounts(csr_matrix(np.ones((n, 2))), np.array([9.0, 9]), np.array([name] * n))
         for n, name in ((3, "x"), (1, "y"))
     ]
-    with pytest.raises(ValueError, match="by_section=True: y has a single spot with counts, in which nothing varies"):
+    with pytest.raises(
+        ValueError, match="by_section=True: y has a single spot with counts, so no gene varies within it"
+    ):
         variable_together(parts, GenePanel(("a", "b")), 1, by_section=True)
 
 

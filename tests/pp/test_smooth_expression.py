@@ -171,7 +171,7 @@ def test_a_spot_without_counts_stays_so_and_is_no_neighbour(stored):
     sdata = patched()
     empty_rows(sdata, [7, 35], stored)
     counts = sdata["table"].X.toarray()
-    with warns_here("tiny: 2 of 36 spots have no counts: they stay so, and do not count as neighbours"):
+    with warns_here("tiny: 2 of 36 spots have no counts; they keep none and are nobody's neighbours"):
         sp.pp.smooth_expression(sdata)
     found = sdata["table"].layers["smoothed"]
     assert np.flatnonzero(found.getnnz(1) == 0).tolist() == [7, 35]
@@ -235,15 +235,15 @@ def test_stores_are_saved_and_smoothing_again_replaces(tmp_path):
     ("options", "said"),
     [
         ({"method": "grid"}, "method='grid': expected one of 'lattice', 'published', 'radius'"),
-        ({"method": "radius"}, 'radius_um=None: method="radius" needs a positive number of µm'),
+        ({"method": "radius"}, "radius_um=None: expected a positive number of µm"),
         ({"method": "radius", "radius_um": np.nan}, "radius_um=nan"),
-        ({"radius_um": 50}, "radius_um=50: method='lattice' has no use for it"),
+        ({"radius_um": 50}, "radius_um=50 is not used by method='lattice'"),
         ({"share": 0}, "share=0: expected a number above 0 and up to 1"),
         ({"share": 1.5}, "share=1.5"),
         ({"key_added": "my layer"}, "key_added='my layer' cannot be stored"),
-        ({"key_added": "patches"}, "key_added='patches' holds something else already"),
-        ({"key_added": "raw"}, "key_added='raw' holds something else already"),
-        ({"key_added": "X"}, "key_added='X' holds something else already"),
+        ({"key_added": "patches"}, "key_added='patches' already holds something else"),
+        ({"key_added": "raw"}, "key_added='raw' already holds something else"),
+        ({"key_added": "X"}, "key_added='X' already holds something else"),
     ],
 )
 def test_settings_are_checked_and_nothing_is_replaced(options, said):
@@ -261,7 +261,7 @@ def test_spots_on_no_lattice_and_without_patches_are_refused():
     places = np.random.default_rng(0).uniform(30, 370, (36, 2))
     sdata = patched(spots=circles(places))
     with pytest.raises(
-        ValueError, match=r"tiny: the 36 spots lie on no hexagonal or square lattice. Choose method=\"radius\""
+        ValueError, match=r"tiny: the 36 spots do not lie on a hexagonal or square lattice. Choose method=\"radius\""
     ):
         sp.pp.smooth_expression(sdata)
     sp.pp.smooth_expression(sdata, method="radius", radius_um=60)

@@ -89,7 +89,7 @@ def test_names_are_recorded_ones_or_stores_or_numbers(stores):
         (lambda: iter(()), ValueError, r"samples is empty"),
         (lambda: 2 * [tiny(6)], ValueError, r"same object or path is listed more than once"),
         (lambda: ["x.zarr", "./x.zarr"], ValueError, r"listed more than once"),
-        (lambda: __file__, ValueError, r"test_samples\.py' is no zarr store. Expected a SpatialData"),
+        (lambda: __file__, ValueError, r"test_samples\.py' is not a zarr store. Expected a SpatialData"),
     ],
 )
 def test_anything_else_is_refused(samples, error, said):
@@ -98,7 +98,7 @@ def test_anything_else_is_refused(samples, error, said):
 
 
 def test_a_folder_that_is_no_store_is_refused(tmp_path):
-    with pytest.raises(ValueError, match="is no zarr store"):
+    with pytest.raises(ValueError, match="is not a zarr store"):
         opened(tmp_path)
 
 
@@ -127,9 +127,7 @@ def test_the_table_is_found_or_named():
 )
 def test_an_object_without_table_says_how_to_get_one(verb):
     sdata = SpatialData(images={"image": picture()}, shapes={"spots": circles(square_lattice(6))})
-    with pytest.raises(
-        ValueError, match=r"there is no table.*pp\.patches\(samples, shapes_key=\.\.\.\), which makes it"
-    ):
+    with pytest.raises(ValueError, match=r"there is no table.*pp\.patches\(samples, shapes_key=\.\.\.\) makes one"):
         verb(sdata)
 
 

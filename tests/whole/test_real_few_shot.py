@@ -76,7 +76,7 @@ def test_a_marker_of_a_layer_maps_onto_sections_without_expression(bulb):
 def test_images_find_expression_and_the_control_does_not(bulb):
     samples, model, control = bulb
     metrics = sp.tl.retrieval_metrics(samples[0], model, control=control)
-    whole = metrics[metrics["gallery"] == "all spots"].mean(numeric_only=True)
+    whole = metrics[metrics["gallery"] == "all_spots"].mean(numeric_only=True)
     assert whole["recall"] > 2 * whole["control_recall"]
     found = sp.tl.retrieve(samples[1], samples[0], model, spots=list(samples[1]["table"].obs_names[:3]), k=4)
     assert sp.pl.retrieval(found, samples[0], query_samples=samples[1], n_patches=4).shape == (3, 5)

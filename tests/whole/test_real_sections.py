@@ -92,12 +92,12 @@ def test_pairs_are_found_above_every_chance_level(trained, record_property):
     )
     print(f"\n{name}\n{table.round(3).to_string()}")
     record_property(f"retrieval_{name}", table.round(3).to_json())
-    for gallery, least in (("all spots", 1.8), ("same section", 1.5), ("same expert", 1.25)):
+    for gallery, least in (("all_spots", 1.8), ("same_section", 1.5), ("same_expert", 1.25)):
         real, shuffled = table.loc[("experts", gallery)], table.loc[("shuffled pairs", gallery)]
         assert real.recall > least * real.chance_recall
         assert real.median_rank < 0.8 * real.chance_rank
         assert real.recall / real.chance_recall > 1.2 * shuffled.recall / shuffled.chance_recall
-        if gallery != "all spots":  # what tells sections apart is there without any true pair
+        if gallery != "all_spots":  # what tells sections apart is there without any true pair
             assert shuffled.recall < 1.25 * shuffled.chance_recall
             assert shuffled.median_rank > 0.8 * shuffled.chance_rank
 

@@ -286,21 +286,21 @@ def test_genes_have_batch_effects(cohort: list[SpatialData]) -> None:
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
-        ({"n_samples": 0}, ValueError, "n_samples=0 is too small; pass at least 1."),
-        ({"n_spots": -3}, ValueError, "n_spots=-3 is too small; pass at least 1."),
-        ({"n_spots": 2.5}, TypeError, "n_spots=2.5 is of type float; pass an integer of at least 1."),
-        ({"n_domains": 0}, ValueError, "n_domains=0 is too small; pass at least 1."),
+        ({"n_samples": 0}, ValueError, "n_samples=0: expected a whole number of at least 1."),
+        ({"n_spots": -3}, ValueError, "n_spots=-3: expected a whole number of at least 1."),
+        ({"n_spots": 2.5}, ValueError, "n_spots=2.5: expected a whole number of at least 1."),
+        ({"n_domains": 0}, ValueError, "n_domains=0: expected a whole number of at least 1."),
         (
             {"n_genes": 8},
             ValueError,
-            "n_genes=8 is too small; pass at least 9, one for each gene program of n_domains=4.",
+            "n_genes=8: expected a whole number of at least 9, one for each gene program of n_domains=4.",
         ),
-        ({"n_samples": True}, TypeError, "n_samples=True is of type bool; pass an integer of at least 1."),
-        ({"mpp": 0}, ValueError, "mpp=0 is not a positive number; pass microns"),
-        ({"pitch_um": float("nan")}, ValueError, "pitch_um=nan is not a positive number; pass microns"),
-        ({"mpp": 0.001}, ValueError, "pixels; a side may have 60000. Take fewer spots or a larger mpp."),
-        ({"rng": -1}, TypeError, "rng=-1 is neither a non-negative integer nor a numpy.random.Generator"),
-        ({"rng": None}, TypeError, "rng=None is neither a non-negative integer nor a numpy.random.Generator"),
+        ({"n_samples": True}, ValueError, "n_samples=True: expected a whole number of at least 1."),
+        ({"mpp": 0}, ValueError, "mpp=0: expected a positive number of µm/px."),
+        ({"pitch_um": float("nan")}, ValueError, "pitch_um=nan: expected a positive number of µm."),
+        ({"mpp": 0.001}, ValueError, "pixels; a side may have 60000. Choose fewer spots or a larger mpp."),
+        ({"rng": -1}, TypeError, "rng=-1: expected a non-negative int"),
+        ({"rng": None}, TypeError, "rng=None: expected a non-negative int"),
     ],
 )
 def test_errors_say_what_to_do(arguments: dict[str, object], error: type[Exception], message: str) -> None:

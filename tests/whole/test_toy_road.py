@@ -76,7 +76,7 @@ def test_a_few_labels_carry_over_to_unseen_patients(road, representation, record
 def test_pairs_of_unseen_patients_find_each_other(road):
     samples, model = road
     table = sp.tl.retrieval_metrics(samples[2:], model)
-    for gallery, least in (("all spots", 3), ("same section", 3), ("same expert", 1.2)):
+    for gallery, least in (("all_spots", 3), ("same_section", 3), ("same_expert", 1.2)):
         both = table[table.gallery == gallery].mean(numeric_only=True)  # directions
         assert both.recall > least * both.chance_recall
         assert both.median_rank < both.chance_rank / 1.2

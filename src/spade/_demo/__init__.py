@@ -1,4 +1,4 @@
-"""The main job from end to end, on the synthetic cohort or on a folder of real samples."""
+"""The whole analysis, on the synthetic cohort or on a folder of real samples."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from os import PathLike
 from pathlib import Path
+from typing import TypeAlias
 
 import numpy as np
 import pandas as pd
@@ -15,6 +16,7 @@ from spatialdata import SpatialData
 
 import spade as sp
 from spade import _keys
+from spade._checks import plural
 from spade._demo._find import find_samples
 from spade._demo._report import Report
 from spade._samples.open import iter_samples
@@ -22,7 +24,11 @@ from spade._samples.sample import Sample
 
 USE_REP = "X_texture"
 SPOTS_PER_EXPERT = 200
+#: ``obs`` keys of region labels, the first that a sample has is compared with the experts.
 LABELS = ("domain", "label")
+SPLIT = _keys.split(_keys.STEM)
+#: Heading, sentence, and what draws a figure.
+Figure: TypeAlias = tuple[str, str, Callable[[], object]]
 
 
 def run(out: str | PathLike[str], data: str | PathLike[str] | None = None, seed: int = 0) -> Path:
@@ -35,15 +41,13 @@ def run(out: str | PathLike[str], data: str | PathLike[str] | None = None, seed:
     data
         Folder with real samples; None: the synthetic cohort.
     seed
-        Seed of everything random.
+        Seed of all random draws.
 
     Returns
     -------
     Path
         The report.
     """
-    import matplotlib.pyplot as plt
-
     out = Path(out)
     (out / "figures").mkdir(parents=True, exist_ok=True)
     clock = Clock()
@@ -54,60 +58,79 @@ def run(out: str | PathLike[str], data: str | PathLike[str] | None = None, seed:
     if not expressed:
         raise ValueError(f"none of {', '.join(names)} has expression, which training needs.")
     with clock("gene panel"):
-        # a few sections have few spots: more genes of each make up for it
+        # with few sections, more genes of each make up for the few spots
         panel = sp.pp.select_genes(expressed, n_top_genes=500 if len(expressed) < 4 else 50)
     with clock("patches and image features"):
         sp.pp.patches(samples)
         sp.pp.encode_patches(samples)
-    n_spots = sum(sample.table.n_obs for sample in iter_samples(expressed))
-    n_experts = int(np.clip(n_spots // SPOTS_PER_EXPERT, 2, 16))
     with clock("split, experts, training"):
-        sp.pp.split(expressed, block_um=_block_side(expressed), fractions=(0.75, 0.0, 0.25), rng=seed)
-        model = sp.tl.train_spade(
-            expressed,
-            use_rep=USE_REP,
-            genes=panel,
-            n_prototypes=min(16, 4 * n_experts),
-            n_experts=n_experts,
-            lr=1e-3,
-            n_epochs=60,
-            batch_size=64,
-            split_key="spade_split",
-            rng=seed,
-        )
+        model = _train(expressed, panel, seed)
     with clock("embedding and retrieval"):
         sp.tl.embed(samples, model)
-        retrieval = sp.tl.retrieval_metrics(expressed, model, split_key="spade_split")
+        retrieval = sp.tl.retrieval_metrics(expressed, model, split_key=SPLIT)
 
     report = Report(
         "spade: image and expression of one tissue in one space",
-        f"{'Synthetic cohort' if data is None else f'Samples of {data}'}: {', '.join(names)}. Made by python -m spade demo, "
-        f"spade {sp.__version__}, seed {seed}.",
+        f"{'Synthetic cohort' if data is None else f'Samples of {data}'}: {', '.join(names)}. Made by python -m spade "
+        f"demo, spade {sp.__version__}, seed {seed}.",
     )
     with clock("figures and files"):
         drawn = _figures(samples, model)
-        _numbers(report, samples, n_spots, model, retrieval)
-        for name, (heading, sentence, draw) in drawn.items():
-            draw()
-            path = out / "figures" / f"{name}.png"
-            plt.gcf().savefig(path, dpi=120, bbox_inches="tight")
-            plt.close("all")
-            report.figure(heading, sentence, path)
-        model.save(out / "model")
-        stores = [f"{name}.zarr" for name in _file_names(names)]
-        for sample, store in zip(samples, stores, strict=True):
-            sp.io.write(sample, out / store)
-    report.text(
-        "Files",
-        f"model/ holds the weights and their card; {', '.join(stores)} the embedded samples.",
-    )
+        _numbers(report, samples, model, retrieval)
+        _draw(report, drawn, out / "figures")
+        stores = _save(samples, names, model, out)
+    report.text("Files", f"model/ holds the weights and their card; {', '.join(stores)} the embedded samples.")
     report.table(pd.DataFrame({"step": list(clock.seconds), "seconds": list(clock.seconds.values())}))
     report.write(out / "report.html")
     return out / "report.html"
 
 
+def _train(samples: list[SpatialData], panel: sp.models.GenePanel, seed: int) -> sp.models.SpadeModel:
+    """Hold spatial blocks out and train on the others, with more experts for more spots."""
+    n_experts = int(np.clip(_n_spots(samples) // SPOTS_PER_EXPERT, 2, 16))
+    sp.pp.split(samples, block_um=_block_side(samples), fractions=(0.75, 0.0, 0.25), rng=seed)
+    return sp.tl.train_spade(
+        samples,
+        use_rep=USE_REP,
+        genes=panel,
+        n_prototypes=min(16, 4 * n_experts),
+        n_experts=n_experts,
+        lr=1e-3,
+        n_epochs=60,
+        batch_size=64,
+        split_key=SPLIT,
+        rng=seed,
+    )
+
+
+def _draw(report: Report, figures: dict[str, Figure], folder: Path) -> None:
+    """Draw, save and report every figure."""
+    import matplotlib.pyplot as plt
+
+    for name, (heading, sentence, draw) in figures.items():
+        draw()
+        path = folder / f"{name}.png"
+        plt.gcf().savefig(path, dpi=120, bbox_inches="tight")
+        plt.close("all")
+        report.figure(heading, sentence, path)
+
+
+def _save(samples: list[SpatialData], names: list[str], model: sp.models.SpadeModel, out: Path) -> list[str]:
+    """Save the model and all samples; return the names of the stores."""
+    model.save(out / "model")
+    stores = [f"{name}.zarr" for name in _file_names(names)]
+    for sample, store in zip(samples, stores, strict=True):
+        sp.io.write(sample, out / store)
+    return stores
+
+
+def _n_spots(samples: list[SpatialData]) -> int:
+    """Return the number of spots with expression."""
+    return sum(sample.table.n_obs for sample in iter_samples(samples) if sample.has_expression)
+
+
 class Clock:
-    """Prints each step and keeps how long it took."""
+    """Prints the name of each step and records its time."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}
@@ -122,16 +145,16 @@ class Clock:
 
 
 def _file_names(names: list[str]) -> list[str]:
-    """Names of samples as names of files, which stay in their folder and apart."""
-    found: list[str] = []
+    """Return a distinct file name, without path separators, for every sample."""
+    files: list[str] = []
     for name in names:
         safe = re.sub(r"[^\w.-]+", "_", name).strip("._") or "sample"
-        found.append(safe if safe not in found else f"{safe}_{len(found)}")
-    return found
+        files.append(safe if safe not in files else f"{safe}_{len(files)}")
+    return files
 
 
 def _block_side(samples: list[SpatialData]) -> float:
-    """Side of the spatial blocks in µm: a fifth of the usual section."""
+    """Return the side of the spatial blocks in µm: a fifth of the side of the median section."""
     sides = []
     for sample in iter_samples(samples):
         for facts in _keys.read_provenance(sample.table.uns, _keys.PATCHES)["regions"].values():
@@ -141,60 +164,62 @@ def _block_side(samples: list[SpatialData]) -> float:
 
 
 def _label_key(sample: Sample) -> str | None:
+    """Return the key of the region labels of a sample, None if it has none."""
     return next((key for key in LABELS if key in sample.table.obs), None)
 
 
-def _numbers(
-    report: Report, samples: list[SpatialData], n_spots: int, model: sp.models.SpadeModel, retrieval: pd.DataFrame
-) -> None:
+def _numbers(report: Report, samples: list[SpatialData], model: sp.models.SpadeModel, retrieval: pd.DataFrame) -> None:
+    """Report what was trained, how well it retrieves, and how experts agree with labels."""
     from sklearn.metrics import adjusted_rand_score
 
     report.text(
         "What was trained",
-        f"{model.n_experts} experts on {model.facts['training_spots']} of {n_spots} spots with expression: {model.n_features} "
-        f"image features and {model.n_genes} genes per spot, put into one space of {model.dim} dimensions.",
+        f"{plural(model.n_experts, 'expert')} on {model.facts['training_spots']} of "
+        f"{plural(_n_spots(samples), 'spot')} with expression: {model.n_features} image features and {model.n_genes} "
+        f"genes per spot, joined in one space of {model.dim} dimensions.",
     )
     everywhere = retrieval[retrieval.gallery == "all_spots"]
     report.text(
         "Do image and expression find each other?",
-        f"On {int(everywhere.n.iloc[0])} spots of spatial blocks that training never saw, the true partner is among the first "
-        f"{int(everywhere.k.iloc[0])} for {everywhere.recall.mean():.0%} of queries, where chance gives "
-        f"{everywhere.chance_recall.mean():.0%}; rows 'same_section' and 'same_expert' count only what goes beyond telling sections, and beyond the choice of expert.",
+        f"On {int(everywhere.n.iloc[0])} spots of spatial blocks that training never saw, the true partner is among "
+        f"the first {int(everywhere.k.iloc[0])} for {everywhere.recall.mean():.0%} of queries; chance gives "
+        f"{everywhere.chance_recall.mean():.0%}. Rows 'same_section' and 'same_expert' search only spots of the same "
+        "section, or of the same expert: they show what is gained beyond recognising the section, or beyond the choice "
+        "of the expert.",
     )
     report.table(retrieval)
-    found, truth = [], []
+    experts, truth = [], []
     for sample in iter_samples(samples):
         key = _label_key(sample)
         if key is not None:
             known = (sample.table.obs[key].notna() & sample.table.obs["spade_expert"].notna()).to_numpy()
-            found.append(sample.table.obs["spade_expert"][known].astype(str))
+            experts.append(sample.table.obs["spade_expert"][known].astype(str))
             truth.append(sample.table.obs[key][known].astype(str))
     if truth:
-        score = adjusted_rand_score(np.concatenate(truth), np.concatenate(found))
+        score = adjusted_rand_score(np.concatenate(truth), np.concatenate(experts))
         report.text(
             "Do experts follow the labels?",
-            f"The adjusted Rand index between experts and the region labels is {score:.2f} (0 is chance, 1 is the same partition); "
-            "experts are made without labels and need not follow them.",
+            f"The adjusted Rand index between experts and the region labels is {score:.2f} (0 is chance, 1 is the same "
+            "partition); experts are made without labels and need not follow them.",
         )
 
 
-def _figures(
-    samples: list[SpatialData], model: sp.models.SpadeModel
-) -> dict[str, tuple[str, str, Callable[[], object]]]:
+def _figures(samples: list[SpatialData], model: sp.models.SpadeModel) -> dict[str, Figure]:
+    """Return the figures by name."""
     return {
         "patches": (
             "Patches",
-            "Each square is the tissue that is read around one spot (circle); check here that size and place are right.",
+            "Each square is the tissue that is read around one spot (circle). Check that size and place are right.",
             lambda: sp.pl.patches(samples[0]),
         ),
         "expert_clusters": (
             "Experts in tissue",
-            "Left, every spot in the colour of the expert with the largest weight; right, how undecided the routing is.",
+            "Left: every spot in the colour of the expert with the largest weight. Right: the entropy of the routing.",
             lambda: sp.pl.expert_clusters(samples),
         ),
         "expert_gallery": (
             "What the experts look at",
-            "For each expert its most typical patches and the genes that mark its spots.",
+            "The most typical patches of each expert, and the marker genes of its spots.",
             lambda: sp.pl.expert_gallery(samples),
         ),
         "training": (
@@ -204,7 +229,7 @@ def _figures(
         ),
         "embedding": (
             "The joint space",
-            "UMAP of the joint embedding: spots that look alike and express alike lie together.",
+            "UMAP of the joint embedding: spots of similar morphology and expression lie together.",
             lambda: sp.pl.embedding(samples),
         ),
     }

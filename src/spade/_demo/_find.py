@@ -1,4 +1,4 @@
-"""Find the samples in a folder and read them, whichever of the known layouts they have."""
+"""Find and read the samples in a folder, in any of the known layouts."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import pandas as pd
 from spatialdata import SpatialData, read_zarr
 
 from spade import _keys
+from spade._checks import plural
 from spade.io import read_hest, read_st
 
 logger = logging.getLogger("spade")
@@ -20,15 +21,15 @@ SPOT_ID = re.compile(r"\d+(\.\d+)?[x_]\d+(\.\d+)?")
 
 
 def find_samples(folder: Path, leave_out: Path | None = None) -> list[SpatialData]:
-    """Read every SpatialData store, HEST-1k sample and classic ST section at or below ``folder``, not in ``leave_out``."""
+    """Read the SpatialData stores, HEST-1k samples and classic ST sections in ``folder``, except in ``leave_out``."""
     if not folder.is_dir():
         raise FileNotFoundError(f"data={str(folder)!r} is not a folder.")
     samples = list(_read(folder, folder, leave_out and leave_out.resolve()))
     if not samples:
         raise FileNotFoundError(
-            f"data={str(folder)!r} holds no samples that are recognised: looked for .zarr stores of SpatialData, a HEST-1k "
-            "folder (wsis/ and st/), and folders with one image and a table of spots × genes (classic ST). Other "
-            "platforms: read them with spatialdata-io, save them with sp.io.write, and point --data to the stores."
+            f"data={str(folder)!r} holds no known samples: looked for .zarr stores of SpatialData, a HEST-1k folder "
+            "(wsis/ and st/), and folders with one image and a table of spots × genes (classic ST). Read samples of "
+            "other platforms with spatialdata-io, save them with sp.io.write, and point --data to the stores."
         )
     return samples
 
@@ -42,13 +43,13 @@ def _read(place: Path, root: Path, leave_out: Path | None) -> Iterator[SpatialDa
     else:
         yield from _classic(place)
         for below in sorted(path for path in place.iterdir() if path.is_dir()):
-            # spatial/ holds pictures and positions of a Visium section, which are no classic ST
+            # spatial/ holds pictures and positions of a Visium section, which is not classic ST
             if below.name != "spatial" and below.resolve() != leave_out:
                 yield from _read(below, root, leave_out)
 
 
 def _store(path: Path, root: Path) -> SpatialData:
-    """Read a store; one that does not say its name gets that of its place, as stores are often all named alike."""
+    """Read a store; without a recorded name, the sample is named after its path, as stores often share a name."""
     sdata = read_zarr(path)
     known = sdata.attrs.get(_keys.UNS, {})
     place = path.name if path == root else path.relative_to(root).as_posix()
@@ -57,7 +58,7 @@ def _store(path: Path, root: Path) -> SpatialData:
 
 
 def _classic(place: Path) -> list[SpatialData]:
-    """Sections of one folder: one image, with one or more tables of counts, or with labels alone."""
+    """Read the sections of a folder: one image, with one or more tables of counts, or with labels alone."""
     images = [path for path in sorted(place.iterdir()) if path.suffix.lower() in IMAGES]
     if len(images) != 1:
         return []
@@ -70,15 +71,15 @@ def _classic(place: Path) -> list[SpatialData]:
         return []
     spots, labels = (next(iter(kinds[kind]), None) for kind in ("spots", "labels"))
     names = [place.name] if len(counts) < 2 else [f"{place.name}_{i + 1}" for i in range(len(counts))]
-    logger.info("%s: classic ST, %d section(s)", place, len(names))
+    logger.info("%s: classic ST, %s", place, plural(len(names), "section"))
     return [
-        read_st(one, images[0], spots, labels=labels, sample_id=name, duplicated_genes="sum")
-        for one, name in zip(counts or [None], names, strict=True)
+        read_st(table, images[0], spots, labels=labels, sample_id=name, duplicated_genes="sum")
+        for table, name in zip(counts or [None], names, strict=True)
     ]
 
 
 def _kind(path: Path) -> str | None:
-    """Tell what a table holds from its header and first row."""
+    """Return what a table holds, by its header and first row."""
     separator = "," if ".csv" in path.name.lower() else "\t"
     head = pd.read_csv(path, sep=separator, nrows=1, index_col=0, dtype=str)
     columns = [str(column) for column in head.columns]

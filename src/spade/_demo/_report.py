@@ -1,4 +1,4 @@
-"""The report page: pictures and numbers with a sentence each."""
+"""The report page: figures and numbers, with a sentence about each."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ th:first-child, td:first-child { text-align: left; } p.lead { color: #56606e; ma
 
 @dataclass
 class Report:
-    """Sections of the page, in order."""
+    """Parts of the page, in order."""
 
     title: str
     lead: str
@@ -36,7 +36,7 @@ class Report:
         self.parts.append(frame.to_html(index=False, border=0, float_format=lambda value: f"{value:.3g}"))
 
     def figure(self, heading: str, sentence: str, path: Path) -> None:
-        """Add a picture with its sentence; the picture becomes part of the page."""
+        """Add a figure with its sentence; the image is embedded in the page."""
         self.text(heading, sentence)
         data = base64.b64encode(path.read_bytes()).decode()
         self.parts.append(f'<img alt="{escape(heading)}" src="data:image/png;base64,{data}">')

@@ -59,7 +59,7 @@ def _matrix(sample: Sample, layer: str | None) -> tuple[object, str, bool]:
     """Return a matrix of the table, what to call it, and whether ``pp.smooth_expression`` wrote it."""
     table = sample.table
     if layer is None or (check_text("layer", layer) == "X" and layer not in table.layers):
-        matrix, source, record = table.X, "X", {}
+        matrix, source, record = table.X, "X", _keys.Record()
     elif layer in table.layers:
         matrix, source, record = table.layers[layer], f"layers[{layer!r}]", _keys.read_provenance(table.uns, layer)
     else:

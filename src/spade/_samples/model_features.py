@@ -25,7 +25,7 @@ def check_source(sample: Sample, use_rep: str, expected: Mapping[str, Any], what
 
     Names are those of :class:`SpadeConfig`; a fact that is unknown on either side is not compared.
     """
-    record = _keys.read_provenance(sample.table.uns, use_rep)
+    record: Mapping[str, Any] = _keys.read_provenance(sample.table.uns, use_rep)
     source = {name: record[key] for name, key in SOURCE.items() if key in record}
     source = {name: value.item() if isinstance(value, np.generic) else value for name, value in source.items()}
     known = {name: value for name, value in expected.items() if value is not None}
@@ -67,11 +67,11 @@ def reads_patches(model: Model) -> bool:
 def features_key(model: Model, use_rep: str | None) -> str:
     """Return the key given; else the one of training or, for a tuned encoder, the one :func:`spade.tl.embed` writes."""
     known = _keys.image(_keys.SEAL) if reads_patches(model) else model.config.use_rep
-    if not (use_rep or known):
+    if not (key := use_rep or known):
         raise ValueError(
             "use_rep=None, and the model does not know the key of its features: name it, such as use_rep='X_uni'."
         )
-    return use_rep or known
+    return key
 
 
 def check_patch_size(sample: str, size_um: float, tuned_on: float | None) -> None:

@@ -19,6 +19,7 @@ from spatialdata.models import TableModel
 from spade import _keys
 from spade._checks import shorten
 from spade._samples.sample import Sample
+from spade.core.checks import check_text
 from spade.io._store import is_store
 
 logger = logging.getLogger("spade")
@@ -93,7 +94,7 @@ def _name(sdata: SpatialData, path: Path | None, number: str, stems: Counter[str
 def _table_key(sdata: SpatialData, name: str, table_key: str | None) -> str:
     tables = list(sdata.tables)
     if table_key is not None:
-        if table_key not in tables:
+        if check_text("table_key", table_key) not in tables:
             raise KeyError(f"{name}: table_key={table_key!r} is not there; tables: {shorten(tables) or 'none'}.")
         return table_key
     if len(tables) == 1:

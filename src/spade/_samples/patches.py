@@ -19,7 +19,7 @@ from spade.core.checks import check_text
 def patch_record(sample: Sample, patches_key: str) -> dict[str, Any]:
     """Return size and regions of the patches; raise with the patches there are."""
     check_text("patches_key", patches_key)
-    record = _keys.read_provenance(sample.table.uns, patches_key)
+    record: Any = _keys.read_provenance(sample.table.uns, patches_key)
     if "regions" not in record:
         written = [key for key, facts in sample.table.uns.get(_keys.UNS, {}).items() if "regions" in facts]
         raise KeyError(

@@ -8,21 +8,29 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 #: Arrays of a CSR matrix, in the order in which they are saved.
 CSR_PARTS = ("indptr", "indices", "data")
-#: Values that are hashed at a time.
+#: Elements of an array that are hashed at a time.
 CHUNK = 1 << 26
 
 
-def digest(*arrays: np.ndarray) -> str:
-    """Return the first 16 hex digits of the SHA-256 of arrays, which are read piece by piece."""
+def digest(*parts: NDArray[np.generic] | str | memoryview) -> str:
+    """Return the first 16 hex digits of the SHA-256 of all parts, one after another.
+
+    An array counts with its shape, its type and its values, which are read piece by piece; text and bytes count as they
+    are.
+    """
     sha256 = hashlib.sha256()
-    for array in arrays:
-        sha256.update(f"{array.shape}{array.dtype}".encode())
-        values = array.reshape(-1)
-        for start in range(0, len(values), CHUNK):
-            sha256.update(np.ascontiguousarray(values[start : start + CHUNK]).view(np.uint8).data)
+    for part in parts:
+        if not isinstance(part, np.ndarray):
+            sha256.update(part.encode() if isinstance(part, str) else part)
+            continue
+        sha256.update(f"{part.shape}{part.dtype}".encode())
+        flat = part.reshape(-1)
+        for start in range(0, len(flat), CHUNK):
+            sha256.update(np.ascontiguousarray(flat[start : start + CHUNK]).view(np.uint8).data)
     return sha256.hexdigest()[:16]
 
 

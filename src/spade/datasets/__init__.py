@@ -1,4 +1,4 @@
-"""Data to try things on: a synthetic cohort that needs no network."""
+"""Example data: a synthetic cohort that needs no download."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a synthetic section is made of: smooth fields of domains and cell states, and the scene that they give."""
+"""The tissue of a synthetic section: smooth fields of domains and cell states, and the scene made from them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from spade.datasets._render import RADIUS, Scene, Y
 
 ORGANS = ("colon", "thyroid")
 DOMAINS = ("epithelium", "stroma", "tumour", "adipose", "lymphoid", "necrosis", "muscle")
-#: Nodes of all maps are this far apart (µm).
+#: Distance of the nodes of all maps in µm.
 STEP = 8.0
 #: Mean OD of haematoxylin and eosin in red, green and blue.
 STAINS = np.array([[0.60, 0.72, 0.35], [0.16, 0.82, 0.47]])
@@ -21,7 +21,7 @@ STAINS = np.array([[0.60, 0.72, 0.35], [0.16, 0.82, 0.47]])
 
 @dataclass(frozen=True)
 class Look:
-    """Appearance of a domain. Lengths in µm, densities per mm²; stains as amounts; the rest are shares."""
+    """Appearance of a domain: lengths in µm, densities per mm², amounts of stain, and shares."""
 
     density: float = 1500.0
     size: float = 3.6
@@ -78,18 +78,18 @@ _FAT_PITCH = {"colon": 58.0, "thyroid": 44.0}
 
 
 def domain_names(n: int) -> list[str]:
-    """Names of ``n`` domains; after the first seven they come again as ``"<name>-2"`` and so on."""
+    """Return names of ``n`` domains; after the first seven they repeat as ``"<name>-2"`` and so on."""
     rounds = [f"-{1 + k // len(DOMAINS)}" if k >= len(DOMAINS) else "" for k in range(n)]
     return [DOMAINS[k % len(DOMAINS)] + suffix for k, suffix in enumerate(rounds)]
 
 
 def look(organ: str, k: int) -> Look:
-    """Appearance of domain ``k``: a table for the first seven, variations of it beyond."""
+    """Return the appearance of domain ``k``: from a table for the first seven, and as variations of it beyond."""
     base = _LOOKS[organ][DOMAINS[k % len(DOMAINS)]]
     turn = k // len(DOMAINS)
     if not turn:
         return base
-    # low-discrepancy factors: every further round is far from the earlier ones
+    # low-discrepancy factors keep every further round far from earlier ones
     swing = {name: 2 * ((turn * golden + 0.5) % 1) - 1 for name, golden in _GOLDEN.items()}
     values = {field.name: float(getattr(base, field.name)) for field in fields(base)}
     for name, amount in swing.items():
@@ -103,7 +103,7 @@ _GOLDEN = {"density": 0.618, "size": 0.755, "eosin": 0.570, "height": 0.430, "gl
 
 @dataclass(frozen=True)
 class Field:
-    """A smooth random function of the place in µm, mean 0 and deviation 1: a sum of random waves."""
+    """A smooth random function of position in µm, a sum of random waves with mean 0 and deviation 1."""
 
     waves: np.ndarray
     phase: np.ndarray
@@ -111,7 +111,7 @@ class Field:
 
     @classmethod
     def draw(cls, rng: np.random.Generator, length: float, rough: float = 0.0, n: int = 96) -> Field:
-        """Correlation length ``length`` in µm, with a share ``rough`` of the variance at a fifth of it."""
+        """Draw a field of correlation length ``length`` µm; a share ``rough`` of its variance has a fifth of that."""
         parts = [n - n // 3, n // 3] if rough else [n, 0]
         scale = np.repeat([length, length / 5], parts)
         variance = np.repeat([(1 - rough) / parts[0], rough / max(parts[1], 1)], parts)
@@ -119,13 +119,13 @@ class Field:
         return cls(waves, rng.uniform(0, 2 * np.pi, n), np.sqrt(2 * variance))
 
     def at(self, xy: np.ndarray) -> np.ndarray:
-        """Values at ``(n, 2)`` places."""
-        return np.cos(xy @ self.waves.T + self.phase) @ self.height
+        """Return values at places ``(n, 2)``."""
+        return np.asarray(np.cos(xy @ self.waves.T + self.phase) @ self.height)
 
     def grid(self, x: np.ndarray, y: np.ndarray) -> np.ndarray:
-        """Values at every ``y`` (rows) and ``x`` (columns)."""
+        """Return values at every ``y`` (rows) and ``x`` (columns)."""
         rows = np.exp(1j * (np.outer(y, self.waves[:, 1]) + self.phase)) * self.height
-        return (rows @ np.exp(1j * np.outer(self.waves[:, 0], x))).real
+        return np.asarray((rows @ np.exp(1j * np.outer(self.waves[:, 0], x))).real)
 
 
 @dataclass(frozen=True)
@@ -140,7 +140,7 @@ class Tissue:
 
     @classmethod
     def draw(cls, rng: np.random.Generator, organ: str, n_domains: int, size: tuple[float, float]) -> Tissue:
-        """Fields of a section of ``size`` (width, height) µm, in which all domains have about the same area."""
+        """Draw a section of ``size`` (width, height) µm in which all domains cover about the same area."""
         domains = tuple(Field.draw(rng, 230.0, rough=0.015) for _ in range(n_domains))
         x, y = (np.arange(0, length + 40, 40.0) for length in size)
         scores = np.stack([field.grid(x, y).ravel() for field in domains], axis=1)
@@ -151,17 +151,17 @@ class Tissue:
         return cls(organ, domains, bias, Field.draw(rng, 170.0), Field.draw(rng, 140.0))
 
     def weights(self, scores: np.ndarray) -> np.ndarray:
-        """Shares of the domains from their scores in the last axis: one domain, but for a narrow border."""
+        """Return shares of the domains from scores in the last axis: a single domain except at narrow borders."""
         z = (scores + self.bias) / 0.04
         z = np.exp(z - z.max(axis=-1, keepdims=True))
-        return z / z.sum(axis=-1, keepdims=True)
+        return np.asarray(z / z.sum(axis=-1, keepdims=True))
 
     def domains_at(self, xy: np.ndarray) -> np.ndarray:
-        """``(n, n_domains)`` shares of the domains at places in µm."""
+        """Return shares ``(n, n_domains)`` of the domains at places in µm."""
         return self.weights(np.stack([field.at(xy) for field in self.domains], axis=1))
 
     def states_at(self, xy: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Cell density and inflammation in [0, 1] at places in µm."""
+        """Return cell density and inflammation in [0, 1] at places in µm."""
         return _density(self.density.at(xy)), _inflammation(self.inflammation.at(xy))
 
 
@@ -174,7 +174,7 @@ def _inflammation(z: np.ndarray) -> np.ndarray:
 
 
 def patient_stains(rng: np.random.Generator) -> np.ndarray:
-    """Stain vectors of one patient: hue and strength differ from slide to slide."""
+    """Draw the stain vectors of a patient, which differ from slide to slide in hue and strength."""
     stains = STAINS * np.exp(rng.normal(0, 0.07, (2, 3)))
     stains *= np.linalg.norm(STAINS, axis=1, keepdims=True) / np.linalg.norm(stains, axis=1, keepdims=True)
     return np.asarray(stains * np.exp(rng.normal(0, 0.09, (2, 1))))
@@ -189,7 +189,7 @@ def build_scene(tissue: Tissue, rng: np.random.Generator, size: tuple[float, flo
     at = {f.name: weights @ np.array([getattr(one, f.name) for one in looks]) for f in fields(Look)}
     cells, lymph = _density(tissue.density.grid(x, y)), _inflammation(tissue.inflammation.grid(x, y))
     clumps = Field.draw(rng, 30.0).grid(x, y)
-    # where cells are few, the tissue is pale and loose; where they are many, dark, and adipocytes are fewer
+    # tissue with few cells is pale and loose; tissue with many is dark and has fewer adipocytes
     at["crowding"] = cells
     at["density"] *= 0.2 + 1.6 * cells
     at["eosin"] *= 0.84 + 0.3 * cells
@@ -231,12 +231,12 @@ def build_scene(tissue: Tissue, rng: np.random.Generator, size: tuple[float, flo
 
 
 def _sample(grid: np.ndarray, xy: np.ndarray) -> np.ndarray:
-    """Values of a map at places in µm."""
-    return map_coordinates(grid, [xy[:, 1] / STEP, xy[:, 0] / STEP], order=1, mode="nearest")
+    """Return values of a map at places in µm."""
+    return np.asarray(map_coordinates(grid, [xy[:, 1] / STEP, xy[:, 0] / STEP], order=1, mode="nearest"))
 
 
 def _jittered(rng: np.random.Generator, size: tuple[float, float], pitch: float, jitter: float) -> np.ndarray:
-    """One place in each square of a grid, ``(rows, columns, 2)`` in µm."""
+    """Draw one place in each square of a grid, ``(rows, columns, 2)`` in µm."""
     columns, rows = (int(length / pitch) + 1 for length in size)
     corner = np.stack(np.meshgrid(np.arange(columns), np.arange(rows)), axis=-1)
     return (corner + 0.5 + jitter * rng.uniform(-0.5, 0.5, corner.shape)) * pitch
@@ -265,7 +265,7 @@ def _fat(rng: np.random.Generator, share: np.ndarray, size: tuple[float, float],
 
 
 def _ring_nuclei(rng: np.random.Generator, at: dict[str, np.ndarray], glands: np.ndarray) -> np.ndarray:
-    """Nuclei along the walls of glands, long axis towards the lumen where the wall is thick."""
+    """Draw nuclei along the walls of glands, with the long axis towards the lumen in thick walls."""
     radius = glands[:, RADIUS]
     spacing = 10.5 - 5.0 * _sample(at["crowding"], glands)
     rows = _sample(at["rows"], glands)
@@ -296,7 +296,7 @@ def _free_nuclei(
     fat_pitch: float,
     size: tuple[float, float],
 ) -> np.ndarray:
-    """Nuclei between the glands, along the fibres where they are long."""
+    """Draw nuclei between the glands; long ones lie along the fibres."""
     pitch = 8.0
     xy = _jittered(rng, size, pitch, 0.8).reshape(-1, 2)
     xy = xy[rng.random(len(xy)) < _sample(at["density"], xy) * pitch**2 / 1e6]
@@ -314,7 +314,7 @@ def _lymphocytes(
     fat_pitch: float,
     size: tuple[float, float],
 ) -> np.ndarray:
-    """Small, round, dark nuclei."""
+    """Draw lymphocytes: small, round, dark nuclei."""
     pitch = 6.5
     xy = _jittered(rng, size, pitch, 0.75).reshape(-1, 2)
     xy = xy[rng.random(len(xy)) < _sample(at["lymph"], xy) * pitch**2 / 1e6]
@@ -341,7 +341,7 @@ def _nuclei(
 
 
 def _outside(xy: np.ndarray, glands: np.ndarray, fat: np.ndarray, fat_pitch: float) -> np.ndarray:
-    """Places that are in neither a gland nor an adipocyte."""
+    """Return which places lie in neither a gland nor an adipocyte."""
     free = np.ones(len(xy), bool)
     if len(glands):
         distance, index = KDTree(glands[:, :2]).query(xy, k=min(3, len(glands)))
@@ -357,6 +357,6 @@ def _outside(xy: np.ndarray, glands: np.ndarray, fat: np.ndarray, fat_pitch: flo
     distance = np.stack([d for d, _ in around], axis=1)
     order = np.argsort(distance, axis=1)
     nearest = np.take_along_axis(np.stack([p for _, p in around], axis=1), order[:, :1], axis=1)[:, 0]
-    # a clipped neighbour can come twice: the distance to the second cell is then that to the first
+    # at the border a neighbour can occur twice: the distance to the second cell is then that to the first
     first, second = np.take_along_axis(distance, order[:, :2], axis=1).T
     return free & ~((nearest > 0) & ((second - first) / 2 > 2.5))

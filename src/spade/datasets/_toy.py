@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from math import ceil, sqrt
-from numbers import Integral, Real
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 from scipy import sparse
 
+from spade.core.checks import check_count, check_positive
 from spade.io._scale import record_scale
 
 if TYPE_CHECKING:
+    import xarray as xr
+    from anndata import AnnData
     from spatialdata import SpatialData
 
     from spade.datasets._tissue import Tissue
@@ -22,8 +24,9 @@ if TYPE_CHECKING:
 DIAMETER = 0.55
 #: From the outermost spot centres to the border of the image in µm.
 MARGIN_UM = 120.0
-#: Counts per gene and spot, on average over genes at rest.
+#: Mean counts per gene and spot while no program is active.
 DEPTH = 2.5
+#: Largest side of an image in pixels.
 MAX_SIDE = 60_000
 
 
@@ -39,42 +42,45 @@ def toy(
 ) -> list[SpatialData]:
     """Make a cohort of synthetic sections with rendered H&E-like images and spot counts.
 
-    Every section is one patient's. Its tissue has contiguous domains and two continuous states, cell density and
-    inflammation. Each shapes both the image (nuclei, glands, fibres, fat) and the expression (one gene program
-    each), so that everything that joins images and genes has a known answer here. Patients differ in stain, depth
-    and gene batch effects; the two organs, in turn, differ in architecture and in their own gene programs.
+    Each section comes from a different patient. Its tissue has contiguous domains and two continuous states, cell
+    density and inflammation. Each of them shapes both the image (nuclei, glands, fibres, fat) and the expression (one
+    gene program each), so the true relation of images and genes is known. Patients differ in stain, sequencing depth
+    and gene batch effects. The two organs, which alternate, differ in architecture and have gene programs of their own.
 
     Parameters
     ----------
     n_samples
-        Number of sections. Sample ``i`` is the same whatever their number.
+        Number of sections. Section ``i`` is the same for any number.
     n_spots
-        Spots of each section, on a hexagonal lattice as in Visium.
+        Spots per section, on a hexagonal lattice as in Visium.
     n_genes
-        Genes; at least ``n_domains + 5``, one for each program.
+        Number of genes, at least ``n_domains + 5``: one for each program.
     n_domains
-        Kinds of tissue, each in about the same share of every section.
+        Number of tissue domains. Each covers about the same share of every section.
     mpp
         Microns per pixel of the image at its finest level.
     pitch_um
-        Distance of neighbouring spots in µm; spots are 0.55 of it wide.
+        Distance of neighbouring spots in µm. The diameter of a spot is 0.55 of it.
     rng
         Seed, or a generator from which one is drawn.
 
     Returns
     -------
-    One object per section, each with
+    list[SpatialData]
+        One object per section, each with
 
-    - ``images["image"]``: uint8 RGB, four levels
-    - ``shapes["spots"]``: circles in pixels
-    - ``tables["table"]``: raw counts in ``X``; ``obs`` has ``domain``, ``patient``, ``organ`` and, in [0, 1],
-      ``cell_density`` and ``inflammation``; ``var["program"]`` names what drives the gene: a domain, an organ, a
-      state, or ``"housekeeping"``
+        - ``images["image"]``: uint8 RGB, four levels
+        - ``shapes["spots"]``: circles in pixels
+        - ``tables["table"]``: raw counts in ``X``; ``obs`` has ``domain``, ``patient``, ``organ`` and, in [0, 1],
+          ``cell_density`` and ``inflammation``; ``var["program"]`` names what drives the gene: a domain, an organ, a
+          state, or ``"housekeeping"``
 
     Raises
     ------
-    TypeError, ValueError
-        If an argument is not a number of the kind asked for, or too small, or the image would be too large.
+    TypeError
+        If ``rng`` is neither a seed nor a generator.
+    ValueError
+        If another argument is not a number of the right kind or is too small, or the image would be too large.
 
     Examples
     --------
@@ -85,22 +91,28 @@ def toy(
     >>> sorted(cohort[0]["table"].obs["domain"].cat.categories)
     ['adipose', 'epithelium', 'stroma', 'tumour']
     """
-    _check_count("n_samples", n_samples, 1)
-    _check_count("n_spots", n_spots, 1)
-    _check_count("n_domains", n_domains, 1)
-    _check_count("n_genes", n_genes, n_domains + 5, f", one for each gene program of n_domains={n_domains}")
-    _check_length("mpp", mpp)
-    _check_length("pitch_um", pitch_um)
-    seed = _seed(rng)
+    from spade.core.rng import as_seed
+
+    for name, value in (("n_samples", n_samples), ("n_spots", n_spots), ("n_genes", n_genes), ("n_domains", n_domains)):
+        check_count(name, value)
+    if n_genes < n_domains + 5:
+        raise ValueError(
+            f"n_genes={n_genes}: expected a whole number of at least {n_domains + 5}, one for each gene program of "
+            f"n_domains={n_domains}."
+        )
+    check_positive("mpp", mpp, "µm/px")
+    check_positive("pitch_um", pitch_um, "µm")
+    seed = as_seed(rng)
     lattice = hexagonal_lattice(n_spots, pitch_um)
     shape = _image_shape(lattice.size, mpp)
     if max(shape) > MAX_SIDE:
         raise ValueError(
             f"n_spots={n_spots} at pitch_um={pitch_um:g} and mpp={mpp:g} gives an image of {shape[1]} × {shape[0]} "
-            f"pixels; a side may have {MAX_SIDE}. Take fewer spots or a larger mpp."
+            f"pixels; a side may have {MAX_SIDE}. Choose fewer spots or a larger mpp."
         )
     programs = _draw_programs(np.random.default_rng([seed, 0]), n_genes, n_domains)
-    return [_section(i, seed, lattice, shape, programs, n_domains, mpp, pitch_um) for i in range(n_samples)]
+    plan = CohortPlan(seed, lattice, shape, programs, n_domains, mpp, pitch_um)
+    return [_section(plan, i) for i in range(n_samples)]
 
 
 @dataclass(frozen=True)
@@ -114,7 +126,7 @@ class Lattice:
 
 
 def hexagonal_lattice(n_spots: int, pitch: float) -> Lattice:
-    """Lattice of about square outline, filled row by row."""
+    """Return a lattice of roughly square outline, filled row by row."""
     n_columns = max(round(sqrt(n_spots * sqrt(3) / 2)), 1)
     row, column = np.divmod(np.arange(n_spots), n_columns)
     column = 2 * column + row % 2
@@ -125,7 +137,7 @@ def hexagonal_lattice(n_spots: int, pitch: float) -> Lattice:
 
 @dataclass(frozen=True)
 class Programs:
-    """Genes of the cohort: name of each gene's program, log rate at rest, and ``(programs, genes)`` effects."""
+    """Gene programs: their names, the program of each gene, log rates at rest, and effects ``(programs, genes)``."""
 
     names: list[str]
     of_gene: np.ndarray
@@ -133,11 +145,30 @@ class Programs:
     effects: np.ndarray
 
 
+@dataclass(frozen=True)
+class CohortPlan:
+    """What all sections of a cohort share."""
+
+    seed: int
+    lattice: Lattice
+    #: Height and width of the images in pixels.
+    shape: tuple[int, int]
+    programs: Programs
+    n_domains: int
+    mpp: float
+    pitch_um: float
+
+    @property
+    def radius_um(self) -> float:
+        """Radius of a spot in µm."""
+        return DIAMETER * self.pitch_um / 2
+
+
 def _draw_programs(rng: np.random.Generator, n_genes: int, n_domains: int) -> Programs:
     from spade.datasets._tissue import ORGANS, domain_names
 
     names = [*domain_names(n_domains), *ORGANS, "cell_density", "inflammation"]
-    # two genes of five are driven by nothing, the others are dealt out evenly
+    # two genes of five follow no program; the programs share the others evenly
     n_driven = max(round(0.6 * n_genes), len(names))
     of_gene = np.full(n_genes, len(names))
     of_gene[:n_driven] = np.arange(n_driven) % len(names)
@@ -150,33 +181,25 @@ def _draw_programs(rng: np.random.Generator, n_genes: int, n_domains: int) -> Pr
     return Programs([*names, "housekeeping"], of_gene, log_rate, effects)
 
 
-def _section(
-    i: int,
-    seed: int,
-    lattice: Lattice,
-    shape: tuple[int, int],
-    programs: Programs,
-    n_domains: int,
-    mpp: float,
-    pitch_um: float,
-) -> SpatialData:
+def _section(plan: CohortPlan, i: int) -> SpatialData:
+    """Draw section ``i`` of a cohort."""
     from spatialdata import SpatialData
     from spatialdata.models import ShapesModel
 
     from spade.datasets._render import render
     from spade.datasets._tissue import ORGANS, Tissue, build_scene, domain_names
 
-    organ = ORGANS[i % len(ORGANS)]
-    tissue = Tissue.draw(np.random.default_rng([seed, 1, i]), organ, n_domains, lattice.size)
-    scene = build_scene(tissue, np.random.default_rng([seed, 2, i]), lattice.size, MARGIN_UM)
-    image = render(scene, shape, mpp)
+    lattice, organ = plan.lattice, ORGANS[i % len(ORGANS)]
+    tissue = Tissue.draw(np.random.default_rng([plan.seed, 1, i]), organ, plan.n_domains, lattice.size)
+    scene = build_scene(tissue, np.random.default_rng([plan.seed, 2, i]), lattice.size, MARGIN_UM)
+    image = render(scene, plan.shape, plan.mpp)
 
     ids = pd.Index([f"toy_{i}_{k:04d}" for k in range(len(lattice.xy))])
     density, inflammation = tissue.states_at(lattice.xy)
     obs = pd.DataFrame(
         {
             "domain": pd.Categorical.from_codes(
-                np.argmax(tissue.domains_at(lattice.xy), axis=1), pd.Index(domain_names(n_domains))
+                np.argmax(tissue.domains_at(lattice.xy), axis=1), pd.Index(domain_names(plan.n_domains))
             ),
             "patient": pd.Categorical([f"patient_{i}"] * len(ids)),
             "organ": pd.Categorical([organ] * len(ids), categories=list(ORGANS)),
@@ -187,21 +210,22 @@ def _section(
         },
         index=ids,
     )
-    counts = _draw_counts(np.random.default_rng([seed, 3, i]), tissue, lattice.xy, DIAMETER * pitch_um / 2, programs)
-    xy = lattice.xy / mpp
+    rng = np.random.default_rng([plan.seed, 3, i])
+    counts = _draw_counts(rng, tissue, lattice.xy, plan.radius_um, plan.programs)
+    xy = lattice.xy / plan.mpp
     sdata = SpatialData(
         images={"image": _pyramid(image)},
-        shapes={"spots": ShapesModel.parse(xy, geometry=0, radius=DIAMETER * pitch_um / 2 / mpp, index=ids)},
-        tables={"table": _table(counts, obs, xy, programs)},
+        shapes={"spots": ShapesModel.parse(xy, geometry=0, radius=plan.radius_um / plan.mpp, index=ids)},
+        tables={"table": _table(counts, obs, xy, plan.programs)},
     )
-    record_scale(sdata, sample=f"toy_{i}", mpp={"image": mpp}, pitch_um={"spots": pitch_um})
+    record_scale(sdata, sample=f"toy_{i}", mpp={"image": plan.mpp}, pitch_um={"spots": plan.pitch_um})
     return sdata
 
 
 def _draw_counts(
     rng: np.random.Generator, tissue: Tissue, xy: np.ndarray, radius: float, programs: Programs, block: int = 512
 ) -> sparse.csr_matrix:
-    """Negative binomial counts whose log rates add up the programs' activities, with batch effects and dropout."""
+    """Draw negative binomial counts with batch effects and dropout; log rates are sums over active programs."""
     from spade.datasets._tissue import ORGANS
 
     n_genes = len(programs.log_rate)
@@ -221,7 +245,7 @@ def _draw_counts(
 
 
 def _activity(tissue: Tissue, xy: np.ndarray, radius: float, is_organ: list[bool]) -> np.ndarray:
-    """``(spots, programs)`` activity in [0, 1]: the mean over the disc of the spot."""
+    """Return activities ``(spots, programs)`` in [0, 1], means over the disc of each spot."""
     turn = np.arange(6) * np.pi / 3
     disc = np.concatenate([[[0.0, 0.0]], 0.7 * radius * np.stack([np.cos(turn), np.sin(turn)], axis=1)])
     domains = np.mean([tissue.domains_at(xy + offset) for offset in disc], axis=0)
@@ -229,7 +253,7 @@ def _activity(tissue: Tissue, xy: np.ndarray, radius: float, is_organ: list[bool
     return np.hstack([domains, np.tile(np.asarray(is_organ, float), (len(xy), 1)), states])
 
 
-def _table(counts: sparse.csr_matrix, obs: pd.DataFrame, xy: np.ndarray, programs: Programs) -> Any:
+def _table(counts: sparse.csr_matrix, obs: pd.DataFrame, xy: np.ndarray, programs: Programs) -> AnnData:
     from anndata import AnnData
     from spatialdata.models import TableModel
 
@@ -240,8 +264,8 @@ def _table(counts: sparse.csr_matrix, obs: pd.DataFrame, xy: np.ndarray, program
     return TableModel.parse(table, region="spots", region_key="region", instance_key="spot_id")
 
 
-def _pyramid(image: np.ndarray) -> Any:
-    """Four levels, in memory."""
+def _pyramid(image: np.ndarray) -> xr.DataTree:
+    """Return an image element of four levels, in memory."""
     import dask.array as da
     from spatialdata.models import Image2DModel
 
@@ -252,7 +276,7 @@ def _pyramid(image: np.ndarray) -> Any:
     tree = Image2DModel.parse(
         data, dims=("c", "y", "x"), c_coords=["r", "g", "b"], scale_factors=[2, 2, 2], chunks=chunks
     )
-    # what is parsed averages the level above at every access
+    # parsed levels are lazy: they would average the level above at every access
     for level in range(1, 4):
         image = halve(image)
         tree[f"scale{level}"]["image"].variable.data = da.from_array(image, chunks=chunks, name=False)
@@ -260,30 +284,6 @@ def _pyramid(image: np.ndarray) -> Any:
 
 
 def _image_shape(size: tuple[float, float], mpp: float) -> tuple[int, int]:
-    """Height and width in pixels, up to the next eight, so that every level halves exactly."""
+    """Return height and width in pixels, rounded up to multiples of 8, so that every level halves exactly."""
     width, height = (8 * ceil(length / mpp / 8) for length in size)
     return height, width
-
-
-def _seed(rng: int | np.random.Generator) -> int:
-    if isinstance(rng, np.random.Generator):
-        return int(rng.integers(2**63))
-    if isinstance(rng, bool) or not isinstance(rng, Integral) or rng < 0:
-        raise TypeError(
-            f"rng={rng!r} is neither a non-negative integer nor a numpy.random.Generator; pass one of them."
-        )
-    return int(rng)
-
-
-def _check_count(name: str, value: Any, least: int, why: str = "") -> None:
-    if isinstance(value, bool) or not isinstance(value, Integral):
-        raise TypeError(
-            f"{name}={value!r} is of type {type(value).__name__}; pass an integer of at least {least}{why}."
-        )
-    if value < least:
-        raise ValueError(f"{name}={value} is too small; pass at least {least}{why}.")
-
-
-def _check_length(name: str, value: Any) -> None:
-    if isinstance(value, bool) or not isinstance(value, Real) or not np.isfinite(float(value)) or value <= 0:
-        raise ValueError(f"{name}={value!r} is not a positive number; pass microns, such as {name}=0.5 or 100.")

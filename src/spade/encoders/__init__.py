@@ -12,7 +12,7 @@ __all__ = ["Encoder", "EncoderSpec", "available", "get"]
 
 
 def available() -> dict[str, EncoderSpec]:
-    """Return the encoders that are known by name; any timm architecture or ``"hf-hub:…"`` id works as well.
+    """Return the encoders that are known by name. Any timm architecture or ``"hf-hub:…"`` id works as well.
 
     Examples
     --------
@@ -38,7 +38,8 @@ def get(
     encoder
         ``"texture"``, a name of :func:`available`, a timm architecture, or ``"hf-hub:owner/name"``.
     weights
-        None: the published weights. A path to ``.safetensors`` or a torch state dict: these. ``"random"``: untrained.
+        None: the published weights. A path: the ``.safetensors`` file or torch state dict there. ``"random"``:
+        untrained weights.
     device
         ``"auto"``, ``"cpu"`` or ``"cuda"``.
     precision
@@ -49,7 +50,16 @@ def get(
     Returns
     -------
     Encoder
-        With ``encode(patches, mpp)``, ``name``, ``id`` (of the weights), ``dim``, ``input_px``.
+        With ``encode(patches, mpp)``, ``name``, ``id`` (of the weights), ``dim``, ``input_px`` and ``mpp``.
+
+    Raises
+    ------
+    ValueError
+        If the encoder is not known, or the weights are not its weights.
+    FileNotFoundError
+        If there is no such file of weights.
+    RuntimeError
+        If the published weights could not be downloaded.
 
     Examples
     --------

@@ -9,6 +9,8 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from spade.core.checks import check_text
+
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
@@ -21,13 +23,13 @@ class EncoderSpec:
     name
         Name in the registry.
     model
-        timm architecture or ``hf-hub:`` id of the published weights; empty for the built-in encoder.
+        timm architecture or ``hf-hub:`` id of the published weights; None for the built-in encoder.
     architecture
-        timm architecture, so that a local weights file needs no network; empty if only the hub knows it.
+        timm architecture, so that a local weights file needs no network; None if only the hub knows it.
     dim
-        Width of the features; 0: asked of the model.
+        Width of the features; None: that of the model.
     input_px
-        Side of the input in pixels; 0: asked of the model.
+        Side of the input in pixels; None: that of the model.
     mpp
         µm/px it was trained on; None if not stated.
     mean, std
@@ -43,10 +45,10 @@ class EncoderSpec:
     """
 
     name: str
-    model: str
-    architecture: str
-    dim: int = 0
-    input_px: int = 0
+    model: str | None
+    architecture: str | None
+    dim: int | None = None
+    input_px: int | None = None
     mpp: float | None = None
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
@@ -65,15 +67,15 @@ class Encoder(Protocol):
 
     @property
     def id(self) -> str:
-        """What tells its weights from others."""
+        """Identity of its weights."""
 
     @property
     def dim(self) -> int:
         """Width of its features."""
 
     @property
-    def input_px(self) -> int:
-        """Side of its input in pixels; 0: any."""
+    def input_px(self) -> int | None:
+        """Side of its input in pixels; None: any."""
 
     @property
     def mpp(self) -> float | None:
@@ -137,7 +139,7 @@ def _hub(name: str, hub: str, architecture: str, dim: int, licence: str, **facts
 
 
 _KNOWN = (
-    EncoderSpec("texture", "", "", 184, licence="BSD-3-Clause"),
+    EncoderSpec("texture", None, None, 184, licence="BSD-3-Clause"),
     _hub("uni", "MahmoodLab/UNI", "vit_large_patch16_224", 1024, _NC, gated=True, kwargs=_uni, **_IMAGENET),
     _hub("uni2_h", "MahmoodLab/UNI2-h", "vit_giant_patch14_224", 1536, _NC, gated=True, kwargs=_uni2_h, **_IMAGENET),
     _hub(
@@ -195,22 +197,24 @@ _KNOWN = (
 SPECS: dict[str, EncoderSpec] = {spec.name: spec for spec in _KNOWN}
 
 
-def spec_of(encoder: str) -> EncoderSpec:
-    """Return what is known of an encoder, or raise with the names there are."""
+def spec_of(encoder: object) -> EncoderSpec:
+    """Return what is known of an encoder, or raise with the names that are known."""
+    name = check_text("encoder", encoder)
     for spec in SPECS.values():
-        if encoder and encoder in (spec.name, spec.model):
+        if name in (spec.name, spec.model):
             return spec
     import timm
 
-    if not encoder.startswith("hf-hub:") and not timm.is_model(encoder):
-        near = timm.list_models(f"*{encoder.split('_')[0]}*")[:5] if encoder else []
+    on_hub = name.startswith("hf-hub:")
+    if not on_hub and not timm.is_model(name):
+        near = timm.list_models(f"*{name.split('_')[0]}*")[:5]
         raise ValueError(
-            f"encoder={encoder!r} is not known. There are {', '.join(map(repr, SPECS))}, any timm architecture"
-            f"{' such as ' + ', '.join(near) if near else ''}, and 'hf-hub:owner/name'."
+            f"encoder={name!r} is not known. Choose one of {', '.join(map(repr, SPECS))}, any timm architecture"
+            f"{' such as ' + ', '.join(near) if near else ''}, or 'hf-hub:owner/name'."
         )
-    return EncoderSpec(encoder, encoder, "" if encoder.startswith("hf-hub:") else encoder)
+    return EncoderSpec(name, name, None if on_hub else name)
 
 
 def licence_of(encoder: str | None) -> str:
-    """Return the licence of an encoder's weights."""
+    """Return the licence of the weights of an encoder, as far as it is known."""
     return SPECS[encoder].licence if encoder in SPECS else "not recorded"

@@ -42,13 +42,13 @@ NUCLEI = (
     "distance_sd_um_log",
 )
 
-#: Mean optical density from which on a pixel counts as tissue; what is brighter is glass or lumen.
+#: Mean optical density from which a pixel counts as tissue; brighter pixels are glass or lumen.
 TISSUE_DENSITY = 0.1
-#: Nuclei have at least this haematoxylin concentration, and exceed the other tissue by at least the contrast.
+#: Least haematoxylin concentration of nuclei, and its least excess over the other tissue.
 NUCLEUS_CONCENTRATION, NUCLEUS_CONTRAST = 0.25, 0.15
-#: Smaller components are specks, whichever is larger.
+#: Components smaller than the larger of these areas are specks.
 NUCLEUS_UM2, NUCLEUS_PX = 8.0, 5
-#: Standard deviation of the smoothing before nuclei are thresholded.
+#: Standard deviation of the smoothing that precedes the threshold of nuclei.
 NUCLEUS_BLUR_UM = 0.5
 
 #: Name and order of the features.
@@ -63,12 +63,13 @@ FEATURE_NAMES: tuple[str, ...] = (
     *(f"nuclei_{name}" for name in NUCLEI),
 )
 
-#: What each group of features is, by the pattern of its names.
+#: Description of each group of features, by the pattern of its names.
 FEATURE_GROUPS: dict[str, str] = {
     "{channel}_od_{statistic}": "Optical density log10(255 / value) of the red, green and blue channel: mean, standard "
     "deviation, skewness and percentiles.",
-    "{stain}_{statistic}": "The same of the haematoxylin, eosin and residual concentration, unmixed with the fixed "
-    "stain vectors of Ruifrok & Johnston (Anal Quant Cytol Histol, 2001); the residual is perpendicular to both.",
+    "{stain}_{statistic}": "The same statistics of the haematoxylin, eosin and residual concentration, unmixed with "
+    "the fixed stain vectors of Ruifrok & Johnston (Anal Quant Cytol Histol, 2001); the residual is perpendicular to "
+    "both.",
     "haematoxylin_eosin_correlation": "Pearson correlation of the two concentrations over the pixels.",
     "tissue_fraction": "Share of pixels that are neither glass nor lumen: mean optical density of at least 0.1.",
     "{stain}_{edge}_s{scale}": "Gradient magnitude (mean, standard deviation), Laplacian (root mean square), "
@@ -85,7 +86,10 @@ FEATURE_GROUPS: dict[str, str] = {
 
 
 def _unmixing() -> np.ndarray:
-    """Matrix (3, 3) from optical densities (row) to haematoxylin, eosin and residual, after Ruifrok & Johnston."""
+    """Return the matrix (3, 3) that maps optical densities (a row) to haematoxylin, eosin and residual.
+
+    The stain vectors are those of Ruifrok & Johnston.
+    """
     haematoxylin, eosin = (np.array(v) / np.linalg.norm(v) for v in ((0.650, 0.704, 0.286), (0.072, 0.990, 0.105)))
     residual = np.cross(haematoxylin, eosin)
     return np.linalg.inv(np.stack([haematoxylin, eosin, residual / np.linalg.norm(residual)]))
@@ -100,20 +104,20 @@ _CONCENTRATIONS = (np.arange(stain_kernels.BINS) + 1024 * stain_kernels.LOWEST) 
 def encode_texture(patches: np.ndarray, mpp: float) -> np.ndarray:
     """Describe H&E patches by named features that need no weights.
 
-    The features are deterministic, always finite, and those of a patch do not depend on the others. Flips and quarter
-    turns of a patch do not change them (up to rounding) where height and width divide by 8. What is undefined is 0:
-    skewness and correlations of a constant image, the coherence of a scale with fewer than 5 pixels a side, and
-    everything about nuclei where there are none. Names that end in ``_log`` (before the scale) hold log1p of the
-    value, with the sign of the value. Nuclei that touch count as one, and those cut by the border as they are.
-    Patches are encoded in parallel on ``numba.get_num_threads()`` threads.
+    The features are deterministic and always finite, and those of a patch do not depend on the other patches. Flips and
+    quarter turns of a patch do not change them (up to rounding) if 8 divides height and width. Features that are
+    undefined are 0: skewness and correlations of a constant image, the coherence of a scale with fewer than 5 pixels a
+    side, and everything about nuclei if there are none. Names that end in ``_log`` (before the scale) hold log1p of the
+    absolute value, with the sign of the value. Nuclei that touch count as one; nuclei cut by the border count as they
+    are. Patches are encoded in parallel on ``numba.get_num_threads()`` threads.
 
     Parameters
     ----------
     patches
         RGB images, uint8 (n, height, width, 3), at least 32 pixels high and wide.
     mpp
-        Microns per pixel of the patches, 0.01 to 100. Nuclear sizes, densities and distances are in microns; texture scales are in
-        pixels, so patches that are compared should have the same ``mpp``.
+        Microns per pixel of the patches, 0.01 to 100. Nuclear sizes, densities and distances are in microns; texture
+        scales are in pixels, so patches that are compared should have the same ``mpp``.
 
     Returns
     -------
@@ -137,7 +141,7 @@ def encode_texture(patches: np.ndarray, mpp: float) -> np.ndarray:
     out = np.empty((len(patches), len(FEATURE_NAMES)), np.float32)
 
     def encode(start: int, step: int) -> None:
-        patch = np.empty(patches.shape[1:], np.uint8)  # one layout for the kernels, whatever that of the batch
+        patch = np.empty(patches.shape[1:], np.uint8)  # the kernels read one memory layout, whatever that of the batch
         for i in range(start, len(patches), step):
             patch[:] = patches[i]
             out[i] = _encode_patch(patch, mpp)
@@ -157,7 +161,7 @@ class TextureEncoder:
     name = "texture"
     id = "texture-1"
     dim = len(FEATURE_NAMES)
-    input_px = 0
+    input_px: int | None = None
     mpp: float | None = None
 
     def encode(self, patches: np.ndarray, mpp: float) -> np.ndarray:
@@ -191,7 +195,7 @@ def _check(patches: np.ndarray, mpp: float) -> tuple[np.ndarray, float]:
 
 
 def _encode_patch(patch: np.ndarray, mpp: float) -> np.ndarray:
-    """Feature vector of one patch, in the order of ``FEATURE_NAMES``."""
+    """Return the features of one patch, in the order of ``FEATURE_NAMES``."""
     stains, levels, tissue = stain_kernels.unmix(patch, DENSITY, UNMIXING, TISSUE_DENSITY)
     everywhere = np.ones_like(tissue)
     parts = [stain_kernels.describe(counts, DENSITY) for counts in levels]
@@ -211,7 +215,7 @@ def _encode_patch(patch: np.ndarray, mpp: float) -> np.ndarray:
 
 
 def segment_nuclei(haematoxylin: np.ndarray, tissue: np.ndarray, mpp: float) -> tuple[np.ndarray, int]:
-    """Number connected regions of dark haematoxylin (H, W) from 1, specks included."""
+    """Label connected regions of strong haematoxylin ``(H, W)`` with numbers from 1, specks included."""
     sigma = NUCLEUS_BLUR_UM / mpp
     reach = min(math.ceil(3 * sigma), min(tissue.shape))
     weights = np.round(1024 * np.exp(-0.5 * (np.arange(-reach, reach + 1) / sigma) ** 2))
@@ -222,7 +226,7 @@ def segment_nuclei(haematoxylin: np.ndarray, tissue: np.ndarray, mpp: float) -> 
 
 
 def _nuclei(haematoxylin: np.ndarray, tissue: np.ndarray, mpp: float) -> np.ndarray:
-    """The features ``NUCLEI`` of one patch."""
+    """Return the features ``NUCLEI`` of one patch."""
     labels, number = segment_nuclei(haematoxylin, tissue, mpp)
     nuclei = nucleus_kernels.measure(labels, number, haematoxylin, max(NUCLEUS_UM2 / mpp**2, NUCLEUS_PX))
     if len(nuclei) == 0:

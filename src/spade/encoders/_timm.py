@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from os import PathLike
 from pathlib import Path
@@ -11,8 +10,10 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from spade.core.device import resolve_device
+from spade.core.checks import check_choice
+from spade.core.device import PRECISIONS, resolve_device
 from spade.core.errors import warn
+from spade.core.files import digest
 from spade.core.rng import as_seed, seed_torch, torch_stream
 from spade.core.vision.towers import PixelTower, pooled
 from spade.encoders._spec import EncoderSpec
@@ -23,6 +24,9 @@ if TYPE_CHECKING:
 
     Weights: TypeAlias = str | PathLike[str] | Mapping[str, torch.Tensor] | None
 
+#: Hex digits of the id of weights.
+ID_DIGITS = 12
+
 
 class TimmEncoder:
     """A timm model in evaluation mode with its own input size, mean and deviation.
@@ -32,7 +36,7 @@ class TimmEncoder:
     spec
         What to build.
     weights
-        None: the published weights; a path: a local file; ``"random"``: random ones; tensors by name: these.
+        None: the published weights; a path: a local file; ``"random"``: untrained weights; or tensors by name.
     device, precision
         Where and in which precision it runs (``"fp32"`` or ``"bf16"``).
     rng
@@ -50,8 +54,7 @@ class TimmEncoder:
     ) -> None:
         import torch
 
-        if precision not in ("fp32", "bf16"):
-            raise ValueError(f'precision={precision!r}: expected "fp32" or "bf16".')
+        check_choice("precision", precision, PRECISIONS)
         self.name = spec.name
         self.spec = spec
         self.mpp = spec.mpp
@@ -64,10 +67,10 @@ class TimmEncoder:
         self.model.to(self.device)
         self.dim = self.encode(np.zeros((1, self.input_px, self.input_px, 3), dtype=np.uint8), 0.5).shape[1]
         if spec.dim and self.dim != spec.dim:
-            raise ValueError(f"encoder {spec.name!r} gives {self.dim} features, but {spec.dim} are known of it.")
+            raise ValueError(f"encoder={spec.name!r} gives {self.dim} features, but is known to give {spec.dim}.")
 
     def tower(self) -> PixelTower:
-        """Return the network with its normalisation, to be trained on."""
+        """Return the network with its normalisation, for further training."""
         mean, deviation = self.moments
         return PixelTower(self.model, mean, deviation, self.spec.pool)
 
@@ -77,18 +80,19 @@ class TimmEncoder:
 
         if patches.dtype != np.uint8 or patches.shape[1:] != (self.input_px, self.input_px, 3):
             raise ValueError(
-                f"patches are {patches.dtype} of shape {patches.shape}; encoder {self.name!r} reads uint8 RGB values from 0 to 255, "
-                f"(n, {self.input_px}, {self.input_px}, 3)."
+                f"patches are {patches.dtype} of shape {patches.shape}; encoder {self.name!r} reads uint8 RGB values "
+                f"from 0 to 255 of shape (n, {self.input_px}, {self.input_px}, 3)."
             )
         x = torch.from_numpy(np.ascontiguousarray(patches.transpose(0, 3, 1, 2))).to(self.device)
         with torch.inference_mode(), torch.autocast(x.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
             x = (x.float() - self._mean) / self._std
             out = pooled(self.model, x, self.spec.pool)
-        return out.float().cpu().numpy()
+        features: NDArray[np.float32] = out.float().cpu().numpy()
+        return features
 
 
 def input_of(spec: EncoderSpec, model: torch.nn.Module) -> tuple[int, tuple[float, ...], tuple[float, ...]]:
-    """Return side, mean and deviation of the input: what is known of the encoder, else the architecture's own."""
+    """Return side, mean and deviation of the input: those of the encoder's facts, else those of the architecture."""
     from timm.data import resolve_model_data_config
 
     data = resolve_model_data_config(model)
@@ -99,14 +103,16 @@ def _build(spec: EncoderSpec, weights: Weights, rng: int | np.random.Generator) 
     kwargs = {"num_classes": 0, **spec.kwargs()}
     if weights is None:
         try:
-            return _created(spec.model, pretrained=True, **kwargs)
+            return _created(spec.model or spec.name, pretrained=True, **kwargs)
         except (OSError, RuntimeError, ValueError) as error:  # every failure of the hub client is one of these
             access = f"Request access on the model's page (licence: {spec.licence}) and log in, or download"
             raise RuntimeError(
-                f"encoder={spec.name!r}: the published weights of {spec.model!r} could not be had ({reason(error)}). "
-                f"{access if spec.gated else 'Download'} the file elsewhere and pass weights='path/to/model.safetensors'. "
-                "weights='random' gives untrained weights."
+                f"encoder={spec.name!r}: the published weights of {spec.model!r} could not be downloaded "
+                f"({reason(error)}). {access if spec.gated else 'Download'} the file elsewhere and pass "
+                "weights='path/to/model.safetensors'. weights='random' gives untrained weights."
             ) from error
+    if not isinstance(weights, (str, PathLike, Mapping)):
+        raise ValueError(f"weights={weights!r}: expected None, 'random' or the path of a file.")
     architecture = _architecture(spec)
     if isinstance(weights, Mapping):
         model = _created(architecture, **kwargs)
@@ -116,33 +122,34 @@ def _build(spec: EncoderSpec, weights: Weights, rng: int | np.random.Generator) 
         model = _created(architecture, **kwargs)
         load_strict(model, Path(weights), spec.name)
         return model
-    warn(f"encoder={spec.name!r} has random weights: its features mean nothing beyond what a random network sees.")
+    warn(f"encoder={spec.name!r} has random weights: its features mean nothing until it is trained.")
     return _created(architecture, seed=torch_stream(as_seed(rng), "encoder weights").initial_seed(), **kwargs)
 
 
 def _created(name: str, *, seed: int = 0, pretrained: bool = False, **kwargs: Any) -> torch.nn.Module:
-    """Build a network, whose first weights are drawn from the seed and not from torch's own state."""
+    """Build a network whose initial weights come from the seed, not from torch's own state."""
     import timm
     import torch
 
     with torch.random.fork_rng(devices=[]):
         seed_torch(seed)
-        return timm.create_model(name, pretrained=pretrained, **kwargs).eval()
+        model: torch.nn.Module = timm.create_model(name, pretrained=pretrained, **kwargs).eval()
+    return model
 
 
 def _architecture(spec: EncoderSpec) -> str:
     if not spec.architecture:
         raise ValueError(
-            f"encoder={spec.name!r}: a hub id names weights, not an architecture. With weights= give the timm "
+            f"encoder={spec.name!r}: a hub id names weights, not an architecture. With weights=, give the timm "
             "architecture as encoder=, such as 'vit_small_patch16_224'."
         )
     return spec.architecture
 
 
 def load_strict(model: torch.nn.Module, path: Path, name: str) -> None:
-    """Load a ``.safetensors`` or torch file into ``model``: data only, and every key must fit.
+    """Load a ``.safetensors`` or torch file into ``model``; every key must fit, and nothing in the file is executed.
 
-    A state dict may lie under ``"model"`` or ``"state_dict"``; the classifier of the architecture is left out.
+    A state dict may be stored under ``"model"`` or ``"state_dict"``. The classifier of the architecture is left out.
     """
     state = read_state(path)
     facts: Any = model.pretrained_cfg
@@ -171,14 +178,10 @@ def fit_strict(model: torch.nn.Module, state: dict[str, torch.Tensor], what: str
 
 def _identity(model: torch.nn.Module) -> str:
     """First 12 hex digits of the SHA-256 of all weights: the same network whatever file it came from."""
-    digest = hashlib.sha256()
-    for key, value in sorted(model.state_dict().items()):
-        digest.update(f"{key}{tuple(value.shape)}".encode())
-        digest.update(value.detach().cpu().contiguous().flatten().view(_bytes()).numpy().tobytes())
-    return digest.hexdigest()[:12]
-
-
-def _bytes() -> torch.dtype:
     import torch
 
-    return torch.uint8
+    parts: list[str | memoryview] = []
+    for name, value in sorted(model.state_dict().items()):
+        flat = value.detach().cpu().contiguous().flatten()
+        parts += [f"{name}{tuple(value.shape)}", flat.view(torch.uint8).numpy().data]
+    return digest(*parts)[:ID_DIGITS]

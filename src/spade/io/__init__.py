@@ -1,4 +1,4 @@
-"""Read sections that the ecosystem has no reader for, and save them so that an interruption does no harm."""
+"""Readers for sections and labels that other packages do not read, and writing that survives an interruption."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Labels that people gave: outlines drawn in QuPath, and tables of spots, slides or samples."""
+"""Labels made by people: outlines drawn in QuPath, and tables of spots, slides or samples."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from spade._checks import plural
+from spade.core.checks import check_choice, check_count
 from spade.core.errors import warn
 from spade.io._bytes import MAX_BYTES, suffix
 
@@ -32,29 +34,31 @@ def read_annotations(
     Parameters
     ----------
     path
-        GeoJSON as QuPath exports it (``.geojson``, ``.json``: a FeatureCollection, a list of features or one feature); or
-        a table with a header (``.csv``, ``.tsv``, ``.txt``; comma, tab or semicolon). Either may be gzipped (``.gz``).
+        GeoJSON as QuPath exports it (``.geojson``, ``.json``: a FeatureCollection, a list of features or one feature),
+        or a table with a header (``.csv``, ``.tsv``, ``.txt``; comma, tab or semicolon). Either may be gzipped
+        (``.gz``).
     object_types
         GeoJSON: read these types of objects only, such as ``"annotation"``, ``"detection"`` or ``"cell"``. None: all.
     other_geometry
-        GeoJSON: what to do with points and lines, which have no area: ``"error"``, or ``"skip"`` them and log how many.
+        GeoJSON: what to do with points and lines, which have no area: ``"error"``, or ``"skip"``, which logs how many.
     sample_col
         Table: column that names the sample. None: the one called ``sample``, ``slide``, ``section`` (or these with
-        ``_id``), ``sample_name``, ``slide_name`` or ``id``; upper and lower case do not matter here.
+        ``_id``), ``sample_name``, ``slide_name`` or ``id``, in upper or lower case.
     spot_col
         Table: column that names the spot. None: the one called ``spot``, ``spot_id``, ``spot_name``, ``barcode``,
-        ``instance_id``, ``cell_id`` or ``obs_name``. A column without a name, as pandas writes an index, is ``""``.
+        ``instance_id``, ``cell_id`` or ``obs_name``. The name of an unnamed column, such as an index that pandas wrote,
+        is ``""``.
     max_bytes
-        Largest file that is read, unpacked.
+        Size of the largest file that is read, uncompressed.
 
     Returns
     -------
     GeoDataFrame | DataFrame
-        GeoJSON: one row per object with ``label`` (its class, else its name, else None; derived classes stay as
-        they are, such as ``"Tumor: Positive"``), ``name``, ``object_type`` and ``geometry``: valid (multi)polygons in
-        pixels of the annotated image, without a CRS.
-        Table: ``sample`` and/or ``spot`` (strings), then the other columns under their own names: numbers where all entries are
-        numbers, else strings, stripped; empty ones, ``NA`` and ``NaN`` are missing.
+        GeoJSON: one row per object with ``label`` (its class, else its name, else None; derived classes such as
+        ``"Tumor: Positive"`` are kept), ``name``, ``object_type`` and ``geometry``: valid (multi)polygons in pixels of
+        the annotated image, without a CRS.
+        Table: ``sample`` and/or ``spot`` (strings), then the other columns under their own names: numbers if all
+        entries are numbers, else stripped strings; empty entries, ``NA`` and ``NaN`` are missing.
 
     Raises
     ------
@@ -63,14 +67,14 @@ def read_annotations(
     KeyError
         If ``sample_col`` or ``spot_col`` is not a column.
     ValueError
-        If the file is damaged, too large or something else; geometries are empty, not areas or not finite; a spot or
+        If the file is damaged, too large or of another format; geometries are empty, not areas or not finite; a spot or
         sample is named twice or not at all; or several columns may name it.
 
     Warns
     -----
     UserWarning
-        With the number of polygons that had to be repaired: rings not closed, outlines that cross themselves, points and lines
-        among areas.
+        If polygons had to be repaired, with their number: rings that were not closed, outlines that cross themselves,
+        points and lines among areas.
 
     Examples
     --------
@@ -90,37 +94,40 @@ def read_annotations(
     from spade.io import _geojson, _label_table
 
     path = Path(path)
-    if other_geometry not in ("error", "skip"):
-        raise ValueError(f"other_geometry={other_geometry!r} must be 'error' or 'skip'.")
+    check_choice("other_geometry", other_geometry, ("error", "skip"))
+    check_count("max_bytes", max_bytes)
     kind = suffix(path)
     if kind in _geojson.SUFFIXES:
         _refuse(path, "a table", sample_col=sample_col, spot_col=spot_col)
         types = [object_types] if isinstance(object_types, str) else object_types
+        if types is not None and not (isinstance(types, Collection) and all(isinstance(kind, str) for kind in types)):
+            raise ValueError(f"object_types={object_types!r}: expected names of types, such as 'annotation'.")
         polygons, repaired = _geojson.read_polygons(
             path, object_types=types, other_geometry=other_geometry, most=max_bytes
         )
         if repaired:
             warn(
-                f"{path.name}: {repaired} of {len(polygons)} polygons were not valid (not closed, or crossing themselves) and "
-                "are repaired; only areas are kept."
+                f"{path.name}: repaired {repaired} of {plural(len(polygons), 'polygon')} that were not closed, crossed "
+                "themselves or held points and lines; only areas are kept."
             )
-        logger.info("%s: read %d polygons: %s", path.name, len(polygons), polygons["label"].value_counts().to_dict())
+        n_polygons = plural(len(polygons), "polygon")
+        logger.info("%s: read %s: %s", path.name, n_polygons, polygons["label"].value_counts().to_dict())
         return polygons
     if kind in _label_table.SUFFIXES:
         _refuse(
             path, "GeoJSON", object_types=object_types, other_geometry=None if other_geometry == "error" else "skip"
         )
         table = _label_table.read_label_table(path, sample_col=sample_col, spot_col=spot_col, most=max_bytes)
-        logger.info("%s: read %d rows with columns %s", path.name, len(table), list(table.columns))
+        logger.info("%s: read %s with columns %s", path.name, plural(len(table), "row"), list(table.columns))
         return table
     raise ValueError(
-        f"path={str(path)!r} is named neither as GeoJSON ({', '.join(_geojson.SUFFIXES)}) nor as a table "
-        f"({', '.join(_label_table.SUFFIXES)}), each with or without .gz. Rename it."
+        f"path={str(path)!r} has neither a suffix of GeoJSON ({', '.join(_geojson.SUFFIXES)}) nor one of a table "
+        f"({', '.join(_label_table.SUFFIXES)}), with or without .gz. Rename the file."
     )
 
 
 def _refuse(path: Path, other: str, **options: object) -> None:
-    """Raise if an option was given that has no meaning for this kind of file."""
+    """Raise if an option was given that means nothing for this kind of file."""
     given = [f"{name}=" for name, value in options.items() if value is not None]
     if given:
         raise ValueError(

@@ -1,7 +1,7 @@
-"""Replace a directory in one step: a kill at any moment leaves the old one or the new one.
+"""Replace a directory in one step: a kill at any moment leaves the old directory or the new one.
 
-The new directory is made whole beside the target, as ``.{name}.spade-{pid}@{host}-{random}``, and then exchanged with it.
-What a killed call leaves behind is removed by the next.
+The new directory is completed beside the target, as ``.{name}.spade-{pid}@{host}-{random}``, and then exchanged with
+it. The next call removes what a killed call left behind.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-#: Errors of the atomic exchange (and of hard links) that mean "not on this system".
+#: Errors of the atomic exchange (and of hard links) which say that the system or file system cannot do it.
 UNSUPPORTED = {errno.ENOSYS, errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EPERM, errno.EXDEV, errno.EMLINK}
 RENAME_EXCHANGE = 2
 AT_FDCWD = -100
 
 
 def recover(path: Path) -> None:
-    """Undo what a killed call left beside ``path``: put the old directory back, remove unfinished ones of dead processes."""
+    """Clean up after a killed call: put the old directory back, and remove unfinished ones of dead processes."""
     old = _old(path)
     if old.is_dir():
         if path.exists():
@@ -41,7 +41,7 @@ def recover(path: Path) -> None:
 
 
 def publish(build: Callable[[Path], None], path: Path) -> None:
-    """Let ``build`` make a directory, then put it at ``path``."""
+    """Let ``build`` make a directory, then put it at ``path`` in one step."""
     new = path.with_name(f".{path.name}.spade-{os.getpid()}@{socket.gethostname()}-{secrets.token_hex(4)}")
     try:
         build(new)
@@ -52,11 +52,11 @@ def publish(build: Callable[[Path], None], path: Path) -> None:
             new.rename(path)
         _flush(path.parent)
     finally:
-        shutil.rmtree(new, ignore_errors=True)  # after the exchange, the old store
+        shutil.rmtree(new, ignore_errors=True)  # after the exchange, this is the old directory
 
 
 def _exchange(new: Path, path: Path) -> None:
-    """Swap two directories, in one step where the system can."""
+    """Exchange two directories, in one step if the system can."""
     if _rename_exchange(new, path):
         return
     old = _old(path)
@@ -70,7 +70,7 @@ def _exchange(new: Path, path: Path) -> None:
 
 
 def _rename_exchange(one: Path, other: Path) -> bool:
-    """Exchange two paths atomically; False where the system or the file system cannot."""
+    """Exchange two paths atomically; return False if the system or the file system cannot."""
     if sys.platform != "linux":
         return False
     libc = ctypes.CDLL(None, use_errno=True)
@@ -85,7 +85,7 @@ def _rename_exchange(one: Path, other: Path) -> bool:
 
 
 def _flush(path: Path) -> None:
-    """Ask the system to bring what was written to ``path`` and its file system to the disk."""
+    """Ask the system to write ``path`` and its file system to the disk."""
     if sys.platform == "linux":
         libc = ctypes.CDLL(None, use_errno=True)
         descriptor = os.open(path, os.O_RDONLY)
@@ -103,7 +103,7 @@ def _old(path: Path) -> Path:
 
 
 def _alive(pid: int) -> bool:
-    if sys.platform == "win32":  # no harmless way to ask: leave what may be in use
+    if sys.platform == "win32":  # there is no harmless way to ask, so keep what may be in use
         return True
     try:
         os.kill(pid, 0)

@@ -1,4 +1,4 @@
-"""GeoJSON as QuPath writes it: polygons with the class that someone gave them."""
+"""GeoJSON as QuPath writes it: polygons with the classes that annotators gave them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import numpy as np
 import shapely
 from shapely.geometry.base import BaseGeometry
 
-from spade._checks import shorten
+from spade._checks import plural, shorten
 from spade.io._bytes import MAX_BYTES, read_text
 from spade.io._polygons import checked_areas
 
@@ -42,34 +42,34 @@ def read_polygons(
     most: int | None = MAX_BYTES,
     argument: str = "path",
 ) -> tuple[GeoDataFrame, int]:
-    """Return the polygons of a file (``label``, ``name``, ``object_type``, ``geometry``), and how many were repaired."""
+    """Return the polygons of a file (``label``, ``name``, ``object_type``, ``geometry``) and how many were repaired."""
     from geopandas import GeoDataFrame
 
     source = f"{argument}={str(path)!r}"
     features = _features(read_text(path, argument, most), source)
     types = [_object_type(feature) for feature in features]
     chosen = _of_type(types, object_types, source)
-    names = [_name(i, features[i]) for i in chosen]
-    kinds = [_kind(features[i], name, source) for i, name in zip(chosen, names, strict=True)]
-    no_areas = [kind for kind in kinds if kind in NO_AREAS]
+    names = {i: _name(i, features[i]) for i in chosen}
+    kinds = {i: _kind(features[i], names[i], source) for i in chosen}
+    no_areas = [kind for kind in kinds.values() if kind in NO_AREAS]
     listed = _counts(no_areas)
-    if no_areas:
-        if other_geometry == "error":
-            raise ValueError(
-                f"{source}: {len(no_areas)} of {len(kinds)} features are no areas ({listed}), but labels need polygons. "
-                f"Leave them out with other_geometry='skip', or read some object_types= (there are {_counts(types)})."
-            )
-        logger.info(
-            "%s: left out %d of %d features that are no areas (%s)", path.name, len(no_areas), len(kinds), listed
+    if no_areas and other_geometry == "error":
+        raise ValueError(
+            f"{source}: {len(no_areas)} of {plural(len(kinds), 'feature')} have no area ({listed}), but labels need "
+            "polygons. Leave them out with other_geometry='skip', or read some object_types= (there are "
+            f"{_counts(types)})."
         )
-    keep = [position for position, kind in enumerate(kinds) if kind not in NO_AREAS]
-    if not keep:
-        raise ValueError(f"{source}: none of the {len(kinds)} features is an area ({listed}).")
-    built = [_shape(features[chosen[k]]["geometry"], names[k], source) for k in keep]
-    areas, _ = checked_areas([shape for shape, _ in built], [names[k] for k in keep], source)
-    # closed here or repaired there, counted once
-    repaired = sum(mended or area is not shape for (shape, mended), area in zip(built, areas, strict=True))
-    rows = [chosen[k] for k in keep]
+    if no_areas:
+        logger.info(
+            "%s: left out %d of %d features that have no area (%s)", path.name, len(no_areas), len(kinds), listed
+        )
+    rows = [i for i in chosen if kinds[i] not in NO_AREAS]
+    if not rows:
+        raise ValueError(f"{source}: no feature is an area ({listed}).")
+    built = [_shape(features[i]["geometry"], names[i], source) for i in rows]
+    areas, _ = checked_areas([shape for shape, _ in built], [names[i] for i in rows], source)
+    # a polygon that was closed here and repaired there counts once
+    repaired = sum(closed or area is not shape for (shape, closed), area in zip(built, areas, strict=True))
     columns = {
         "label": [_label(features[i]) for i in rows],
         "name": [_text(_properties(features[i]).get("name")) for i in rows],
@@ -80,12 +80,13 @@ def read_polygons(
 
 
 def _features(text: str, source: str) -> list[dict[str, Any]]:
-    """Features of a FeatureCollection, a list or a single Feature."""
+    """Return the features of a FeatureCollection, a list or a single Feature."""
     try:
         data = json.loads(text)
     except ValueError as error:
         raise ValueError(
-            f"{source} is not JSON, or was cut off ({error}). Export it again from QuPath: File > Export objects as GeoJSON."
+            f"{source} is not JSON, or was cut off ({error}). Export it again from QuPath: File > Export objects as "
+            "GeoJSON."
         ) from error
     except RecursionError as error:
         raise ValueError(f"{source} is nested too deeply to be GeoJSON.") from error
@@ -97,8 +98,8 @@ def _features(text: str, source: str) -> list[dict[str, Any]]:
     if not isinstance(data, list) or not all(isinstance(f, dict) and f.get("type") == "Feature" for f in data):
         got = f"type {kind!r}" if kind else f"keys {shorten(data)}" if isinstance(data, dict) else type(data).__name__
         raise ValueError(
-            f"{source} is JSON but holds no GeoJSON features (got {got}); expected a FeatureCollection, a list of Features or "
-            "one Feature, as QuPath exports them."
+            f"{source} is JSON but holds no GeoJSON features (got {got}); expected a FeatureCollection, a list of "
+            "Features or one Feature, as QuPath exports them."
         )
     if not data:
         raise ValueError(f"{source} holds no features. Annotate the image, or leave the file out.")
@@ -106,20 +107,20 @@ def _features(text: str, source: str) -> list[dict[str, Any]]:
 
 
 def _of_type(types: list[str | None], wanted: Collection[str] | None, source: str) -> list[int]:
-    """Positions of the features of the wanted types."""
+    """Return the positions of the features of the wanted types."""
     if wanted is None:
         return list(range(len(types)))
     unknown = sorted(set(wanted) - {kind for kind in types if kind is not None})
     if unknown or not wanted:
-        said = f"names {shorten(unknown)}, which the file does not hold" if unknown else "is empty"
-        raise ValueError(f"{source}: object_types= {said}; there are {_counts(types)}.")
+        what = f"names {shorten(unknown)}, which the file does not hold" if unknown else "is empty"
+        raise ValueError(f"{source}: object_types= {what}; there are {_counts(types)}.")
     chosen = [i for i, kind in enumerate(types) if kind in wanted]
     logger.info("%s: read %d of %d features, those of object_types=%s", source, len(chosen), len(types), sorted(wanted))
     return chosen
 
 
 def _counts(kinds: Iterable[str | None]) -> str:
-    """Numbers of each kind, for a message."""
+    """Return the number of each kind, for a message."""
     return ", ".join(f"{count} {kind}" for kind, count in sorted(Counter(map(str, kinds)).items()))
 
 
@@ -135,12 +136,12 @@ def _object_type(feature: dict[str, Any]) -> str | None:
 
 
 def _label(feature: dict[str, Any]) -> str | None:
-    """Class of an object, else its name."""
+    """Return the class of an object, else its name."""
     properties = _properties(feature)
     given = properties.get("classification")
     if isinstance(given, dict):
-        several = given.get("names")  # how newer versions write a derived class
-        given = ": ".join(map(str, several)) if isinstance(several, list) else given.get("name")
+        parts = given.get("names")  # newer versions write a derived class as a list
+        given = ": ".join(map(str, parts)) if isinstance(parts, list) else given.get("name")
     return _text(given) or _text(properties.get("name"))
 
 
@@ -155,8 +156,8 @@ def _name(position: int, feature: dict[str, Any]) -> str:
     return f"feature {position}" + (f" ({label})" if label else "")
 
 
-def _kind(feature: dict[str, Any], name: str, source: str, nested: bool = False) -> str:
-    """Kind of a feature's geometry; a collection without areas counts as what it holds first."""
+def _kind(feature: dict[str, Any], name: str, source: str, *, nested: bool = False) -> str:
+    """Return the kind of a feature's geometry; a collection without areas counts as its first part."""
     geometry = feature.get("geometry")
     if geometry is None:
         raise ValueError(f"{source}: {name} has an empty geometry. Remove it.")
@@ -166,12 +167,12 @@ def _kind(feature: dict[str, Any], name: str, source: str, nested: bool = False)
         inner = [_kind({"geometry": part}, name, source, nested=True) for part in parts]
         return inner[0] if inner and all(part in NO_AREAS for part in inner) else kind
     if kind not in (*NO_AREAS, "Polygon", "MultiPolygon"):
-        raise ValueError(f"{source}: {name} has a geometry of type {kind!r}, where GeoJSON has none such.")
+        raise ValueError(f"{source}: {name} has a geometry of type {kind!r}, which GeoJSON does not have.")
     return str(kind)
 
 
 def _shape(geometry: dict[str, Any], name: str, source: str) -> tuple[BaseGeometry, bool]:
-    """Build a geometry in x and y; True if rings had to be closed or parts were left out."""
+    """Build a geometry in x and y; also return whether rings had to be closed or parts were left out."""
     if geometry["type"] == "GeometryCollection":
         areas = [part for part in geometry["geometries"] if part["type"] not in NO_AREAS]
         return shapely.GeometryCollection([_shape(part, name, source)[0] for part in areas]), True
@@ -179,7 +180,7 @@ def _shape(geometry: dict[str, Any], name: str, source: str) -> tuple[BaseGeomet
     if geometry["type"] == "Polygon":
         return _polygon(coordinates, name, source)
     parts = [_polygon(_list(part, name, source), name, source) for part in coordinates]
-    return shapely.MultiPolygon([shape for shape, _ in parts]), any(mended for _, mended in parts)
+    return shapely.MultiPolygon([shape for shape, _ in parts]), any(repaired for _, repaired in parts)
 
 
 def _polygon(rings: list[Any], name: str, source: str) -> tuple[BaseGeometry, bool]:
@@ -188,12 +189,12 @@ def _polygon(rings: list[Any], name: str, source: str) -> tuple[BaseGeometry, bo
     if not closed or len(closed[0]) < 4:
         return shapely.Polygon(), False
     holes = [hole for hole in closed[1:] if len(hole) > 3]
-    mended = len(holes) < len(closed) - 1 or any(a is not b for a, b in zip(points, closed, strict=True))
-    return shapely.Polygon(closed[0], holes), mended
+    repaired = len(holes) < len(closed) - 1 or any(a is not b for a, b in zip(points, closed, strict=True))
+    return shapely.Polygon(closed[0], holes), repaired
 
 
 def _points(ring: object, name: str, source: str) -> np.ndarray:
-    """Points of a ring ``(n, 2)``; a third coordinate is left out."""
+    """Return the points of a ring ``(n, 2)``; a third coordinate is left out."""
     try:
         points = np.array(_list(ring, name, source))
     except ValueError as error:

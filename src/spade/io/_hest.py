@@ -1,8 +1,9 @@
-"""HEST-1k: one sample from a folder as the dataset is published."""
+"""HEST-1k: one sample from a folder of the published dataset."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +11,9 @@ import numpy as np
 import pandas as pd
 from scipy.sparse import csr_matrix
 
+from spade._checks import shorten
+from spade.core.arrays import Floats
+from spade.core.checks import check_positive, check_text
 from spade.core.errors import warn
 
 if TYPE_CHECKING:
@@ -21,9 +25,10 @@ from spade.core.spots.lattice import check_spots, spot_pitch
 from spade.io._image import read_image, size
 from spade.io._section import check_inside, section
 
-#: Technologies whose spots form a lattice in HEST-1k; those of the others are pooled from finer data.
+#: Technologies whose spots form a lattice. HEST-1k pools the spots of all others from finer data.
 LATTICES = ("Visium", "Spatial Transcriptomics")
-#: ``obs`` key of each fact of the metadata that is the same for all spots.
+VISIUM_DIAMETER_UM = 55.0
+#: ``obs`` keys, with the entry of the metadata that each holds for all spots.
 OBS = {
     "patient": "patient",
     "organ": "organ",
@@ -32,7 +37,7 @@ OBS = {
     "disease_state": "disease_state",
     "oncotree_code": "oncotree_code",
 }
-#: Files of each optional shapes element, the first that exists is read.
+#: Files of each optional shapes element; the first that exists is read.
 SHAPES = {
     "tissue": ("tissue_seg/{id}_contours.geojson", "tissue_seg/{id}.geojson"),
     "cells": ("cellvit_seg/{id}_cellvit_seg.parquet", "cellvit_seg/{id}_cellvit_seg.geojson"),
@@ -42,18 +47,20 @@ SHAPES = {
 def read_hest(path: str | Path, sample_id: str, *, mpp: float | None = None) -> SpatialData:
     """Read one sample of HEST-1k.
 
-    The slide is read lazily, tile by tile. Patches in the folder (``patches/{id}.h5``) are not read: those of
-    :func:`spade.pp.patches` come from the slide itself. Neither are transcripts, Xenium segmentations and previews.
+    The slide is read lazily, tile by tile. Patches in the folder (``patches/{id}.h5``) are not read, because
+    :func:`spade.pp.patches` takes them from the slide itself. Transcripts, Xenium segmentations and previews are not
+    read either.
 
     Parameters
     ----------
     path
-        Folder with ``wsis/{id}.tif``, ``st/{id}.h5ad`` and ``metadata/{id}.json``; and, read when present,
-        ``tissue_seg/{id}_contours.geojson`` and ``cellvit_seg/{id}_cellvit_seg.parquet`` (or ``.geojson``).
+        Folder with ``wsis/{id}.tif``, ``st/{id}.h5ad`` and ``metadata/{id}.json``. If present,
+        ``tissue_seg/{id}_contours.geojson`` and ``cellvit_seg/{id}_cellvit_seg.parquet`` (or ``.geojson``) are read
+        too.
     sample_id
-        Sample, such as ``"TENX99"``.
+        Name of the sample, such as ``"TENX99"``.
     mpp
-        Microns per pixel of the slide. By default the metadata's ``pixel_size_um_estimated``, else
+        Microns per pixel of the slide. None: the ``pixel_size_um_estimated`` of the metadata, else its
         ``pixel_size_um_embedded``.
 
     Returns
@@ -61,17 +68,17 @@ def read_hest(path: str | Path, sample_id: str, *, mpp: float | None = None) -> 
     SpatialData
         Image ``"image"`` (the slide's own pyramid), circles ``"spots"`` and table ``"table"``: counts (CSR) as they
         are in the h5ad, ``obsm["spatial"]`` (pixel x, y), the metadata's ``patient``, ``organ``, ``species``,
-        ``technology``, ``disease_state`` and ``oncotree_code`` as categoricals in ``obs`` where they are stated, and
-        all its plain entries in ``uns["hest"]``. Polygons ``"tissue"`` and ``"cells"`` when their files are present.
-        Microns per pixel, and for Visium and ST the pitch of the spots, are recorded in ``attrs``. The h5ad's small
-        copies of the image (``uns["spatial"]``) are left out.
+        ``technology``, ``disease_state`` and ``oncotree_code`` as categoricals in ``obs`` if they are stated, and all
+        its plain entries in ``uns["hest"]``. Polygons ``"tissue"`` and ``"cells"`` if their files are present. Microns
+        per pixel, and for Visium and ST the pitch of the spots, are recorded in ``attrs``. The small copies of the
+        image in the h5ad (``uns["spatial"]``) are left out.
 
     Raises
     ------
     FileNotFoundError
         If the folder or one of the sample's three files is missing.
     ValueError
-        If a file is damaged, the scale is unknown or contradicts the spots, or no spot is in the image.
+        If a file is damaged, the scale is unknown or contradicts the spots, or no spot lies in the image.
 
     Examples
     --------
@@ -95,15 +102,18 @@ def read_hest(path: str | Path, sample_id: str, *, mpp: float | None = None) -> 
     >>> sdata["table"].shape, sdata["table"].obs["organ"].iloc[0], sdata.attrs["spade"]["mpp"]
     ((4, 3), 'Breast', {'image': 0.5})
     """
+    check_text("sample_id", sample_id)
+    if mpp is not None:
+        check_positive("mpp", mpp, "µm/px")
     folder = Path(path)
     slide, expression, metadata = _files(folder, sample_id)
     facts = _read_metadata(metadata)
     if mpp is None:
         mpp = next((v for k in ("estimated", "embedded") if (v := _positive(facts, f"pixel_size_um_{k}"))), None)
-    if mpp is None or not (np.isfinite(mpp) and mpp > 0):
+    if mpp is None:
         raise ValueError(
-            f"{sample_id}: {'mpp=' + repr(mpp) if mpp is not None else 'the metadata'} has no positive microns per pixel "
-            f"(pixel_size_um_estimated is {facts.get('pixel_size_um_estimated')!r}, pixel_size_um_embedded "
+            f"{sample_id}: the metadata has no positive microns per pixel (pixel_size_um_estimated is "
+            f"{facts.get('pixel_size_um_estimated')!r}, pixel_size_um_embedded "
             f"{facts.get('pixel_size_um_embedded')!r} in {str(metadata)!r}). Give mpp=."
         )
 
@@ -112,14 +122,14 @@ def read_hest(path: str | Path, sample_id: str, *, mpp: float | None = None) -> 
     check_inside(centres, *size(picture), sample_id)
     lattice = facts.get("st_technology") in LATTICES
     pitch_um = _positive(facts, "inter_spot_dist") if lattice else None
-    pitch_px = spot_pitch(centres)
     if pitch_um is not None:
         check_spots(centres, mpp, pitch_um, sample_id)
     diameter_um = _positive(facts, "spot_diameter") if lattice else None
     if diameter_um is not None:
         diameter_px = diameter_um / mpp
     elif diameter_px is None:
-        diameter_px = pitch_px if pitch_px > 0 else 55 / mpp
+        pitch_px = spot_pitch(centres)
+        diameter_px = pitch_px if pitch_px > 0 else VISIUM_DIAMETER_UM / mpp
 
     for key, fact in OBS.items():
         if facts.get(fact) not in (None, ""):
@@ -137,36 +147,38 @@ def read_hest(path: str | Path, sample_id: str, *, mpp: float | None = None) -> 
 
 
 def _files(folder: Path, sample_id: str) -> tuple[Path, Path, Path]:
-    """Slide, expression and metadata of a sample, or an error that says what there is."""
+    """Return slide, expression and metadata of a sample, or raise with the samples that are complete."""
     kinds = (("wsis", ".tif"), ("st", ".h5ad"), ("metadata", ".json"))
     if not folder.is_dir():
-        raise FileNotFoundError(f"path={str(folder)!r} is no folder. Needed is one with wsis/, st/ and metadata/.")
+        raise FileNotFoundError(
+            f"path={str(folder)!r} is not a folder; expected a folder with wsis/, st/ and metadata/."
+        )
     files = [folder / kind / f"{sample_id}{suffix}" for kind, suffix in kinds]
     missing = [str(file.relative_to(folder)) for file in files if not file.is_file()]
     if missing:
         complete = set.intersection(*({f.stem for f in (folder / k).glob(f"*{s}")} for k, s in kinds))
-        there = ", ".join(sorted(complete)[:20]) + (", …" if len(complete) > 20 else "") if complete else "none"
         raise FileNotFoundError(
-            f"sample_id={sample_id!r}: {', '.join(missing)} missing in {str(folder)!r}. Samples with slide, expression and "
-            f"metadata there: {there}. Download the missing files, or choose one of these."
+            f"sample_id={sample_id!r}: {', '.join(missing)} missing in {str(folder)!r}. Samples with slide, expression "
+            f"and metadata there: {shorten(sorted(complete), 20) or 'none'}. Download the missing files, or choose one "
+            "of these."
         )
     return files[0], files[1], files[2]
 
 
 def _read_metadata(file: Path) -> dict[str, Any]:
-    """Entries that are plain values (text, numbers, truth values, None); NaN becomes None."""
+    """Return the entries that are plain values (text, numbers, truth values, None); NaN becomes None."""
     try:
         facts = json.loads(file.read_text(encoding="utf-8"))
     except ValueError as error:
         raise ValueError(f"{str(file)!r} is damaged: {error}. Download it again.") from error
     if not isinstance(facts, dict):
-        raise ValueError(f"{str(file)!r} holds {type(facts).__name__}, but a JSON object of metadata is needed.")
+        raise ValueError(f"{str(file)!r} holds {type(facts).__name__}; expected a JSON object of metadata.")
     plain = {k: v for k, v in facts.items() if v is None or isinstance(v, str | int | float | bool)}
     return {k.replace("/", "_"): None if isinstance(v, float) and not np.isfinite(v) else v for k, v in plain.items()}
 
 
-def _positive(facts: dict[str, Any], key: str) -> float | None:
-    """The number that the metadata states under ``key``, None if it states none or not a positive one."""
+def _positive(facts: Mapping[str, Any], key: str) -> float | None:
+    """Return the positive number that the metadata states under ``key``, None if it states none."""
     try:
         value = float(facts[key])
     except (KeyError, TypeError, ValueError):
@@ -174,8 +186,8 @@ def _positive(facts: dict[str, Any], key: str) -> float | None:
     return value if np.isfinite(value) and value > 0 else None
 
 
-def _read_expression(file: Path) -> tuple[AnnData, np.ndarray, float | None]:
-    """Table, pixel centres, and the spots' diameter in pixels if the file states it."""
+def _read_expression(file: Path) -> tuple[AnnData, Floats, float | None]:
+    """Return table, pixel centres, and the diameter of spots in pixels if the file states it."""
     from anndata import read_h5ad
 
     try:
@@ -186,35 +198,34 @@ def _read_expression(file: Path) -> tuple[AnnData, np.ndarray, float | None]:
         ) from error
     if "spatial" not in adata.obsm:
         raise ValueError(
-            f"{str(file)!r} has no obsm['spatial'] with the spots' pixels; there are {sorted(adata.obsm) or 'none'}."
+            f"{str(file)!r} has no obsm['spatial'] with the spots' pixels; keys of obsm: "
+            f"{sorted(adata.obsm) or 'none'}."
         )
     centres = np.asarray(adata.obsm["spatial"], dtype=np.float64)
     if centres.ndim != 2 or centres.shape[1] != 2 or not np.isfinite(centres).all():
         raise ValueError(f"{str(file)!r}: obsm['spatial'] of shape {centres.shape} is not two finite numbers per spot.")
     if not adata.obs_names.is_unique:
         twice = adata.obs_names[adata.obs_names.duplicated()].unique()
-        raise ValueError(f"{str(file)!r}: {len(twice)} spot ids occur more than once ({', '.join(twice[:5])}).")
+        raise ValueError(f"{str(file)!r}: spot ids occur more than once: {shorten(twice)}.")
     if not adata.var_names.is_unique:
         twice = adata.var_names[adata.var_names.duplicated()].unique()
         warn(
-            f"{str(file)!r}: {len(twice)} gene names occur more than once ({', '.join(twice[:5])}); all but the first "
-            "of each are made unique with a suffix."
+            f"{str(file)!r}: gene names occur more than once: {shorten(twice)}. All but the first of each name get "
+            "a suffix."
         )
         adata.var_names_make_unique()
     adata.X = csr_matrix((adata.n_obs, adata.n_vars), dtype=np.float32) if adata.X is None else csr_matrix(adata.X)
     diameter = None
     for library in adata.uns.pop("spatial", {}).values():
-        stated = _positive(
-            library.get("scalefactors", {}) if isinstance(library, dict) else {}, "spot_diameter_fullres"
-        )
-        diameter = diameter or stated
+        scales = library.get("scalefactors", {}) if isinstance(library, dict) else {}
+        diameter = diameter or _positive(scales, "spot_diameter_fullres")
     return adata, centres, diameter
 
 
 def _read_polygons(file: Path) -> GeoDataFrame | None:
-    """Polygons of a GeoParquet or GeoJSON file in pixels, None if it holds none.
+    """Return the polygons of a GeoParquet or GeoJSON file in pixels, None if it holds none.
 
-    GeoJSON is a feature collection or a plain list of features, in which one feature may gather all cells of a class.
+    GeoJSON is a feature collection or a plain list of features; one feature may hold all cells of a class.
     """
     import geopandas as gpd
     from shapely.errors import GEOSException
@@ -240,7 +251,7 @@ def _read_polygons(file: Path) -> GeoDataFrame | None:
 
 
 def _properties(feature: dict[str, Any]) -> dict[str, str | int | float | bool]:
-    """Plain properties of a GeoJSON feature, with the class under ``class``."""
+    """Return the plain properties of a GeoJSON feature, with its class as ``class``."""
     properties = feature.get("properties") or {}
     plain = {k: v for k, v in properties.items() if isinstance(v, str | int | float | bool)}
     kind = properties.get("classification")

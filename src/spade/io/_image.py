@@ -1,4 +1,4 @@
-"""Images of any size as the multiscale element that every reader returns."""
+"""Images of any size, read as the multiscale element that every reader returns."""
 
 from __future__ import annotations
 
@@ -13,30 +13,31 @@ import dask.array as da
 import numpy as np
 import xarray as xr
 
+from spade.io._bytes import check_file
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
 #: Chunks of every level, (channel, y, x).
 CHUNKS = (3, 512, 512)
 TIFF_SUFFIXES = {".tif", ".tiff", ".btf", ".svs"}
-#: A level is made for every halving down to this many pixels on the longer side.
+#: Images are halved until their longer side has at most this many pixels.
 SMALLEST = 1024
 
 
 def read_image(path: Path, argument: str) -> xr.DataTree:
-    """Read an RGB image as a multiscale element: lazily from TIFF, else decoded into memory.
+    """Read an RGB image as a multiscale element: TIFF lazily, other formats into memory.
 
-    ``argument`` names the file in messages, as the caller's user knows it.
+    ``argument`` names the file in messages.
     """
-    if not path.is_file():
-        raise FileNotFoundError(f"{argument}: there is no file {str(path)!r}.")
+    check_file(path, argument)
     if path.suffix.lower() in TIFF_SUFFIXES:
         return multiscale(tiff_levels(path, argument))
     return multiscale([da.from_array(level, chunks=CHUNKS, name=_name()) for level in _decode(path, argument)])
 
 
 def multiscale(levels: Sequence[da.Array]) -> xr.DataTree:
-    """Multiscale image element from levels of shape (3, height, width), finest first, identity to ``global``."""
+    """Return a multiscale element of levels (3, height, width), finest first, with the identity to ``global``."""
     from spatialdata.models import Image2DModel
     from spatialdata.transformations import Identity, set_transformation
 
@@ -56,15 +57,15 @@ def multiscale(levels: Sequence[da.Array]) -> xr.DataTree:
 
 
 def size(image: xr.DataTree) -> tuple[int, int]:
-    """Width and height of the finest level."""
+    """Return width and height of the finest level."""
     sizes = image["scale0"].sizes
     return sizes["x"], sizes["y"]
 
 
 def tiff_levels(path: Path, argument: str) -> list[da.Array]:
-    """Levels of a pyramidal TIFF, finest first; tiles are read and decoded only when asked for.
+    """Return the levels of a pyramidal TIFF, finest first; tiles are read and decoded on demand.
 
-    A file without a pyramid gets coarser levels computed, lazily, from its only one.
+    If the file has one level only, coarser ones are computed from it on demand.
     """
     import tifffile
 
@@ -80,9 +81,9 @@ def tiff_levels(path: Path, argument: str) -> list[da.Array]:
 
 
 class TiffLevel:
-    """One level of a TIFF as an array (3, height, width) that decodes the tiles (or strips) it is asked for.
+    """One level of a TIFF as an array (3, height, width) that decodes tiles (or strips) on demand.
 
-    Safe in threads, and pickles as the file's name, so that each process opens the file for itself.
+    It is thread-safe, and is pickled as the name of the file, so each process opens the file for itself.
     """
 
     dtype = np.dtype(np.uint8)
@@ -121,7 +122,7 @@ class TiffLevel:
         return np.ascontiguousarray(np.moveaxis(out, -1, 0)[channels])
 
     def _page(self) -> tuple[Any, Any]:
-        """Page and file, opened on first use."""
+        """Return page and file, opened on first use."""
         import tifffile
 
         with self._lock:
@@ -131,7 +132,7 @@ class TiffLevel:
             return self._open
 
     def _tile(self, index: int) -> np.ndarray | None:
-        """Decoded tile of shape (height, width, channels); None where the file leaves a tile out."""
+        """Return a decoded tile (height, width, channels); None if the file leaves it out."""
         page, tif = self._page()
         offset, count = page.dataoffsets[index], page.databytecounts[index]
         if count == 0:
@@ -147,54 +148,54 @@ class TiffLevel:
 
 
 def _pyramid(tif: Any, path: Path, argument: str) -> list[tuple[tuple[int, ...], int, int]]:
-    """Pages that form the pyramid as (where, height, width), checked against the length of the file."""
+    """Return the pages of the pyramid as (place, height, width), checked against the length of the file."""
     if not len(tif.pages):
         raise _unreadable(path, argument, "it has no pages")
     first = tif.pages[0].aspage()
     pages: list[tuple[tuple[int, ...], Any]] = [((0,), first)]
     pages += [((0, i), sub.aspage()) for i, sub in enumerate(first.pages or ())]
     pages += [((i,), page.aspage()) for i, page in enumerate(tif.pages[1:], start=1) if page.aspage().is_reduced]
-    found: list[tuple[tuple[int, ...], int, int]] = []
+    levels: list[tuple[tuple[int, ...], int, int]] = []
     end = tif.filehandle.size
-    for where, page in pages:
+    for place, page in pages:
         if page.ndim != 3 or page.shape[2] not in (3, 4) or page.planarconfig != 1 or page.dtype != np.uint8:
-            if where == (0,):
+            if place == (0,):
                 raise ValueError(
-                    f"{argument}: {str(path)!r} holds {page.shape} {page.dtype} ({page.axes}), but an 8-bit RGB image "
-                    "with interleaved channels is needed. Convert it."
+                    f"{argument}: {str(path)!r} holds {page.shape} {page.dtype} ({page.axes}); expected an 8-bit RGB "
+                    "image with interleaved channels. Convert it."
                 )
             continue
         height, width = page.shape[:2]
-        if found and not (height < found[-1][1] and abs(width / height * first.shape[0] / first.shape[1] - 1) < 0.05):
-            continue  # a label or thumbnail of another frame
+        if levels and not (height < levels[-1][1] and abs(width / height * first.shape[0] / first.shape[1] - 1) < 0.05):
+            continue  # a label or thumbnail with another aspect ratio
         if any(offset + count > end for offset, count in zip(page.dataoffsets, page.databytecounts, strict=True)):
             raise _unreadable(path, argument, f"its tiles reach beyond the end of the file at {end:,} bytes")
-        found.append((where, height, width))
-    return found
+        levels.append((place, height, width))
+    return levels
 
 
-def _page(tif: Any, where: tuple[int, ...]) -> Any:
-    page = tif.pages[where[0]].aspage()
-    return page.pages[where[1]].aspage() if len(where) > 1 else page
+def _page(tif: Any, place: tuple[int, ...]) -> Any:
+    page = tif.pages[place[0]].aspage()
+    return page.pages[place[1]].aspage() if len(place) > 1 else page
 
 
 def _halve(level: da.Array) -> da.Array:
-    """Half the size by averaging 2 × 2 pixels; an odd last row or column is left out."""
+    """Halve an image by averaging 2 × 2 pixels; an odd last row or column is left out."""
     even = level[:, : level.shape[1] // 2 * 2, : level.shape[2] // 2 * 2]
     mean = da.coarsen(np.mean, even, {1: 2, 2: 2})
-    return (mean + 0.5).astype(np.uint8).rechunk(CHUNKS)
+    halved: da.Array = (mean + 0.5).astype(np.uint8).rechunk(CHUNKS)
+    return halved
 
 
 def _decode(path: Path, argument: str) -> list[np.ndarray]:
-    """Levels (3, height, width) of a JPEG, PNG or the like, each half the one before."""
+    """Return levels (3, height, width) of a JPEG, PNG or the like, each half the size of the one before."""
     from PIL import Image
 
     levels = []
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter(
-                "ignore", Image.DecompressionBombWarning
-            )  # slides are large; beyond twice is an error
+            # slides are large; images of twice the limit remain an error
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             image: Image.Image = Image.open(path)
             image.load()
         if image.mode != "RGB":
@@ -206,7 +207,7 @@ def _decode(path: Path, argument: str) -> list[np.ndarray]:
             image = image.reduce(2, box=(0, 0, image.width // 2 * 2, image.height // 2 * 2))
     except Image.DecompressionBombError as error:
         raise ValueError(
-            f"{argument}: {str(path)!r} is too large to be decoded at once ({error}). Convert it to a tiled, pyramidal "
+            f"{argument}: {str(path)!r} is too large to decode at once ({error}). Convert it to a tiled, pyramidal "
             "TIFF (vips tiffsave --tile --pyramid), which is read in pieces."
         ) from error
     except (OSError, SyntaxError, ValueError, struct.error) as error:
@@ -215,11 +216,11 @@ def _decode(path: Path, argument: str) -> list[np.ndarray]:
 
 def _unreadable(path: Path, argument: str, why: object) -> ValueError:
     return ValueError(
-        f"{argument}: {str(path)!r} cannot be read as an image ({why}). It is damaged, incomplete or of another format: "
-        "compare its size with the source and get it again, or convert it to TIFF, PNG or JPEG."
+        f"{argument}: {str(path)!r} cannot be read as an image ({why}). It is damaged, incomplete or of another "
+        "format: compare its size with the source and download it again, or convert it to TIFF, PNG or JPEG."
     )
 
 
 def _name() -> str:
-    """Name for a dask array, so that its content is not hashed."""
+    """Return a name for a dask array, so that its content is not hashed."""
     return f"spade-image-{uuid.uuid4().hex}"

@@ -6,22 +6,22 @@ import csv
 import io
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from spade._checks import shorten
+from spade._checks import plural, shorten
 from spade.io._bytes import MAX_BYTES, read_text
 
 SUFFIXES = (".csv", ".tsv", ".txt")
 SAMPLE, SPOT = "sample", "spot"
-#: How columns are called that name samples and spots, in lower case and with ``_`` between words.
+#: Names of columns that hold samples and spots, in lower case and with ``_`` between words.
 SAMPLE_NAMES = ("sample", "sample_id", "sample_name", "slide", "slide_id", "slide_name", "section", "section_id", "id")
 SPOT_NAMES = ("spot", "spot_id", "spot_name", "barcode", "barcodes", "instance_id", "cell_id", "obs_name", "obs_names")
 MISSING = ("", "NA", "NaN", "nan")
-# no leading zeros: 007 is a name
+#: Numbers have no leading zeros: 007 is a name.
 NUMBER = re.compile(r"[+-]?(?:0|[1-9]\d*)(\.\d*)?([eE][+-]?\d+)?")
 
 
@@ -33,14 +33,14 @@ def read_label_table(
     most: int | None = MAX_BYTES,
     argument: str = "path",
 ) -> pd.DataFrame:
-    """Return a table with the columns ``sample`` or ``spot`` or both, and at least one more."""
+    """Read a table with the columns ``sample`` or ``spot`` or both, and at least one column of labels."""
     source = f"{argument}={str(path)!r}"
     header, rows = _fields(read_text(path, argument, most), source)
     sample = _key_column(header, SAMPLE_NAMES, sample_col, "sample_col", source)
     spot = _key_column(header, SPOT_NAMES, spot_col, "spot_col", source)
     if sample is None and spot is None:
         raise ValueError(
-            f"{source} has no column that names samples or spots; columns: {shorten(header, 20)}. Say which it is with "
+            f"{source} has no column that names samples or spots; columns: {shorten(header, 20)}. Name it with "
             "sample_col= or spot_col=."
         )
     if sample == spot:
@@ -50,8 +50,9 @@ def read_label_table(
     taken = [column for column in rest if column in keys.values() or not column]
     if taken:
         raise ValueError(
-            f"{source}: a column {taken[0]!r} stands beside the {shorten(keys)} that is used as "
-            f"{shorten(keys.values())}. {'Rename it' if taken[0] else 'Give it a name'}, or choose with sample_col= or spot_col=."
+            f"{source}: a column {taken[0]!r} stands beside {shorten(keys)}, which is used as "
+            f"{shorten(keys.values())}. {'Rename it' if taken[0] else 'Give it a name'}, or choose with sample_col= or "
+            "spot_col=."
         )
     columns = {name: [row[i] for row in rows] for i, name in enumerate(header)}
     frame = pd.DataFrame({key: np.array(columns[column], dtype=object) for column, key in keys.items()})
@@ -61,15 +62,13 @@ def read_label_table(
 
 
 def check_label_table(frame: pd.DataFrame, source: str) -> pd.DataFrame:
-    """Raise unless every row names its sample or spot, and each is named once; keys are returned as strings."""
-    if not frame.columns.is_unique:
-        repeated = frame.columns[frame.columns.duplicated()].unique()
-        raise ValueError(f"{source} has columns of the same name, {shorten(repeated)}. Rename them.")
+    """Raise unless every row names a sample or spot, each only once; names are returned as strings."""
+    _check_names(frame.columns, source)
     keys = [key for key in (SAMPLE, SPOT) if key in frame]
     if not keys:
         raise ValueError(
-            f"{source} has no column 'sample' or 'spot'; columns: {shorten(frame.columns, 20)}. Rename the one that names "
-            "samples or spots, or read the file with sp.io.read_annotations."
+            f"{source} has no column 'sample' or 'spot'; columns: {shorten(frame.columns, 20)}. Rename the one that "
+            "names samples or spots, or read a file with sp.io.read_annotations."
         )
     if len(frame.columns) == len(keys):
         raise ValueError(f"{source} holds nothing but {' and '.join(keys)}; expected at least one column of labels.")
@@ -80,9 +79,7 @@ def check_label_table(frame: pd.DataFrame, source: str) -> pd.DataFrame:
         lacking = frame[key].isna() | frame[key].astype(str).str.strip().isin(MISSING)
         if lacking.any():
             lines = shorten(frame.index[lacking] + 1)
-            raise ValueError(
-                f"{source}: {int(lacking.sum())} rows have no {key}, such as rows {lines} below the header."
-            )
+            raise ValueError(f"{source}: rows have no {key}: {lines}, counted from the first row below the header.")
         frame[key] = frame[key].astype(str).str.strip().astype(object)
     twice = frame.duplicated(keys)
     if twice.any():
@@ -91,12 +88,18 @@ def check_label_table(frame: pd.DataFrame, source: str) -> pd.DataFrame:
             SAMPLE: "Keep one row for each. If the rows are spots, name their column with spot_col=.",
             SPOT: "Keep one row for each, or add a column with the sample.",
         }.get("/".join(keys), "Keep one row for each.")
-        raise ValueError(f"{source}: {len(repeated)} {keys[-1]}s occur more than once, {shorten(repeated)}. {hint}")
+        raise ValueError(f"{source}: {keys[-1]}s occur more than once: {shorten(repeated)}. {hint}")
     return frame
 
 
+def _check_names(columns: Iterable[str], source: str) -> None:
+    """Raise if columns share a name."""
+    if repeated := [name for name, count in Counter(columns).items() if count > 1]:
+        raise ValueError(f"{source} has columns of the same name, {shorten(repeated)}. Rename them.")
+
+
 def _fields(text: str, source: str) -> tuple[list[str], list[list[str]]]:
-    """Header and rows as stripped strings; empty lines are passed over."""
+    """Return header and rows as stripped strings, without empty lines."""
     first = text.lstrip().partition("\n")[0]
     sep = max("\t,;", key=first.count)
     try:
@@ -113,31 +116,30 @@ def _fields(text: str, source: str) -> tuple[list[str], list[list[str]]]:
     wrong = [number for number, row in numbered if len(row) != len(header)]
     if wrong:
         raise ValueError(
-            f"{source}: the header names {len(header)} columns, but {len(wrong)} lines have more or fewer fields, such as line "
-            f"{wrong[0]}. Quote fields that hold the separator {sep!r}; a file that was cut off is to be got again."
+            f"{source}: the header names {plural(len(header), 'column')}, but the number of fields differs in lines: "
+            f"{shorten(wrong)}. Quote fields that contain the separator {sep!r}; if the file was cut off, download it "
+            "again."
         )
-    twice = [name for name, count in Counter(header).items() if count > 1]
-    if twice:
-        raise ValueError(f"{source} has columns of the same name, {shorten(twice)}. Rename them.")
+    _check_names(header, source)
     return header, [row for _, row in numbered[1:]]
 
 
 def _key_column(
     header: Sequence[str], known: Sequence[str], chosen: str | None, argument: str, source: str
 ) -> str | None:
-    """Column that names samples or spots: the one chosen, else the only one that is called so."""
+    """Return the column that names samples or spots: the chosen one, else the only one with a known name."""
     if chosen is not None:
         if chosen not in header:
-            raise KeyError(f"{source}: {argument}={chosen!r} is not there; columns: {shorten(header, 20)}.")
+            raise KeyError(f"{source}: {argument}={chosen!r} is not a column; columns: {shorten(header, 20)}.")
         return chosen
-    found = [name for name in header if re.sub(r"[\s.-]+", "_", name.lower()) in known]
-    if len(found) > 1:
-        raise ValueError(f"{source}: several columns may be meant, {shorten(found)}. Choose one with {argument}=.")
-    return found[0] if found else None
+    candidates = [name for name in header if re.sub(r"[\s.-]+", "_", name.lower()) in known]
+    if len(candidates) > 1:
+        raise ValueError(f"{source}: several columns may be meant, {shorten(candidates)}. Choose one with {argument}=.")
+    return candidates[0] if candidates else None
 
 
 def _values(column: list[str]) -> pd.Series:
-    """Numbers where all are numbers (whole ones stay whole), else strings; empty ones are missing."""
+    """Return numbers if all entries are numbers (whole ones stay whole), else strings; empty entries are missing."""
     present = [value for value in column if value not in MISSING]
     matches = [NUMBER.fullmatch(value) for value in present]
     if present and all(matches):

@@ -1,4 +1,4 @@
-"""Polygons that someone drew: checked, and repaired where they cross themselves."""
+"""Polygons drawn by hand: checked, and repaired if they cross themselves."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ def checked_areas(
     geometries
         Polygons, multipolygons and collections that hold some.
     names
-        What each is called in messages.
+        Name of each geometry in messages.
     source
-        What they come from, for messages.
+        Where they come from, for messages.
     """
     shapes = np.array(geometries, dtype=object)
     empty = shapely.is_missing(shapes) | shapely.is_empty(shapes)
@@ -34,8 +34,8 @@ def checked_areas(
     flat = shapely.get_dimensions(shapes) < 2
     if flat.any():
         raise ValueError(
-            f"{source}: {int(flat.sum())} of {len(shapes)} geometries are no areas ({count_kinds(shapes[flat])}), such as "
-            f"{_named(names, flat)}. Labels need polygons; leave the others out."
+            f"{source}: {int(flat.sum())} of {len(shapes)} geometries have no area ({count_kinds(shapes[flat])}), such "
+            f"as {_named(names, flat)}. Labels need polygons; leave the others out."
         )
     coordinates, owner = shapely.get_coordinates(shapes, return_index=True)
     unbounded = np.zeros(len(shapes), dtype=bool)
@@ -51,20 +51,20 @@ def checked_areas(
     vanished = shapely.is_empty(shapes)
     if vanished.any():
         raise ValueError(
-            f"{source}: {int(vanished.sum())} of {len(shapes)} geometries are empty, for they enclose no area: "
+            f"{source}: {int(vanished.sum())} of {len(shapes)} geometries are empty, as they enclose no area: "
             f"{_named(names, vanished)}. Remove them."
         )
     return shapes, int(damaged.sum())
 
 
 def count_kinds(geometries: NDArray[np.object_]) -> str:
-    """Kinds of geometries with their numbers, for a message."""
+    """Return the number of geometries of each kind, for a message."""
     counts = Counter(geometry.geom_type for geometry in geometries)
     return ", ".join(f"{count} {kind}" for kind, count in sorted(counts.items()))
 
 
 def _polygons(geometry: BaseGeometry) -> list[BaseGeometry]:
-    """Valid polygons that a geometry is made of; points and lines are left out."""
+    """Return the valid polygons that make up a geometry; points and lines are left out."""
     if geometry.geom_type == "Polygon":
         return [geometry] if geometry.is_valid else _polygons(shapely.make_valid(geometry))
     return [polygon for part in getattr(geometry, "geoms", ()) for polygon in _polygons(part)]

@@ -1,4 +1,4 @@
-"""One section as SpatialData: the conventions that readers share."""
+"""One section as a SpatialData object: the conventions that readers share."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from spade._checks import plural
 from spade.core.errors import warn
 
 if TYPE_CHECKING:
@@ -40,15 +41,15 @@ def section(
     image
         Multiscale image element.
     adata
-        Expression, one row per spot; written into.
+        Expression, one row per spot; it is modified.
     centres
         Pixel (x, y) of each spot at the image's finest level, ``(n, 2)``.
     radius
         Radius of the spots in pixels.
     sample, mpp, pitch_um
-        Recorded with :func:`spade.io._scale.record_scale`; ``pitch_um`` only where the spots form a lattice.
+        Recorded with :func:`spade.io._scale.record_scale`; ``pitch_um`` only if the spots form a lattice.
     shapes
-        More shapes elements.
+        Further shapes elements.
     """
     import geopandas as gpd
     import pandas as pd
@@ -80,12 +81,13 @@ def check_inside(centres: np.ndarray, width: int, height: int, sample: str) -> N
     if not outside.any():
         return
     low, high = centres.min(axis=0), centres.max(axis=0)
-    extent = f"spots span x {low[0]:.0f} to {high[0]:.0f} and y {low[1]:.0f} to {high[1]:.0f}"
+    image = (
+        f"outside the image of {width} × {height} pixels (spots span x {low[0]:.0f} to {high[0]:.0f} and y "
+        f"{low[1]:.0f} to {high[1]:.0f})"
+    )
     if outside.all():
         raise ValueError(
-            f"{sample}: all {len(centres)} spots lie outside the image of {width} × {height} pixels ({extent}). Is it the "
-            "image, at the resolution, that the coordinates were made for, and are x and y in this order?"
+            f"{sample}: all {plural(len(centres), 'spot')} lie {image}. Do the coordinates belong to this image at "
+            "this resolution, and are x and y in this order?"
         )
-    warn(
-        f"{sample}: {outside.sum()} of {len(centres)} spots lie outside the image of {width} × {height} pixels ({extent})."
-    )
+    warn(f"{sample}: {outside.sum()} of {plural(len(centres), 'spot')} lie {image}.")

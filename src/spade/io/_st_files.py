@@ -1,16 +1,18 @@
-"""The files of classic ST: count matrices, spot selections, alignments and labels."""
+"""Files of classic ST: count matrices, spot selections, alignments and labels."""
 
 from __future__ import annotations
 
 import io
 import logging
 import re
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import pandas as pd
 from scipy.sparse import csr_matrix
 
+from spade._checks import plural, shorten
+from spade.core.arrays import Floats
 from spade.io._bytes import read_bytes
 
 if TYPE_CHECKING:
@@ -21,7 +23,7 @@ SPOT_ID = re.compile(r"\s*(-?\d+(?:\.\d+)?)\s*[xX_]\s*(-?\d+(?:\.\d+)?)\s*")
 
 
 def read_counts(path: Path, duplicated_genes: str) -> tuple[list[str], list[str], csr_matrix]:
-    """Spot ids, gene names (both in the file's order) and counts (spots × genes, float32 CSR)."""
+    """Return spot ids, gene names (both in the order of the file) and counts (spots × genes, float32 CSR)."""
     header, body, sep = _split(path, "counts")
     try:
         frame = pd.read_csv(io.BytesIO(body), sep=sep, header=None, dtype={0: str}, low_memory=False)
@@ -30,14 +32,14 @@ def read_counts(path: Path, duplicated_genes: str) -> tuple[list[str], list[str]
     genes = header[1:] if len(header) == frame.shape[1] else header
     if len(genes) != frame.shape[1] - 1:
         raise ValueError(
-            f"counts={str(path)!r}: the first line names {len(header)} columns, the next holds {frame.shape[1]}. "
-            "Expected are genes in the first line, and then one line per spot: its id and the counts."
+            f"counts={str(path)!r}: the first line names {plural(len(header), 'column')}, the next holds "
+            f"{frame.shape[1]}. Expected genes in the first line, then one line per spot with its id and its counts."
         )
     duplicated = sorted(pd.Index(genes)[pd.Index(genes).duplicated()].unique())
     if duplicated and duplicated_genes == "error":
         raise ValueError(
-            f"counts={str(path)!r}: {len(duplicated)} gene names occur more than once ({some(duplicated)}). "
-            "Rename them, or read with duplicated_genes='sum' to add up the counts of each name."
+            f"counts={str(path)!r}: gene names occur more than once: {shorten(duplicated)}. Rename them, or read with "
+            "duplicated_genes='sum' to add up the counts of each name."
         )
     ids = frame[0].fillna("").tolist()
     if not any(SPOT_ID.fullmatch(i) for i in ids) and all(SPOT_ID.fullmatch(g) for g in genes):
@@ -46,18 +48,19 @@ def read_counts(path: Path, duplicated_genes: str) -> tuple[list[str], list[str]
     if duplicated:
         codes, unique = pd.factorize(np.array(genes, dtype=object))
         add = csr_matrix((np.ones(len(codes), np.float32), (np.arange(len(codes)), codes)), (len(codes), len(unique)))
-        logger.info("%s: counts of %d gene names that occur more than once are summed.", path.name, len(duplicated))
+        logger.info("%s: counts of genes of the same name are summed: %s", path.name, shorten(duplicated))
         return ids, list(unique), csr_matrix(counts @ add)
     return ids, genes, counts
 
 
-def _raw(values: pd.DataFrame, ids: list[str], genes: list[str], path: Path) -> np.ndarray:
-    """Counts as float32, or an error that names the first that is no count."""
+def _raw(values: pd.DataFrame, ids: list[str], genes: list[str], path: Path) -> Floats:
+    """Return counts as float32, or raise with the first value that is not a count."""
     for i, dtype in enumerate(values.dtypes):
         if dtype.kind not in "iuf":
+            column = values.iloc[:, i]
+            wrong_entries = shorten(map(str, column[pd.to_numeric(column, errors="coerce").isna()]))
             raise ValueError(
-                f"counts={str(path)!r}: gene {genes[i]!r} has entries that are not numbers, "
-                f"such as {some(values.iloc[:, i][pd.to_numeric(values.iloc[:, i], errors='coerce').isna()])}."
+                f"counts={str(path)!r}: gene {genes[i]!r} has entries that are not numbers, such as {wrong_entries}."
             )
     dense = values.to_numpy(dtype=np.float64)
     for wrong, what in (
@@ -69,37 +72,37 @@ def _raw(values: pd.DataFrame, ids: list[str], genes: list[str], path: Path) -> 
             row, column = np.argwhere(wrong)[0]
             raise ValueError(
                 f"counts={str(path)!r}: {wrong.sum():,} values are {what}, the first {dense[row, column]:g} at spot "
-                f"{ids[row]!r}, gene {genes[column]!r}. Raw counts are needed: whole numbers from 0, and a complete file."
+                f"{ids[row]!r}, gene {genes[column]!r}. Expected raw counts (whole numbers from 0) in a complete file."
             )
-    return dense.astype(np.float32)
+    return np.asarray(dense, dtype=np.float32)
 
 
-def parse_ids(ids: list[str], argument: str) -> np.ndarray:
-    """Array coordinates (column, row) of ids such as ``10x14``, ``16.92x9.015`` or ``17_9``, ``(n, 2)``."""
+def parse_ids(ids: list[str], argument: str) -> Floats:
+    """Return the array coordinates (column, row) of ids such as ``10x14``, ``16.92x9.015`` or ``17_9``, ``(n, 2)``."""
     matches = [SPOT_ID.fullmatch(i) for i in ids]
     bad = [i for i, match in zip(ids, matches, strict=True) if match is None]
     if bad:
         raise ValueError(
-            f"{argument}: {len(bad)} of {len(ids)} spot ids are not array coordinates ({some(bad)}). "
-            "Expected are ids such as '10x14', '16.92x9.015' or '17_9': column, then row."
+            f"{argument}: {len(bad)} of {plural(len(ids), 'spot id')} are not array coordinates ({shorten(bad)}). "
+            "Expected ids such as '10x14', '16.92x9.015' or '17_9': column, then row."
         )
     return np.array([[float(m[1]), float(m[2])] for m in matches if m], dtype=np.float64).reshape(-1, 2)
 
 
-def array_keys(array: np.ndarray, ids: list[str], argument: str) -> pd.MultiIndex:
-    """Rounded array coordinates, by which files are joined; an error if two spots share one."""
+def array_keys(array: Floats, ids: list[str], argument: str) -> pd.MultiIndex:
+    """Return rounded array coordinates, by which files are joined, or raise if spots share them."""
     keys = pd.MultiIndex.from_arrays(list(np.floor(array + 0.5).astype(np.int64).T), names=["x", "y"])
     if keys.has_duplicates:
         twice = [ids[i] for i in np.flatnonzero(keys.duplicated(keep=False))]
         raise ValueError(
-            f"{argument}: {len(twice)} spots share their array position with another ({some(twice)}). "
-            "Spots must be distinct after rounding; a file with several sections is to be split first."
+            f"{argument}: {len(twice)} spots share their array position with another ({shorten(twice)}). "
+            "Spots must be distinct after rounding; split a file with several sections first."
         )
     return keys
 
 
 def read_table(path: Path, argument: str) -> pd.DataFrame:
-    """Table of a TSV or CSV file, with what is wrong said in the terms of the caller."""
+    """Read a TSV or CSV file; ``argument`` names it in messages."""
     header, body, sep = _split(path, argument)
     try:
         return pd.read_csv(
@@ -116,8 +119,8 @@ def read_table(path: Path, argument: str) -> pd.DataFrame:
         raise ValueError(f"{argument}={str(path)!r} is not a table: {error}") from error
 
 
-def read_positions(path: Path, argument: str, table: pd.DataFrame | None = None) -> pd.DataFrame | np.ndarray:
-    """Where spots are: a selection table (index: rounded x, y), or a 3 × 3 matrix from array to pixel coordinates."""
+def read_positions(path: Path, argument: str, table: pd.DataFrame | None = None) -> pd.DataFrame | Floats:
+    """Read positions: a selection table (index: rounded x, y), or a 3 × 3 matrix from array to pixel coordinates."""
     if table is None:
         numbers = _numbers(path, argument)
         if numbers is not None:
@@ -126,14 +129,15 @@ def read_positions(path: Path, argument: str, table: pd.DataFrame | None = None)
     missing = [c for c in ("x", "y", "pixel_x", "pixel_y") if c not in table]
     if missing:
         raise ValueError(
-            f"{argument}={str(path)!r} has no column {', '.join(missing)}; there are {', '.join(map(str, table.columns))}. "
-            "Needed is a selection with x, y (array) and pixel_x, pixel_y (image), or the 9 numbers of an alignment."
+            f"{argument}={str(path)!r} has no column {', '.join(missing)}; there are "
+            f"{', '.join(map(str, table.columns))}. Expected a selection with x, y (array) and pixel_x, pixel_y "
+            "(image), or the 9 numbers of an alignment."
         )
     wanted = [c for c in ("x", "y", "new_x", "new_y", "pixel_x", "pixel_y") if c in table]
     numeric = table[wanted].apply(pd.to_numeric, errors="coerce")
     if not np.isfinite(numeric.to_numpy()).all():
         line = int(np.flatnonzero(~np.isfinite(numeric.to_numpy()).all(axis=1))[0])
-        raise ValueError(f"{argument}={str(path)!r}: entry {line + 1} has coordinates that are missing or no numbers.")
+        raise ValueError(f"{argument}={str(path)!r}: entry {line + 1} has coordinates that are missing or not numbers.")
     names = [f"{x:g}x{y:g}" for x, y in numeric[["x", "y"]].to_numpy()]
     numeric.index = array_keys(numeric[["x", "y"]].to_numpy(dtype=float), names, argument)
     if "selected" in table:
@@ -141,24 +145,32 @@ def read_positions(path: Path, argument: str, table: pd.DataFrame | None = None)
     return numeric
 
 
-def read_labels(path: Path) -> tuple[pd.Series, list[str], pd.DataFrame]:
-    """Label of each spot (index: rounded x, y; NaN: unlabelled), the spots' ids, and the table as read.
+class Labels(NamedTuple):
+    """Labels of spots."""
 
-    One-hot files have layers in rows and spots in columns; others are long, with columns x, y and label.
-    """
+    #: Index: rounded x, y. NaN: unlabelled.
+    of_spot: pd.Series
+    ids: list[str]
+    #: The file as it was read.
+    table: pd.DataFrame
+
+
+def read_labels(path: Path) -> Labels:
+    """Read labels: one-hot with layers in rows and spots in columns, or a table with columns x, y and label."""
     table = read_table(path, "labels")
     if {"x", "y", "label"} <= set(table.columns):
         array = table[["x", "y"]].apply(pd.to_numeric, errors="coerce").to_numpy(dtype=float)
         if not np.isfinite(array).all():
-            raise ValueError(f"labels={str(path)!r} has array coordinates that are missing or no numbers.")
+            raise ValueError(f"labels={str(path)!r} has array coordinates that are missing or not numbers.")
         ids = [f"{x:g}x{y:g}" for x, y in array]
         values = table["label"].astype(object).where(table["label"].notna(), np.nan).to_numpy()
     else:
         ids = [str(c) for c in table.columns[1:]]
         if not ids or not all(SPOT_ID.fullmatch(i) for i in ids):
             raise ValueError(
-                f"labels={str(path)!r} has columns {some(table.columns)}. Needed is a table with x, y and label, or one "
-                "with a line per layer and a column per spot (named such as 17_9), holding 1 where the spot belongs."
+                f"labels={str(path)!r} has columns {shorten(table.columns)}. Expected a table with x, y and label, or "
+                "one with a line per layer and a column per spot (such as 17_9) that holds 1 if the spot belongs to "
+                "the layer."
             )
         array = parse_ids(ids, "labels")
         hot = table.iloc[:, 1:].to_numpy()
@@ -166,14 +178,14 @@ def read_labels(path: Path) -> tuple[pd.Series, list[str], pd.DataFrame]:
             raise ValueError(f"labels={str(path)!r}: entries of a one-hot table must be 0 or 1.")
         several = [ids[i] for i in np.flatnonzero(hot.sum(axis=0) > 1)]
         if several:
-            raise ValueError(f"labels={str(path)!r}: {len(several)} spots have several labels ({some(several)}).")
+            raise ValueError(f"labels={str(path)!r}: spots have several labels: {shorten(several)}.")
         names = table.iloc[:, 0].astype(str).to_numpy(dtype=object)
         values = np.where(hot.any(axis=0), names[hot.argmax(axis=0)], np.nan)
-    return pd.Series(values, index=array_keys(array, ids, "labels"), dtype=object), ids, table
+    return Labels(pd.Series(values, index=array_keys(array, ids, "labels"), dtype=object), ids, table)
 
 
 def _split(path: Path, argument: str) -> tuple[list[str], bytes, str]:
-    """First line as fields, the rest, and the separator, of a plain or gzipped text file."""
+    """Return the fields of the first line, the rest, and the separator of a plain or gzipped text file."""
     raw = read_bytes(path, argument)
     first, _, body = raw.partition(b"\n")
     try:
@@ -187,7 +199,7 @@ def _split(path: Path, argument: str) -> tuple[list[str], bytes, str]:
 
 
 def _numbers(path: Path, argument: str) -> list[float] | None:
-    """The nine numbers of an alignment file, None if the file is something else."""
+    """Return the nine numbers of an alignment file, None if the file is something else."""
     words = read_bytes(path, argument)[:4096].split()
     try:
         return [float(word) for word in words] if len(words) == 9 else None
@@ -195,8 +207,11 @@ def _numbers(path: Path, argument: str) -> list[float] | None:
         return None
 
 
-def _affine(numbers: list[float], path: Path, argument: str) -> np.ndarray:
-    """Matrix for column vectors; ST tools write it column by column, others row by row, told by where 0 0 1 is."""
+def _affine(numbers: list[float], path: Path, argument: str) -> Floats:
+    """Return the matrix for column vectors.
+
+    ST tools write it column by column, others row by row; the place of 0 0 1 shows which.
+    """
     matrix = np.array(numbers).reshape(3, 3)
     last = np.array([0.0, 0.0, 1.0])
     if np.allclose(matrix[:, 2], last):
@@ -207,8 +222,3 @@ def _affine(numbers: list[float], path: Path, argument: str) -> np.ndarray:
             "Its last row (or column) must be 0 0 1."
         )
     return matrix
-
-
-def some(items: object, n: int = 5) -> str:
-    values = [repr(str(i)) for i in items]  # type: ignore[attr-defined]
-    return ", ".join(values[:n]) + (", …" if len(values) > n else "")

@@ -1,4 +1,4 @@
-"""State dicts from files of others, read as data: nothing in them is ever executed."""
+"""State dicts from other programs' files, read as data: nothing in them is ever executed."""
 
 from __future__ import annotations
 
@@ -7,11 +7,13 @@ from pathlib import Path
 from pickle import UnpicklingError
 from typing import TYPE_CHECKING, Any
 
+from spade.io._bytes import check_file
+
 if TYPE_CHECKING:
     import torch
 
 TORCH_SUFFIXES = (".pth", ".pt", ".bin")
-#: What ``torch.load`` raises on files that are cut off or no torch files, beside ``UnpicklingError``.
+#: Errors of ``torch.load`` on files that are cut off or not torch files, besides ``UnpicklingError``.
 DAMAGED = (
     AssertionError,
     AttributeError,
@@ -26,13 +28,12 @@ DAMAGED = (
 
 
 def read_state(path: Path) -> dict[str, torch.Tensor]:
-    """Read a state dict, bare or under ``"model"`` or ``"state_dict"``."""
+    """Read a state dict, which may be stored under ``"model"`` or ``"state_dict"``."""
     import torch
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    if not path.is_file():
-        raise FileNotFoundError(f"weights={str(path)!r}: there is no such file.")
+    check_file(path, "weights")
     if path.suffix == ".safetensors":
         try:
             return load_file(path)
@@ -44,8 +45,8 @@ def read_state(path: Path) -> dict[str, torch.Tensor]:
         state: Any = torch.load(path, map_location="cpu", weights_only=True)
     except UnpicklingError as error:
         raise ValueError(
-            f"weights={str(path)!r} is not a plain state dict of tensors, or is damaged. Only tensors are read, never code: save "
-            "model.state_dict() instead of the module."
+            f"weights={str(path)!r} is not a plain state dict of tensors, or is damaged. Only tensors are read, never "
+            "code: save model.state_dict() instead of the module."
         ) from error
     except DAMAGED as error:
         raise ValueError(
@@ -54,17 +55,16 @@ def read_state(path: Path) -> dict[str, torch.Tensor]:
     for key in ("model", "state_dict"):
         if isinstance(state, dict) and isinstance(state.get(key), dict):
             state = state[key]
-    plain = isinstance(state, dict) and all(
-        isinstance(k, str) and isinstance(v, torch.Tensor) for k, v in state.items()
-    )
-    if not plain:
+    tensors: dict[str, torch.Tensor] = state if isinstance(state, dict) else {}
+    plain = all(isinstance(name, str) and isinstance(value, torch.Tensor) for name, value in tensors.items())
+    if tensors is not state or not plain:
         raise ValueError(
-            f"weights={str(path)!r} holds {type(state).__name__}, not a state dict of tensors by name, neither bare nor under 'model' "
-            "or 'state_dict'."
+            f"weights={str(path)!r} holds {type(state).__name__}, not a state dict of tensors by name, neither bare "
+            "nor under 'model' or 'state_dict'."
         )
-    return state
+    return tensors
 
 
 def reason(error: BaseException) -> str:
-    """First sentence of an error."""
+    """Return the first sentence of an error."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0].split(". ")[0][:200]

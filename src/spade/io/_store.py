@@ -1,4 +1,4 @@
-"""Save a SpatialData object so that an interruption at any moment leaves the old store or the new one."""
+"""Save a SpatialData object: an interruption at any moment leaves the old store or the new one."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from spade.core.checks import check_flag
 from spade.io._atomic import UNSUPPORTED, publish, recover
 
 if TYPE_CHECKING:
@@ -16,29 +17,29 @@ if TYPE_CHECKING:
 
     from spatialdata import SpatialData
 
-#: Files that hold zarr metadata: copied, never linked, because writers may change them in place.
+#: Files of zarr metadata. They are copied, never linked, because writers may change them in place.
 METADATA = {"zarr.json", ".zgroup", ".zarray", ".zattrs", ".zmetadata"}
 
 
 def write(sdata: SpatialData, path: str | Path, *, overwrite: bool = True) -> None:
     """Save ``sdata`` as a zarr store at ``path``; a kill at any moment leaves the old store or the new one.
 
-    ``path`` may be the store that ``sdata`` is read lazily from. Afterwards ``sdata.path`` is ``path``, and elements that
-    were read from there are read from the new store. Other objects that are open on the old store are to be read again.
+    ``path`` may be the store that ``sdata`` is read lazily from. Afterwards ``sdata.path`` is ``path``, and elements
+    that were read from there are read from the new store. Read other objects that use the old store again.
 
     Parameters
     ----------
     sdata
         Object to save, with all its elements.
     path
-        Directory of the store, such as ``"sample.zarr"``. Directories above it are made.
+        Directory of the store, such as ``"sample.zarr"``. Missing parent directories are made.
     overwrite
-        Replace the store that is there. What is there and is no zarr store is never replaced.
+        Whether to replace a store at ``path``. Anything that is not a zarr store is never replaced.
 
     Raises
     ------
     FileExistsError
-        If there is something at ``path`` that may not be replaced.
+        If something exists at ``path`` that may not be replaced.
     ValueError
         If the name of an element or key cannot be stored, or ``path`` lies within another store.
 
@@ -57,13 +58,14 @@ def write(sdata: SpatialData, path: str | Path, *, overwrite: bool = True) -> No
     >>> read_zarr(path).attrs
     {'note': 'kept'}
     """
+    overwrite = check_flag("overwrite", overwrite)
     path = Path(path)
     real = path.resolve()
     recover(real)
     if real.exists():
         if not is_store(real):
             raise FileExistsError(
-                f"path={str(path)!r} exists and is no zarr store, so it is not overwritten. Choose another path, or "
+                f"path={str(path)!r} exists and is not a zarr store, so it is not overwritten. Choose another path, or "
                 "remove it."
             )
         if not overwrite:
@@ -87,19 +89,19 @@ def write(sdata: SpatialData, path: str | Path, *, overwrite: bool = True) -> No
 
 
 def replace_elements(sdata: SpatialData, path: str | Path, names: Iterable[str]) -> None:
-    """Put elements of ``sdata`` into the store at ``path``, as safely as :func:`write`, and keep all others as they are.
+    """Write elements of ``sdata`` into the store at ``path``, as safely as :func:`write`, and keep all others.
 
     Files of the other elements are hard-linked, not copied. The ``attrs`` of ``sdata`` are written too.
 
     Parameters
     ----------
     sdata
-        Object that holds the elements.
+        Object with the elements.
     path
         Store to change.
     names
-        Elements by kind and name, such as ``"tables/table"`` or ``"shapes/patches"``; those that the store does not
-        have yet are added.
+        Elements by kind and name, such as ``"tables/table"`` or ``"shapes/patches"``; elements that are not in the
+        store yet are added.
     """
     names = list(names)
     path = Path(path)
@@ -107,16 +109,16 @@ def replace_elements(sdata: SpatialData, path: str | Path, names: Iterable[str])
     recover(real)
     if not is_store(real):
         raise FileNotFoundError(
-            f"path={str(path)!r} is no zarr store. Save the whole object first, with spade.io.write."
+            f"path={str(path)!r} is not a zarr store. Save the whole object first, with spade.io.write."
         )
     if not (real / "zarr.json").is_file():
         raise ValueError(
-            f"path={str(path)!r} is a store of zarr format 2. Save the whole object anew, with spade.io.write."
+            f"path={str(path)!r} is a store of zarr format 2. Save the whole object again, with spade.io.write."
         )
-    there = sdata.elements_paths_in_memory()
-    missing = [name for name in names if name not in there]
+    elements = sdata.elements_paths_in_memory()
+    missing = [name for name in names if name not in elements]
     if missing:
-        raise KeyError(f"names: {missing} are not in the object; there are {there}.")
+        raise KeyError(f"names: {missing} are not in the object; there are {elements}.")
 
     def build(new: Path) -> None:
         _link_tree(real, new, leave_out=set(names))
@@ -134,7 +136,7 @@ def replace_elements(sdata: SpatialData, path: str | Path, names: Iterable[str])
 
 
 def _link_tree(source: Path, target: Path, leave_out: set[str]) -> None:
-    """Copy of a store without the elements ``leave_out``, with data linked and metadata copied."""
+    """Copy a store without the elements ``leave_out``: data are linked, metadata copied."""
     for folder, folders, files in os.walk(source):
         here = Path(folder)
         inside = here.relative_to(source)
@@ -158,17 +160,17 @@ def _link(source: Path, target: Path) -> None:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Hide zarr's announcement of a future default, which it repeats for every array that anndata writes."""
+    """Hide the announcement of a future default that zarr repeats for every array."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="zarr v3 autosharding")
         yield
 
 
 def _part(sdata: SpatialData, names: list[str]) -> SpatialData:
-    """Object with some of the elements, which are shared, and all of the attrs."""
+    """Return an object with some of the elements, which are shared, and all attrs."""
     from spatialdata import SpatialData
 
-    elements: dict[str, dict] = {}
+    elements: dict[str, dict[str, object]] = {}
     for name in names:
         kind, key = name.split("/", 1)
         elements.setdefault(kind, {})[key] = getattr(sdata, kind)[key]
@@ -178,18 +180,18 @@ def _part(sdata: SpatialData, names: list[str]) -> SpatialData:
 
 
 def _consolidate(path: Path) -> None:
-    """Gather the metadata of a store at its root."""
+    """Collect the metadata of a store at its root."""
     import zarr
 
     store = zarr.storage.LocalStore(path)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", zarr.errors.ZarrUserWarning)  # parquet files are no part of the hierarchy
+        warnings.simplefilter("ignore", zarr.errors.ZarrUserWarning)  # parquet files are not part of the hierarchy
         zarr.consolidate_metadata(store)
     store.close()
 
 
 def _read_from(sdata: SpatialData, path: Path) -> list[tuple[str, str]]:
-    """Kind and name of the elements that are read lazily from the store at ``path``."""
+    """Return kind and name of the elements that are read lazily from the store at ``path``."""
     from spatialdata import get_dask_backing_files
 
     return [
@@ -200,7 +202,7 @@ def _read_from(sdata: SpatialData, path: Path) -> list[tuple[str, str]]:
 
 
 def _reopen(sdata: SpatialData, path: Path, names: list[tuple[str, str]]) -> None:
-    """Read elements anew, because the chunks of the new store may differ from the old."""
+    """Read elements again, because the chunks of the new store may differ from the old ones."""
     from spatialdata import read_zarr
 
     if not names:
@@ -214,5 +216,5 @@ def _reopen(sdata: SpatialData, path: Path, names: list[tuple[str, str]]) -> Non
 
 
 def is_store(path: Path) -> bool:
-    """Whether there is a zarr store at ``path``."""
+    """Return whether there is a zarr store at ``path``."""
     return (path / "zarr.json").is_file() or (path / ".zgroup").is_file()

@@ -5,7 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from spade._checks import plural
 from spade._version import __version__
+from spade.models._config import SealConfig, SpadeConfig
+
+LICENCE = "The weights inherit the terms of the training data and of the image encoder; check both before sharing them."
 
 
 def model_card(title: str, summary: str, rows: Mapping[str, object], facts: Mapping[str, Any], example: str) -> str:
@@ -18,9 +22,9 @@ def model_card(title: str, summary: str, rows: Mapping[str, object], facts: Mapp
     summary
         What it does, in one sentence without a full stop.
     rows
-        What it reads and how it was trained, one row of the table each.
+        What it reads and how it was trained: one table row each.
     facts
-        What is known of the training data; further rows of the table.
+        What is known of the training data: further table rows.
     example
         Line of code that uses ``model`` on ``samples``.
     """
@@ -35,7 +39,7 @@ def model_card(title: str, summary: str, rows: Mapping[str, object], facts: Mapp
             "| --- | --- |",
             *(f"| {name} | {value} |" for name, value in table),
             "",
-            "The weights inherit the terms of the training data and of the image encoder; check both before sharing them.",
+            LICENCE,
             "",
             "```python",
             "import spade as sp",
@@ -48,9 +52,9 @@ def model_card(title: str, summary: str, rows: Mapping[str, object], facts: Mapp
     )
 
 
-def optimiser(config: Any) -> str:
+def optimiser(config: SpadeConfig | SealConfig) -> str:
     """Return the settings of the optimiser in one line."""
     return (
         f"AdamW, lr {config.lr:g}, weight decay {config.weight_decay:g}, batch {config.batch_size}, "
-        f"{config.n_epochs} epochs, seed {config.seed}"
+        f"{plural(config.n_epochs, 'epoch')}, seed {config.seed}"
     )

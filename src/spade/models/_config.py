@@ -1,15 +1,18 @@
-"""Settings of the methods: the one place of their defaults, and what is saved with a model."""
+"""Settings of the methods: the one place of their defaults, and how they are stored with a model."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from typing import Any
 
+from spade.core.checks import check_choice, check_count, check_text
 from spade.core.experts.config import TrainingConfig
 from spade.core.seal.config import SealTraining
 
 CLUSTER_SPACES = ("image", "expression", "joint")
-OF_ROUTING = (
+FEATURE_SCALINGS = ("standard", "none")
+ROUTING_SETTINGS = (
     "groupby",
     "n_prototypes",
     "feature_scaling",
@@ -19,13 +22,15 @@ OF_ROUTING = (
     "patch_um",
     "patch_px",
 )
+#: What stands in files, and in all that is hashed, for settings that were not given. All others are stored as null.
+STORED_FOR_NONE: Mapping[str, str | int] = {"micro_batch_size": 0, "use_rep": "", "weights": ""}
 
 
 @dataclass(frozen=True)
 class SpadeConfig(TrainingConfig):
     """Settings of :func:`spade.tl.train_spade`; those of the optimiser are inherited."""
 
-    use_rep: str = "X_texture"
+    use_rep: str | None = "X_texture"
     encoder: str | None = None
     encoder_id: str | None = None
     patch_um: float | None = None
@@ -45,42 +50,55 @@ class SpadeConfig(TrainingConfig):
     seed: int = 0
 
     def of_routing(self) -> dict[str, Any]:
-        """Return the settings that a routing brings along: how it was made, and the features it is for."""
-        return {name: getattr(self, name) for name in OF_ROUTING}
+        """Return the settings that go with a routing: how it was made, and which features it is for."""
+        return {name: getattr(self, name) for name in ROUTING_SETTINGS}
 
     def __post_init__(self) -> None:
         """Check every value."""
         super().__post_init__()
-        for name in ("n_prototypes", "n_experts"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)!r}: expected a whole number of at least 1.")
-        if self.feature_scaling not in ("standard", "none"):
-            raise ValueError(f'feature_scaling={self.feature_scaling!r}: expected "standard" or "none".')
-        if self.cluster_space not in CLUSTER_SPACES:
-            raise ValueError(
-                f"cluster_space={self.cluster_space!r}: expected one of {', '.join(map(repr, CLUSTER_SPACES))}."
-            )
-        if self.warm_start < 0:
-            raise ValueError(f"warm_start={self.warm_start!r}: expected a number of epochs, 0 for none.")
+        check_count("n_prototypes", self.n_prototypes)
+        check_count("n_experts", self.n_experts)
+        check_count("warm_start", self.warm_start, 0)
+        check_choice("feature_scaling", self.feature_scaling, FEATURE_SCALINGS)
+        check_choice("cluster_space", self.cluster_space, CLUSTER_SPACES)
+        if self.use_rep is not None:
+            check_text("use_rep", self.use_rep)
 
 
 @dataclass(frozen=True)
 class SealConfig(SealTraining):
-    """Settings of :func:`spade.tl.train_seal`; those of network and optimiser are inherited."""
+    """Settings of :func:`spade.tl.train_seal`; those of the network and the optimiser are inherited."""
 
     encoder: str | None = None
     encoder_id: str | None = None
-    weights: str = ""
+    weights: str | None = None
     patch_um: float | None = None
     patch_px: int | None = None
-    use_rep: str = ""
+    use_rep: str | None = None
     layer: str | None = None
     normalized: bool = False
     shuffle_pairs: bool = False
     split_key: str | None = None
     seed: int = 0
 
+    def __post_init__(self) -> None:
+        """Check every value."""
+        super().__post_init__()
+        if self.use_rep is not None:
+            check_text("use_rep", self.use_rep)
+
     @property
     def on_features(self) -> bool:
-        """Whether it reads features of a frozen encoder in place of pixels."""
-        return bool(self.use_rep)
+        """Whether the model reads features of a frozen encoder instead of pixels."""
+        return self.use_rep is not None
+
+
+def stored_settings(config: SpadeConfig | SealConfig) -> dict[str, Any]:
+    """Return settings as files, ids and the identity of a training hold them."""
+    settings = asdict(config)
+    return settings | {name: settings[name] or stored for name, stored in STORED_FOR_NONE.items() if name in settings}
+
+
+def settings_of(stored: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings that :func:`stored_settings` stored."""
+    return {name: None if value == STORED_FOR_NONE.get(name) else value for name, value in stored.items()}

@@ -1,10 +1,13 @@
-"""The folder that a model is saved as: settings and arrays, the gene panel, and a card; no pickle."""
+"""The directory that a model is saved as: settings and arrays, the gene panel, and a card; no pickle."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
+from dataclasses import fields
+from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -12,27 +15,99 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
+from spade.core.files import digest
 from spade.io._atomic import publish, recover
+from spade.models._config import SealConfig, SpadeConfig, settings_of
 from spade.models._genes import GenePanel
 
 FORMAT = 1
 CONFIG, ARRAYS, GENES, CARD = "config.json", "model.safetensors", "genes.json", "README.md"
-#: What the description of each kind of model has.
-REQUIRED = {
-    "SpadeModel": {"config", "dim", "expression_routing", "facts", "history", "id", "n_experts", "routing"},
-    "SealModel": {"config", "dim", "facts", "history", "id", "merged"},
+#: Hex digits of a model's id.
+ID_DIGITS = 12
+#: Errors that files raise if they were edited or do not belong together.
+DAMAGED = (AttributeError, KeyError, RuntimeError, TypeError, ValueError)
+Config = TypeVar("Config", SpadeConfig, SealConfig)
+
+
+class History(TypedDict):
+    """Losses of a training, as pandas splits a table."""
+
+    index: list[int]
+    columns: list[str]
+    data: list[list[float | int | str | None]]
+
+
+class StoredRouting(TypedDict):
+    """What is known of a routing beside its arrays."""
+
+    temperature: float
+    groups: list[str]
+
+
+class Description(TypedDict):
+    """What ``config.json`` says of any model."""
+
+    id: str
+    config: dict[str, Any]
+    dim: int
+    facts: dict[str, Any]
+    history: History
+
+
+class SpadeSettings(TypedDict):
+    """What shapes the output of a :class:`SpadeModel` besides arrays and genes."""
+
+    config: dict[str, Any]
+    n_experts: int
+    dim: int
+    routing: StoredRouting
+    expression_routing: StoredRouting | None
+
+
+class SpadeDescription(Description, SpadeSettings):
+    """What ``config.json`` says of a :class:`SpadeModel`."""
+
+
+class SealDescription(Description):
+    """What ``config.json`` says of a :class:`SealModel`."""
+
+    merged: bool
+
+
+#: Entries that the description of each kind of model must have.
+REQUIRED: dict[str, frozenset[str]] = {
+    "SpadeModel": SpadeDescription.__required_keys__,
+    "SealModel": SealDescription.__required_keys__,
 }
+
+
+def model_id(arrays: Mapping[str, NDArray[Any]], settings: object) -> str:
+    """Return the first 12 hex digits of the SHA-256 of all arrays, in the order of their names, and of the settings."""
+    named = [part for name, array in sorted(arrays.items()) for part in (name, array)]
+    return digest(*named, json.dumps(settings))[:ID_DIGITS]
+
+
+def check_id(stored: str, model: str) -> None:
+    """Raise if the id of what was read is not the one that was stored."""
+    if stored != model:
+        raise ValueError(f"arrays, genes and settings have id {model}, but {CONFIG} says {stored}")
+
+
+def check_panel(genes: GenePanel, n_genes: int) -> None:
+    """Raise if the gene panel is not as long as the weights are wide."""
+    if len(genes) != n_genes:
+        raise ValueError(f"{GENES} lists {len(genes)} genes, but the weights are for {n_genes}")
 
 
 def write_folder(
     path: Path,
     kind: str,
-    description: dict[str, Any],
-    arrays: dict[str, NDArray[Any]],
+    description: SpadeDescription | SealDescription,
+    arrays: Mapping[str, NDArray[Any]],
     genes: GenePanel | None,
     card: str,
 ) -> None:
-    """Write the folder of a kind of model; a model that is there is replaced in one step, anything else is refused."""
+    """Write the directory of a kind of model; an earlier model is replaced in one step, anything else is refused."""
     target = path.resolve()
     recover(target)
     if target.exists():
@@ -40,15 +115,16 @@ def write_folder(
             _read_description(target, kind)
         except (FileNotFoundError, NotADirectoryError, ValueError) as error:
             raise FileExistsError(
-                f"path={str(path)!r} exists and is no model ({error}), so it is not replaced. Choose another path."
+                f"path={str(path)!r} exists and is not a model ({error}), so it is not replaced. Choose another path."
             ) from error
 
     def build(folder: Path) -> None:
         folder.mkdir(parents=True)
         stamped = {"format": FORMAT, "model": kind, **description}
         (folder / CONFIG).write_text(json.dumps(stamped, indent=1) + "\n")
+        # ascontiguousarray turns a number into an array of length 1
         whole = {name: np.ascontiguousarray(array).reshape(array.shape) for name, array in arrays.items()}
-        save_file(whole, folder / ARRAYS)  # what is a number stays one
+        save_file(whole, folder / ARRAYS)
         if genes is not None:
             genes.save(folder / GENES)
         (folder / CARD).write_text(card)
@@ -56,17 +132,39 @@ def write_folder(
     publish(build, target)
 
 
-def read_folder(path: Path, kind: str) -> tuple[dict[str, Any], dict[str, NDArray[Any]], GenePanel | None]:
-    """Read what :func:`write_folder` wrote: the description, the arrays and the gene panel."""
+def read_folder(path: Path, kind: str) -> tuple[Any, dict[str, NDArray[Any]], GenePanel | None]:
+    """Read what :func:`write_folder` wrote: the description of this kind, the arrays and the gene panel."""
     description = _read_description(path, kind)
     genes = GenePanel.load(path / GENES) if (path / GENES).exists() else None
     return description, _read_arrays(path / ARRAYS), genes
 
 
-def read_history(stored: dict[str, Any]) -> pd.DataFrame:
-    """Return the losses of a description."""
+def read_config(cls: type[Config], stored: Mapping[str, Any]) -> Config:
+    """Return the settings of a description; unknown or missing ones are an error."""
+    if odd := sorted(set(stored) ^ {field.name for field in fields(cls)}):
+        raise ValueError(f"the settings {odd} in {CONFIG} are unknown or missing")
+    return cls(**settings_of(stored))
+
+
+def history_json(history: pd.DataFrame) -> History:
+    """Return losses so that they can be written as JSON."""
+    split: Any = history.astype(object).where(history.notna(), None).to_dict(orient="split")
+    return split
+
+
+def read_history(stored: History) -> pd.DataFrame:
+    """Return the losses that :func:`history_json` stored."""
     history = pd.DataFrame(stored["data"], index=stored["index"], columns=stored["columns"])
     return history.astype({name: float for name in history.columns if name.endswith("loss")})
+
+
+def damaged(path: str | PathLike[str], error: Exception) -> ValueError:
+    """Return the error of a directory whose files cannot be read as one model."""
+    what = " ".join(str(error).split())
+    return ValueError(
+        f"{path} cannot be read as a model ({type(error).__name__}: {what}). Its files were changed, or are not of one "
+        "model."
+    )
 
 
 def _read_description(folder: Path, kind: str) -> dict[str, Any]:
@@ -75,20 +173,20 @@ def _read_description(folder: Path, kind: str) -> dict[str, Any]:
             f"{folder} is not a model: it has no {CONFIG}. A model is a directory written by save()."
         )
     try:
-        description = json.loads((folder / CONFIG).read_text())
+        description: object = json.loads((folder / CONFIG).read_text())
     except ValueError as error:
         raise ValueError(f"{folder}/{CONFIG} is not valid JSON ({error}); was the file cut off?") from error
-    found = (description.get("model"), description.get("format")) if isinstance(description, dict) else (None, None)
-    if found != (kind, FORMAT):
-        others = "".join(f" sp.models.{other}.load reads it." for other in REQUIRED if found == (other, FORMAT))
+    facts: dict[str, Any] = description if isinstance(description, dict) else {}
+    stated = (facts.get("model"), facts.get("format"))
+    if stated != (kind, FORMAT):
+        others = "".join(f" sp.models.{other}.load reads it." for other in REQUIRED if stated == (other, FORMAT))
         raise ValueError(
-            f"{folder}/{CONFIG} describes model {found[0]!r} in format {found[1]!r}; this version reads {kind!r} in format {FORMAT} here."
-            f"{others}"
+            f"{folder}/{CONFIG} describes model {stated[0]!r} in format {stated[1]!r}; this version reads {kind!r} in "
+            f"format {FORMAT} here.{others}"
         )
-    missing = sorted(REQUIRED[kind] - set(description))
-    if missing:
+    if missing := sorted(REQUIRED[kind] - set(facts)):
         raise ValueError(f"{folder}/{CONFIG} lacks {missing}; was it edited?")
-    return description
+    return facts
 
 
 def _read_arrays(path: Path) -> dict[str, NDArray[Any]]:

@@ -12,6 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 
+from spade.core.arrays import Rows
+from spade.core.checks import check_count, check_flag, check_positive
 from spade.core.expression.normalise import TARGET_SUM
 from spade.models._gene_names import fold_names
 
@@ -25,14 +27,15 @@ class GenePanel:
     names
         Gene names, each once.
     n_common
-        Genes that the samples had in common, 0 if not known.
+        Number of genes that the samples had in common; None if not known.
     target_sum
-        Counts per spot are scaled to this sum over all genes of the sample before ``log1p``.
+        Sum to which the counts of a spot, over all genes of the sample, are scaled before ``log1p``.
     dropped
-        Samples that shared too few genes and left selection; training leaves them out as well.
+        Samples that shared too few genes and were left out of the selection; training leaves them out as well.
     fold_case
-        Whether a sample's gene is looked up by its name in upper case, so that ``Sox2`` is ``SOX2``; ``names`` are then upper case. Where
-        several genes of a sample become one name, none of them counts: the sample lacks that gene. False: names are matched exactly.
+        Whether names are matched in upper case, so that ``Sox2`` is ``SOX2``; ``names`` are then upper case. Where
+        several genes of a sample get the same name, none of them counts: the sample lacks that gene. False: names
+        are matched exactly.
 
     Examples
     --------
@@ -44,13 +47,17 @@ class GenePanel:
     """
 
     names: tuple[str, ...]
-    n_common: int = 0
+    n_common: int | None = None
     target_sum: float = TARGET_SUM
     dropped: tuple[str, ...] = ()
     fold_case: bool = False
 
     def __post_init__(self) -> None:
-        """Check the names."""
+        """Check the values."""
+        check_flag("fold_case", self.fold_case)
+        check_positive("target_sum", self.target_sum)
+        if self.n_common is not None:
+            check_count("n_common", self.n_common, 0)
         names = map(str, self.names)
         object.__setattr__(self, "names", tuple(map(str.upper, names) if self.fold_case else names))
         object.__setattr__(self, "dropped", tuple(map(str, self.dropped)))
@@ -58,7 +65,7 @@ class GenePanel:
             raise ValueError("genes: the gene panel is empty; choose genes with sp.pp.select_genes or name some.")
         if len(set(self.names)) < len(self.names):
             repeated = sorted({name for name in self.names if self.names.count(name) > 1})
-            raise ValueError(f"genes: {len(repeated)} names occur more than once in the panel, such as {repeated[:5]}.")
+            raise ValueError(f"genes: names occur more than once in the panel, such as {repeated[:5]}.")
 
     def __len__(self) -> int:
         """Return the number of genes."""
@@ -66,7 +73,7 @@ class GenePanel:
 
     @classmethod
     def of(cls, genes: GenePanel | Iterable[str]) -> GenePanel:
-        """Return a panel from a panel or from a list of names."""
+        """Return a panel as it is, or one of a list of names."""
         if isinstance(genes, GenePanel):
             return genes
         if isinstance(genes, str):
@@ -74,10 +81,10 @@ class GenePanel:
         return cls(tuple(genes))
 
     def fold(self, names: Iterable[str]) -> list[str]:
-        """Return names as they are looked up in the panel, ``""`` for those that more than one gene goes by."""
+        """Return names as they are looked up in the panel, ``""`` for those that several genes share."""
         return fold_names(names) if self.fold_case else list(names)
 
-    def columns(self, var_names: Iterable[str]) -> NDArray[np.int64]:
+    def columns(self, var_names: Iterable[str]) -> Rows:
         """Return the column of every panel gene among ``var_names``, −1 where it is missing."""
         position = {name: i for i, name in enumerate(self.fold(var_names))}
         return np.array([position.get(name, -1) for name in self.names], dtype=np.int64)
@@ -93,8 +100,9 @@ class GenePanel:
         return (matrix @ selector).tocsr(), present
 
     def facts(self) -> dict[str, Any]:
-        """Return the fields, JSON-able; ``fold_case`` only where it is set, so that older panels stay what they are."""
-        return {name: value for name, value in asdict(self).items() if name != "fold_case" or value}
+        """Return the fields as files and ids hold them: no ``fold_case`` if False, and 0 if ``n_common`` is None."""
+        facts = asdict(self) | {"n_common": self.n_common or 0}
+        return {name: value for name, value in facts.items() if name != "fold_case" or value}
 
     def save(self, path: Path) -> None:
         """Write the panel as JSON."""
@@ -104,6 +112,7 @@ class GenePanel:
     def load(cls, path: Path) -> GenePanel:
         """Read a panel written by :meth:`save`."""
         try:
-            return cls(**json.loads(path.read_text()))
-        except (TypeError, ValueError) as error:
+            facts = json.loads(path.read_text())
+            return cls(**facts | {"n_common": facts.get("n_common") or None})
+        except (AttributeError, TypeError, ValueError) as error:
             raise ValueError(f"{path} is not a gene panel ({error}); was it cut off or edited?") from error

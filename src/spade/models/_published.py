@@ -1,18 +1,20 @@
-"""Weights of SPADE as its authors publish them: one file per expert."""
+"""Weights of SPADE as its authors published them: one file per expert."""
 
 from __future__ import annotations
 
 import re
 from os import PathLike
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 
+from spade._checks import plural
+from spade.core.arrays import Rows
 from spade.core.experts.heads import Experts
 from spade.core.experts.routing import Routing
+from spade.io._bytes import check_file
 from spade.io._state_dict import TORCH_SUFFIXES, read_state
 from spade.models._config import SpadeConfig
 from spade.models._spade import SpadeModel
@@ -25,22 +27,22 @@ def read_published_spade(
     centroids: str | PathLike[str] | ArrayLike,
     assignment: str | PathLike[str] | ArrayLike,
     *,
-    use_rep: str = "",
+    use_rep: str | None = None,
     encoder: str | None = None,
 ) -> SpadeModel:
-    """Read SPADE from the files of its authors.
+    """Read a SPADE model from the files that its authors published.
 
     Parameters
     ----------
     folder
-        Holds one ``…proto{e}….pt`` (or ``.pth``) per expert: a state dict, bare or under ``"model"``, with the keys
-        ``image_projection.{projection,fc,layer_norm}.{weight,bias}`` and the same of ``spot_projection``.
+        Folder with one ``…proto{e}….pt`` (or ``.pth``) per expert: a state dict, bare or under ``"model"``, with the
+        keys ``image_projection.{projection,fc,layer_norm}.{weight,bias}`` and the same keys of ``spot_projection``.
     centroids
         Fine centroids ``(K, D)``, an array or a ``.npy`` file, in the units of the image features.
     assignment
         Expert of each centroid ``(K,)``, an array or a ``.npy`` file; experts are numbered from 0.
     use_rep
-        ``obsm`` key of the features that the model reads; may also be given to :func:`spade.tl.embed`.
+        ``obsm`` key of the features that the model reads. None: name it when calling :func:`spade.tl.embed`.
     encoder
         Name of the encoder of these features, for the card.
 
@@ -48,47 +50,28 @@ def read_published_spade(
     -------
     SpadeModel
         It does not know its gene panel (``genes`` is None), so :func:`spade.tl.embed` needs ``genes=`` for samples with
-        expression; nor its experts' mean expression, so expression is encoded with given weights. Distances are taken as they
-        are (``feature_scaling="none"``), as the authors do.
+        expression. It does not know the mean expression of its experts either, so expression is encoded with weights
+        that you pass. Features are not scaled before distances are taken (``feature_scaling="none"``), as in the
+        authors' code.
 
     Raises
     ------
     FileNotFoundError
-        No such folder, or an expert without a file.
+        If the folder, or the file of an expert, is missing.
     ValueError
-        Several files for one expert, a file that holds anything but tensors (nothing is ever executed), keys or shapes
-        that do not fit.
+        If an expert has several files, a file holds anything but tensors (nothing in it is ever executed), or keys or
+        shapes do not fit.
 
     Examples
     --------
     >>> model = sp.models.read_published_spade("weights", "centroids.npy", "assignment.npy")  # doctest: +SKIP
     """
     place = Path(folder)
-    centres = _array(centroids, "centroids").astype(np.float64)
-    experts_of = _array(assignment, "assignment")
-    if centres.ndim != 2 or experts_of.shape != (len(centres),):
-        raise ValueError(
-            f"centroids has shape {centres.shape} and assignment {experts_of.shape}; expected (K, D) and (K,): the expert of every "
-            "centroid."
-        )
-    if not np.array_equal(experts_of, experts_of.astype(np.int64)) or experts_of.min() < 0:
-        raise ValueError("assignment: expected whole numbers from 0, the expert of every centroid.")
-    if not np.isfinite(centres).all():
-        raise ValueError("centroids has NaN or infinite values.")
-    experts_of = experts_of.astype(np.int64)
-    n_experts, width = int(experts_of.max()) + 1, centres.shape[1]
-    states = [_read_expert(path, width) for path in _files(place, n_experts)]
-    shapes = {name: tuple(value.shape) for name, value in states[0].items()}
-    dim, n_genes = shapes["spot_projection.projection.weight"]
-    with torch.device("meta"):
-        experts = Experts(n_experts, width, n_genes, dim)
-    try:
-        stacked = {name: torch.stack([state[name].float() for state in states]) for name in shapes}
-        experts.load_state_dict(stacked, strict=True, assign=True)
-    except RuntimeError as error:
-        raise ValueError(f"{folder}: the experts' files do not fit together: {' '.join(str(error).split())}") from error
+    centres, expert_of = _prototypes(centroids, assignment)
+    n_experts, width = int(expert_of.max()) + 1, centres.shape[1]
+    experts = _stack([_read_expert(path, width) for path in _files(place, n_experts)], place)
     routing = Routing(
-        centres, experts_of, np.zeros(width), np.ones(width), active=np.isin(np.arange(n_experts), experts_of)
+        centres, expert_of, np.zeros(width), np.ones(width), active=np.isin(np.arange(n_experts), expert_of)
     )
     config = SpadeConfig(
         use_rep=use_rep,
@@ -96,61 +79,94 @@ def read_published_spade(
         n_prototypes=len(centres),
         n_experts=n_experts,
         feature_scaling="none",
-        dim=dim,
+        dim=experts.dim,
     )
-    facts = {"weights": f"read from the published files of {n_experts} experts in {place.name}"}
-    return SpadeModel(experts.requires_grad_(False), routing, config=config, facts=facts)
+    facts = {"weights": f"read from the published files of {plural(n_experts, 'expert')} in {place.name}"}
+    return SpadeModel(experts, routing, config=config, facts=facts)
 
 
-def _array(value: Any, name: str) -> NDArray[Any]:
+def _prototypes(
+    centroids: str | PathLike[str] | ArrayLike, assignment: str | PathLike[str] | ArrayLike
+) -> tuple[NDArray[np.float64], Rows]:
+    """Read the centroids and the expert of each."""
+    centres = _array(centroids, "centroids").astype(np.float64)
+    expert_of = _array(assignment, "assignment")
+    if centres.ndim != 2 or expert_of.shape != (len(centres),):
+        raise ValueError(
+            f"centroids has shape {centres.shape} and assignment {expert_of.shape}; expected (K, D) and (K,): the "
+            "expert of every centroid."
+        )
+    if not np.array_equal(expert_of, expert_of.astype(np.int64)) or expert_of.min() < 0:
+        raise ValueError("assignment: expected whole numbers from 0, the expert of every centroid.")
+    if not np.isfinite(centres).all():
+        raise ValueError("centroids has NaN or infinite values.")
+    return centres, expert_of.astype(np.int64)
+
+
+def _stack(states: list[dict[str, torch.Tensor]], folder: Path) -> Experts:
+    """Join the weights of single experts."""
+    shapes = {name: tuple(value.shape) for name, value in states[0].items()}
+    dim, n_genes = shapes["spot_projection.projection.weight"]
+    with torch.device("meta"):
+        experts = Experts(len(states), shapes["image_projection.projection.weight"][1], n_genes, dim)
+    try:
+        stacked = {name: torch.stack([state[name].float() for state in states]) for name in shapes}
+        experts.load_state_dict(stacked, strict=True, assign=True)
+    except RuntimeError as error:
+        raise ValueError(f"{folder}: the experts' files do not fit together: {' '.join(str(error).split())}") from error
+    return experts.requires_grad_(requires_grad=False)
+
+
+def _array(value: str | PathLike[str] | ArrayLike, name: str) -> NDArray[np.generic]:
     if not isinstance(value, (str, PathLike)):
         return np.asarray(value)
-    if not Path(value).is_file():
-        raise FileNotFoundError(f"{name}={str(value)!r}: there is no such file.")
+    check_file(Path(value), name)
     try:
-        return np.load(value, allow_pickle=False)
+        array: NDArray[np.generic] = np.load(value, allow_pickle=False)
     except (OSError, EOFError, ValueError) as error:
         raise ValueError(f"{name}={str(value)!r} is not a .npy file of numbers ({error}).") from error
+    return array
 
 
 def _files(folder: Path, n_experts: int) -> list[Path]:
-    """One file per expert, in order."""
+    """Return the file of every expert, in their order."""
     if not folder.is_dir():
         raise FileNotFoundError(f"folder={str(folder)!r} is not a folder.")
-    found: dict[int, list[Path]] = {}
+    files_of: dict[int, list[Path]] = {}
     for path in sorted(folder.iterdir()):
         if path.suffix in TORCH_SUFFIXES and (numbers := NUMBERED.findall(path.stem)):
-            found.setdefault(int(numbers[-1]), []).append(path)
-    for expert, paths in sorted(found.items()):
+            files_of.setdefault(int(numbers[-1]), []).append(path)
+    for expert, paths in sorted(files_of.items()):
         if len(paths) > 1:
             raise ValueError(
-                f"folder={str(folder)!r} has {len(paths)} files for expert {expert}: {', '.join(path.name for path in paths)}. Leave "
-                "one of them (of the best epoch, say) there."
+                f"folder={str(folder)!r} has {len(paths)} files for expert {expert}: "
+                f"{', '.join(path.name for path in paths)}. Keep one of them (that of the best epoch, say)."
             )
-    missing = [expert for expert in range(n_experts) if expert not in found]
+    missing = [expert for expert in range(n_experts) if expert not in files_of]
     if missing:
         raise FileNotFoundError(
-            f"folder={str(folder)!r} has no file …proto{{e}}….pt for experts {missing} of the {n_experts} that assignment names; "
-            f"there are files for {sorted(found) or 'none'}."
+            f"folder={str(folder)!r} has no file …proto{{e}}….pt for experts {missing} of the {n_experts} that "
+            f"assignment names; there are files for {sorted(files_of) or 'none'}."
         )
-    if more := sorted(set(found) - set(range(n_experts))):
+    if more := sorted(set(files_of) - set(range(n_experts))):
         raise ValueError(f"folder={str(folder)!r} has files for experts {more}, but assignment names only {n_experts}.")
-    return [found[expert][0] for expert in range(n_experts)]
+    return [files_of[expert][0] for expert in range(n_experts)]
 
 
 def _read_expert(path: Path, width: int) -> dict[str, torch.Tensor]:
+    """Read the weights of one expert, whose names, dimensions and input width must fit."""
     state = read_state(path)
     with torch.device("meta"):
         wanted = {name: value.ndim - 1 for name, value in Experts(1, 1, 1, 1).state_dict().items()}
     if set(state) != set(wanted):
         raise ValueError(
-            f"{path}: keys {sorted(set(wanted) - set(state))} are missing and {sorted(set(state) - set(wanted))} are not expected; an "
-            "expert has projection, fc and layer_norm of image_projection and spot_projection."
+            f"{path}: keys {sorted(set(wanted) - set(state))} are missing and {sorted(set(state) - set(wanted))} are "
+            "not expected; an expert has projection, fc and layer_norm of image_projection and spot_projection."
         )
     if odd := sorted(
         name for name, ndim in wanted.items() if state[name].ndim != ndim or not state[name].is_floating_point()
     ):
         raise ValueError(f"{path}: {odd} are not floating-point arrays of the expected dimensions.")
-    if (found := state["image_projection.projection.weight"].shape[1]) != width:
-        raise ValueError(f"{path} reads {found} image features, but the centroids have {width}.")
+    if (n_features := state["image_projection.projection.weight"].shape[1]) != width:
+        raise ValueError(f"{path} reads {n_features} image features, but the centroids have {width}.")
     return state

@@ -1,4 +1,4 @@
-"""Weights of SEAL as its authors publish them: a file of the image side, and one of the expression side."""
+"""Weights of SEAL as its authors published them: one file of the image side, one of the expression side."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import numpy as np
 from torch import Tensor
 
 from spade import encoders
+from spade.core.checks import check_positive
 from spade.core.seal.gene_vae import N_FLOWS
 from spade.core.seal.network import COUNT, SealNet
 from spade.core.vision.lora import adapters, blocks_of
@@ -26,7 +27,7 @@ from spade.models._towers import adapt_tower, base_state
 #: Side of the patches it was trained on, in µm: 224 px at 0.5 µm/px.
 PATCH_UM = 112.0
 WRAPPED, ENCODER, DOWN = "module.", "encoder.base_model.model.", ".lora_A.default.weight"
-#: Layers in the files, and here; they are numbered otherwise where dropout is a layer of its own.
+#: Names of layers in the files and in this package. Numbers differ where dropout counts as a layer.
 HEAD = {"decoder.decoder.0": "image_to_gene.0", "decoder.decoder.3": "image_to_gene.2"}
 OMICS = {
     "encoder.0": "gene.encoder.0",
@@ -51,40 +52,42 @@ def read_published_seal(
     alpha: float = 8.0,
     device: str = "auto",
 ) -> SealModel:
-    """Read SEAL from the files of its authors.
+    """Read a SEAL model from the files that its authors published.
 
     Parameters
     ----------
     vision_file
-        ``seal_{backbone}_vision.pth``: a state dict, bare or under ``"model"`` or ``"state_dict"``, of the encoder with its adapters
-        (``encoder.base_model.model.…``) and the head that predicts expression (``decoder.decoder.…``). It has the frozen weights as well,
-        so that no others are needed.
+        ``seal_{backbone}_vision.pth``: a state dict, bare or under ``"model"`` or ``"state_dict"``, with the encoder
+        and its adapters (``encoder.base_model.model.…``) and the head that predicts expression (``decoder.decoder.…``).
+        It holds the frozen weights too, so no others are needed.
     omics_file
-        ``seal_{backbone}_omics.pth``, of the same backbone: the variational autoencoder of expression.
+        ``seal_{backbone}_omics.pth`` of the same backbone: the variational autoencoder of expression.
     encoder
         Encoder that was tuned, as in :func:`spade.encoders.get`.
     genes
-        Gene panel or list of names, in the order of the expression tower's input. No panel was published, so they must be given.
+        Gene panel or list of names, in the order of the expression tower's input. No panel was published, so you must
+        pass one.
     alpha
-        Scale α of the adapters, which is not in the files; 8, as published.
+        Scale α of the adapters, which the files do not hold. The paper has 8.
     device
         ``"auto"``, ``"cpu"`` or ``"cuda"``.
 
     Returns
     -------
     SealModel
-        It reads patches of 112 µm (224 px at 0.5 µm/px). Which blocks and layers are adapted, and by which rank, is taken from the file.
-        Mean and deviation of the genes in training are not known, so they are 0 and 1: :func:`spade.tl.embed` sets genes that a sample
-        lacks to 0. ``model.save(path, merge=True)`` saves all that is needed to load it again; without ``merge``,
-        :meth:`SealModel.load` needs the same frozen weights from elsewhere.
+        It reads patches of 112 µm (224 px at 0.5 µm/px). The adapted blocks and layers, and the rank of the adapters,
+        are those in the file. Mean and deviation of the genes in training are not known, so they are 0 and 1:
+        :func:`spade.tl.embed` sets genes that a sample lacks to 0. ``model.save(path, merge=True)`` saves all that is
+        needed to load the model again; without ``merge``, :meth:`SealModel.load` needs the same frozen weights from
+        elsewhere.
 
     Raises
     ------
     FileNotFoundError
-        No such file.
+        If a file is missing.
     ValueError
-        No ``genes``, or not as many as the expression tower reads; a file that holds anything but tensors (nothing is ever executed), keys
-        or shapes that do not fit, adapters elsewhere than in the last blocks.
+        If ``genes`` is missing or not as long as the input of the expression tower, a file holds anything but tensors
+        (nothing in it is ever executed), keys or shapes do not fit, or other blocks than the last ones have adapters.
 
     Examples
     --------
@@ -92,12 +95,13 @@ def read_published_seal(
     ...     "seal_uni2_h_vision.pth", "seal_uni2_h_omics.pth", genes=names
     ... )  # doctest: +SKIP
     """
+    check_positive("alpha", alpha)
     vision, omics = Path(vision_file), Path(omics_file)
     spec = spec_of(encoder)
     if not spec.architecture:
         raise ValueError(
-            f"encoder={encoder!r} names no architecture that the file could be of; give a timm architecture or one of "
-            f"{', '.join(repr(name) for name, known in encoders.available().items() if known.architecture)}."
+            f"encoder={encoder!r} names no architecture, so the file cannot be read; give a timm architecture or one "
+            f"of {', '.join(repr(name) for name, known in encoders.available().items() if known.architecture)}."
         )
     config = SealConfig(alpha=alpha, encoder=spec.name, weights=vision.name, patch_um=PATCH_UM)
     expression = _read(omics)
@@ -107,11 +111,11 @@ def read_published_seal(
     image = {name.removeprefix(ENCODER): value for name, value in image.items() if name.startswith(ENCODER)}
     tower, config, input_px = _tower(vision, image, spec, config)
     net = SealNet(tower, config.dim, np.zeros(len(panel)), np.ones(len(panel)))
-    net.load_own(net.own_state() | _taken(vision, head, HEAD, net) | _taken(omics, expression, OMICS, net))
+    net.load_own(net.own_state() | _renamed(vision, head, HEAD, net) | _renamed(omics, expression, OMICS, net))
     facts = {
         "weights": f"read from the published files {vision.name} and {omics.name}",
-        "training_data": "not in the files, nor are losses and optimiser, which are given as in the paper",
-        "mean_of_the_genes": "not known: 0, with deviation 1, so that a gene that a sample lacks is set to 0",
+        "training_data": "not in the files; losses and optimiser are not either, and are given here as in the paper",
+        "mean_of_the_genes": "not known: 0, with deviation 1, so genes that a sample lacks are set to 0",
         "licence_of_the_encoder": spec.licence,
         "trained_weights_of_the_encoder": sum(value.numel() for _, value in adapters(tower)),
     }
@@ -119,28 +123,29 @@ def read_published_seal(
 
 
 def _read(path: Path) -> dict[str, Tensor]:
+    """Read floating-point arrays by name, without the prefix that a wrapped module adds."""
     state = read_state(path)
     if state and all(name.startswith(WRAPPED) for name in state):
         state = {name.removeprefix(WRAPPED): value for name, value in state.items()}
     odd = [name for name, value in state.items() if not (value.is_floating_point() or name.endswith(COUNT))]
     if odd:
-        raise ValueError(f"{path}: {len(odd)} arrays are not of floating point, such as {_some(odd)}.")
+        raise ValueError(f"{path}: {len(odd)} arrays do not hold floating-point numbers, such as {_some(odd)}.")
     return state
 
 
 def _panel(genes: GenePanel | Sequence[str] | None, expression: Mapping[str, Tensor], path: Path) -> GenePanel:
-    """Return the panel, which must be as long as the expression tower is wide."""
+    """Return the panel, which must be as long as the input of the expression tower is wide."""
     first = expression.get("encoder.0.weight")
     if first is None or first.ndim != 2:
         raise ValueError(
-            f"{path} has no matrix 'encoder.0.weight', the first layer of an expression tower, but {len(expression)} arrays such as "
-            f"{_some(expression)}."
+            f"{path} has no matrix 'encoder.0.weight', the first layer of an expression tower, but {len(expression)} "
+            f"arrays such as {_some(expression)}."
         )
     n_genes = first.shape[1]
     if genes is None:
         raise ValueError(
-            f"genes=None: no gene panel was published with these weights, and {path} reads {n_genes} genes. Pass their {n_genes} names, in "
-            "the order of its input."
+            f"genes=None: no gene panel was published with these weights, and {path} reads {n_genes} genes. Pass their "
+            f"{n_genes} names, in the order of its input."
         )
     panel = GenePanel.of(genes)
     if len(panel) != n_genes:
@@ -151,18 +156,20 @@ def _panel(genes: GenePanel | Sequence[str] | None, expression: Mapping[str, Ten
 def _tower(
     path: Path, state: dict[str, Tensor], spec: EncoderSpec, config: SealConfig
 ) -> tuple[PixelTower, SealConfig, int]:
-    """Return the encoder with the adapters of the file, the settings with what they are, and the side of its input."""
+    """Return the encoder with the adapters of the file, the settings that say which, and the side of its input."""
     from spade.encoders._timm import TimmEncoder, fit_strict
 
     layers = {name.removesuffix(DOWN) for name in state if name.endswith(DOWN)}
     if not layers:
         raise ValueError(
-            f"{path} has no adapters, whose keys are like '{ENCODER}blocks.0.attn.qkv{DOWN}'; of the encoder it has {len(state)} keys "
-            f"{_some(state)}."
+            f"{path} has no adapters, whose keys are like '{ENCODER}blocks.0.attn.qkv{DOWN}'; it has {len(state)} keys "
+            f"of the encoder, {_some(state)}."
         )
     ranks = {state[f"{layer}{DOWN}"].shape[0] if state[f"{layer}{DOWN}"].ndim == 2 else 0 for layer in layers}
     if len(ranks) > 1 or 0 in ranks:
-        raise ValueError(f"{path}: expected adapters of one rank, matrices (rank, width), but found {sorted(ranks)}.")
+        raise ValueError(
+            f"{path}: expected adapters of one rank, matrices (rank, width), but found ranks {sorted(ranks)}."
+        )
     try:
         encoder = TimmEncoder(spec, weights=base_state(state), device="cpu")
         known = [name for name, _ in encoder.model.named_modules() if name in layers]
@@ -184,18 +191,19 @@ def _tower(
 
 
 def _n_blocks(layers: Sequence[str], blocks: Sequence[str]) -> int:
-    """Return how many blocks are adapted, or raise if these are not the last ones."""
+    """Return how many blocks have adapters, or raise if these are not the last ones."""
     adapted = [block for block in blocks if any(layer.startswith(f"{block}.") for layer in layers)]
     outside = [layer for layer in layers if not any(layer.startswith(f"{block}.") for block in blocks)]
     if outside or not adapted or adapted != blocks[-len(adapted) :]:
         raise ValueError(
-            f"adapters are in {', '.join(adapted + outside) or 'no block'}; only those in the last of its {len(blocks)} blocks can be read."
+            f"adapters are in {', '.join(adapted + outside) or 'no block'}; only adapters in the last of the "
+            f"{len(blocks)} blocks can be read."
         )
     return len(adapted)
 
 
-def _taken(path: Path, state: Mapping[str, Tensor], layers: Mapping[str, str], net: SealNet) -> dict[str, Tensor]:
-    """Return the weights of some layers under their names here; every name and shape must fit."""
+def _renamed(path: Path, state: Mapping[str, Tensor], layers: Mapping[str, str], net: SealNet) -> dict[str, Tensor]:
+    """Return the weights of some layers under this package's names; every name and shape must fit."""
     own = net.state_dict()
     names = {
         f"{theirs}{name.removeprefix(ours)}": name
@@ -205,21 +213,22 @@ def _taken(path: Path, state: Mapping[str, Tensor], layers: Mapping[str, str], n
     }
     weights = [name for name in names if not name.endswith(COUNT)]
     missing, extra = [name for name in weights if name not in state], [name for name in state if name not in names]
-    # a flow is three vectors, which some write as rows
-    found = {
+    # the three vectors of a flow are stored as vectors or as rows
+    read = {
         name: state[name].flatten() if name.startswith("flows.") else state[name] for name in weights if name in state
     }
     shapes = [
         f"{name} {tuple(value.shape)} for {tuple(own[names[name]].shape)}"
-        for name, value in found.items()
+        for name, value in read.items()
         if value.shape != own[names[name]].shape
     ]
     if missing or extra or shapes:
         raise ValueError(
-            f"{path} does not fit: {len(missing)} keys missing {_some(missing)}, {len(extra)} keys too many {_some(extra)}, {len(shapes)} of "
-            f"other shape {_some(shapes)}, for {net.gene.dim} features of the encoder and {net.gene.n_genes} genes. Are both files of this encoder?"
+            f"{path} does not fit: {len(missing)} keys missing {_some(missing)}, {len(extra)} keys too many "
+            f"{_some(extra)}, {len(shapes)} of other shape {_some(shapes)}, for {net.gene.dim} features of the encoder "
+            f"and {net.gene.n_genes} genes. Are both files of this encoder?"
         )
-    return {names[name]: value for name, value in found.items()}
+    return {names[name]: value for name, value in read.items()}
 
 
 def _some(names: Iterable[str]) -> list[str]:

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-from collections.abc import Iterator
-from dataclasses import asdict, fields
+from collections.abc import Callable
 from functools import cached_property
 from os import PathLike
 from pathlib import Path
@@ -15,48 +12,66 @@ import numpy as np
 import pandas as pd
 import torch
 from numpy.typing import NDArray
-from scipy.sparse import csr_matrix, issparse
+from scipy.sparse import csr_matrix
 from torch import Tensor, nn
 
+from spade._checks import plural
 from spade.core.arrays import Floats
+from spade.core.checks import check_flag
 from spade.core.device import resolve_device
 from spade.core.seal.network import SealNet
 from spade.core.vision.lora import AdaptedStage, merged
 from spade.core.vision.towers import FeatureTower, PixelTower, to_unit
 from spade.encoders import EncoderSpec
 from spade.models._card import model_card, optimiser
-from spade.models._config import SealConfig
-from spade.models._files import CONFIG, GENES, read_folder, read_history, write_folder
+from spade.models._config import SealConfig, stored_settings
+from spade.models._files import (
+    CONFIG,
+    DAMAGED,
+    GENES,
+    SealDescription,
+    check_id,
+    check_panel,
+    damaged,
+    history_json,
+    model_id,
+    read_config,
+    read_folder,
+    read_history,
+    write_folder,
+)
 from spade.models._genes import GenePanel
+from spade.models._rows import Matrix, blocks, check_rows
 from spade.models._towers import base_state, feature_tower, tuned_tower
 
 #: Patches, and rows of features or expression, that are encoded at a time.
 PATCHES, ROWS = 64, 4_096
+#: Prefix of the arrays of the frozen encoder in the file of a model.
 BASE = "base."
 
 
 class SealModel:
     """A fine-tuned image encoder, an expression encoder in the same space, and a head that predicts expression.
 
-    Made by :func:`spade.tl.train_seal` or :meth:`load`; arrays in, arrays out. One that was trained on pixels is an
-    :class:`spade.encoders.Encoder` as well: ``sp.pp.encode_patches(samples, encoder=model)``.
+    Made by :func:`spade.tl.train_seal` or :meth:`load`; arrays in, arrays out. A model that was trained on pixels is
+    also an :class:`spade.encoders.Encoder`: ``sp.pp.encode_patches(samples, encoder=model)``.
 
     Parameters
     ----------
     net
         Both towers.
     config
-        Settings it was trained with.
+        Settings of the training.
     genes
         Gene panel, in the order of the expression tower's input.
     spec
         What is known of the encoder that was tuned; None for a model on features.
     input_px
-        Side of the patches it reads, in pixels; 0 for a model on features.
+        Side of the patches it reads, in pixels; None for a model on features.
     history
         Losses per stage and epoch.
     facts
-        What the card says of the training data: flat, JSON-able.
+        What the card says about the training data: flat, JSON-able.
     device
         Where it runs: ``"auto"``, ``"cpu"`` or ``"cuda"``.
 
@@ -79,7 +94,7 @@ class SealModel:
         config: SealConfig,
         genes: GenePanel,
         spec: EncoderSpec | None = None,
-        input_px: int = 0,
+        input_px: int | None = None,
         history: pd.DataFrame | None = None,
         facts: dict[str, Any] | None = None,
         device: str = "auto",
@@ -95,16 +110,15 @@ class SealModel:
         self.facts = facts or {}
 
     def __repr__(self) -> str:
-        reads = f"{self.n_features} features ({self.config.use_rep})"
+        reads = f"{plural(self.n_features, 'feature')} ({self.config.use_rep})"
         if self.reads_pixels:
             reads = f"patches of {self.input_px} px"
-        return (
-            f"SealModel: {reads} of {self.config.encoder or 'an unnamed encoder'}, {self.n_genes} genes -> {self.dim}"
-        )
+        encoder = self.config.encoder or "an unnamed encoder"
+        return f"SealModel: {reads} of {encoder}, {plural(self.n_genes, 'gene')} -> {self.dim}"
 
     @property
     def reads_pixels(self) -> bool:
-        """Whether images are pixels, not features of a frozen encoder."""
+        """Whether the model reads pixels, not features of a frozen encoder."""
         return isinstance(self.net.vision, PixelTower)
 
     @property
@@ -119,12 +133,12 @@ class SealModel:
 
     @property
     def n_features(self) -> int:
-        """Width of the image features it reads: those of the frozen encoder, or of its own."""
+        """Width of the image features it reads: those of the frozen encoder, or those of the tuned one."""
         return len(self.net.vision.mean) if isinstance(self.net.vision, FeatureTower) else self.dim
 
     @property
     def name(self) -> str:
-        """Name that features of the tuned encoder go by."""
+        """Name of the tuned encoder, from which the key of its features is made."""
         return f"{self.config.encoder or 'features'}_seal"
 
     @property
@@ -142,12 +156,7 @@ class SealModel:
     @cached_property
     def id(self) -> str:
         """First 12 hex digits of the SHA-256 of all arrays that training changed, the gene panel and the settings."""
-        digest = hashlib.sha256()
-        for name, array in sorted(self._arrays().items()):
-            digest.update(f"{name}{array.shape}{array.dtype}".encode())
-            digest.update(np.ascontiguousarray(array).tobytes())
-        digest.update(json.dumps([asdict(self.config), self.genes.facts()]).encode())
-        return digest.hexdigest()[:12]
+        return model_id(self._arrays(), [stored_settings(self.config), self.genes.facts()])
 
     def to(self, device: str) -> SealModel:
         """Move the model to a device, and return it."""
@@ -159,7 +168,8 @@ class SealModel:
         """Encode patches as an :class:`spade.encoders.Encoder` does; ``mpp`` does not change the input of a network."""
         if not self.reads_pixels:
             raise ValueError(
-                f"encoder={self!r}: this model reads features, not patches. Embed samples by it with sp.tl.embed(samples, model)."
+                f"encoder={self!r}: this model reads features, not patches. Embed samples with "
+                "sp.tl.embed(samples, model)."
             )
         return self.encode_image(patches)
 
@@ -169,8 +179,8 @@ class SealModel:
         Parameters
         ----------
         x
-            Of a model on features: features ``(n, D)`` of the frozen encoder. Of a model on pixels: patches ``(n, px, px, 3)``, uint8; what
-            it has encoded already, ``(n, d)``, is returned as it is.
+            Models on features: features ``(n, D)`` of the frozen encoder. Models on pixels: uint8 patches
+            ``(n, px, px, 3)``; patches that are encoded already, ``(n, d)``, are returned as they are.
 
         Returns
         -------
@@ -178,22 +188,28 @@ class SealModel:
         """
         x = np.asarray(x)
         if not self.reads_pixels:
-            return self._run(self.net.vision, self._check(x, self.n_features, "x"), self.dim)
+            return self._run(self.net.vision, check_rows(x, self.n_features, "x", self), self.dim)
         if x.ndim == 2 and np.issubdtype(x.dtype, np.floating):
-            return self._check(x, self.dim, "x").astype(np.float32)
+            return check_rows(x, self.dim, "x", self).astype(np.float32)
         if x.dtype != np.uint8 or x.shape[1:] != (self.input_px, self.input_px, 3):
             raise ValueError(
-                f"x is {x.dtype} of shape {x.shape}; this model reads uint8 RGB values from 0 to 255, (n, {self.input_px}, "
-                f"{self.input_px}, 3). {self!r}"
+                f"x is {x.dtype} of shape {x.shape}; this model reads uint8 RGB values from 0 to 255 of shape "
+                f"(n, {self.input_px}, {self.input_px}, 3). {self!r}"
             )
         return self._run(lambda part: self.net.vision(to_unit(part)), x, self.dim, PATCHES)
 
     def encode_expression(self, x: Floats | csr_matrix) -> NDArray[np.float32]:
-        """Embed log-normalised expression ``(n, G)`` in panel order, dense or CSR, as ``(n, d)``: the flows of the posterior's mean."""
-        return self._run(lambda part: self.net.gene(part).z, self._check(x, self.n_genes, "x"), self.dim)
+        """Embed log-normalised expression ``(n, G)`` in panel order, dense or CSR, as ``(n, d)``.
+
+        The embedding is the mean of the posterior after the flows.
+        """
+        return self._run(lambda part: self.net.gene(part).z, check_rows(x, self.n_genes, "x", self), self.dim)
 
     def predict_expression(self, x: NDArray[Any]) -> NDArray[np.float32]:
-        """Predict log-normalised expression ``(n, G)`` of images, as :meth:`encode_image` takes them, by the image-to-gene head."""
+        """Predict log-normalised expression ``(n, G)`` from images with the image-to-gene head.
+
+        Images are given as to :meth:`encode_image`.
+        """
         self.check_head()
         return self._run(self.net.image_to_gene, self.encode_image(x), self.n_genes)
 
@@ -205,35 +221,37 @@ class SealModel:
     def as_timm(self) -> nn.Module:
         """Return the tuned encoder as a plain timm module on the CPU, in evaluation mode, for other pipelines.
 
-        Its linear layers hold their corrections; that of a CNN stays a module of its own. It wants the same normalised input as the
-        encoder that was tuned, and is pooled like it.
+        The adapters of linear layers are merged into their weights; the adapter of a CNN stays a module of its own.
+        Input is normalised, and output pooled, as in the encoder that was tuned.
         """
         if not isinstance(self.net.vision, PixelTower):
-            raise ValueError("this model reads features, so there is no encoder to hand out; train one with encoder=.")
+            raise ValueError("this model reads features, so it has no encoder to return; train one with encoder=.")
         return merged(self.net.vision.model).cpu()
 
     def save(self, path: str | PathLike[str], *, merge: bool = False) -> None:
-        """Write the model into the directory ``path``; a model that is there is replaced in one step.
+        """Write the model into the directory ``path``; an earlier model there is replaced in one step.
 
         Parameters
         ----------
         path
-            Directory: ``config.json``, ``model.safetensors``, ``genes.json`` and ``README.md``, the card.
+            Directory. Files: ``config.json``, ``model.safetensors``, ``genes.json`` and the card, ``README.md``.
         merge
-            Whether the frozen weights of the encoder are saved as well, so that :meth:`load` needs no others. The file is then as large as
-            the encoder, and bound to the encoder's licence. Otherwise it holds what training changed.
+            Whether the frozen weights of the encoder are saved as well, so that :meth:`load` needs no others. The file
+            is then as large as the encoder, and falls under the encoder's licence. Otherwise it holds only what
+            training changed.
 
         Examples
         --------
         >>> model.save("mob_seal")  # doctest: +SKIP
         """
-        description = {
+        merge = check_flag("merge", merge)
+        description: SealDescription = {
             "id": self.id,
-            "config": asdict(self.config),
+            "config": stored_settings(self.config),
             "dim": self.dim,
-            "merged": bool(merge and self.reads_pixels),
+            "merged": merge and self.reads_pixels,
             "facts": self.facts,
-            "history": self.history.astype(object).where(self.history.notna(), None).to_dict(orient="split"),
+            "history": history_json(self.history),
         }
         arrays = self._arrays()
         if merge and isinstance(self.net.vision, PixelTower):
@@ -244,16 +262,17 @@ class SealModel:
         write_folder(Path(path), "SealModel", description, arrays, self.genes, self._card())
 
     def _card(self) -> str:
-        """Say what the model is and how it was trained."""
+        """Return the card: what the model is and how it was trained."""
         config = self.config
         if self.reads_pixels:
             reads = f"patches of {self.input_px} px{f' ({config.patch_um:g} µm)' if config.patch_um else ''}"
             cnn = any(isinstance(part, AdaptedStage) for part in self.net.vision.modules())
-            adapted = "last stage" if cnn else f"last {config.n_blocks} block(s), {', '.join(config.targets)}"
+            last = "last block" if config.n_blocks == 1 else f"last {config.n_blocks} blocks"
+            adapted = "last stage" if cnn else f"{last}, {', '.join(config.targets)}"
             trained = f"{adapted}: rank {config.rank}, alpha {config.alpha:g}"
             example = "sp.pp.encode_patches(samples, encoder=model)"
         else:
-            reads = f"`{config.use_rep}`: {self.n_features} features"
+            reads = f"`{config.use_rep}`: {plural(self.n_features, 'feature')}"
             trained = f"a head ({config.head}) on frozen features"
             example = "sp.tl.embed(samples, model)"
         losses = (f"{name.replace('_', ' ')} {weight:g}" for name, weight in config.loss_weights().items())
@@ -262,11 +281,12 @@ class SealModel:
             "encoder": f"{config.encoder or 'not recorded'} (weights {config.encoder_id or 'not recorded'})",
             "reads": reads,
             "trained": trained,
-            "gene panel": f"{self.n_genes} genes",
+            "gene panel": plural(self.n_genes, "gene"),
             "losses": ", ".join(losses),
             "optimiser": optimiser(config),
         }
-        summary = f"Images and expression of tissue in one space of {self.dim} dimensions (SEAL, arXiv 2602.14177)"
+        space = f"one space of {plural(self.dim, 'dimension')}"
+        summary = f"Images and expression of tissue in {space} (SEAL, arXiv 2602.14177)"
         return model_card("SEAL model", summary, rows, self.facts, example)
 
     @classmethod
@@ -280,8 +300,8 @@ class SealModel:
         path
             The directory.
         weights
-            Weights of the encoder that was tuned, where they are not in the directory: None, the published ones; a path to a file. They
-            must be those it was tuned from.
+            Weights of the encoder that was tuned, where they are not in the directory. None: the published ones; else
+            a path to a file. They must be the weights that the tuning started from.
         device
             ``"auto"``, ``"cpu"`` or ``"cuda"``.
 
@@ -294,80 +314,51 @@ class SealModel:
         base = {name.removeprefix(BASE): value for name, value in tensors.items() if name.startswith(BASE)}
         own = {name: value for name, value in tensors.items() if not name.startswith(BASE)}
         try:
-            config = _config(description["config"])
+            config = read_config(SealConfig, description["config"])
             if genes is None:
                 raise ValueError(f"{GENES} is missing")
             if base and not description["merged"]:
                 raise ValueError(
-                    f"weights of the encoder are there, {sorted(base)[:3]}, but {CONFIG} says that they are not"
+                    f"it has weights of the encoder, {sorted(base)[:3]}, but {CONFIG} says that it has none"
                 )
             n_genes = int(own["mean"].shape[0])
-            if len(genes) != n_genes:
-                raise ValueError(f"{GENES} lists {len(genes)} genes, but the weights are for {n_genes}")
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
-            raise _damaged(path, error) from error
-        spec, input_px = None, 0
-        vision: PixelTower | FeatureTower | None = None
-        if not config.on_features:
-            vision, spec, input_px = tuned_tower(config, base if description["merged"] else weights)
+            check_panel(genes, n_genes)
+        except DAMAGED as error:
+            raise damaged(path, error) from error
+        # missing or other weights of the encoder do not mean that this directory is damaged
+        tuned = None if config.on_features else tuned_tower(config, base if description["merged"] else weights)
         try:
-            if vision is None:
+            vision: PixelTower | FeatureTower
+            if tuned is None:
                 vision = feature_tower(config, own["vision.mean"].numpy(), own["vision.deviation"].numpy())
+            else:
+                vision = tuned.tower
             net = SealNet(vision, int(description["dim"]), np.zeros(n_genes), np.ones(n_genes))
             net.load_own(own)
             model = cls(
                 net,
                 config=config,
                 genes=genes,
-                spec=spec,
-                input_px=input_px,
+                spec=tuned and tuned.spec,
+                input_px=tuned and tuned.input_px,
                 history=read_history(description["history"]),
                 facts=description["facts"],
                 device=device,
             )
-            if model.id != description["id"]:
-                raise ValueError(
-                    f"arrays, genes and settings have id {model.id}, but {CONFIG} says {description['id']}"
-                )
-        except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
-            raise _damaged(path, error) from error
+            check_id(description["id"], model.id)
+        except DAMAGED as error:
+            raise damaged(path, error) from error
         return model
 
     def _arrays(self) -> dict[str, NDArray[Any]]:
         return {name: value.detach().cpu().numpy() for name, value in self.net.own_state().items()}
 
-    def _check(self, values: Any, width: int, name: str) -> Any:
-        values = csr_matrix(values) if issparse(values) else np.asarray(values)
-        if values.ndim != 2 or values.shape[1] != width:
-            raise ValueError(f"{name} has shape {values.shape}; this model was trained on width {width}. {self!r}")
-        return values
-
     @torch.inference_mode()
-    def _run(self, call: Any, x: Any, width: int, size: int = ROWS) -> NDArray[np.float32]:
+    def _run(
+        self, call: Callable[[Tensor], Tensor], x: Matrix | NDArray[np.uint8], width: int, size: int = ROWS
+    ) -> NDArray[np.float32]:
         """Apply a module to rows, some at a time."""
         out = np.empty((x.shape[0], width), dtype=np.float32)
-        for start, part in _parts(x, size):
-            out[start : start + size] = call(part.to(self.device)).float().cpu().numpy()
+        for rows, block in blocks(x, size):
+            out[rows] = call(torch.from_numpy(block).to(self.device)).float().cpu().numpy()
         return out
-
-
-def _parts(x: Any, size: int) -> Iterator[tuple[int, Tensor]]:
-    """Rows as dense tensors, ``size`` at a time, and the number of the first."""
-    for start in range(0, x.shape[0], size):
-        part = x[start : start + size]
-        dense = np.ascontiguousarray(part.toarray() if issparse(part) else part)
-        yield start, torch.from_numpy(dense if dense.dtype == np.uint8 else dense.astype(np.float32))
-
-
-def _config(stored: dict[str, Any]) -> SealConfig:
-    known = {field.name for field in fields(SealConfig)}
-    if odd := sorted(set(stored) ^ known):
-        raise ValueError(f"the settings {odd} in {CONFIG} are unknown or missing")
-    return SealConfig(**stored)
-
-
-def _damaged(path: str | PathLike[str], error: Exception) -> ValueError:
-    what = " ".join(str(error).split())
-    return ValueError(
-        f"{path} cannot be read as a model ({type(error).__name__}: {what}). Its files were changed, or are not of one model."
-    )

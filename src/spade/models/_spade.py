@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-from collections.abc import Iterator
-from dataclasses import asdict, fields, replace
+from dataclasses import replace
 from functools import cached_property
 from os import PathLike
 from pathlib import Path
@@ -14,17 +11,35 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from numpy.typing import NDArray
-from scipy.sparse import csr_matrix, issparse
+from numpy.typing import ArrayLike, NDArray
+from scipy.sparse import csr_matrix
 
+from spade._checks import plural
 from spade.core.arrays import Floats
 from spade.core.experts.heads import Experts, Head, mix_experts
 from spade.core.experts.routing import Routing
 from spade.models._card import model_card, optimiser
-from spade.models._config import SpadeConfig
-from spade.models._files import CONFIG, GENES, read_folder, read_history, write_folder
+from spade.models._config import SpadeConfig, stored_settings
+from spade.models._files import (
+    CONFIG,
+    DAMAGED,
+    SpadeDescription,
+    SpadeSettings,
+    StoredRouting,
+    check_id,
+    check_panel,
+    damaged,
+    history_json,
+    model_id,
+    read_config,
+    read_folder,
+    read_history,
+    write_folder,
+)
 from spade.models._genes import GenePanel
+from spade.models._rows import blocks, check_rows
 
+#: Rows that are encoded at a time.
 BATCH = 4_096
 ROUTING_ARRAYS = ("centroids", "assignment", "mean", "scale", "active")
 
@@ -41,17 +56,17 @@ class SpadeModel:
     routing
         Prototypes of the image features.
     config
-        Settings it was trained with.
+        Settings of the training.
     genes
         Gene panel, in the order of the spot heads' input; None if not known.
     expression_routing
-        One prototype per expert: its mean training expression; None if not known.
+        One prototype per expert, its mean training expression; None if not known.
     expression_mean
         Mean training expression ``(G,)``, which stands in for genes that a sample lacks.
     history
         Losses per expert and epoch.
     facts
-        What the card says of the training data: flat, JSON-able.
+        What the card says about the training data: flat, JSON-able.
 
     Examples
     --------
@@ -88,9 +103,11 @@ class SpadeModel:
         self.facts = facts or {}
 
     def __repr__(self) -> str:
+        sizes = (self.n_experts, "expert"), (self.routing.n_prototypes, "prototype"), (self.n_features, "feature")
         return (
-            f"SpadeModel: {self.n_experts} experts, {self.routing.n_prototypes} prototypes, {self.n_features} features of "
-            f"{self.config.encoder or 'an unnamed encoder'} ({self.config.use_rep}), {self.n_genes} genes -> {self.dim}"
+            f"SpadeModel: {', '.join(plural(n, noun) for n, noun in sizes)} of "
+            f"{self.config.encoder or 'an unnamed encoder'} ({self.config.use_rep or 'key not known'}), "
+            f"{plural(self.n_genes, 'gene')} -> {self.dim}"
         )
 
     @property
@@ -116,37 +133,38 @@ class SpadeModel:
     @cached_property
     def id(self) -> str:
         """First 12 hex digits of the SHA-256 of all arrays, the gene panel and the settings."""
-        digest = hashlib.sha256()
-        for name, array in sorted(self._arrays().items()):
-            digest.update(f"{name}{array.shape}{array.dtype}".encode())
-            digest.update(np.ascontiguousarray(array).tobytes())
-        digest.update(json.dumps([self._settings(), self.genes and self.genes.facts()]).encode())
-        return digest.hexdigest()[:12]
+        return model_id(self._arrays(), [self._settings(), self.genes and self.genes.facts()])
 
-    def _settings(self) -> dict[str, Any]:
-        """What shapes the output beside arrays and genes, JSON-able."""
+    def _settings(self) -> SpadeSettings:
+        """Return what shapes the output besides arrays and genes, JSON-able."""
+        expression = self.expression_routing
         return {
-            "config": asdict(self.config),
+            "config": stored_settings(self.config),
             "n_experts": self.n_experts,
             "dim": self.dim,
-            "routing": {"temperature": self.routing.temperature, "groups": list(self.routing.groups)},
-            "expression_routing": self.expression_routing
-            and {"temperature": self.expression_routing.temperature, "groups": []},
+            "routing": _stored(self.routing, self.routing.groups),
+            "expression_routing": None if expression is None else _stored(expression, ()),
         }
 
     def route(self, features: Floats) -> Floats:
         """Return routing weights ``(n, E)`` of image features ``(n, D)``; rows sum to 1, rows with NaN stay NaN."""
-        return self.routing.weights(self._check(features, self.n_features, "features"))
+        return self.routing.weights(check_rows(features, self.n_features, "features", self))
 
     def route_expression(self, x: Floats | csr_matrix) -> Floats:
-        """Return weights ``(n, E)`` of log-normalised expression ``(n, G)`` by its distance to the experts' mean expression."""
+        """Return routing weights ``(n, E)`` of log-normalised expression ``(n, G)``.
+
+        They come from its distance to the mean training expression of every expert.
+        """
         if self.expression_routing is None:
             raise ValueError(
-                "this model does not know its experts' mean expression (published weights lack it), so expression cannot route "
-                'itself: pass weights= (n, E) or weights="uniform".'
+                "this model does not know the mean expression of its experts (published weights lack it), so it cannot "
+                'route by expression: pass weights= (n, E) or weights="uniform".'
             )
-        blocks = [self.expression_routing.weights(block) for block in _blocks(self._check(x, self.n_genes, "x"))]
-        return np.concatenate([np.empty((0, self.n_experts)), *blocks])
+        x = check_rows(x, self.n_genes, "x", self)
+        weights = np.empty((x.shape[0], self.n_experts))
+        for rows, block in blocks(x, BATCH):
+            weights[rows] = self.expression_routing.weights(block)
+        return weights
 
     def encode_image(
         self, features: Floats, weights: Floats | None = None, *, mix: str = "mean"
@@ -156,20 +174,20 @@ class SpadeModel:
         Parameters
         ----------
         features
-            ``(n, D)``, as the encoder gave them.
+            ``(n, D)``, as the encoder returned them.
         weights
-            Routing weights ``(n, E)``; those of :meth:`route` if None.
+            Routing weights ``(n, E)``; None: those of :meth:`route`.
         mix
-            ``"mean"``: Σ_e w_e f_e(x). ``"concat"``: every w_e f_e(x) side by side, as experts do not share axes. ``"logits"``: the same
-            of f_e(x)/‖f_e(x)‖; the product with embeddings of the other modality made with ``weights`` of 1 is then the mixture of
-            similarities Σ_e w_e cos(f_e(x), f_e(y)) that MoDE uses.
+            ``"mean"``: Σ_e w_e f_e(x). ``"concat"``: all w_e f_e(x) side by side, since experts do not share axes.
+            ``"logits"``: the same with f_e(x)/‖f_e(x)‖. Its product with embeddings of the other modality, made with
+            ``weights`` of 1, is the mixture of similarities Σ_e w_e cos(f_e(x), f_e(y)) that MoDE uses.
 
         Returns
         -------
         ``(n, d)``, or ``(n, E·d)`` for ``"concat"`` and ``"logits"``; rows with NaN stay NaN.
         """
-        features = self._check(features, self.n_features, "features")
-        weights = self.route(features) if weights is None else self._check_weights(weights, len(features))
+        features = check_rows(features, self.n_features, "features", self)
+        weights = self.route(features) if weights is None else self._check_weights(weights, features.shape[0])
         return self._encode(self.experts.image_projection, features, weights, mix)
 
     def encode_expression(
@@ -182,7 +200,7 @@ class SpadeModel:
         x
             ``(n, G)`` log-normalised expression in panel order, dense or CSR.
         weights
-            Routing weights ``(n, E)``; ``"uniform"``: every trained expert alike; None: by the expression itself, see
+            Routing weights ``(n, E)``; ``"uniform"``: the same for every trained expert; None: those of
             :meth:`route_expression`. Weights from the image reveal the image: never use them to score retrieval.
         mix
             As in :meth:`encode_image`.
@@ -191,7 +209,7 @@ class SpadeModel:
         -------
         ``(n, d)``, or ``(n, E·d)`` for ``"concat"`` and ``"logits"``.
         """
-        x = self._check(x, self.n_genes, "x")
+        x = check_rows(x, self.n_genes, "x", self)
         if weights is None:
             weights = self.route_expression(x)
         elif isinstance(weights, str):
@@ -204,23 +222,18 @@ class SpadeModel:
         return self._encode(self.experts.spot_projection, x, weights, mix)
 
     def _encode(self, head: Head, x: Floats | csr_matrix, weights: Floats, mix: str) -> NDArray[np.float32]:
+        """Mix what the heads of all experts make of rows, some at a time."""
         out = np.empty((x.shape[0], self.dim * (1 if mix == "mean" else self.n_experts)), dtype=np.float32)
-        for start, block in zip(range(0, x.shape[0], BATCH), _blocks(x), strict=True):
-            w = torch.from_numpy(weights[start : start + BATCH].astype(np.float32))
-            out[start : start + BATCH] = mix_experts(head, torch.from_numpy(block), w, mix).numpy()
+        for rows, block in blocks(x, BATCH):
+            w = torch.from_numpy(weights[rows].astype(np.float32))
+            out[rows] = mix_experts(head, torch.from_numpy(block), w, mix).numpy()
         return out
 
-    def _check(self, values: Any, width: int, name: str) -> Any:
-        values = csr_matrix(values) if issparse(values) else np.asarray(values)
-        if values.ndim != 2 or values.shape[1] != width:
-            raise ValueError(f"{name} has shape {values.shape}; this model was trained on width {width}. {self!r}")
-        return values
-
-    def _check_weights(self, weights: Any, n: int) -> Floats:
-        weights = np.asarray(weights, dtype=np.float64)
-        if weights.shape != (n, self.n_experts):
-            raise ValueError(f"weights has shape {weights.shape}; expected ({n}, {self.n_experts}): rows × experts.")
-        return weights
+    def _check_weights(self, weights: ArrayLike, n: int) -> Floats:
+        checked = np.asarray(weights, dtype=np.float64)
+        if checked.shape != (n, self.n_experts):
+            raise ValueError(f"weights has shape {checked.shape}; expected ({n}, {self.n_experts}): rows × experts.")
+        return checked
 
     def _arrays(self) -> dict[str, NDArray[Any]]:
         arrays = {f"experts.{name}": value.numpy() for name, value in self.experts.state_dict().items()}
@@ -231,39 +244,40 @@ class SpadeModel:
         return arrays
 
     def save(self, path: str | PathLike[str]) -> None:
-        """Write the model into the directory ``path``; a model that is there is replaced in one step.
+        """Write the model into the directory ``path``; an earlier model there is replaced in one step.
 
-        Files: ``config.json``, ``model.safetensors``, ``genes.json`` (if the panel is known) and ``README.md``, the card.
+        Files: ``config.json``, ``model.safetensors``, ``genes.json`` (if the panel is known) and the card,
+        ``README.md``.
 
         Examples
         --------
         >>> model.save("mob_model")  # doctest: +SKIP
         """
-        description = {
+        description: SpadeDescription = {
             "id": self.id,
             **self._settings(),
             "facts": self.facts,
-            "history": self.history.astype(object).where(self.history.notna(), None).to_dict(orient="split"),
+            "history": history_json(self.history),
         }
         write_folder(Path(path), "SpadeModel", description, self._arrays(), self.genes, self._card())
 
     def _card(self) -> str:
-        """Say what the model is and how it was trained."""
+        """Return the card: what the model is and how it was trained."""
         config = self.config
         patches = f"{config.patch_um:g} µm at {config.patch_px} px" if config.patch_um else "not recorded"
         rows = {
             "id": f"`{self.id}`",
-            "image features": f"`{config.use_rep}`: {self.n_features} features of encoder "
+            "image features": f"`{config.use_rep or 'key not known'}`: {plural(self.n_features, 'feature')} of encoder "
             f"{config.encoder or 'not recorded'} (id {config.encoder_id or 'not recorded'})",
             "patches": patches,
-            "gene panel": f"{self.n_genes} genes{'' if self.genes else ' (names not known)'}",
+            "gene panel": f"{plural(self.n_genes, 'gene')}{'' if self.genes else ' (names not known)'}",
             "prototypes": f"{self.routing.n_prototypes}, feature scaling `{config.feature_scaling}`",
             "loss": f"`{config.loss}`, temperature {config.temperature:g}",
             "optimiser": optimiser(config),
         }
         summary = (
-            f"A mixture of {self.n_experts} data experts that puts H&E patches and spot expression into one space of "
-            f"{self.dim} dimensions (SPADE, arXiv 2506.21857)"
+            f"A mixture of {plural(self.n_experts, 'data expert')} that puts H&E patches and spot expression into one "
+            f"space of {plural(self.dim, 'dimension')} (SPADE, arXiv 2506.21857)"
         )
         return model_card("SPADE model", summary, rows, self.facts, "sp.tl.embed(samples, model)")
 
@@ -278,35 +292,30 @@ class SpadeModel:
         description, arrays, genes = read_folder(Path(path), "SpadeModel")
         try:
             return cls._restore(description, arrays, genes)
-        except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
-            what = " ".join(str(error).split())
-            raise ValueError(
-                f"{path} cannot be read as a model ({type(error).__name__}: {what}). Its files were changed, or are not of one model."
-            ) from error
+        except DAMAGED as error:
+            raise damaged(path, error) from error
 
     @classmethod
     def _restore(
-        cls, description: dict[str, Any], arrays: dict[str, NDArray[Any]], genes: GenePanel | None
+        cls, description: SpadeDescription, arrays: dict[str, NDArray[Any]], genes: GenePanel | None
     ) -> SpadeModel:
-        known = {field.name for field in fields(SpadeConfig)}
-        if set(description["config"]) != known:
-            odd = sorted(set(description["config"]) ^ known)
-            raise ValueError(f"the settings {odd} in {CONFIG} are unknown or missing")
+        """Build a model of what was read, whose arrays are taken out of ``arrays``."""
+        config = read_config(SpadeConfig, description["config"])
         routings: dict[str, Routing] = {}
-        for stem in ("routing", "expression_routing"):
-            if facts := description[stem]:
+        stored = {"routing": description["routing"], "expression_routing": description["expression_routing"]}
+        for stem, facts in stored.items():
+            if facts:
                 named: dict[str, Any] = {name: arrays.pop(f"{stem}.{name}") for name in ROUTING_ARRAYS}
                 routings[stem] = Routing(**named, temperature=facts["temperature"], groups=tuple(facts["groups"]))
         mean, routing = arrays.pop("expression_mean"), routings.get("routing")
         if routing is None:
             raise ValueError(f"{CONFIG} has no routing")
-        if genes is not None and len(genes) != len(mean):
-            raise ValueError(f"{GENES} lists {len(genes)} genes, but the weights are for {len(mean)}")
+        if genes is not None:
+            check_panel(genes, len(mean))
         with torch.device("meta"):  # nothing is allocated before the shapes are checked
             experts = Experts(description["n_experts"], routing.n_features, len(mean), description["dim"])
         state = {name.removeprefix("experts."): torch.from_numpy(array) for name, array in arrays.items()}
         experts.load_state_dict(state, strict=True, assign=True)
-        config = SpadeConfig(**description["config"])
         model = cls(
             experts,
             replace(routing, settings=config.of_routing()),
@@ -317,13 +326,9 @@ class SpadeModel:
             history=read_history(description["history"]),
             facts=description["facts"],
         )
-        if model.id != description["id"]:
-            raise ValueError(f"arrays, genes and settings have id {model.id}, but {CONFIG} says {description['id']}")
+        check_id(description["id"], model.id)
         return model
 
 
-def _blocks(x: Floats | csr_matrix) -> Iterator[NDArray[np.float32]]:
-    """Dense float32 blocks of rows, one at a time."""
-    for start in range(0, x.shape[0], BATCH):
-        block: Any = x[start : start + BATCH]
-        yield np.asarray(block.toarray() if issparse(block) else block, dtype=np.float32)
+def _stored(routing: Routing, groups: tuple[str, ...]) -> StoredRouting:
+    return {"temperature": routing.temperature, "groups": list(groups)}

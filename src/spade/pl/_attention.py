@@ -10,7 +10,7 @@ from matplotlib.colors import Normalize
 from numpy.typing import NDArray
 
 from spade import _keys
-from spade._checks import shorten
+from spade._checks import plural, shorten
 from spade._samples.obs import group_labels
 from spade._samples.open import Samples, iter_samples
 from spade._samples.sample import Sample
@@ -125,7 +125,7 @@ def _read(sample: Sample, key: str, scale: str) -> tuple[Floats, NDArray[np.obje
 
 def _panels(ax: Any, n_rows: int, frame: Floats) -> NDArray[Any]:
     if ax is not None:
-        return given_axes(ax, (n_rows, 2), f"{n_rows} sections × 2")
+        return given_axes(ax, (n_rows, 2), f"{plural(n_rows, 'section')} × 2")
     aspect = (frame[3] - frame[1]) / (frame[2] - frame[0])
     figure = new_figure((PANEL + 0.5) * 2, (PANEL * aspect + 0.5) * n_rows)
     return figure.subplots(n_rows, 2, squeeze=False)

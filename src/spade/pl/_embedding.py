@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from numpy.typing import NDArray
 
 from spade import _keys
-from spade._checks import shorten
+from spade._checks import plural, shorten
 from spade._samples.collect import check_widths
 from spade._samples.features import read_features
 from spade._samples.open import Samples, iter_samples
@@ -22,6 +22,7 @@ from spade.core.checks import check_choice, check_count, check_not_negative, che
 from spade.core.rng import as_seed, numpy_stream
 from spade.pl._draw.axes import GREY, SMALL, bare, colour_bar, dots_legend, finish, given_axes, new_figure, title
 from spade.pl._draw.colours import Column, ColumnColours, join_columns, read_column
+from spade.pl._draw.words import counted
 from spade.tl._embedding.umap import METRICS, umap
 
 logger = logging.getLogger("spade")
@@ -178,14 +179,14 @@ def _read(sample: Sample, name: str, key: str) -> ColumnColours:
 
 def _panels(ax: Any, n: int) -> NDArray[Any]:
     if ax is not None:
-        return given_axes(ax, (n,), f"{n} columns to colour by")
+        return given_axes(ax, (n,), f"{plural(n, 'column')} to colour by")
     figure = new_figure((PANEL + 1.1) * n, PANEL + 0.4)
     return figure.subplots(1, n, squeeze=False)[0]
 
 
 def _draw(ax: Axes, xy: NDArray[np.float32], column: Column, rows: Rows, n_out: int) -> None:
     size = float(np.clip(6_000 / len(rows), 1, 25))
-    title(ax, f"{column.name} ({n_out:,} rows with NaN not shown)" if n_out else column.name)
+    title(ax, f"{column.name} ({counted(n_out, 'row')} with NaN not shown)" if n_out else column.name)
     many = len(rows) > 3_000
     if column.colours is None:
         values = np.ma.masked_invalid(column.values[rows])

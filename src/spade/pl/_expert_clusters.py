@@ -10,6 +10,7 @@ from matplotlib.colors import Normalize
 from numpy.typing import NDArray
 
 from spade import _keys
+from spade._checks import plural
 from spade._samples.experts import expert_weights
 from spade._samples.open import Samples, iter_samples
 from spade.core.arrays import Floats
@@ -120,7 +121,7 @@ def expert_clusters(
 
 def _panels(ax: Any, n_rows: int, n_columns: int, frame: Floats) -> NDArray[Any]:
     if ax is not None:
-        return given_axes(ax, (n_rows, n_columns), f"{n_rows} sections × {n_columns}")
+        return given_axes(ax, (n_rows, n_columns), f"{plural(n_rows, 'section')} × {n_columns}")
     aspect = (frame[3] - frame[1]) / (frame[2] - frame[0])
     figure = new_figure((PANEL + 1.0) * n_columns, (PANEL * aspect + 0.5) * n_rows)
     return figure.subplots(n_rows, n_columns, squeeze=False)

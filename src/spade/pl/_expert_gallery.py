@@ -13,7 +13,7 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from spade import _keys
-from spade._checks import shorten
+from spade._checks import plural, shorten
 from spade._samples.counts import log_expression
 from spade._samples.experts import expert_weights
 from spade._samples.open import Samples, iter_samples
@@ -21,6 +21,7 @@ from spade.core.checks import check_count, check_flag
 from spade.pl._draw.axes import GREY, SMALL, TEXT, bare, clip, finish, given_axes, new_figure
 from spade.pl._draw.colours import join_columns, read_column
 from spade.pl._draw.tissue import View, scale_bar, views
+from spade.pl._draw.words import counted
 from spade.tl._experts.top_genes import top_genes
 
 UNIT = 1.25
@@ -103,7 +104,7 @@ def expert_gallery(
     _draw_patches(axes, names, gallery, n_patches)
     for i, name in enumerate(names):
         axes[i, 0].set_ylabel(
-            f"expert {name}\n{gallery.sizes[name]:,} spots",
+            f"expert {name}\n{counted(gallery.sizes[name], 'spot')}",
             fontsize=TEXT,
             rotation=0,
             ha="right",
@@ -191,7 +192,7 @@ def _typical(weights: list[NDArray[np.float32]], expert: int, n: int) -> list[tu
 def _panels(ax: Any, n_rows: int, n_patches: int) -> NDArray[Any]:
     shape = (n_rows, n_patches + 1)
     if ax is not None:
-        return given_axes(ax, shape, f"{n_rows} experts × ({n_patches} patches + 1 for genes)")
+        return given_axes(ax, shape, f"{plural(n_rows, 'expert')} × ({n_patches} + genes)")
     figure = new_figure(UNIT * (n_patches + 1.5) + 1.6, (UNIT + 0.42) * n_rows + 0.4)
     return figure.subplots(*shape, squeeze=False, width_ratios=[*[1] * n_patches, 1.5])
 

@@ -11,7 +11,7 @@ from matplotlib.colors import Normalize
 from numpy.typing import NDArray
 
 from spade import _keys
-from spade._checks import shorten
+from spade._checks import plural, shorten
 from spade._samples.open import Samples, iter_samples
 from spade._samples.predicted import read_measured, read_predicted
 from spade._samples.sample import Sample
@@ -151,7 +151,7 @@ def _read(
 
 def _panels(ax: Any, n_rows: int, names: list[str], frame: Floats) -> NDArray[Any]:
     if ax is not None:
-        return given_axes(ax, (n_rows, len(names)), f"{n_rows} sections and genes × ({', '.join(names)})")
+        return given_axes(ax, (n_rows, len(names)), f"{plural(n_rows, 'row')} × ({', '.join(names)})")
     aspect = (frame[3] - frame[1]) / (frame[2] - frame[0])
     figure = new_figure((PANEL + 0.8) * len(names), (PANEL * aspect + 0.5) * n_rows)
     return figure.subplots(n_rows, len(names), squeeze=False)

@@ -16,7 +16,7 @@ from matplotlib.patheffects import withStroke
 from numpy.typing import NDArray
 
 from spade import _keys
-from spade._checks import shorten
+from spade._checks import plural, shorten
 from spade._samples.open import Samples, iter_samples
 from spade.core.arrays import Floats, Rows
 from spade.core.checks import check_count
@@ -129,7 +129,7 @@ def _find(drawn: list[View], spots: object) -> list[Rows]:
 
 def _panels(ax: Any, n_rows: int, most: int, frame: Floats) -> NDArray[Any]:
     if ax is not None:
-        return given_axes(ax, (n_rows, 1 + most), f"{n_rows} sections × (1 overview + {most} patches)")
+        return given_axes(ax, (n_rows, 1 + most), f"{plural(n_rows, 'section')} × (overview + {most})")
     width = OVERVIEW * (frame[2] - frame[0]) / (frame[3] - frame[1])
     columns = ceil(most / 2)
     figure = new_figure(UNIT * (width + columns) + 0.3, (2 * UNIT + 0.9) * n_rows)

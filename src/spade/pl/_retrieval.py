@@ -11,12 +11,13 @@ from matplotlib.colors import Normalize
 from numpy.typing import NDArray
 
 from spade import _keys
-from spade._checks import check_table, shorten
+from spade._checks import check_table, plural, shorten
 from spade._samples.open import Samples, iter_samples
 from spade.core.arrays import Floats
 from spade.core.checks import check_count
 from spade.pl._draw.axes import GREY, SMALL, bare, colour_bar, finish, given_axes, new_figure, title
 from spade.pl._draw.tissue import View, common_frames, draw_spots, draw_tissue, scale_bar, views
+from spade.pl._draw.words import counted
 
 UNIT = 1.25
 PANEL = 3.0
@@ -153,14 +154,14 @@ def _map(table: pd.DataFrame, samples: Samples, patches_key: str, table_key: str
         spots = draw_spots(panel, view, cmap="magma", norm=norm, linewidth=0)
         spots.set_array(np.ma.masked_invalid(values))
         n_without = int(np.isnan(values).sum())
-        title(panel, f"{view.name} ({n_without:,} spots without a score)" if n_without else view.name)
+        title(panel, f"{view.name} ({counted(n_without, 'spot')} without a score)" if n_without else view.name)
     colour_bar(axes[-1], spots, "score of the signature")
     return axes
 
 
 def _map_panels(ax: Any, n: int, frame: Floats) -> NDArray[Any]:
     if ax is not None:
-        return given_axes(ax, (n,), f"{n} sections")
+        return given_axes(ax, (n,), plural(n, "section"))
     aspect = (frame[3] - frame[1]) / (frame[2] - frame[0])
     figure = new_figure((PANEL + 0.2) * n + 0.7, PANEL * aspect + 0.5)
     return figure.subplots(1, n, squeeze=False)[0]
@@ -172,7 +173,7 @@ def _patch_panels(ax: Any, n_rows: int, n_patches: int) -> NDArray[Any]:
     if ax is None:
         axes = new_figure(UNIT * shape[1] + 0.4, (UNIT + 0.42) * shape[0] + 0.3).subplots(*shape, squeeze=False)
     else:
-        axes = given_axes(ax, shape, f"{shape[0]} queries × (1 + {n_patches} patches)")
+        axes = given_axes(ax, shape, f"{shape[0]} × (query + {n_patches})")
     for panel in axes.ravel():
         panel.set_visible(False)
     return axes

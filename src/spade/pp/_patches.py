@@ -6,7 +6,6 @@ import logging
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -225,7 +224,7 @@ def _lay_patches(sample: Sample, settings: PatchSettings) -> None:
 
 def _patches_of_section(
     sample: Sample, section: Section, regions: list[str], settings: PatchSettings
-) -> tuple[dict[str, Any], GeoDataFrame, NDArray[np.bool_]]:
+) -> tuple[_keys.RegionRecord, GeoDataFrame, NDArray[np.bool_]]:
     """Return the record and squares of a section, and whether the centre of each row lies in the image."""
     placement = place(sample.sdata, section.name, section.region, regions, settings.image_of(section.region))
     rows = _join(section, placement)
@@ -241,7 +240,7 @@ def _patches_of_section(
     if element in regions:
         raise ValueError(f"key_added={key!r}: the patches would replace the spots shapes[{element!r}].")
     finest = image_arrays(sample.sdata.images[placement.image_key])[0]
-    record = {
+    record: _keys.RegionRecord = {
         "element": element,
         "image": placement.image_key,
         "coordinate_system": placement.coordinate_system,

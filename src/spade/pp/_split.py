@@ -12,6 +12,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from spade import _keys
+from spade._checks import plural
 from spade._samples.obs import group_labels
 from spade._samples.open import Samples, as_list, iter_samples
 from spade._samples.patches import patch_record, section_points
@@ -141,7 +142,9 @@ def _blocks(block_um: object, guard_um: object, patches_key: str) -> Blocks | No
     return Blocks(check_positive("block_um", block_um, "µm"), guard, patches_key)
 
 
-def _deal(names: NDArray[np.str_], shares: Floats, rng: np.random.Generator, what: str) -> NDArray[np.str_]:
+def _deal(
+    names: NDArray[np.str_], shares: Floats, rng: np.random.Generator, what: str, of: str = ""
+) -> NDArray[np.str_]:
     """Return the part of every row, by its group.
 
     Groups are dealt in random order, each to the part that lacks most spots; no part with a share stays empty.
@@ -150,7 +153,7 @@ def _deal(names: NDArray[np.str_], shares: Floats, rng: np.random.Generator, wha
     wanted = [i for i in range(3) if shares[i] > 0]
     if len(groups) < len(wanted):
         raise ValueError(
-            f"{len(groups)} {what} cannot fill {len(wanted)} parts (fractions={tuple(shares.tolist())}): "
+            f"{plural(len(groups), what)}{of} cannot fill {len(wanted)} parts (fractions={tuple(shares.tolist())}): "
             f"{', '.join(groups)}. Set a fraction to 0, choose another groupby=, or cut the sections into spatial "
             "blocks with block_um=."
         )
@@ -178,8 +181,8 @@ def _by_group(
         sections += [section.name for section in sample.sections]
     if groupby is None:
         check_names(sections, "sections")
-    what = "sections" if groupby is None else f"groups of obs[{groupby!r}]"
-    parts = _deal(np.concatenate(labels), shares, rng, what)
+    what = ("section",) if groupby is None else ("group", f" of obs[{groupby!r}]")
+    parts = _deal(np.concatenate(labels), shares, rng, *what)
     return np.split(parts, np.cumsum([len(label) for label in labels])[:-1])
 
 
@@ -192,7 +195,7 @@ def _by_block(sample: Sample, blocks: Blocks, shares: Floats, rng: np.random.Gen
         points = section_points(sample, section, record)
         cells = np.floor((points - points.min(0)) / blocks.side).astype(int)
         names = np.array([f"{column}x{row}" for column, row in cells])
-        parts[section.rows] = _with_guard(points, _deal(names, shares, rng, "blocks"), guard)
+        parts[section.rows] = _with_guard(points, _deal(names, shares, rng, "block"), guard)
         present = set(parts[section.rows].tolist())
         if empty := [part for part, share in zip(PARTS, shares, strict=True) if share > 0 and part not in present]:
             raise ValueError(

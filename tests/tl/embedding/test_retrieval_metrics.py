@@ -19,10 +19,10 @@ def test_retrieval_counts_the_rows_asked_for_and_says_chance(model):
     assert everything["n"].tolist() == [71] * 8
     held_out = sp.tl.retrieval_metrics(samples, model, k=5, split_key="fold")
     assert held_out["n"].tolist() == [48] * 8
-    overall = held_out[held_out["gallery"] == "all spots"]
+    overall = held_out[held_out["gallery"] == "all_spots"]
     np.testing.assert_allclose(overall["chance_recall"], 5 / 48)
     np.testing.assert_allclose(overall["chance_rank"], 24.5)
-    within = held_out[held_out["gallery"] == "same section"]
+    within = held_out[held_out["gallery"] == "same_section"]
     np.testing.assert_allclose(within["chance_recall"], 5 / 24)
     np.testing.assert_allclose(within["chance_rank"], 12.5)
     assert (held_out["recall"].between(0, 1) & held_out["median_rank"].between(1, 48)).all()

@@ -69,7 +69,7 @@ def test_the_best_expression_of_an_image_is_found_in_the_whole_gallery(model):
     assert table.groupby("query")["rank"].apply(list).map(lambda ranks: ranks == [1, 2, 3, 4, 5]).all()
     features = samples[0]["table"].obsm["X_f"]
     query = model.encode_image(features, mix="concat")
-    x = [read_expression(one, model.genes, None, False)[0] for one in iter_samples(samples)]
+    x = [read_expression(one, model.genes, None, normalized=False)[0] for one in iter_samples(samples)]
     gallery = np.concatenate([model.encode_expression(one, mix="concat") for one in x])
     cosines = (query / np.linalg.norm(query, axis=1, keepdims=True)) @ (
         gallery / np.linalg.norm(gallery, axis=1, keepdims=True)
@@ -88,7 +88,7 @@ def test_ranks_agree_with_the_metrics(model):
         own = table[(table["query_sample"] == table["sample"]) & (table["query"] == table["spot"])]
         assert len(own) == 108
         metrics = sp.tl.retrieval_metrics(samples, model)
-        row = metrics[(metrics["direction"].str.startswith(query_by)) & (metrics["gallery"] == "all spots")].iloc[0]
+        row = metrics[(metrics["direction"].str.startswith(query_by)) & (metrics["gallery"] == "all_spots")].iloc[0]
         assert np.median(own["rank"]) == pytest.approx(row["median_rank"], abs=1)
 
 
@@ -112,7 +112,7 @@ def test_objects_are_known_whatever_they_are_called(model):
     assert set(across["sample"]) == {"sample 1", "sample 2"}
     others = sp.tl.retrieve(nameless[0], nameless[1], model, query_by="image", gallery_by="image", spots="s00", k=None)
     assert len(others) == 36
-    with pytest.raises(ValueError, match="nothing is left to be found"):
+    with pytest.raises(ValueError, match="no spot can be found"):
         sp.tl.retrieve(nameless[0], nameless[0], model, same_section=False)
     with pytest.raises(ValueError, match="spots= is empty"):
         sp.tl.retrieve(nameless[0], nameless[1], model, spots=[])
@@ -127,7 +127,7 @@ def test_objects_are_known_beside_their_store(model, tmp_path):
         table = sp.tl.retrieve(query, gallery, model, query_by="image", gallery_by="image", k=None)
         assert len(table) == n
         assert not (table["query"] == table["spot"]).any()
-        with pytest.raises(ValueError, match="nothing is left to be found"):
+        with pytest.raises(ValueError, match="no spot can be found"):
             sp.tl.retrieve(query, gallery, model, same_section=False)
 
 
@@ -203,8 +203,8 @@ def test_signatures_change_sign_and_need_genes(model):
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"k": 0}, "k=0: expected a whole number of at least 1, or None"),
-        ({"query_by": "text"}, 'query_by=\'text\': expected "image" or "expression"'),
+        ({"k": 0}, "k=0: expected a whole number of at least 1"),
+        ({"query_by": "text"}, "query_by='text': expected one of 'image', 'expression'"),
         ({"gallery_by": "text"}, "gallery_by='text': expected"),
         ({"mix": "sum"}, "mix='sum': expected one of 'concat', 'logits', 'mean'"),
     ],
@@ -230,13 +230,13 @@ def test_shuffled_pairs_are_no_pairs(model):
     assert control.id == train(cohort(), n_epochs=10, routing_temperature=1.0, shuffle_pairs=True).id
     table = sp.tl.retrieval_metrics(samples, model, control=control, k=5)
     alone = sp.tl.retrieval_metrics(samples, control, k=5)
-    own = table[table["gallery"] != "same expert"]
-    np.testing.assert_allclose(own["control_recall"], alone[alone["gallery"] != "same expert"]["recall"])
-    assert set(table["gallery"]) == {"all spots", "same section", "same expert", "other sections"}
+    own = table[table["gallery"] != "same_expert"]
+    np.testing.assert_allclose(own["control_recall"], alone[alone["gallery"] != "same_expert"]["recall"])
+    assert set(table["gallery"]) == {"all_spots", "same_section", "same_expert", "other_sections"}
     for sample in samples:
         sample["table"].obsm["X_g"] = sample["table"].obsm["X_f"].copy()
     spoil(samples[0], "X_g", [3])
-    with pytest.raises(ValueError, match=r"control: reads obsm\['X_g'\], which other spots have"):
+    with pytest.raises(ValueError, match=r"control: reads obsm\['X_g'\], which covers other spots"):
         other = train(samples, use_rep="X_g")
         sp.tl.retrieval_metrics(samples, model, control=other)
     with pytest.raises(TypeError, match="control=3: expected a SpadeModel"):
@@ -263,10 +263,10 @@ def test_expression_is_shuffled_within_sections_and_parts():
 def test_the_gallery_of_other_sections_is_the_partner_and_all_others(model):
     samples = cohort()
     table = sp.tl.retrieval_metrics(samples, model, k=5).set_index(["direction", "gallery"])
-    for direction in ("image → expression", "expression → image"):
-        row = table.loc[direction, "other sections"]
+    for direction in ("image_to_expression", "expression_to_image"):
+        row = table.loc[direction, "other_sections"]
         assert row["chance_recall"] == pytest.approx(5 / 73)
         assert row["chance_rank"] == 37
     assert chance_recall(np.array([10, 20]), 5) == pytest.approx(0.375)
     assert chance_rank(np.array([73] * 4)) == 37
-    assert "other sections" not in set(sp.tl.retrieval_metrics(samples[0], model)["gallery"])
+    assert "other_sections" not in set(sp.tl.retrieval_metrics(samples[0], model)["gallery"])

@@ -191,12 +191,12 @@ def test_what_is_asked_for_is_checked():
         ("protocol='best': expected", {"protocol": "best"}),
         ("use_rep=None: name an obsm key", {"use_rep": None}),
         ("n_genes=0", {"n_genes": 0}),
-        ("n_genes=1000: only .* genes are in every section", {"n_genes": 1000}),
+        ("n_genes=1000: only .* genes occur in a tenth of the spots of every section", {"n_genes": 1000}),
         ("expected a tuple|several values", {"groupby": "organ"}),
     ):
         with pytest.raises(ValueError, match=message):
             run(samples, **options)
-    with pytest.raises(ValueError, match="all sections are of 'patient_0', so none can be held out"):
+    with pytest.raises(ValueError, match="all sections belong to 'patient_0', so no group can be held out"):
         run(samples[:2])
     with pytest.raises(KeyError, match=r"a: genes: 'nope' are not in the table"):
         run(samples, genes=[GENES[0], "nope"])

@@ -101,17 +101,17 @@ def test_c_is_chosen_within_the_support():
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"classifier": "svm"}, 'classifier=\'svm\': expected "linear", "centroid" or "knn"'),
+        ({"classifier": "svm"}, "classifier='svm': expected one of 'linear', 'centroid', 'knn'"),
         ({"C": 0}, "C=0: expected a positive number"),
         ({"C": "best"}, "C='best': expected a positive number"),
         ({"n_neighbors": 0}, "n_neighbors=0: expected a whole number"),
-        ({"shots": ()}, r"shots=\(\): expected whole numbers"),
-        ({"shots": (1, 0)}, r"shots=\(1, 0\): expected whole numbers"),
+        ({"shots": ()}, r"shots=\(\): expected at least one whole number"),
+        ({"shots": (1, 0)}, "shots=0: expected a whole number of at least 1"),
         ({"n_repeats": 0}, "n_repeats=0: expected a whole number"),
         ({"scaling": "minmax"}, "scaling='minmax': expected one of 'section', 'support', 'none'"),
         (
             {"scaling": "none", "use_rep": ("X_f", "X_noise")},
-            "X_f \\+ X_noise' puts features of different scale side by side",
+            "X_f \\+ X_noise' concatenates features of different scales",
         ),
         ({"use_rep": []}, r"use_rep=\[\]: expected an obsm key"),
         ({"use_rep": 3}, "use_rep=3: expected an obsm key"),
@@ -121,11 +121,11 @@ def test_c_is_chosen_within_the_support():
         ({"block_um": -1}, "block_um=-1: expected a positive"),
         (
             {"groupby": "patient", "n_support_groups": 4},
-            "n_support_groups=4: expected a whole number from 1 to 3, of 4 groups",
+            "n_support_groups=4: expected a whole number from 1 to 3, as 4 groups have labels",
         ),
         (
             {"shots": 12},
-            r"s0: 'a' has 12, 'b' has 12, 'c' has 12 labelled spots, but 12 shots and a query take at least 13",
+            r"s0: 'a' has 12, 'b' has 12, 'c' has 12 labelled spots, but 12 shots and a query need at least 13",
         ),
         (
             {"shots": 25, "groupby": "patient"},
@@ -144,13 +144,13 @@ def test_labels_that_cannot_be_learnt_are_refused(four):
     for sample in four:
         sample["table"].obs["one"] = "tumour"
         sample["table"].obs["none"] = pd.Categorical([None] * 36, categories=["a"])
-    with pytest.raises(ValueError, match="label_key='one': all labelled rows are 'tumour', but it takes two classes"):
+    with pytest.raises(ValueError, match=r"label_key='one': all labels are 'tumour'; .* needs at least two classes"):
         run(four, label_key="one")
-    with pytest.raises(ValueError, match="label_key='none': no row has a label"):
+    with pytest.raises(ValueError, match="label_key='none': there are no labels"):
         run(four, label_key="none")
     for sample in four:
         sample["table"].obs["patient"] = "p"
-    with pytest.raises(ValueError, match=r"groupby='patient': all labelled spots are of 'p'.*block_um="):
+    with pytest.raises(ValueError, match=r"groupby='patient': all labelled spots belong to 'p'.*block_um="):
         run(four, groupby="patient")
     spoil(four[0], "X_f", (slice(0, 3), 2))
     with pytest.raises(ValueError, match=r"s0: obsm\['X_f'\] has NaN in part of 3 rows"):

@@ -8,6 +8,7 @@ import pytest
 from helpers.switchboard import NAMES
 
 import spade as sp
+from spade.pl._draw.words import words
 
 
 def test_plot_has_a_panel_per_figure_and_a_dot_per_variant(table):
@@ -16,9 +17,7 @@ def test_plot_has_a_panel_per_figure_and_a_dot_per_variant(table):
         "expression", "image → expression", "expression → image", "one labelled spot per class",
         "4 labelled spots per class",
     ]  # fmt: skip
-    assert [t.get_text() for t in axes[0].get_yticklabels()] == [
-        name.replace("_", " ") for name in ("frozen", *NAMES, "seal_shuffled")
-    ]
+    assert [t.get_text() for t in axes[0].get_yticklabels()] == list(map(words, ("frozen", *NAMES, "seal_shuffled")))
     summary = sp.tl.switchboard_summary(table)
     pearson = summary[summary["metric"] == "pearson"]
     for line, by in zip(axes[0].get_lines(), ("probe", "model"), strict=False):
@@ -34,7 +33,7 @@ def test_plot_of_some_metrics_in_axes_of_ones_own(table):
     _, axes = plt.subplots(1, 2)
     found = sp.pl.switchboard(table, metrics=["median_rank"], ax=axes)
     assert found.tolist() == axes.tolist()
-    with pytest.raises(KeyError, match=r"metrics: 'recall@10' are not in the table; metrics: 'pearson', 'recall@5'"):
+    with pytest.raises(KeyError, match=r"metrics: 'recall@10' is not in the table; metrics: 'pearson', 'recall@5'"):
         sp.pl.switchboard(table, metrics=["recall@10"])
     with pytest.raises(ValueError, match="got 2 Axes for 5 panels"):
         sp.pl.switchboard(table, ax=axes)

@@ -49,9 +49,9 @@ def test_going_on_starts_lower_on_unseen_sections():
         (
             {"genes": GENES[1:21]},
             ValueError,
-            r"genes: 20 genes that are not those of init= in their order \(20 genes\)",
+            r"genes: these 20 genes are not those of init= in their order \(20 genes\)",
         ),
-        ({"genes": GENES[:19]}, ValueError, r"genes: 19 genes that are not those of init="),
+        ({"genes": GENES[:19]}, ValueError, r"genes: these 19 genes are not those of init="),
     ],
 )
 def test_what_does_not_fit_the_model_is_refused(trained, options, error, said):

@@ -46,7 +46,7 @@ def test_a_head_on_features(headed):
     np.testing.assert_allclose(headed.encode_expression(g.astype(np.float32)).shape, (36, 8))
     assert headed.predict_expression(x).shape == (36, 20)
     assert headed.encode_image(x[:0]).shape == headed.encode_expression(g[:0]).shape == (0, 8)
-    with pytest.raises(ValueError, match="this model reads features, so there is no encoder to hand out"):
+    with pytest.raises(ValueError, match="this model reads features, so it has no encoder to return"):
         headed.as_timm()
 
 

@@ -59,13 +59,13 @@ def test_bad_input_on_features(options, error, said):
         (
             {"encoder": "texture", "weights": None},
             ValueError,
-            r'encoder="texture" is no network.*on_features="X_texture"',
+            r'encoder="texture" is not a network.*on_features="X_texture"',
         ),
         ({"dim": 8}, ValueError, r"dim=8: the joint space of a tuned encoder is as wide as its features"),
         ({"encoder": "UNI"}, ValueError, r"encoder='UNI' is not known"),
         ({"encoder": ""}, ValueError, r"encoder='' is not known"),
         ({"encoder": 3}, (TypeError, ValueError), r"encoder=3"),
-        ({"weights": "none.pth"}, FileNotFoundError, r"there is no such file"),
+        ({"weights": "none.pth"}, FileNotFoundError, r"weights: there is no file 'none\.pth'"),
         ({"patches_key": "tiles"}, KeyError, r"patches_key='tiles' is not there; patches: 'patches'"),
         (
             {"targets": ("qkv", "up")},
@@ -100,7 +100,7 @@ def test_patches_of_several_sizes(tune):
 
 
 def test_samples_of_one_name():
-    with pytest.raises(ValueError, match=r"two samples are named 'a'"):
+    with pytest.raises(ValueError, match=r"two sections are named 'a'"):
         seal([featured(name="a"), featured(name="a", seed=1)])
 
 
@@ -114,7 +114,7 @@ def only(sample, rows):
 
 def test_too_few_spots_to_compare():
     a, b = cohort()
-    with pytest.raises(ValueError, match="a single spot is left to train on, and the loss compares spots"):
+    with pytest.raises(ValueError, match="a single spot is left to train on, but the loss compares spots"):
         seal([only(a, [3]), only(b, [])], split_key="part")
     assert seal([only(a, [3]), only(b, [5])], split_key="part").facts["training_spots"] == 2
     with pytest.raises(ValueError, match=r'negatives="section": a has a single training spot.*negatives="all"'):
@@ -150,10 +150,10 @@ def test_weights_must_fit(change, said, network, tmp_path, tune):
     [
         (
             {"rank": 4, "stain_jitter": 0.2},
-            r"rank=4, stain_jitter=0\.2: of use only where an encoder is trained; leave rank=",
+            r"rank=4, stain_jitter=0\.2: has a use only where an encoder is trained; leave rank=",
         ),
-        ({"targets": "qkv"}, r"targets=\('qkv',\): of use only where an encoder"),
-        ({"micro_batch_size": 4}, r"micro_batch_size=4: of use only where an encoder"),
+        ({"targets": "qkv"}, r"targets=\('qkv',\): has a use only where an encoder"),
+        ({"micro_batch_size": 4}, r"micro_batch_size=4: has a use only where an encoder"),
     ],
 )
 def test_settings_of_pixels_on_features(options, said):
@@ -163,7 +163,9 @@ def test_settings_of_pixels_on_features(options, said):
 
 @pytest.mark.parametrize("options", [{"hidden": 16}, {"head": "linear"}])
 def test_settings_of_a_head_on_pixels(options, tune):
-    with pytest.raises(ValueError, match=f"{next(iter(options))}=.*: of use only where a head on features is trained"):
+    with pytest.raises(
+        ValueError, match=f"{next(iter(options))}=.*: has a use only where a head on features is trained"
+    ):
         tune(pictures(), **options)
 
 

@@ -40,7 +40,7 @@ def test_test_spots_are_never_read(kind, tune):
             sample["table"].obsm["X_f"][test] *= -3
     assert run(other, split_key="part").id == model.id
     assert run(split(make(), ("train", "test")), split_key="part").id != model.id
-    with pytest.raises(ValueError, match=r"no spot is left to train on among \d+ usable ones \(split_key='part'\)"):
+    with pytest.raises(ValueError, match=r"no spot is left to train on among \d+ usable spots \(split_key='part'\)"):
         run(split(make(), ("test",)), split_key="part")
     with pytest.raises(KeyError, match=r"split_key='none' is not in obs"):
         run(make(), split_key="none")

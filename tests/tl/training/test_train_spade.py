@@ -64,7 +64,7 @@ def test_samples_are_not_modified():
     empty_rows(samples[1], [13])
     before = [fresh(sample) for sample in samples]
     counts = [copy.deepcopy(sample["table"].X) for sample in samples]
-    with pytest.warns(UserWarning, match="are left out of training"):
+    with pytest.warns(UserWarning, match="left out of training"):
         train(samples, genes=None, groupby="organ", split_key="fold")
     for sample, old, matrix in zip(samples, before, counts, strict=True):
         assert_same(sample, old)
@@ -213,9 +213,9 @@ def test_genes_must_be_there(genes, error, said):
         (
             lambda s: s[1]["table"].obsm.update(X_f=np.ones((36, 5), np.float32)),
             ValueError,
-            r"differs in width between samples: \{'a': 8, 'b': 5\}. Encode all of them alike",
+            r"differs in width between samples \(a: 8, b: 5\). Encode all of them alike",
         ),
-        (lambda s: s[1].attrs.update(s[0].attrs), ValueError, r"two samples are named 'a'; give each its own name"),
+        (lambda s: s[1].attrs.update(s[0].attrs), ValueError, r"two sections are named 'a'; give each its own name"),
         (
             lambda s: s.append(tiny(name="c", genes=())),
             ValueError,
@@ -287,7 +287,7 @@ def test_a_split_without_training_rows_is_refused():
     samples = cohort()
     for sample in samples:
         sample["table"].obs["fold"] = pd.Categorical(["test"] * 36)
-    with pytest.raises(ValueError, match=r"no spot is left to train on among 72 usable ones \(split_key='fold'\)"):
+    with pytest.raises(ValueError, match=r"no spot is left to train on among 72 usable spots \(split_key='fold'\)"):
         train(samples, split_key="fold")
 
 

@@ -14,6 +14,7 @@ from helpers.sections import cohort, train
 from scipy.sparse import csr_matrix
 
 import spade as sp
+from spade.core.distributed.machine import Machine
 from spade.core.experts.checkpoints import Checkpoints
 from spade.core.roles import TRAIN, VAL
 from spade.models import SpadeConfig
@@ -35,14 +36,18 @@ def data(n=60, seed=0):
     expression = rng.uniform(0, 0.1, size=(n, 12)).astype(np.float32)
     expression[:, :6] += 5 * kind[:, None].astype(np.float32)
     role = np.where(np.arange(n) % 10 == 9, VAL, TRAIN)
-    return TrainingData(features, csr_matrix(expression), role, np.zeros(n, "U1"), np.full(n, "a"), ["a"]), look, kind
+    return (
+        TrainingData(features, str, csr_matrix(expression), role, np.zeros(n, "U1"), np.full(n, "a"), ["a"]),
+        look,
+        kind,
+    )
 
 
 def test_after_a_warm_start_all_experts_begin_alike_and_trained():
     some, *_ = data()
     config = SpadeConfig(dim=8, batch_size=16, lr=1e-2, warm_start=30, n_epochs=1)
     mean, deviation = np.zeros(6), np.ones(6)
-    experts = warm_start_experts(some, config, 3, mean, deviation, "cpu", None, None)
+    experts = warm_start_experts(some, config, 3, (mean, deviation), machine=Machine(), checkpoints=None)
     for value in experts.state_dict().values():
         assert torch.equal(value[0], value[1])
         assert torch.equal(value[0], value[2])
@@ -87,7 +92,7 @@ def test_clusters_of_expression_are_those_of_expression():
     for space, truth in (("image", look), ("expression", kind)):
         routing, expert = found[space]
         assert set(zip(expert, truth, strict=True)) in ({(0, 0), (1, 1)}, {(0, 1), (1, 0)}), space
-        scaled = (some.features - routing.mean) / routing.scale
+        scaled = (some.images - routing.mean) / routing.scale
         for k, e in enumerate(routing.assignment):
             np.testing.assert_allclose(routing.centroids[k], scaled[rows & (expert == e)].mean(0), atol=1e-6)
     joint, expert = cluster_training(
@@ -190,7 +195,7 @@ def test_genes_of_a_model_to_begin_with_may_be_named_in_any_form(model):
 
 
 def test_a_model_to_begin_with_has_no_warm_start(model):
-    with pytest.raises(ValueError, match=r"warm_start=2 makes the experts .* init=: choose one"):
+    with pytest.raises(ValueError, match=r"warm_start=2 and init= both make the experts .*: choose one"):
         train(cohort(), init=model, warm_start=2)
 
 

@@ -48,7 +48,7 @@ class SealTraining:
     stain_jitter: float = 0.05
     n_epochs: int = 10
     batch_size: int = 384
-    micro_batch_size: int = 0
+    micro_batch_size: int | None = None
     lr: float = 1e-4
     weight_decay: float = 0.2
     precision: str = "fp32"
@@ -62,8 +62,10 @@ class SealTraining:
         check_choice("head", self.head, HEADS)
         for name in ("n_blocks", "rank", "dim", "hidden", "n_epochs"):
             check_count(name, getattr(self, name))
-        for name, least in (("gene_warmup", 0), ("batch_size", 2), ("micro_batch_size", 0)):
-            check_count(name, getattr(self, name), least)
+        check_count("gene_warmup", self.gene_warmup, 0)
+        check_count("batch_size", self.batch_size, 2)
+        if self.micro_batch_size is not None:
+            check_count("micro_batch_size", self.micro_batch_size)
         for name in ("alpha", "temperature", "lr"):
             check_positive(name, getattr(self, name))
         for name in (*WEIGHTS, "weight_decay"):

@@ -54,7 +54,7 @@ class SealNet(nn.Module):
         for name, values in (("mean", mean), ("deviation", deviation)):
             self.register_buffer(name, torch.as_tensor(values, dtype=torch.float32).clone())
 
-    def train(self, mode: bool = True) -> SealNet:  # noqa: FBT001, FBT002 (the signature is torch's)
+    def train(self, mode: bool = True) -> SealNet:  # noqa: FBT001, FBT002 (torch's signature)
         """Set the mode of all modules that learn; in a frozen encoder only the adapters do."""
         super().train(mode)
         if isinstance(self.vision, PixelTower):

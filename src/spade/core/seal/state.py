@@ -24,7 +24,7 @@ FACTS = ("stage", "step", "sums", "rows", "history", "best_epoch", "best_loss")
 
 @dataclass
 class Record:
-    """How far a training is: stage and step, sums of the losses of this epoch, losses of all epochs, and the best weights."""
+    """How far a training is: its step, the losses of this epoch and of those before, and the best weights."""
 
     stage: str = GENE
     step: int = 0
@@ -38,7 +38,7 @@ class Record:
 
 @dataclass(frozen=True)
 class State:
-    """What a folder holds of a training: facts of its record, and arrays by kind (``net``, ``best``, moments) and name."""
+    """What a folder keeps of a training: its record, and arrays by kind (``net``, ``best``, moments) and name."""
 
     facts: dict[str, Any]
     arrays: dict[str, dict[str, Tensor]]

@@ -156,7 +156,7 @@ def _common_panel(
             sample, fold_case=settings.fold_case, drop_controls=settings.method == "seal"
         )
     if not usable:
-        raise ValueError(f"samples: none has expression (all tables have width 0): {', '.join(without)}.")
+        raise ValueError(f"no sample has expression (all tables have width 0): {', '.join(without)}.")
     if without:
         logger.info("%s: no expression, skipped", ", ".join(without))
     kept, dropped = enough_common(usable, settings.min_genes, settings.on_few_common, fold_case=settings.fold_case)

@@ -75,6 +75,6 @@ def check_slide_folds(slides: Slides, folds: SlideFolds, most_shots: int) -> Non
             )
         if few := [name for name, count in zip(slides.classes, outside, strict=True) if count < least]:
             raise ValueError(
-                f"{fold}: the other folds have fewer than {plural(least, 'slide')} of {shorten(few)} to learn from (patients per "
-                f"class: {listed}). Lower shots=, change n_folds=, or leave the class without labels."
+                f"{fold}: the other folds have fewer than {plural(least, 'slide')} of {shorten(few)} to learn from "
+                f"(patients per class: {listed}). Lower shots=, change n_folds=, or leave the class without labels."
             )

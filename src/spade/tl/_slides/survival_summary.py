@@ -66,7 +66,8 @@ def _c_indices(
 
 def _of_repeat(values: NDArray[np.float64], repeat: int | None) -> NDArray[np.float64]:
     """Values of one repeat, ``(n_sets,)``, or their mean over repeats."""
-    return values.mean(0) if repeat is None else values[repeat]
+    of_repeat: NDArray[np.float64] = values.mean(0) if repeat is None else values[repeat]
+    return of_repeat
 
 
 def _bounds(values: NDArray[np.float64], level: float, prefix: str) -> dict[str, float]:

@@ -1,1 +1,1 @@
-"""The ablation of the loss terms of a training."""
+"""Ablation of the loss terms: variants, folds and scores."""

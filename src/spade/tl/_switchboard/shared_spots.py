@@ -165,7 +165,7 @@ def _features(
 ) -> tuple[NDArray[np.float32], dict[str, Any]]:
     """Frozen features of all rows, and the record of their origin."""
     if encoder is None:
-        return read_features(sample, key), _keys.read_provenance(sample.table.uns, key)
+        return read_features(sample, key), dict(_keys.read_provenance(sample.table.uns, key))
     record = patch_record(sample, patches_key)
     if lacking := [section.name for section in sample.sections if section.region not in record["regions"]]:
         raise KeyError(f"{shorten(lacking)}: no patches to encode; run sp.pp.patches for every region first.")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -13,13 +12,14 @@ from spade.core.distributed.ranks import Ranks
 from spade.core.files import digest
 from spade.core.training_state import StateFolder
 from spade.models import SealConfig, SpadeConfig
+from spade.models._config import stored_settings
 from spade.tl._training.data import TrainingData
 
 
 def training_identity(data: TrainingData, config: SpadeConfig | SealConfig, device: str, **more: str) -> dict[str, Any]:
     """Return what tells a training from others: settings, kind of device, samples, and digests of the data."""
     expression = data.expression
-    return asdict(config) | {
+    return stored_settings(config) | {
         "device": torch.device(device).type,
         "samples": data.samples,
         "expression": digest(expression.indptr, expression.indices, expression.data),

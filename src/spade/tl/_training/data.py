@@ -194,4 +194,4 @@ def _check_genes(var_names: dict[str, pd.Index], absent: dict[str, int], panel: 
             f"{MATCHING[panel.fold_case]} Are the samples of different species, or named by other ids? Choose a common "
             "panel with sp.pp.select_genes(samples)."
         )
-    common_genes(var_names, "Train them apart, or rename the genes.", panel.fold_case)
+    common_genes(var_names, "Train them apart, or rename the genes.", fold_case=panel.fold_case)

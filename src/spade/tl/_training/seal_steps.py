@@ -99,7 +99,7 @@ def assemble_seal(tuning: FineTuning, record: Record, panel: GenePanel, machine:
         config=config,
         genes=panel,
         spec=None if base is None else base.spec,
-        input_px=0 if base is None else base.input_px,
+        input_px=None if base is None else base.input_px,
         history=seal_history(record.history),
         facts={
             "samples": ", ".join(data.samples),

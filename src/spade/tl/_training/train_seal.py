@@ -202,10 +202,8 @@ def train_seal(
     (60, 32)
     """
     reading = {"weights": weights, "cache_dir": cache_dir, "patches_key": patches_key, "n_workers": n_workers}
-    check_source_of_images(encoder, on_features, dim, reading)
     check_count("n_workers", n_workers, 0)
-    if micro_batch_size is not None:
-        check_count("micro_batch_size", micro_batch_size)
+    check_source_of_images(encoder, on_features, dim, reading)
     config = SealConfig(
         n_blocks=n_blocks,
         targets=tuple(targets) if not isinstance(targets, str) else (targets,),
@@ -229,12 +227,12 @@ def train_seal(
         stain_jitter=stain_jitter,
         n_epochs=n_epochs,
         batch_size=batch_size,
-        micro_batch_size=0 if micro_batch_size is None else micro_batch_size,
+        micro_batch_size=micro_batch_size,
         lr=lr,
         weight_decay=weight_decay,
         precision=precision or SealConfig.precision,
         encoder=encoder,
-        use_rep=on_features or "",
+        use_rep=on_features,
         layer=layer,
         normalized=normalized,
         shuffle_pairs=shuffle_pairs,
