@@ -77,6 +77,8 @@ def few_shot(
     """
     if check_text("metric", metric) == "recall":
         raise ValueError('metric="recall" is drawn in the right panel; its mean over classes is "balanced_accuracy".')
+    if baseline is not None:
+        check_text("baseline", baseline)
     check_count("n_boot", n_boot)
     summary = few_shot_summary(table, metric=metric, n_boot=n_boot, rng=rng)
     names = list(dict.fromkeys(summary["representation"]))
