@@ -79,6 +79,13 @@ class Sample:
         path = self.path or self.sdata.path
         return f"{id(self.sdata) if path is None else Path(path).resolve()}\n{section.region}"
 
+    def origin_of_row(self) -> NDArray[np.str_]:
+        """Origin of the section of every row."""
+        origins = np.full(self.table.n_obs, "", dtype=object)
+        for section in self.sections:
+            origins[section.rows] = self.origin(section)
+        return origins.astype(str)
+
     def save(self, *elements: str) -> None:
         """Write the table (and further elements, such as ``"shapes/patches"``) back if the sample came from a path."""
         if self.path is not None:

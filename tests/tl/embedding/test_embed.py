@@ -273,8 +273,8 @@ def test_features_of_another_encoder_or_patch_are_refused(facts, said):
     ("options", "error", "said"),
     [
         ({"use_rep": "X_uni"}, KeyError, r"use_rep='X_uni' is not in obsm; there is 'X_f'"),
-        ({"mix": "sum"}, ValueError, r"mix='sum': expected \"mean\" or \"concat\""),
-        ({"min_overlap": 0}, ValueError, r"min_overlap=0: expected a share above 0 and up to 1"),
+        ({"mix": "sum"}, ValueError, r"mix='sum': expected one of 'mean', 'concat'"),
+        ({"min_overlap": 0}, ValueError, r"min_overlap=0: expected a number above 0 and up to 1"),
         ({"min_overlap": 50}, ValueError, r"min_overlap=50"),
         ({"key_added": "my model"}, ValueError, r"key_added='my model' cannot be stored"),
         (

@@ -7,7 +7,7 @@ import logging
 import numpy as np
 import pandas as pd
 import pytest
-from helpers.sections import featured, no_warning, spoil, tiny, warns_here
+from helpers.sections import cohort, featured, no_warning, spoil, tiny, warns_here
 
 import spade as sp
 from spade.core.evaluation.mixing import expected_shares, neighbour_shares
@@ -70,7 +70,7 @@ def test_rows_with_nan_are_left_out_and_counted(caplog):
         spoil(sample, "X_f", range(4))
     with caplog.at_level(logging.INFO, logger="spade"):
         found = sp.tl.mixing(samples, use_rep="X_f", n_neighbors=6)
-    assert "mixing: of 80 spots are left out: 8 with NaN in obsm['X_f']" in caplog.text
+    assert "8 spots with NaN in obsm['X_f'] are left out of mixing." in caplog.text
     pd.testing.assert_frame_equal(found, sp.tl.mixing(whole, use_rep="X_f", n_neighbors=6))
 
 
@@ -85,14 +85,15 @@ def test_small_groups_are_named():
 @pytest.mark.parametrize(
     ("samples", "options", "error", "said"),
     [
-        (featured, {}, ValueError, r"groupby=None: all 36 spots without NaN are of one "
+        (featured, {}, ValueError, r"groupby=None: all 36 spots without NaN belong to one "
          r"group \(tiny\).*several sections"),
         (featured, {"groupby": "patient"}, ValueError, r"one group \(p_tiny\); .*name another column"),
         (featured, {"groupby": "donor"}, KeyError, r"groupby='donor' is not in obs"),
         (featured, {"use_rep": "X_no"}, KeyError, r"use_rep='X_no' is not in obsm"),
         (featured, {"groupby": "organ", "n_neighbors": 36}, ValueError, r"n_neighbors=36: there are only 36 spots"),
         (featured, {"n_neighbors": 0}, ValueError, r"n_neighbors=0: expected"),
-        (lambda: [featured(name="a"), featured(name="b", width=5)], {}, ValueError, r"differs in width .*\[5, 8\]"),
+        (lambda: [featured(name="a"), featured(name="b", width=5)], {}, ValueError,
+         r"differs in width .*\(a: 8, b: 5\)"),
     ],
 )  # fmt: skip
 def test_mixing_says_what_it_needs(samples, options, error, said):
@@ -100,9 +101,10 @@ def test_mixing_says_what_it_needs(samples, options, error, said):
         sp.tl.mixing(samples(), **{"use_rep": "X_f", **options})
 
 
-def test_the_joint_embedding_is_the_default(cohort, model):
-    sp.tl.embed(cohort, model)
+def test_the_joint_embedding_is_the_default(model):
+    samples = cohort()
+    sp.tl.embed(samples, model)
     with no_warning():
-        found = sp.tl.mixing(cohort)
-    assert found["group"].tolist() == ["toy_0", "toy_1"]
+        found = sp.tl.mixing(samples)
+    assert found["group"].tolist() == ["a", "b", "c"]
     assert (found["mixing"] >= 0).all()

@@ -112,7 +112,7 @@ def test_objects_are_known_whatever_they_are_called(model):
     assert set(across["sample"]) == {"sample 1", "sample 2"}
     others = sp.tl.retrieve(nameless[0], nameless[1], model, query_by="image", gallery_by="image", spots="s00", k=None)
     assert len(others) == 36
-    with pytest.raises(ValueError, match="nothing is left to be found"):
+    with pytest.raises(ValueError, match="no spot can be found"):
         sp.tl.retrieve(nameless[0], nameless[0], model, same_section=False)
     with pytest.raises(ValueError, match="spots= is empty"):
         sp.tl.retrieve(nameless[0], nameless[1], model, spots=[])
@@ -127,7 +127,7 @@ def test_objects_are_known_beside_their_store(model, tmp_path):
         table = sp.tl.retrieve(query, gallery, model, query_by="image", gallery_by="image", k=None)
         assert len(table) == n
         assert not (table["query"] == table["spot"]).any()
-        with pytest.raises(ValueError, match="nothing is left to be found"):
+        with pytest.raises(ValueError, match="no spot can be found"):
             sp.tl.retrieve(query, gallery, model, same_section=False)
 
 
@@ -203,8 +203,8 @@ def test_signatures_change_sign_and_need_genes(model):
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"k": 0}, "k=0: expected a whole number of at least 1, or None"),
-        ({"query_by": "text"}, 'query_by=\'text\': expected "image" or "expression"'),
+        ({"k": 0}, "k=0: expected a whole number of at least 1"),
+        ({"query_by": "text"}, "query_by='text': expected one of 'image', 'expression'"),
         ({"gallery_by": "text"}, "gallery_by='text': expected"),
         ({"mix": "sum"}, "mix='sum': expected one of 'concat', 'logits', 'mean'"),
     ],

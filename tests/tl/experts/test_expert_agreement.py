@@ -25,7 +25,7 @@ def test_agreement_is_that_of_sklearn_per_section_and_overall(caplog):
     with caplog.at_level(logging.INFO, logger="spade"):
         found = sp.tl.expert_agreement(samples, label_key="area").set_index("section")
     assert "of 80 spots are left out: 3 without label, 1 without expert" in caplog.text
-    assert found.index.tolist() == ["a", "b", "all sections"]
+    assert found.index.tolist() == ["a", "b", "all_sections"]
     assert found["n"].tolist() == [37, 39, 76]
     assert found["n_without_label"].tolist() == [3, 0, 3]
     assert found["n_without_expert"].tolist() == [0, 1, 1]
@@ -56,7 +56,7 @@ def test_a_section_of_one_label_has_nothing_to_agree_with():
     found = sp.tl.expert_agreement(samples, label_key="area").set_index("section")
     assert np.isnan(found.loc["a", "adjusted_rand"])
     assert found.loc["b", "adjusted_rand"] == 1
-    assert found.loc["all sections", "n"] == 20
+    assert found.loc["all_sections", "n"] == 20
     with pytest.raises(
         ValueError, match=r"label_key='area': the 10 spots with label and expert have 1 different labels \(x\)"
     ):

@@ -119,7 +119,7 @@ def test_spots_without_expert_or_counts_are_left_out_and_counted(caplog):
     with caplog.at_level(logging.INFO, logger="spade"):
         found = sp.tl.rank_expert_genes([sample, bare], min_spots=5)
     assert "rank_expert_genes: of 60 spots are left out: 1 without expert, 2 without counts" in caplog.text
-    assert "bare: no expression, passed over" in caplog.text
+    assert "bare: no expression, skipped" in caplog.text
     kept = np.setdiff1d(np.arange(60), [0, 4, 5])
     other = planted(experts=experts)
     other.tables["table"] = other["table"][kept].copy()

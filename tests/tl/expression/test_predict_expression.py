@@ -18,7 +18,7 @@ import spade as sp
 from spade._samples.open import iter_samples
 from spade._samples.predicted import read_predicted
 from spade.core.expression.correlation import pearson_per_gene
-from spade.tl._embedding.modalities import encode, read_modality
+from spade.tl._embedding.modalities import Source, encode, read_modality
 
 # --- what is written
 
@@ -31,7 +31,7 @@ def test_neighbours_are_those_of_the_joint_space(model):
     assert found.to_numpy().dtype == np.float32
     query, gallery, y = None, [], []
     for sample in iter_samples(samples):
-        g, _ = read_modality(sample, model, "expression", "X_f", None, False)
+        g, _ = read_modality(sample, model, "expression", Source("X_f", None, normalized=False))
         if sample.name == "a":
             query = encode(model, "image", sample.table.obsm["X_f"], "concat", gallery=False)
         else:

@@ -71,5 +71,5 @@ def test_annotation_without_labels_or_with_several_representations(four):
         sp.tl.annotate(four, label_key="kind", use_rep=["X_f", "X_noise"])
     four[1]["table"].obsm["X_f"] = four[1]["table"].obsm["X_f"][:, :4]
     del four[1]["table"].obs["kind"]
-    with pytest.raises(ValueError, match="s1: 'X_f' has 4 features, but 8 in the samples with labels"):
+    with pytest.raises(ValueError, match="s1: use_rep='X_f' has 4 features, but 8 in the samples with labels"):
         sp.tl.annotate(four[:2], label_key="kind", use_rep="X_f")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -27,7 +28,7 @@ from spade._samples.obs import categorical
 from spade._samples.open import Samples, iter_samples
 from spade._samples.patches import patch_record
 from spade._samples.sample import Sample
-from spade.core.checks import check_count
+from spade.core.checks import check_choice, check_count, check_flag, check_share, check_text
 from spade.core.errors import warn
 from spade.models import GenePanel, SealModel, SpadeModel
 from spade.models._gene_names import MATCHING
@@ -53,9 +54,10 @@ def embed(
 ) -> None:
     r"""Write the joint embeddings of a trained model.
 
-    The joint embedding is the mean of an image side and an expression side, each L2-normalised. Of a mixture of experts, the image
-    side of a spot is :math:`\sum_e w_e f_e(x)` with routing weights w from its distances to the prototypes, and the expression side
-    uses the same weights. Of a :class:`spade.models.SealModel`, the sides are those of its two towers; a tuned encoder reads the patches.
+    The joint embedding is the mean of an image side and an expression side, each L2-normalised. For a mixture of
+    experts, the image side of a spot is :math:`\sum_e w_e f_e(x)` with routing weights w from its distances to the
+    prototypes, and the expression side uses the same weights. For a :class:`spade.models.SealModel`, the sides are the
+    outputs of its two towers; a tuned encoder reads the patches.
 
     Parameters
     ----------
@@ -66,18 +68,20 @@ def embed(
     key_added
         Stem of the keys written; by default ``"spade"``, or ``"seal"`` for a ``SealModel``.
     mix
-        ``"mean"``, or ``"concat"``: the experts' outputs side by side, each scaled by its weight.
+        ``"mean"``, or ``"concat"``: the outputs of all experts concatenated, each scaled by its weight.
     use_rep
-        ``obsm`` key of the image features; None: the one the model was trained on. For a tuned encoder what
+        ``obsm`` key of the image features; None: those that the model was trained on. For a tuned encoder, what
         ``sp.pp.encode_patches(samples, encoder=model)`` wrote; None: the patches are read and encoded here.
     layer, normalized
-        Where the expression is, as in :func:`train_spade`; None: as the model was trained. ``layer="X"`` is ``X`` itself.
+        Where the expression is, as in :func:`train_spade`; None: as in training. ``layer="X"`` is ``X`` itself.
     genes
-        Gene names behind the model's input, for a model that does not know them.
+        Gene names of the model's input, for a model that does not know them.
     min_overlap
-        Least share of the model's genes that a sample must have. Genes that it lacks are set to their mean in training.
+        Smallest share of the model's genes that a sample must have. Genes that it lacks are set to their mean in
+        training.
     patches_key, batch_size
-        For a tuned encoder without ``use_rep``: what :func:`spade.pp.patches` wrote, and how many of them are encoded at a time.
+        For a tuned encoder without ``use_rep``: what :func:`spade.pp.patches` wrote, and how many patches are encoded
+        at a time.
     table_key
         Table; may be left out when there is one.
 
@@ -85,22 +89,23 @@ def embed(
     -------
     None
         Writes, with stem ``spade``: ``obsm["X_spade"]``, ``["X_spade_image"]``, ``["X_spade_expression"]``
-        (float32 ``(n_obs, d)``), and of a mixture ``["spade_expert_weights"]`` ``(n_obs, E)``, ``obs["spade_expert"]`` (largest weight)
-        and its colours in ``uns``. Without expression ``X_spade`` is the L2-normalised image side and
-        ``X_spade_expression`` is not written. Rows without a valid patch are NaN; a spot without counts has NaN in
-        ``X_spade_expression`` and its image side in ``X_spade``.
+        (float32 ``(n_obs, d)``) and, for a mixture, ``["spade_expert_weights"]`` ``(n_obs, E)``,
+        ``obs["spade_expert"]`` (largest weight) and its colours in ``uns``. Without expression, ``X_spade`` is the
+        L2-normalised image side and ``X_spade_expression`` is not written. Rows without a valid patch are NaN; a spot
+        without counts has NaN in ``X_spade_expression`` and its image side in ``X_spade``.
 
     Raises
     ------
     KeyError
-        Features or table that are not there.
+        Features or a table that do not exist.
     ValueError
-        Features of another width or encoder, patches of another size, too few of the model's genes, settings of no use here.
+        Features of another width or encoder, patches of another size, too few of the model's genes, or settings that
+        have no effect here.
 
     Notes
     -----
-    The expression side of a mixture uses weights that come from the image, so it reveals its image. To measure retrieval across
-    modalities use ``model.encode_expression(x)``, which routes by the expression itself.
+    The expression side of a mixture uses weights that come from the image, so it gives away its image. To measure
+    retrieval across modalities use ``model.encode_expression(x)``, which routes by the expression itself.
 
     Examples
     --------
@@ -109,106 +114,136 @@ def embed(
     >>> sp.pp.patches(samples)
     >>> sp.pp.encode_patches(samples)
     >>> panel = sp.pp.select_genes(samples)
-    >>> model = sp.tl.train_spade(samples, use_rep="X_texture", genes=panel, n_prototypes=2, n_experts=2, n_epochs=2)
+    >>> sizes = {"n_prototypes": 2, "n_experts": 2, "n_epochs": 2}
+    >>> model = sp.tl.train_spade(samples, use_rep="X_texture", genes=panel, **sizes)
     >>> sp.tl.embed(samples, model)
     >>> samples[0]["table"].obsm["X_spade"].shape
     (60, 256)
     """
     check_model(model)
-    stem = _keys.check_key(_stem(model) if key_added is None else key_added)
-    if mix not in ("mean", "concat"):
-        raise ValueError(f'mix={mix!r}: expected "mean" or "concat".')
-    if mix != "mean" and not isinstance(model, SpadeModel):
-        raise ValueError(f"mix={mix!r}: a SealModel has no experts to mix; leave mix= out.")
-    if not 0 < min_overlap <= 1:
-        raise ValueError(f"min_overlap={min_overlap!r}: expected a share above 0 and up to 1.")
-    check_count("batch_size", batch_size)
-    if use_rep is not None or not reads_patches(model):
-        use_rep = features_key(model, use_rep)
+    stem = _keys.check_key(_stem(model) if key_added is None else check_text("key_added", key_added))
+    settings = _Settings(
+        mix=mix,
+        use_rep=use_rep,
+        layer=layer or model.config.layer,
+        normalized=model.config.normalized if normalized is None else check_flag("normalized", normalized),
+        min_overlap=check_share("min_overlap", min_overlap, "(0, 1]"),
+        patches_key=patches_key,
+        batch_size=check_count("batch_size", batch_size),
+    ).checked(model, stem)
+    panel = None
+    for sample in iter_samples(samples, table_key=table_key):
+        if sample.has_expression and panel is None:
+            panel = _panel_of(model, genes)
+        _write(sample, model, stem, _embed_sample(sample, model, panel, settings), settings)
+
+
+@dataclass(frozen=True)
+class _Settings:
+    """What is read, and how experts are mixed; without ``use_rep`` patches are read."""
+
+    mix: str
+    use_rep: str | None
+    layer: str | None
+    normalized: bool
+    min_overlap: float
+    patches_key: str
+    batch_size: int
+
+    def checked(self, model: Model, stem: str) -> _Settings:
+        """Raise if a setting does not suit the model; return the settings with the key of its features filled in."""
+        check_choice("mix", self.mix, ("mean", "concat"))
+        if self.mix != "mean" and not isinstance(model, SpadeModel):
+            raise ValueError(f"mix={self.mix!r}: a SealModel has no experts to mix; leave mix= out.")
+        if self.use_rep is None and reads_patches(model):
+            return self
+        use_rep = features_key(model, self.use_rep)
         check_idle(
-            [("patches_key", patches_key, _keys.PATCHES), ("batch_size", batch_size, BATCH)],
+            [("patches_key", self.patches_key, _keys.PATCHES), ("batch_size", self.batch_size, BATCH)],
             f"the image side comes from obsm[{use_rep!r}], so no patches are read",
         )
-    written = {_keys.joint(stem), _keys.image(stem), _keys.expression(stem), _keys.weights(stem)}
-    if use_rep in written:
-        raise ValueError(
-            f"key_added={stem!r}: the embeddings would replace the image features obsm[{use_rep!r}] they are made from."
-        )
-    layer = layer or model.config.layer
-    normalized = model.config.normalized if normalized is None else normalized
-    for sample in iter_samples(samples, table_key=table_key):
-        origin: dict[str, Any] = {}
-        if use_rep is None and isinstance(model, SealModel):
-            features, origin = _read_patches(sample, model, patches_key, batch_size)
-        else:
-            features = read_model_features(sample, use_rep or "", model)
-            if reads_patches(model):  # the image side is these features
-                origin = dict(_keys.read_provenance(sample.table.uns, use_rep or ""))
-        weights = model.route(features) if isinstance(model, SpadeModel) else None
-        options: dict[str, Any] = {} if weights is None else {"weights": weights, "mix": mix}
-        image = model.encode_image(features, **options)
-        expression = None
-        if sample.has_expression:
-            x, filled = _panel_expression(sample, _panel_of(model, genes), model, layer, normalized, min_overlap)
-            expression = model.encode_expression(x, **options)
-            expression[~filled] = np.nan
-        _write(sample, model, stem, image, expression, weights, origin, {"use_rep": use_rep, "mix": options.get("mix")})
+        if use_rep in (_keys.joint(stem), _keys.image(stem), _keys.expression(stem), _keys.weights(stem)):
+            raise ValueError(
+                f"key_added={stem!r}: the embeddings would replace the image features obsm[{use_rep!r}] that they are "
+                "made from."
+            )
+        return replace(self, use_rep=use_rep)
+
+
+@dataclass(frozen=True)
+class _Embedded:
+    """Both sides of a sample ``(n_obs, d)``, routing weights ``(n_obs, E)`` of a mixture, and the image's record."""
+
+    image: NDArray[np.float32]
+    expression: NDArray[np.float32] | None
+    weights: NDArray[np.floating] | None
+    origin: dict[str, Any]
 
 
 def _stem(model: Model) -> str:
     return _keys.STEM if isinstance(model, SpadeModel) else _keys.SEAL
 
 
-def _read_patches(
-    sample: Sample, model: SealModel, patches_key: str, batch_size: int
-) -> tuple[NDArray[np.float32], dict[str, Any]]:
-    """Encode the patches of a sample, which must be of the size that the encoder was tuned on."""
-    check_patch_size(sample.name, patch_record(sample, patches_key)["size_um"], model.config.patch_um)
-    return encode_rows(sample, model, patches_key, batch_size)
+def _embed_sample(sample: Sample, model: Model, panel: GenePanel | None, settings: _Settings) -> _Embedded:
+    features, origin = _read_image(sample, model, settings)
+    weights = model.route(features) if isinstance(model, SpadeModel) else None
+    options: dict[str, Any] = {} if weights is None else {"weights": weights, "mix": settings.mix}
+    image = model.encode_image(features, **options)
+    if not sample.has_expression or panel is None:
+        return _Embedded(image, None, weights, origin)
+    x, filled = _panel_expression(sample, panel, model, settings)
+    expression = model.encode_expression(x, **options)
+    expression[~filled] = np.nan
+    return _Embedded(image, expression, weights, origin)
 
 
-def _write(
-    sample: Sample,
-    model: Model,
-    stem: str,
-    image: NDArray[np.float32],
-    expression: NDArray[np.float32] | None,
-    weights: NDArray[np.floating] | None,
-    origin: dict[str, Any],
-    settings: dict[str, Any],
-) -> None:
-    obsm, joint = sample.table.obsm, unit(image)
-    written: dict[str, NDArray[np.floating]] = {_keys.image(stem): image}
-    if expression is not None:
-        filled = ~np.isnan(expression).any(1)
-        joint[filled] = (joint[filled] + unit(expression[filled])) / 2
-        written[_keys.expression(stem)] = expression
+def _read_image(sample: Sample, model: Model, settings: _Settings) -> tuple[NDArray[np.floating], dict[str, Any]]:
+    """Return features of the image, and the origin of an image side that consists of these features."""
+    if settings.use_rep is None and isinstance(model, SealModel):
+        size_um = patch_record(sample, settings.patches_key)["size_um"]
+        check_patch_size(sample.name, size_um, model.config.patch_um)
+        return encode_rows(sample, model, settings.patches_key, settings.batch_size)
+    use_rep = settings.use_rep or ""
+    features = read_model_features(sample, use_rep, model)
+    return features, dict(_keys.read_provenance(sample.table.uns, use_rep)) if reads_patches(model) else {}
+
+
+def _write(sample: Sample, model: Model, stem: str, embedded: _Embedded, settings: _Settings) -> None:
+    obsm, uns, joint = sample.table.obsm, sample.table.uns, unit(embedded.image)
+    written: dict[str, NDArray[np.floating]] = {_keys.image(stem): embedded.image}
+    if embedded.expression is not None:
+        filled = ~np.isnan(embedded.expression).any(1)
+        joint[filled] = (joint[filled] + unit(embedded.expression[filled])) / 2
+        written[_keys.expression(stem)] = embedded.expression
     written[_keys.joint(stem)] = joint
-    if weights is not None:
-        written[_keys.weights(stem)] = weights
+    if embedded.weights is not None:
+        written[_keys.weights(stem)] = embedded.weights
+        _write_experts(sample, stem, embedded.weights)
     for key in (_keys.expression(stem), _keys.weights(stem)):  # of an earlier call
         if key in obsm and key not in written:
             del obsm[key]
     for key, values in written.items():
         obsm[key] = values.astype(np.float32)
-    if weights is not None:
-        _write_experts(sample, stem, weights)
-    facts = {
-        "model": type(model).__name__,
-        "model_id": model.id,
-        "encoder": model.config.encoder,
-        "seed": model.config.seed,
-    }
-    _keys.write_provenance(sample.table.uns, _keys.joint(stem), function="tl.embed", **facts, **settings)
-    _keys.forget_provenance(sample.table.uns, _keys.image(stem))  # of an earlier call
-    if origin:
-        _keys.write_provenance(sample.table.uns, _keys.image(stem), **origin | {"function": "tl.embed"})
+    _keys.write_provenance(
+        uns,
+        _keys.joint(stem),
+        function="tl.embed",
+        model=type(model).__name__,
+        model_id=model.id,
+        encoder=model.config.encoder,
+        seed=model.config.seed,
+        use_rep=settings.use_rep,
+        mix=None if embedded.weights is None else settings.mix,
+    )
+    _keys.forget_provenance(uns, _keys.image(stem))  # of an earlier call
+    if embedded.origin:
+        _keys.write_provenance(uns, _keys.image(stem), **embedded.origin | {"function": "tl.embed"})
     sample.save()
     logger.info("%s: wrote obsm %s", sample.name, ", ".join(map(repr, written)))
 
 
 def _write_experts(sample: Sample, stem: str, weights: NDArray[np.floating]) -> None:
-    """Write the expert of the largest weight, and the colours of all."""
+    """Write the expert of the largest weight of every spot, and the colours of all experts."""
     experts = [str(e) for e in range(weights.shape[1])]
     routed = ~np.isnan(weights).any(1)
     largest = np.argmax(np.nan_to_num(weights, nan=-1), axis=1)
@@ -217,40 +252,43 @@ def _write_experts(sample: Sample, stem: str, weights: NDArray[np.floating]) -> 
 
 
 def _panel_of(model: Model, genes: GenePanel | Sequence[str] | None) -> GenePanel:
-    if model.genes is None and genes is None:
-        raise ValueError(
-            "genes=None, and the model does not know its gene panel: pass the names in the order of its input."
-        )
-    panel = model.genes if genes is None else GenePanel.of(genes)
-    if len(panel) != model.n_genes:  # type: ignore[arg-type]
-        raise ValueError(f"genes: got {len(panel)} names, but the model reads {model.n_genes}.")  # type: ignore[arg-type]
-    if model.genes is not None and panel.names != model.genes.names:  # type: ignore[union-attr]
+    """Return the gene panel of the model's input; raise if neither the model nor the user knows it, or they differ."""
+    if genes is None:
+        if model.genes is None:
+            raise ValueError(
+                "genes=None, and the model does not know its gene panel: pass the names in the order of its input."
+            )
+        return model.genes
+    panel = GenePanel.of(genes)
+    if len(panel) != model.n_genes:
+        raise ValueError(f"genes: got {len(panel)} names, but the model reads {model.n_genes}.")
+    if model.genes is not None and panel.names != model.genes.names:
         raise ValueError("genes differs from the model's own panel (model.genes); leave genes= out.")
-    return model.genes or panel  # type: ignore[return-value]
+    return model.genes or panel
 
 
 def _panel_expression(
-    sample: Sample, panel: GenePanel, model: Model, layer: str | None, normalized: bool, min_overlap: float
+    sample: Sample, panel: GenePanel, model: Model, settings: _Settings
 ) -> tuple[csr_matrix | NDArray[np.float32], NDArray[np.bool_]]:
     """Return expression in panel order with missing genes at their training mean, and which spots have counts."""
-    x, present, filled = read_expression(sample, panel, layer, normalized=normalized)
+    x, present, filled = read_expression(sample, panel, settings.layer, normalized=settings.normalized)
     share = float(present.mean())
-    missing = [name for name, there in zip(panel.names, present, strict=True) if not there]
-    if share < min_overlap:
+    missing = [name for name, is_present in zip(panel.names, present, strict=True) if not is_present]
+    if share < settings.min_overlap:
         raise ValueError(
-            f"{sample.name}: only {int(present.sum())} of the model's {len(panel)} genes are there ({share:.0%}, fewer than "
-            f"min_overlap={min_overlap:.0%}); missing: {shorten(missing)}. {MATCHING[panel.fold_case]} Is the sample of another species, "
-            "or named by other ids? Lower min_overlap= to embed it all the same."
+            f"{sample.name}: only {int(present.sum())} of the model's {len(panel)} genes are there ({share:.0%}, fewer "
+            f"than min_overlap={settings.min_overlap:.0%}); missing: {shorten(missing)}. {MATCHING[panel.fold_case]} "
+            "Is the sample of another species, or are its genes named by other ids? Lower min_overlap= to embed it."
         )
     if not filled.all():
         warn(
-            f"{sample.name}: {int((~filled).sum())} of {len(filled)} spots have no counts: NaN on the expression side, image side "
-            "alone in the joint embedding."
+            f"{sample.name}: {int((~filled).sum())} of {len(filled)} spots have no counts: NaN on the expression side, "
+            "image side alone in the joint embedding."
         )
     if missing:
         warn(
-            f"{sample.name}: {len(missing)} of the model's {len(panel)} genes are missing and set to their mean in training: "
-            f"{shorten(missing)}."
+            f"{sample.name}: {len(missing)} of the model's {len(panel)} genes are missing and set to their mean in "
+            f"training: {shorten(missing)}."
         )
         dense = x.toarray()
         dense[:, ~present] = model.expression_mean[~present]

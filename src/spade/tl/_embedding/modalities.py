@@ -1,26 +1,44 @@
-"""Both modalities of spots, each embedded by itself."""
+"""Both modalities of spots, each embedded on its own."""
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 
 from spade._samples.counts import read_expression
-from spade._samples.model_features import Model, read_model_features
+from spade._samples.model_features import Model, features_key, read_model_features
 from spade._samples.sample import Sample
+from spade.core.checks import check_choice, check_flag
 from spade.models import SealModel
 
 MIXES = ("concat", "logits", "mean")
 MODALITIES = ("image", "expression")
 
 
+@dataclass(frozen=True)
+class Source:
+    """Where both modalities of a model are read: features in ``obsm``, expression in a layer."""
+
+    use_rep: str
+    layer: str | None
+    normalized: bool
+
+    @classmethod
+    def of(
+        cls, model: Model, use_rep: str | None, layer: str | None, *, normalized: bool | None, with_image: bool = True
+    ) -> Source:
+        """Fill in what the model was trained on where a setting is None; without the image no features are named."""
+        config = model.config
+        known = config.normalized if normalized is None else check_flag("normalized", normalized)
+        return cls(features_key(model, use_rep) if with_image else "", layer or config.layer, known)
+
+
 def check_mix(mix: str, model: Model) -> None:
-    """Raise if experts cannot be compared so, or if there are none."""
-    if mix not in MIXES:
-        raise ValueError(f"mix={mix!r}: expected one of {', '.join(map(repr, MIXES))}.")
+    """Raise if experts cannot be compared in this way, or if there are none."""
+    check_choice("mix", mix, MIXES)
     if isinstance(model, SealModel) and mix != MIXES[0]:
         raise ValueError(f"mix={mix!r}: a SealModel has no experts to mix; leave mix= out.")
 
@@ -31,26 +49,29 @@ def unit(x: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def read_modality(
-    sample: Sample, model: Model, modality: str, use_rep: str, layer: str | None, normalized: bool
-) -> tuple[Any, NDArray[np.bool_]]:
+    sample: Sample, model: Model, modality: str, source: Source
+) -> tuple[NDArray[np.floating] | csr_matrix, NDArray[np.bool_]]:
     """Return one modality of every row, and which rows have it."""
     if modality == "image":
-        features = read_model_features(sample, use_rep, model)
+        features = read_model_features(sample, source.use_rep, model)
         return features, ~np.isnan(features).any(1)
     if model.genes is None:
-        raise ValueError("the model does not know its gene panel, so expression cannot be put in its order.")
+        raise ValueError("the model does not know its gene panel, so expression cannot be ordered for its input.")
     if not sample.has_expression:
-        raise ValueError(f"{sample.name}: has no expression (table of width 0), so nothing can be found; leave it out.")
-    x, present, filled = read_expression(sample, model.genes, layer, normalized=normalized)
+        raise ValueError(f"{sample.name}: has no expression (table of width 0); leave it out.")
+    x, present, filled = read_expression(sample, model.genes, source.layer, normalized=source.normalized)
     if not present.all():
         raise ValueError(f"{sample.name}: lacks {int((~present).sum())} of the model's {len(model.genes)} genes.")
     return x, filled
 
 
-def encode(model: Model, modality: str, x: Any, mix: str, *, gallery: bool) -> NDArray[np.float32]:
-    """Embed rows so that products of a query's and a gallery's rows are their similarity, each routed by itself.
+def encode(
+    model: Model, modality: str, x: NDArray[np.floating] | csr_matrix, mix: str, *, gallery: bool
+) -> NDArray[np.float32]:
+    """Embed rows so that products of a query's and a gallery's rows are their similarity; each side is routed alone.
 
-    ``"mean"``, ``"concat"``: cosines. ``"logits"``: the query's weights times the cosines of every expert. Without experts: cosines.
+    ``"mean"``, ``"concat"`` and models without experts: cosines. ``"logits"``: the cosines of every expert, weighted by
+    the routing weights of the query.
     """
     if isinstance(model, SealModel):
         return unit(model.encode_image(x) if modality == "image" else model.encode_expression(x))
@@ -61,7 +82,7 @@ def encode(model: Model, modality: str, x: Any, mix: str, *, gallery: bool) -> N
 
 
 def encode_signature(model: Model, x: NDArray[np.floating]) -> NDArray[np.float32]:
-    """Embed the mean expression and the mean with a change ``(1, G)``; what each expert sees of the change, side by side."""
+    """Embed the mean expression with and without a change ``(1, G)``; return the difference, experts concatenated."""
     both = np.concatenate([np.maximum(model.expression_mean + x, 0), np.atleast_2d(model.expression_mean)])
     changed, mean = encode(model, "expression", csr_matrix(both), "logits", gallery=True)
     return (changed - mean)[None]

@@ -1,22 +1,27 @@
-"""How well image and expression of the same spot find each other."""
+"""How well image and expression of the same spot retrieve each other."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
 from spade import _keys
-from spade._samples.model_features import Model, check_model, features_key
+from spade._samples.collect import Collector
+from spade._samples.model_features import Model, check_model
 from spade._samples.obs import obs_column
 from spade._samples.open import Samples, as_list, iter_samples
-from spade._samples.sample import check_names
+from spade.core.arrays import Rows
+from spade.core.checks import check_count, check_text
 from spade.core.evaluation.retrieval import chance_rank, chance_recall, group_sizes, ranks_within, recall_at
 from spade.models import SpadeModel
-from spade.tl._embedding.modalities import MODALITIES, check_mix, encode, read_modality
+from spade.tl._embedding.modalities import MODALITIES, Source, check_mix, encode, read_modality
 
+logger = logging.getLogger("spade")
 #: Expert of a spot for a model that has none.
 NO_EXPERT = -1
 
@@ -35,9 +40,10 @@ def retrieval_metrics(
     normalized: bool | None = None,
     table_key: str | None = None,
 ) -> pd.DataFrame:
-    """Rank, for every spot, its own expression among all spots' given its image, and the reverse.
+    """Rank the true expression of every spot among that of all spots, given its image, and the reverse.
 
-    Each modality is routed by itself, so that weights carry nothing across. The gallery holds the spots asked for, of all samples.
+    Each modality is routed by itself, so that the weights carry no information across. The gallery holds the chosen
+    spots of all samples.
 
     Parameters
     ----------
@@ -48,17 +54,18 @@ def retrieval_metrics(
     k
         Recall@k is the share of spots whose partner is among the first ``k``.
     mix
-        How experts, which do not share axes, are compared. ``"concat"``: cosine of all experts' outputs side by side, both sides
-        weighted. ``"logits"``: Σ_e w_e cos_e of query and gallery, by the weights of the query alone, as in MoDE. ``"mean"``: cosine of
-        the mixtures Σ_e w_e f_e.
+        How experts, which do not share axes, are compared. ``"concat"``: cosine of the concatenated outputs of all
+        experts, weighted on both sides. ``"logits"``: Σ_e w_e cos_e of query and gallery, with the weights of the query
+        alone, as in MoDE. ``"mean"``: cosine of the mixtures Σ_e w_e f_e.
     split_key, part
         Use only spots whose ``obs[split_key]`` is ``part``; all spots if ``split_key`` is None.
     control
-        A model trained like this one with ``shuffle_pairs=True``, measured on the same spots: what it finds takes no pairs to find.
+        A model trained like this one with ``shuffle_pairs=True``, measured on the same spots: what it retrieves does
+        not depend on true pairs.
     use_rep
-        ``obsm`` key of the image features; None: the one the model was trained on.
+        ``obsm`` key of the image features; None: those that the model was trained on.
     layer, normalized
-        Where the expression is, as in :func:`train_spade`; None: as the model was trained. ``layer="X"`` is ``X`` itself.
+        Where the expression is, as in :func:`train_spade`; None: as in training. ``layer="X"`` is ``X`` itself.
     table_key
         Table; may be left out when there is one.
 
@@ -75,7 +82,7 @@ def retrieval_metrics(
     Raises
     ------
     ValueError
-        No spot has both modalities, genes of the panel missing, or features of another encoder.
+        No spot with both modalities, genes of the panel that are missing, or features of another encoder.
 
     Examples
     --------
@@ -84,116 +91,120 @@ def retrieval_metrics(
     >>> sp.pp.patches(samples)
     >>> sp.pp.encode_patches(samples)
     >>> panel = sp.pp.select_genes(samples)
-    >>> model = sp.tl.train_spade(samples, use_rep="X_texture", genes=panel, n_prototypes=2, n_experts=2, n_epochs=2)
+    >>> sizes = {"n_prototypes": 2, "n_experts": 2, "n_epochs": 2}
+    >>> model = sp.tl.train_spade(samples, use_rep="X_texture", genes=panel, **sizes)
     >>> sp.tl.retrieval_metrics(samples, model).shape
     (8, 8)
     """
     check_model(model)
-    if k < 1:
-        raise ValueError(f"k={k!r}: expected a whole number of at least 1.")
+    check_count("k", k)
     check_mix(mix, model)
+    if split_key is not None:
+        check_text("part", part)
     listed = as_list(samples)
-    options = (mix, split_key, part, use_rep, layer, normalized, table_key)
-    found = _embed_pairs(listed, model, *options)
-    other = None
+    chosen = _Chosen(split_key, part, table_key)
+    source = Source.of(model, use_rep, layer, normalized=normalized)
+    pairs = _embed_pairs(listed, model, mix, source, chosen)
+    controls = None
     if control is not None:
         check_model(control, "control")
-        other = _embed_pairs(listed, control, *options)
-        if not np.array_equal(other.row, found.row):
+        source = Source.of(control, use_rep, layer, normalized=normalized)
+        controls = _embed_pairs(listed, control, mix, source, chosen)
+        if not np.array_equal(controls.row, pairs.row):
             raise ValueError(
-                f"control: reads obsm[{control.config.use_rep!r}], which other spots have than obsm[{model.config.use_rep!r}] of the model. "
-                "Train both on the same features."
+                f"control: reads obsm[{control.config.use_rep!r}], which covers other spots than "
+                f"obsm[{model.config.use_rep!r}] of the model. Train both on the same features."
             )
-        other.expert = found.expert  # the galleries are those of the model
-    rows = []
-    for query in MODALITIES:
-        for gallery, (ranks, sizes) in _ranks(found, query).items():
-            row = {
-                "direction": f"{query}_to_{MODALITIES[1 - MODALITIES.index(query)]}",
-                "gallery": gallery,
-                "n": len(ranks),
-                "k": k,
-                "recall": recall_at(ranks, k),
-                "chance_recall": chance_recall(sizes, k),
-                "median_rank": float(np.median(ranks)),
-                "chance_rank": chance_rank(sizes),
-            }
-            if other is not None:
-                controls, _ = _ranks(other, query)[gallery]
-                row |= {"control_recall": recall_at(controls, k), "control_rank": float(np.median(controls))}
-            rows.append(row)
-    return pd.DataFrame(rows)
+        controls = replace(controls, expert=pairs.expert)  # the galleries are those of the model
+    return pd.DataFrame([line for query in MODALITIES for line in _compare(pairs, controls, query, k)])
 
 
-@dataclass
+@dataclass(frozen=True)
+class _Chosen:
+    """Which spots are used: those of one part of a split, or all."""
+
+    split_key: str | None
+    part: str
+    table_key: str | None
+
+
+@dataclass(frozen=True)
 class _Pairs:
     """Both modalities of the same spots, as queries and as a gallery."""
 
     query: dict[str, NDArray[np.float32]]
     gallery: dict[str, NDArray[np.float32]]
-    expert: NDArray[np.int64]
+    expert: Rows
     section: NDArray[np.str_]
-    row: NDArray[np.int64]
+    row: Rows
 
 
-def _embed_pairs(
-    samples: Samples,
-    model: Model,
-    mix: str,
-    split_key: str | None,
-    part: str,
-    use_rep: str | None,
-    layer: str | None,
-    normalized: bool | None,
-    table_key: str | None,
-) -> _Pairs:
-    use_rep = features_key(model, use_rep)
-    layer = layer or model.config.layer
-    normalized = model.config.normalized if normalized is None else normalized
-    parts: list[_Pairs] = []
-    names: list[str] = []
-    for sample in iter_samples(samples, table_key=table_key):
-        both, usable = {}, np.ones(sample.table.n_obs, dtype=bool)
-        for modality in MODALITIES:
-            both[modality], there = read_modality(sample, model, modality, use_rep, layer, normalized)
-            usable &= there
-        if split_key is not None:
-            usable &= (obs_column(sample, split_key, "split_key") == part).to_numpy(dtype=bool)
+def _embed_pairs(samples: Samples, model: Model, mix: str, source: Source, chosen: _Chosen) -> _Pairs:
+    """Embed the spots that have both modalities, each modality as queries and as a gallery."""
+    collector = Collector("retrieval", say=logger.info)
+    for sample in iter_samples(samples, table_key=chosen.table_key):
+        modalities, usable = {}, np.ones(sample.table.n_obs, dtype=bool)
+        for name in MODALITIES:
+            modalities[name], valid = read_modality(sample, model, name, source)
+            usable &= valid
+        if chosen.split_key is not None:
+            column = obs_column(sample, chosen.split_key, "split_key")
+            usable &= (column == chosen.part).to_numpy(dtype=bool)
         rows = np.flatnonzero(usable)
-        query, gallery = (
-            {modality: encode(model, modality, x[rows], mix, gallery=side) for modality, x in both.items()}
-            for side in (False, True)
-        )
+        embedded = {
+            f"{side}_{name}": encode(model, name, x[rows], mix, gallery=side == "gallery")
+            for side in ("query", "gallery")
+            for name, x in modalities.items()
+        }
         expert = np.full(len(rows), NO_EXPERT)
         if isinstance(model, SpadeModel):
-            expert = np.argmax(model.route(both["image"][rows]), axis=1)
-        parts.append(_Pairs(query, gallery, expert, sample.section_of_row()[rows], rows))
-        names.append(sample.name)
-    check_names(names)
-    expert = np.concatenate([one.expert for one in parts])
-    if not len(expert):
-        where = "" if split_key is None else f" with obs[{split_key!r}] == {part!r}"
-        raise ValueError(f"no spot{where} has a valid patch and counts.")
-    return _Pairs(
-        {name: np.concatenate([one.query[name] for one in parts]) for name in MODALITIES},
-        {name: np.concatenate([one.gallery[name] for one in parts]) for name in MODALITIES},
-        expert,
-        np.concatenate([one.section for one in parts]),
-        np.concatenate([one.row for one in parts]),
-    )
+            expert = np.argmax(model.route(modalities["image"][rows]), axis=1)
+        collector.add(sample, rows, embedded, expert=expert, row=rows)
+    embedded, columns = collector.joined()
+    if not len(columns["row"]):
+        part = "" if chosen.split_key is None else f" with obs[{chosen.split_key!r}] == {chosen.part!r}"
+        raise ValueError(f"no spot{part} has a valid patch and counts.")
+    query, gallery = ({name: embedded[f"{side}_{name}"] for name in MODALITIES} for side in ("query", "gallery"))
+    return _Pairs(query, gallery, columns["expert"], columns["section"], columns["row"])
 
 
-def _ranks(pairs: _Pairs, query: str) -> dict[str, tuple[NDArray[np.float64], NDArray[np.int64]]]:
-    """Rank of every true partner in every gallery, and the gallery's size."""
-    gallery = MODALITIES[1 - MODALITIES.index(query)]
-    groups = {"all_spots": np.zeros_like(pairs.expert), "same_section": pairs.section}
+def _compare(pairs: _Pairs, controls: _Pairs | None, query: str, k: int) -> Iterator[dict[str, object]]:
+    """Yield one line per gallery for queries of one modality."""
+    control_ranks = {} if controls is None else _ranks(controls, query)
+    for gallery, (ranks, sizes) in _ranks(pairs, query).items():
+        line: dict[str, object] = {
+            "direction": f"{query}_to_{_other(query)}",
+            "gallery": gallery,
+            "n": len(ranks),
+            "k": k,
+            "recall": recall_at(ranks, k),
+            "chance_recall": chance_recall(sizes, k),
+            "median_rank": float(np.median(ranks)),
+            "chance_rank": chance_rank(sizes),
+        }
+        if controls is not None:
+            of_control = control_ranks[gallery][0]
+            line |= {"control_recall": recall_at(of_control, k), "control_rank": float(np.median(of_control))}
+        yield line
+
+
+def _other(modality: str) -> str:
+    return MODALITIES[1 - MODALITIES.index(modality)]
+
+
+def _ranks(pairs: _Pairs, query: str) -> dict[str, tuple[NDArray[np.float64], Rows]]:
+    """Rank of every true partner in every gallery, and the size of that gallery."""
+    groups: dict[str, NDArray[np.int64] | NDArray[np.str_]] = {
+        "all_spots": np.zeros_like(pairs.expert),
+        "same_section": pairs.section,
+    }
     if (pairs.expert != NO_EXPERT).all():
         groups["same_expert"] = pairs.expert
-    found = {
-        name: (ranks_within(pairs.query[query], pairs.gallery[gallery], of), group_sizes(of))
-        for name, of in groups.items()
+    ranks = {
+        name: (ranks_within(pairs.query[query], pairs.gallery[_other(query)], group), group_sizes(group))
+        for name, group in groups.items()
     }
-    (overall, n), (own, n_own) = found["all_spots"], found["same_section"]
-    if (n > n_own).any():  # the partner and all that are not of its section
-        found["other_sections"] = overall - own + 1, n - n_own + 1
-    return found
+    (overall, n), (within, n_within) = ranks["all_spots"], ranks["same_section"]
+    if (n > n_within).any():  # the partner and all spots of other sections
+        ranks["other_sections"] = overall - within + 1, n - n_within + 1
+    return ranks

@@ -1,1 +1,1 @@
-"""Verbs that say what experts stand for."""
+"""Verbs that describe experts: agreement, composition, marker genes, certainty."""

@@ -1,20 +1,23 @@
-"""How far experts and labels divide the spots alike."""
+"""How well experts agree with labels."""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import TypedDict
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
 from spade import _keys
-from spade._checks import log_left_out
+from spade._checks import log_left_out, plural
 from spade._samples.experts import iter_experts, need_experts
 from spade._samples.obs import read_labels
 from spade._samples.open import Samples
+from spade.core.checks import check_text
 
-OVERALL = "all sections"
+#: Value of ``section`` for all sections together.
+OVERALL = "all_sections"
 
 
 def expert_agreement(
@@ -36,11 +39,11 @@ def expert_agreement(
     Returns
     -------
     DataFrame
-        One row per ``section``, and ``"all sections"`` for their spots together. Columns: ``n`` spots with label and expert;
-        ``n_without_label``; ``n_without_expert`` (of those with a label); ``n_labels`` and ``n_experts`` that occur; ``adjusted_rand``,
-        ``adjusted_mutual_info`` (0: as by chance, 1: the same division); ``normalized_mutual_info`` (arithmetic mean);
-        ``homogeneity`` (1: no expert has spots of two labels); ``completeness`` (1: no label is spread over two experts). NaN
-        where there are fewer than two labels.
+        One row per ``section``, and one for all spots together, ``"all_sections"``. Columns: ``n`` spots with label and
+        expert; ``n_without_label``; ``n_without_expert`` (of those with a label); the number of different labels
+        ``n_labels`` and experts ``n_experts``; ``adjusted_rand`` and ``adjusted_mutual_info`` (0: as by chance, 1: the
+        same partition); ``normalized_mutual_info`` (arithmetic mean); ``homogeneity`` (1: no expert has spots of two
+        labels); ``completeness`` (1: no label is spread over two experts). NaN where there are fewer than two labels.
 
     Raises
     ------
@@ -53,9 +56,9 @@ def expert_agreement(
 
     Notes
     -----
-    More experts than labels lower completeness and with it the adjusted Rand index, though every expert may be pure: see
-    homogeneity. Unlike the adjusted measures, homogeneity, completeness and normalised mutual information grow with the number of
-    experts by chance alone.
+    More experts than labels lower completeness, and with it the adjusted Rand index, even if every expert is pure: see
+    homogeneity. Unlike the adjusted measures, homogeneity, completeness and normalised mutual information grow with the
+    number of experts by chance alone.
 
     Examples
     --------
@@ -65,50 +68,65 @@ def expert_agreement(
     >>> sp.pp.encode_patches(samples)
     >>> routing = sp.tl.cluster_experts(samples, use_rep="X_texture", n_prototypes=4, n_experts=4)
     >>> sp.tl.expert_agreement(samples, label_key="domain")["section"].tolist()
-    ['toy_0', 'toy_1', 'all sections']
+    ['toy_0', 'toy_1', 'all_sections']
     """
     experts, labels, sections = [], [], []
-    for sample, of_sample in iter_experts(samples, key, table_key):
+    for sample, of_sample in iter_experts(samples, check_text("key", key), table_key):
         experts.append(of_sample)
         labels.append(read_labels(sample, label_key, "label_key")[0])
         sections.append(sample.section_of_row().astype(object))
     expert, label, section = map(np.concatenate, (experts, labels, sections))
     need_experts(expert, key)
-    both = (expert != "") & (label != "")
-    there = sorted(set(label[both]))
-    if len(there) < 2:
+    overall = _compare(OVERALL, expert, label)
+    if overall["n_labels"] < 2:
+        names = sorted(set(label[(expert != "") & (label != "")]))
         raise ValueError(
-            f"label_key={label_key!r}: the {int(both.sum())} spots with label and expert have {len(there)} different labels "
-            f"({', '.join(there) or 'none'}); agreement needs two."
+            f"label_key={label_key!r}: the {overall['n']} spots with label and expert have "
+            f"{plural(len(names), 'different label')} ({', '.join(names) or 'none'}); agreement needs two."
         )
-    log_left_out(
-        "expert_agreement",
-        len(label),
-        {"without label": int((label == "").sum()), "without expert": int(((label != "") & (expert == "")).sum())},
-    )
+    without = {"without label": overall["n_without_label"], "without expert": overall["n_without_expert"]}
+    log_left_out("expert_agreement", len(label), without)
     rows = [_compare(name, expert[section == name], label[section == name]) for name in dict.fromkeys(section)]
-    return pd.DataFrame([*rows, _compare(OVERALL, expert, label)])
+    return pd.DataFrame([*rows, overall])
 
 
-def _compare(section: str, expert: NDArray[np.object_], label: NDArray[np.object_]) -> dict[str, Any]:
+class Agreement(TypedDict):
+    """Agreement of experts and labels in one section, or in all."""
+
+    section: str
+    n: int
+    n_without_label: int
+    n_without_expert: int
+    n_labels: int
+    n_experts: int
+    adjusted_rand: float
+    adjusted_mutual_info: float
+    normalized_mutual_info: float
+    homogeneity: float
+    completeness: float
+
+
+def _compare(section: str, expert: NDArray[np.object_], label: NDArray[np.object_]) -> Agreement:
+    """Compare the partitions of the spots that have both an expert and a label."""
     from sklearn import metrics
 
-    both = (expert != "") & (label != "")
-    truth, found = label[both].astype(str), expert[both].astype(str)
-    facts: dict[str, Any] = {
+    used = (expert != "") & (label != "")
+    label_used, expert_used = label[used].astype(str), expert[used].astype(str)
+    n_labels = len(set(label_used))
+
+    def measure(score: Callable[[NDArray[np.str_], NDArray[np.str_]], float]) -> float:
+        return float(score(label_used, expert_used)) if n_labels > 1 else np.nan
+
+    return {
         "section": section,
-        "n": int(both.sum()),
+        "n": int(used.sum()),
         "n_without_label": int((label == "").sum()),
         "n_without_expert": int(((label != "") & (expert == "")).sum()),
-        "n_labels": len(set(truth)),
-        "n_experts": len(set(found)),
+        "n_labels": n_labels,
+        "n_experts": len(set(expert_used)),
+        "adjusted_rand": measure(metrics.adjusted_rand_score),
+        "adjusted_mutual_info": measure(metrics.adjusted_mutual_info_score),
+        "normalized_mutual_info": measure(metrics.normalized_mutual_info_score),
+        "homogeneity": measure(metrics.homogeneity_score),
+        "completeness": measure(metrics.completeness_score),
     }
-    measures = {
-        "adjusted_rand": metrics.adjusted_rand_score,
-        "adjusted_mutual_info": metrics.adjusted_mutual_info_score,
-        "normalized_mutual_info": metrics.normalized_mutual_info_score,
-        "homogeneity": metrics.homogeneity_score,
-        "completeness": metrics.completeness_score,
-    }
-    comparable = facts["n_labels"] > 1
-    return facts | {name: float(score(truth, found)) if comparable else np.nan for name, score in measures.items()}

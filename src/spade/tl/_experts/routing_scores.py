@@ -1,4 +1,4 @@
-"""How sure the routing is of every patch, and how far the patch is from all that the model has seen."""
+"""How certain the routing of every patch is, and how far the patch lies from the training data."""
 
 from __future__ import annotations
 
@@ -23,48 +23,50 @@ def routing_scores(
     use_rep: str | None = None,
     table_key: str | None = None,
 ) -> None:
-    r"""Write how undecided the routing of every patch is, and how far the patch lies from the training data.
+    r"""Write how uncertain the routing of every patch is, and how far the patch lies from the training data.
 
-    The entropy says how many experts share a patch: 0 nats is one alone, log E all alike, exp(entropy) their effective number. The
-    distance is an out-of-distribution score: that from the patch's features to the nearest prototype of the training data, in the
-    scaled coordinates that the model routes in.
+    The entropy says how many experts share a patch: 0 nats for a single one, log E for all alike; exp(entropy) is their
+    effective number. The distance is an out-of-distribution score: from the features of the patch to the nearest
+    prototype of the training data, in the scaled coordinates that the model routes in.
 
     Parameters
     ----------
     samples
-        A ``SpatialData``, a path to a zarr store, or an iterable of these, with image features; expression is not needed.
+        A ``SpatialData``, a path to a zarr store, or an iterable of these, with image features; expression is not
+        needed.
     model
         From :func:`train_spade` or :meth:`spade.models.SpadeModel.load`.
     key_added
         Stem of the keys written.
     use_rep
-        ``obsm`` key of the image features; None: the one the model was trained on.
+        ``obsm`` key of the image features; None: those that the model was trained on.
     table_key
         Table; may be left out when there is one.
 
     Returns
     -------
     None
-        Writes ``obs["spade_entropy"]`` (nats) and ``obs["spade_distance"]``, NaN where there is no valid patch. Prototypes of
-        experts that were never trained do not count, as they embed nothing.
+        Writes ``obs["spade_entropy"]`` (nats) and ``obs["spade_distance"]``, NaN where there is no valid patch.
+        Prototypes of experts that were never trained do not count, because those experts embed nothing.
 
     Raises
     ------
     KeyError
-        Features or table that are not there.
+        Features or a table that do not exist.
     ValueError
         Features of another width or encoder.
 
     Notes
     -----
-    With ``feature_scaling="standard"`` the distance is :math:`\sqrt{\frac1D \sum_j (z_j - c_j)^2}` over the features' z-scores z by
-    training mean and deviation: the root of the mean squared z-score difference. The whole training data lie at 1 (root mean
-    square) from their own mean, and so, as a rule, training patches lie below 1 from a prototype; several times that is unlike
-    anything seen (another stain, artefacts, background). Where to cut is best read off the training samples: score them as well,
-    and distrust what lies beyond, say, their 99th percentile. With ``"none"`` the distance is in units of the encoder.
+    With ``feature_scaling="standard"`` the distance is :math:`\sqrt{\frac1D \sum_j (z_j - c_j)^2}` over the z-scores z
+    of the features by training mean and deviation: the root of the mean squared z-score difference. The training data
+    as a whole lie at 1 (root mean square) from their own mean, so training patches usually lie below 1 from a
+    prototype; a distance of several times that is unlike anything in training (another stain, artefacts, background).
+    Choose the cutoff from the training samples: score them as well, and distrust patches beyond, say, their 99th
+    percentile. With ``"none"`` the distance is in the units of the encoder.
 
-    A far patch is not always undecided: the softmax over distances may be sharp far from every prototype. The two scores say
-    different things.
+    A distant patch is not always undecided: the softmax over distances may be sharp far from every prototype. The two
+    scores measure different things.
 
     Examples
     --------
@@ -73,7 +75,8 @@ def routing_scores(
     >>> sp.pp.patches(samples)
     >>> sp.pp.encode_patches(samples)
     >>> panel = sp.pp.select_genes(samples)
-    >>> model = sp.tl.train_spade(samples, use_rep="X_texture", genes=panel, n_prototypes=4, n_experts=2, n_epochs=2)
+    >>> sizes = {"n_prototypes": 4, "n_experts": 2, "n_epochs": 2}
+    >>> model = sp.tl.train_spade(samples, use_rep="X_texture", genes=panel, **sizes)
     >>> sp.tl.routing_scores(samples, model)
     >>> bool((samples[0]["table"].obs["spade_distance"] < 2).all())
     True
@@ -99,12 +102,12 @@ def routing_scores(
             seed=model.config.seed,
         )
         sample.save()
-        known = ~np.isnan(distance)
+        n_missing = int(np.isnan(distance).sum())
         logger.info(
-            "%s: wrote obs[%r], obs[%r] of %d patches (%d without a valid one are NaN)",
+            "%s: wrote obs[%r], obs[%r] of %d patches (%d spots without a valid patch are NaN)",
             sample.name,
             _keys.entropy(stem),
             _keys.distance(stem),
-            int(known.sum()),
-            int((~known).sum()),
+            len(distance) - n_missing,
+            n_missing,
         )

@@ -1,7 +1,7 @@
 """Genes that stand out in each expert: the test, and the few genes that ``pl.expert_gallery`` draws.
 
-The gallery does not call ``rank_expert_genes``, which raises for a single expert, few spots or few common genes, where a
-gallery still shows patches, and has no difference in mean log expression.
+The gallery does not call ``rank_expert_genes``, which raises for a single expert, few spots or few common genes, where
+a gallery still shows patches, and has no difference in mean log expression.
 """
 
 from __future__ import annotations
@@ -61,16 +61,16 @@ def top_genes(
     if not joined.n_vars:
         return dict.fromkeys(experts, "no gene common\nto all samples")
     sizes = joined.obs["expert"].value_counts()
-    able = [e for e in experts if MIN_SPOTS <= sizes.get(e, 0) <= joined.n_obs - MIN_SPOTS]
+    ranked = [expert for expert in experts if MIN_SPOTS <= sizes.get(expert, 0) <= joined.n_obs - MIN_SPOTS]
     result: dict[str, pd.Series | str] = dict.fromkeys(experts, "too few spots\nto compare")
-    if not able:
+    if not ranked:
         return result
-    ranked = compare_experts(joined, able, "t-test")
-    for e in able:
-        scores = pd.Series(ranked["scores"][e], index=ranked["names"][e])
+    ranking = compare_experts(joined, ranked, "t-test")
+    for expert in ranked:
+        scores = pd.Series(ranking["scores"][expert], index=ranking["names"][expert])
         best = scores[np.isfinite(scores) & (scores > 0)].index[:n_genes]
-        own = (joined.obs["expert"] == e).to_numpy()
-        chosen = joined[:, best].X
-        difference = np.asarray(chosen[own].mean(0) - chosen[~own].mean(0)).ravel()
-        result[e] = pd.Series(difference, index=best).sort_values(ascending=False, kind="stable")
+        in_expert = (joined.obs["expert"] == expert).to_numpy()
+        values = joined[:, best].X
+        difference = np.asarray(values[in_expert].mean(0) - values[~in_expert].mean(0)).ravel()
+        result[expert] = pd.Series(difference, index=best).sort_values(ascending=False, kind="stable")
     return result

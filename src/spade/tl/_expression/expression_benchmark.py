@@ -1,28 +1,28 @@
-"""How well representations predict the expression of patients that were held out."""
+"""How well representations predict the expression of held-out patients."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from os import PathLike
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
+from scipy.sparse import csr_matrix
 from tqdm.auto import tqdm
 
 from spade import _keys, encoders
-from spade._checks import shorten
-from spade._samples.counts import read_counts
+from spade._checks import plural, shorten
+from spade._samples.collect import Collector
+from spade._samples.counts import has_counts, read_counts
 from spade._samples.encode import BATCH
 from spade._samples.features import Representation, named_representations, read_representations
 from spade._samples.obs import check_groups, section_groups
 from spade._samples.open import Samples, as_list, iter_samples
 from spade._samples.patches import row_centres
-from spade._samples.sample import check_names
-from spade.core.checks import check_count
+from spade.core.checks import check_choice, check_count, check_positive
 from spade.core.expression.normalise import TARGET_SUM
 from spade.core.spots.blocks import spacing
 from spade.encoders import Encoder
@@ -30,11 +30,21 @@ from spade.io._store import is_store
 from spade.models import GenePanel
 from spade.models._gene_names import MATCHING
 from spade.tl._expression.hest_bench import read_task, read_task_sample
-from spade.tl._expression.protocols import HEST, SOUND, BenchSection, hest_fold, sound_fold, variable_genes
+from spade.tl._expression.protocols import (
+    HEST,
+    SOUND,
+    BenchSection,
+    GeneScore,
+    hest_fold,
+    sound_fold,
+    variable_genes,
+)
 
 logger = logging.getLogger("spade")
 #: Training and test sections of every fold, by its name.
 Folds = Mapping[str, tuple[Sequence[str], Sequence[str]]]
+#: Patches of a task of HEST-Bench are about as wide as spots are apart: the guard band in spot distances.
+GUARD_PITCHES = 1.2
 
 
 def expression_benchmark(
@@ -52,31 +62,35 @@ def expression_benchmark(
     table_key: str | None = None,
     batch_size: int = BATCH,
 ) -> pd.DataFrame:
-    """Predict the most variable genes of held-out patients by ridge regression, and correlate with what was measured.
+    """Predict the most variable genes of held-out patients by ridge regression, and correlate with the measurement.
 
-    ``"hest"`` is the protocol of HEST-Bench as it is run: the 50 most variable genes of **all** samples, test included; log1p of raw
-    counts; features standardised, reduced to 256 principal components, both learned on the training spots; ridge regression
-    without intercept, α = 100 / (components × genes); Pearson correlation per gene over all test spots together, so that differences
-    between sections count. ``"sound"``: genes chosen on the training sections of each fold only; counts scaled per spot before log1p, so
-    that depth is no expression; α chosen by holding out training sections (of a single one, halves); correlation within each section.
+    ``"hest"`` is the protocol of HEST-Bench as it is run: the 50 most variable genes of **all** samples, test included;
+    log1p of raw counts; features standardised, reduced to 256 principal components, both learned on the training spots;
+    ridge regression without intercept, α = 100 / (components × genes); Pearson correlation per gene over all test spots
+    together, so that differences between sections count. ``"sound"``: genes chosen on the training sections of each
+    fold only; counts scaled per spot before log1p, so that sequencing depth does not count as expression; α chosen by
+    holding out training sections (of a single one, halves); correlation within each section.
 
     Parameters
     ----------
     samples
-        A ``SpatialData``, a path to a zarr store, or an iterable of these, with features and raw counts. Or the folder of one task of
-        HEST-Bench: ``splits/train_k.csv`` and ``test_k.csv`` (``sample_id``, ``patches_path``, ``expr_path``), ``var_50genes.json``, and
-        what these name: patches (``.h5``) and counts (``.h5ad``), which are joined by barcode.
+        A ``SpatialData``, a path to a zarr store, or an iterable of these, with features and raw counts. Or the folder
+        of one task of HEST-Bench: ``splits/train_k.csv`` and ``test_k.csv`` (``sample_id``, ``patches_path``,
+        ``expr_path``), ``var_50genes.json``, and the files that these name: patches (``.h5``) and counts (``.h5ad``),
+        which are joined by barcode.
     use_rep
-        ``obsm`` key of a representation; a tuple of keys is put side by side; a list of these compares several; a dict names them. Spots
-        that lack one of them are not used for any. Not for a folder.
+        ``obsm`` key of a representation, or a tuple of keys whose features are concatenated; a list of these compares
+        several; a dict names them. Spots that lack one of them are not used for any. Not for a folder.
     protocol
         ``"hest"``, ``"sound"`` or both.
     groupby
-        ``obs`` column, one value per section; each value in turn is held out. None: the section. A folder has folds of its own.
+        ``obs`` column with one value per section; each value in turn is held out. None: the section. A folder has its
+        own folds.
     n_genes
         Number of genes.
     genes
-        Names of genes to use in both protocols; None: chosen as above (for ``"hest"`` on a folder: those that it names).
+        Names of genes to use in both protocols; None: chosen as above (for ``"hest"`` on a folder: the genes that it
+        names).
     target_sum
         Counts per spot in ``"sound"``; None: raw counts, as in ``"hest"``.
     encoder
@@ -88,23 +102,25 @@ def expression_benchmark(
     table_key
         Table; may be left out when there is one.
     batch_size
-        Patches of a folder that are encoded at a time.
+        Number of patches of a folder that are encoded at a time.
 
     Returns
     -------
     DataFrame
-        One row per ``protocol``, ``representation``, ``fold``, ``section`` (``""`` for ``"hest"``) and ``gene``: ``pearson``, the number of test spots
-        ``n_spots``, and ``alpha``. NaN: the gene does not vary there. With fewer features or training spots than 256, ``"hest"`` keeps as many
-        components as there are. :func:`expression_summary` makes means and intervals of it.
+        One row per ``protocol``, ``representation``, ``fold``, ``section`` (``""`` for ``"hest"``) and ``gene``:
+        ``pearson``, the number of test spots ``n_spots``, and ``alpha``. NaN: the gene does not vary there. With fewer
+        than 256 features or training spots, ``"hest"`` keeps as many components as there are.
+        :func:`expression_summary` computes means and intervals.
 
     Raises
     ------
     FileNotFoundError
-        A folder that is no task, or files that its splits name.
+        A folder that is not a task, or missing files that its splits name.
     KeyError
-        No such representation, column, or genes that a sample lacks.
+        No such representation or column, or genes that a sample lacks.
     ValueError
-        One group only, a group that varies within a section, too few genes, files that are truncated or do not fit each other.
+        A single group, a group that varies within a section, too few genes, or files that are truncated or do not
+        match each other.
 
     Examples
     --------
@@ -116,104 +132,163 @@ def expression_benchmark(
     >>> table.groupby("protocol")["fold"].nunique().to_dict()
     {'hest': 3, 'sound': 3}
     """
-    wanted = [protocol] if isinstance(protocol, str) else list(protocol)
-    if not wanted or (odd := [one for one in wanted if one not in (HEST, SOUND)]):
-        raise ValueError(f'protocol={odd[0] if wanted else wanted!r}: expected "hest", "sound" or both.')
+    protocols = _protocols(protocol)
     check_count("n_genes", n_genes)
     check_count("batch_size", batch_size)
-    given = None if genes is None else GenePanel.of(genes)
-    panel = None if given is None else list(given.names)
+    if target_sum is not None:
+        check_positive("target_sum", target_sum)
+    panel = None if genes is None else GenePanel.of(genes)
     if isinstance(samples, (str, PathLike)) and Path(samples).is_dir() and not is_store(Path(samples)):
         if use_rep is not None:
             raise ValueError(
-                f"use_rep={use_rep!r}: a folder of HEST-Bench has no obsm; its patches go through encoder=."
+                f"use_rep={use_rep!r}: a folder of HEST-Bench has no obsm; its patches are encoded with encoder=."
             )
-        sections, folds, named = _of_folder(Path(samples), encoder, batch_size)
-        hest_genes: list[str] | None = panel or named
+        bench = _read_folder(Path(samples), encoder, batch_size)
     else:
         if use_rep is None:
             raise ValueError('use_rep=None: name an obsm key, such as use_rep="X_texture".')
-        sections, folds = _of_samples(samples, use_rep, groupby, layer, patches_key, table_key)
-        hest_genes = panel
-    if given is not None and given.fold_case:
-        sections = {name: _folded(one, given) for name, one in sections.items()}
-    _check_genes(sections, panel if HEST not in wanted else hest_genes, given is not None and given.fold_case)
-    if hest_genes is None and HEST in wanted:
-        hest_genes = variable_genes(list(sections.values()), n_genes)
-    shared = set.intersection(*(set(one.genes) for one in sections.values()))
-    names = list(next(iter(sections.values())).x)
-    found: list[dict[str, Any]] = []
-    with tqdm(total=len(folds) * len(wanted) * len(names), desc="expression benchmark", unit="fit") as bar:
-        for fold, parts in folds.items():
-            train, test = ([sections[name] for name in part] for part in parts)
-            chosen = panel or (variable_genes(train, n_genes, shared) if SOUND in wanted else [])
-            for one in wanted:
-                for rep in names:
-                    scores = (
-                        hest_fold(train, test, rep, hest_genes or [])
-                        if one == HEST
-                        else sound_fold(train, test, rep, chosen, target_sum)
+        named = named_representations(use_rep)
+        bench = _read_samples(
+            samples, named, groupby=groupby, layer=layer, patches_key=patches_key, table_key=table_key
+        )
+    bench = bench.with_panel(panel, check_hest=HEST in protocols)
+    hest_genes = bench.hest_genes
+    if hest_genes is None and HEST in protocols:
+        hest_genes = variable_genes(list(bench.sections.values()), n_genes)
+    lines: list[dict[str, object]] = []
+    n_fits = len(bench.folds) * len(protocols) * len(bench.representations)
+    with tqdm(total=n_fits, desc="expression benchmark", unit="fit") as bar:
+        for fold, (train, test) in bench.parts():
+            sound_genes: Sequence[str] = () if panel is None else panel.names
+            if panel is None and SOUND in protocols:
+                sound_genes = variable_genes(train, n_genes, bench.shared_genes)
+            for name in protocols:
+                for representation in bench.representations:
+                    scores: Iterator[GeneScore] = (
+                        hest_fold(train, test, representation, hest_genes or ())
+                        if name == HEST
+                        else sound_fold(train, test, representation, sound_genes, target_sum)
                     )
-                    found += [{"protocol": one, "representation": rep, "fold": fold} | score for score in scores]
+                    facts = {"protocol": name, "representation": representation, "fold": fold}
+                    lines += [{**facts, **score} for score in scores]
                     bar.update()
-    return pd.DataFrame(found)
+    return pd.DataFrame(lines)
 
 
-def _folded(one: BenchSection, panel: GenePanel) -> BenchSection:
-    """Name the genes of a section as the panel does; those that more than one goes by get no name of the panel."""
-    names = zip(one.genes, panel.fold(one.genes), strict=True)
-    return replace(one, genes=pd.Index([folded or f"{name} (ambiguous)" for name, folded in names]))
+def _protocols(protocol: object) -> list[str]:
+    """Return the protocols as a list; raise if one is unknown, or there are none."""
+    names = list(protocol) if isinstance(protocol, Sequence) and not isinstance(protocol, str) else [protocol]
+    if not names:
+        raise ValueError(f'protocol={protocol!r}: expected "hest", "sound" or both.')
+    return [check_choice("protocol", name, (HEST, SOUND)) for name in names]
 
 
-def _check_genes(sections: Mapping[str, BenchSection], genes: Iterable[str] | None, fold_case: bool) -> None:
-    for one in sections.values():
-        if missing := [name for name in genes or () if name not in one.genes]:
-            raise KeyError(f"{one.name}: genes: {shorten(missing)} are not in the table. {MATCHING[fold_case]}")
+@dataclass(frozen=True)
+class _Bench:
+    """Sections, folds and, if they are given, the genes of ``"hest"``."""
+
+    sections: dict[str, BenchSection]
+    folds: Folds
+    hest_genes: Sequence[str] | None = None
+
+    @property
+    def representations(self) -> list[str]:
+        """Names of the representations."""
+        return list(next(iter(self.sections.values())).x)
+
+    @property
+    def shared_genes(self) -> set[str]:
+        """Genes that all sections have."""
+        return set.intersection(*(set(section.genes) for section in self.sections.values()))
+
+    def parts(self) -> Iterator[tuple[str, tuple[list[BenchSection], list[BenchSection]]]]:
+        """Yield the training and test sections of every fold."""
+        for fold, (train, test) in self.folds.items():
+            yield fold, ([self.sections[name] for name in train], [self.sections[name] for name in test])
+
+    def with_panel(self, panel: GenePanel | None, *, check_hest: bool) -> _Bench:
+        """Name genes as the panel does; raise if a section lacks one of its genes or (``check_hest``) of ``"hest"``."""
+        sections, hest_genes = self.sections, self.hest_genes
+        fold_case = panel is not None and panel.fold_case
+        if panel is not None:
+            hest_genes = panel.names
+            if fold_case:
+                sections = {name: _folded(section, panel) for name, section in sections.items()}
+        needed = hest_genes if check_hest else None if panel is None else panel.names
+        for section in sections.values():
+            if missing := [name for name in needed or () if name not in section.genes]:
+                raise KeyError(f"{section.name}: genes: {shorten(missing)} are not in the table. {MATCHING[fold_case]}")
+        return replace(self, sections=sections, hest_genes=hest_genes)
 
 
-def _of_folder(
-    folder: Path, encoder: str | Encoder, batch_size: int
-) -> tuple[dict[str, BenchSection], Folds, list[str]]:
+def _folded(section: BenchSection, panel: GenePanel) -> BenchSection:
+    """Name the genes of a section as the panel does; a name that several genes share is marked as ambiguous."""
+    names = zip(section.genes, panel.fold(section.genes), strict=True)
+    return replace(section, genes=pd.Index([folded or f"{name} (ambiguous)" for name, folded in names]))
+
+
+def _read_folder(folder: Path, encoder: str | Encoder, batch_size: int) -> _Bench:
+    """Read a task of HEST-Bench, and encode its patches."""
     task = read_task(folder)
     ready = encoders.get(encoder) if isinstance(encoder, str) else encoder
     sections = {}
     for name in tqdm(task.files, desc=f"{ready.name}: {folder.name}", unit="sample"):
-        one = read_task_sample(task, name, ready, batch_size)
-        guard = 0.0 if one.points is None else 1.2 * spacing(one.points)  # patches are about as wide as spots are apart
-        sections[name] = BenchSection(name, {ready.name: one.x}, one.counts, one.genes, one.points, guard)
-    return sections, task.folds, task.genes
+        sample = read_task_sample(task, name, ready, batch_size)
+        guard = 0.0 if sample.points is None else GUARD_PITCHES * spacing(sample.points)
+        sections[name] = BenchSection(
+            name, {ready.name: sample.x}, sample.counts, sample.genes, points=sample.points, guard=guard
+        )
+    return _Bench(sections, task.folds, task.genes)
 
 
-def _of_samples(
-    samples: Samples, use_rep: Any, groupby: str | None, layer: str | None, patches_key: str, table_key: str | None
-) -> tuple[dict[str, BenchSection], Folds]:
-    named = named_representations(use_rep)
-    sections: dict[str, BenchSection] = {}
-    group: dict[str, str] = {}
+def _read_samples(
+    samples: Samples,
+    named: Mapping[str, tuple[str, ...]],
+    *,
+    groupby: str | None,
+    layer: str | None,
+    patches_key: str,
+    table_key: str | None,
+) -> _Bench:
+    """Read all sections of all samples; a fold holds out the sections of one group."""
+    collector = Collector("the benchmark", say=logger.info)
+    expression: dict[str, tuple[csr_matrix, pd.Index, float]] = {}  # sections may differ in their genes
+    groups: dict[str, str] = {}
     for sample in iter_samples(as_list(samples), table_key=table_key):
-        x, rows = read_representations(sample, named, "none")
+        features, rows = read_representations(sample, named, "none")
         counts = read_counts(sample, layer)
-        groups = section_groups(sample, groupby)
+        groups |= section_groups(sample, groupby)
         points, side = row_centres(sample, patches_key, required=False)
-        filled = np.asarray(counts.sum(1)).ravel() > 0
+        usable = has_counts(counts)[rows]
+        rows = rows[usable]
+        collector.skip("without features or counts", sample.table.n_obs - len(rows))
+        collector.add(sample, rows, {name: x[usable] for name, x in features.items()}, points=points[rows])
         for section in sample.sections:
-            check_names([*sections, section.name], "sections")
-            here = np.isin(rows, section.rows) & filled[rows]
-            own = rows[here]
-            if len(own) < len(section.rows):
-                logger.info(
-                    "%s: %d spots without features or counts are not used", section.name, len(section.rows) - len(own)
+            section_rows = rows[np.isin(rows, section.rows)]
+            if len(section_rows) < 2:
+                raise ValueError(
+                    f"{section.name}: {plural(len(section_rows), 'spot')} with features and counts, but two are "
+                    "needed; leave the section out."
                 )
-            if len(own) < 2:
-                raise ValueError(f"{section.name}: {len(own)} spots have features and counts; leave the section out.")
-            places = None if np.isnan(points[own]).any() else points[own]
-            blocks = {name: block[here] for name, block in x.items()}
-            sections[section.name] = BenchSection(
-                section.name, blocks, counts[own], sample.table.var_names.astype(str), places, side
-            )
-            group[section.name] = groups[section.name]
-    names = check_groups(group.values(), groupby)
-    return sections, {
-        name: ([one for one in group if group[one] != name], [one for one in group if group[one] == name])
-        for name in names
+            expression[section.name] = counts[section_rows], sample.table.var_names.astype(str), side
+    features, columns = collector.joined()
+    sections = {}
+    for name, (counts, genes, guard) in expression.items():
+        in_section = columns["section"] == name
+        points = columns["points"][in_section]
+        sections[name] = BenchSection(
+            name,
+            {representation: x[in_section] for representation, x in features.items()},
+            counts,
+            genes,
+            points=None if np.isnan(points).any() else points,
+            guard=guard,
+        )
+    folds = {
+        group: (
+            [name for name in groups if groups[name] != group],
+            [name for name in groups if groups[name] == group],
+        )
+        for group in check_groups(groups.values(), groupby)
     }
+    return _Bench(sections, folds)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
+from spade.core.checks import check_choice, check_count, check_share
 from spade.core.rng import as_seed, numpy_stream
 from spade.tl._expression.table import check_benchmark, mean_bounds, mean_known, units_by_gene
 
@@ -19,8 +20,9 @@ def expression_summary(
 ) -> pd.DataFrame:
     """Summarise an expression benchmark over sections.
 
-    The unit is the section (for ``"hest"`` the fold), as its spots are no independent repeats: correlations are averaged over genes within
-    each, then units are resampled. With few units such intervals are too narrow; with one there is none (NaN).
+    The unit is the section (for ``"hest"`` the fold), because its spots are not independent replicates: correlations
+    are averaged over genes within each unit, then units are resampled. With few units these intervals are too narrow;
+    with a single one they are NaN.
 
     Parameters
     ----------
@@ -31,15 +33,16 @@ def expression_summary(
     n_boot
         Bootstrap samples of the units.
     level
-        Of the intervals.
+        Level of the intervals, between 0 and 1.
     rng
         Seed.
 
     Returns
     -------
     DataFrame
-        One row per ``protocol`` and ``representation`` (and ``gene``, best first): ``pearson``, ``std`` over units, ``low``, ``high``, ``n_units`` and
-        ``n_missing``, the number of correlations that are NaN, as of genes that do not vary, and do not count.
+        One row per ``protocol`` and ``representation`` (and ``gene``, best first): ``pearson``, ``std`` over units,
+        ``low``, ``high``, ``n_units`` and ``n_missing``, the number of correlations that are NaN and do not count, as
+        those of genes that do not vary.
 
     Raises
     ------
@@ -55,28 +58,28 @@ def expression_summary(
     ...     for s, values in {"a": (0.2, 0.4), "b": (0.4, 0.6)}.items()
     ...     for g, p in zip(("Mbp", "Plp1"), values)
     ... ]
-    >>> sp.tl.expression_summary(pd.DataFrame(rows))[["pearson", "low", "high", "n_units"]].round(2).values.tolist()
+    >>> summary = sp.tl.expression_summary(pd.DataFrame(rows))
+    >>> summary[["pearson", "low", "high", "n_units"]].round(2).values.tolist()
     [[0.4, 0.3, 0.5, 2.0]]
     """
     table = check_benchmark(table)
-    if by not in (None, "gene"):
-        raise ValueError(f'by={by!r}: expected None or "gene".')
-    if not 0 < level < 1:
-        raise ValueError(f"level={level!r}: expected a number between 0 and 1.")
+    if by is not None:
+        check_choice("by", by, ("gene",))
+    check_count("n_boot", n_boot)
+    check_share("level", level)
     seed = as_seed(rng)
-    found = []
-    for (protocol, name), own in table.groupby(["protocol", "representation"], sort=False):
-        units = units_by_gene(own)
+    parts = []
+    for (protocol, name), rows in table.groupby(["protocol", "representation"], sort=False):
+        units = units_by_gene(rows)
         values = units.to_numpy() if by else mean_known(units.to_numpy().T)[:, None]
         low, high = mean_bounds(values, n_boot, level, numpy_stream(seed, "bootstrap of sections"))
-        known = ~np.isnan(values)
         mean = mean_known(values)
-        frame = pd.DataFrame({"protocol": protocol, "representation": name, "pearson": mean})
+        part = pd.DataFrame({"protocol": protocol, "representation": name, "pearson": mean})
         if by:
-            frame.insert(2, "gene", units.columns)
-        frame["std"] = np.sqrt(mean_known((values - mean) ** 2))
-        frame["low"], frame["high"], frame["n_units"] = low, high, known.sum(0)
-        missing = own["pearson"].isna().groupby(own["gene"]).sum().reindex(units.columns)
-        frame["n_missing"] = missing.to_numpy() if by else int(missing.sum())
-        found.append(frame.sort_values("pearson", ascending=False, kind="stable"))
-    return pd.concat(found, ignore_index=True)
+            part.insert(2, "gene", units.columns)
+        part["std"] = np.sqrt(mean_known((values - mean) ** 2))
+        part["low"], part["high"], part["n_units"] = low, high, (~np.isnan(values)).sum(0)
+        missing = rows["pearson"].isna().groupby(rows["gene"]).sum().reindex(units.columns)
+        part["n_missing"] = missing.to_numpy() if by else int(missing.sum())
+        parts.append(part.sort_values("pearson", ascending=False, kind="stable"))
+    return pd.concat(parts, ignore_index=True)

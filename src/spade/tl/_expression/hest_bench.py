@@ -20,6 +20,8 @@ from spade.core.spots.blocks import spacing
 from spade.encoders import Encoder
 
 GENES = "var_50genes.json"
+#: Names that the datasets of a file with patches may have.
+DATASETS = {"img": ("img", "imgs"), "barcode": ("barcode", "barcodes"), "coords": ("coords",)}
 COLUMNS = ("sample_id", "patches_path", "expr_path")
 #: Side of a patch in µm.
 SIDE_UM = 112.0
@@ -28,7 +30,7 @@ DOWNLOAD_AGAIN = "Compare its size with the source and download it again."
 
 @dataclass(frozen=True)
 class BenchTask:
-    """What the folder says: genes, the files of every sample, and training and test samples of every fold."""
+    """Genes, files (patches, expression) of every sample, and training and test samples of every fold."""
 
     folder: Path
     genes: list[str]
@@ -38,7 +40,19 @@ class BenchTask:
 
 @dataclass(frozen=True)
 class TaskSample:
-    """One sample: features ``(n, d)``, counts ``(n, G)`` of the same spots in the same order, gene names, and pixels (x, y) or None."""
+    """Spots of one sample that have a patch.
+
+    Attributes
+    ----------
+    x
+        Features ``(n, d)``.
+    counts
+        Raw counts ``(n, G)`` of the same spots in the same order.
+    genes
+        Names of the columns of ``counts``.
+    points
+        Centres (x, y) in pixels, ``(n, 2)``; None if the file has none.
+    """
 
     x: NDArray[np.float32]
     counts: csr_matrix
@@ -46,30 +60,43 @@ class TaskSample:
     points: NDArray[np.float64] | None
 
 
+@dataclass(frozen=True)
+class _Patches:
+    """Features ``(n, d)``, barcodes and, if the file has them, centres ``(n, 2)`` of the patches in a file."""
+
+    x: NDArray[np.float32]
+    barcodes: pd.Index
+    points: NDArray[np.float64] | None
+
+
 def read_task(folder: Path) -> BenchTask:
-    """Read splits and genes; paths in the splits are within the folder."""
+    """Read splits and genes; paths in the splits must lie within the folder."""
     splits = folder / "splits"
-    found = sorted(int(m[1]) for f in splits.glob("train_*.csv") if (m := re.fullmatch(r"train_(\d+)", f.stem)))
-    if not found:
+    names = (re.fullmatch(r"train_(\d+)", file.stem) for file in splits.glob("train_*.csv"))
+    numbers = sorted(int(match[1]) for match in names if match)
+    if not numbers:
         raise FileNotFoundError(
-            f"samples={str(folder)!r} is neither a .zarr store nor a task of HEST-Bench, which has splits/train_0.csv, splits/test_0.csv, "
-            f"{GENES}, patches/ and adata/."
+            f"samples={str(folder)!r} is neither a .zarr store nor a task of HEST-Bench, which has splits/train_0.csv, "
+            f"splits/test_0.csv, {GENES}, patches/ and adata/."
         )
     files: dict[str, tuple[Path, Path]] = {}
     folds = {}
-    for number in found:
-        parts = []
-        for part in ("train", "test"):
-            frame = _read_split(splits / f"{part}_{number}.csv")
-            for name, patches, expression in frame[list(COLUMNS)].itertuples(index=False):
-                pair = (_within(folder, patches), _within(folder, expression))
-                if files.setdefault(name, pair) != pair:
-                    raise ValueError(f"{str(splits)!r}: sample {name!r} has different files in different splits.")
-            parts.append(frame["sample_id"].tolist())
-        if both := sorted(set(parts[0]) & set(parts[1])):
-            raise ValueError(f"{str(splits)!r}: fold {number} has {shorten(both)} in training and test.")
-        folds[str(number)] = (parts[0], parts[1])
+    for number in numbers:
+        train, test = (_read_part(folder, splits / f"{part}_{number}.csv", files) for part in ("train", "test"))
+        if shared := sorted(set(train) & set(test)):
+            raise ValueError(f"{str(splits)!r}: fold {number} has {shorten(shared)} in training and test.")
+        folds[str(number)] = (train, test)
     return BenchTask(folder, _read_genes(folder / GENES), files, folds)
+
+
+def _read_part(folder: Path, file: Path, files: dict[str, tuple[Path, Path]]) -> list[str]:
+    """Return the samples of one part of a fold, and add their files to ``files``."""
+    frame = _read_split(file)
+    for name, patches, expression in frame[list(COLUMNS)].itertuples(index=False):
+        pair = (_within(folder, patches), _within(folder, expression))
+        if files.setdefault(name, pair) != pair:
+            raise ValueError(f"{str(file.parent)!r}: sample {name!r} has different files in different splits.")
+    return frame["sample_id"].tolist()
 
 
 def _read_split(file: Path) -> pd.DataFrame:
@@ -89,7 +116,7 @@ def _read_split(file: Path) -> pd.DataFrame:
 def _within(folder: Path, name: str) -> Path:
     path = (folder / name).resolve()
     if not path.is_relative_to(folder.resolve()):
-        raise ValueError(f"{str(folder)!r}: a split names {name!r}, which is outside of the folder.")
+        raise ValueError(f"{str(folder)!r}: a split names {name!r}, which lies outside of the folder.")
     return path
 
 
@@ -110,76 +137,87 @@ def _read_genes(file: Path) -> list[str]:
 
 def read_task_sample(task: BenchTask, name: str, encoder: Encoder, batch_size: int) -> TaskSample:
     """Encode the patches of a sample and join its counts to them by barcode."""
-    patches, expression = task.files[name]
-    for file in (patches, expression):
+    patches_file, expression_file = task.files[name]
+    for file in (patches_file, expression_file):
         if not file.is_file():
             raise FileNotFoundError(f"{name}: {str(file)!r}, which the splits name, is missing.")
-    try:
-        adata = ad.read_h5ad(expression)
-    except (OSError, KeyError, ValueError) as error:
-        raise ValueError(f"{name}: {str(expression)!r} cannot be read as h5ad ({error}). {DOWNLOAD_AGAIN}") from error
-    try:
-        with h5py.File(patches) as file:
-            x, barcodes, coords = _encode(file, name, str(patches), encoder, batch_size)
-    except OSError as error:
-        raise ValueError(f"{name}: {str(patches)!r} cannot be read as HDF5 ({error}). {DOWNLOAD_AGAIN}") from error
-    for what, names in (("barcodes of patches", pd.Index(barcodes)), ("barcodes of adata", adata.obs_names),
-                        ("genes", adata.var_names)):  # fmt: skip
+    adata = _read_expression(name, expression_file)
+    patches = _read_patches(name, patches_file, encoder, batch_size)
+    for what, names in (
+        ("barcodes of patches", patches.barcodes),
+        ("barcodes of adata", adata.obs_names),
+        ("genes", adata.var_names),
+    ):
         if not names.is_unique:
             raise ValueError(f"{name}: {what} occur more than once, such as {shorten(names[names.duplicated()])}.")
-    rows = adata.obs_names.get_indexer(barcodes)
+    rows = adata.obs_names.get_indexer(patches.barcodes)
     if (rows < 0).any():
-        lost = pd.Index(barcodes)[rows < 0]
+        unmatched = patches.barcodes[rows < 0]
         raise ValueError(
-            f"{name}: {len(lost)} of {len(rows)} patches have no spot in {str(expression)!r}, such as {shorten(lost)}. Are both files of "
-            "one sample?"
+            f"{name}: {len(unmatched)} of {len(rows)} patches have no spot in {str(expression_file)!r}, such as "
+            f"{shorten(unmatched)}. Do both files belong to one sample?"
         )
-    if "spatial" in adata.obsm and coords is not None:
-        _check_places(np.asarray(adata.obsm["spatial"], dtype=np.float64)[rows], coords, name)
+    if "spatial" in adata.obsm and patches.points is not None:
+        _check_places(np.asarray(adata.obsm["spatial"], dtype=np.float64)[rows], patches.points, name)
     counts = csr_matrix(adata.X)[rows]
     if len(counts.data) and (not np.isfinite(counts.data).all() or counts.data.min() < 0):
-        raise ValueError(f"{name}: {str(expression)!r} has negative, NaN or infinite values; raw counts are expected.")
-    return TaskSample(x, counts, adata.var_names, coords)
-
-
-def _encode(
-    file: h5py.File, name: str, path: str, encoder: Encoder, batch_size: int
-) -> tuple[NDArray[np.float32], list[str], NDArray[np.float64] | None]:
-    """Features, barcodes and places of the patches in a file."""
-    keys = {key: next((k for k in names if k in file), None) for key, names in _DATASETS.items()}
-    if keys["img"] is None or keys["barcode"] is None:
-        raise ValueError(f"{name}: {path!r} has {shorten(file) or 'nothing'}; expected img, barcode and coords.")
-    img = file[keys["img"]]
-    barcodes = [b.decode() if isinstance(b, bytes) else str(b) for b in np.asarray(file[keys["barcode"]][:]).ravel()]
-    coords = None if keys["coords"] is None else np.asarray(file[keys["coords"]][:], dtype=np.float64)
-    if img.ndim != 4 or img.shape[-1] != 3 or img.shape[1] != img.shape[2] or img.dtype != np.uint8 or not len(img):
-        raise ValueError(f"{name}: img of {path!r} is {img.dtype} {img.shape}; expected uint8 (n, side, side, 3).")
-    if len(barcodes) != len(img) or (coords is not None and coords.shape != (len(img), 2)):
         raise ValueError(
-            f"{name}: {path!r} has {len(img)} patches, but {len(barcodes)} barcodes and coords of shape "
-            f"{None if coords is None else coords.shape}. {DOWNLOAD_AGAIN}"
+            f"{name}: {str(expression_file)!r} has negative, NaN or infinite values; raw counts are expected."
+        )
+    return TaskSample(patches.x, counts, adata.var_names, patches.points)
+
+
+def _read_expression(name: str, file: Path) -> ad.AnnData:
+    try:
+        return ad.read_h5ad(file)
+    except (OSError, KeyError, ValueError) as error:
+        raise ValueError(f"{name}: {str(file)!r} cannot be read as h5ad ({error}). {DOWNLOAD_AGAIN}") from error
+
+
+def _read_patches(name: str, path: Path, encoder: Encoder, batch_size: int) -> _Patches:
+    try:
+        with h5py.File(path) as file:
+            return _encode(file, f"{name}: {str(path)!r}", encoder, batch_size)
+    except OSError as error:
+        raise ValueError(f"{name}: {str(path)!r} cannot be read as HDF5 ({error}). {DOWNLOAD_AGAIN}") from error
+
+
+def _encode(file: h5py.File, source: str, encoder: Encoder, batch_size: int) -> _Patches:
+    """Check and encode the patches in a file; ``source`` names the sample and the file."""
+    keys = {key: next((name for name in names if name in file), None) for key, names in DATASETS.items()}
+    if keys["img"] is None or keys["barcode"] is None:
+        raise ValueError(f"{source} has {shorten(file) or 'nothing'}; expected img, barcode and coords.")
+    img = file[keys["img"]]
+    raw = np.asarray(file[keys["barcode"]][:]).ravel()
+    barcodes = [value.decode() if isinstance(value, bytes) else str(value) for value in raw]
+    points = None if keys["coords"] is None else np.asarray(file[keys["coords"]][:], dtype=np.float64)
+    if img.ndim != 4 or img.shape[-1] != 3 or img.shape[1] != img.shape[2] or img.dtype != np.uint8 or not len(img):
+        raise ValueError(f"{source}: img is {img.dtype} {img.shape}; expected uint8 (n, side, side, 3).")
+    if len(barcodes) != len(img) or (points is not None and points.shape != (len(img), 2)):
+        raise ValueError(
+            f"{source} has {len(img)} patches, but {len(barcodes)} barcodes and coords of shape "
+            f"{None if points is None else points.shape}. {DOWNLOAD_AGAIN}"
         )
     side = img.shape[1]
     if encoder.input_px and encoder.input_px != side:
-        raise ValueError(f"{name}: patches are {side} px wide, but encoder {encoder.name!r} reads {encoder.input_px}.")
+        raise ValueError(
+            f"{source}: patches are {side} px wide, but encoder {encoder.name!r} reads {encoder.input_px} px."
+        )
     x = np.empty((len(img), encoder.dim), dtype=np.float32)
     for start in range(0, len(img), batch_size):
         x[start : start + batch_size] = encoder.encode(img[start : start + batch_size], SIDE_UM / side)
-    return x, barcodes, coords
+    return _Patches(x, pd.Index(barcodes), points)
 
 
-_DATASETS = {"img": ("img", "imgs"), "barcode": ("barcode", "barcodes"), "coords": ("coords",)}
-
-
-def _check_places(spots: NDArray[np.float64], coords: NDArray[np.float64], name: str) -> None:
-    """Raise if patches and spots that are joined do not lie at the same places, a common shift aside."""
+def _check_places(spots: NDArray[np.float64], patches: NDArray[np.float64], name: str) -> None:
+    """Raise unless patches and the spots they are joined to lie at the same places, apart from a common shift."""
     if len(spots) < 3:
         return
-    pitch = spacing(spots)
-    shift = spots - coords
-    off = np.abs(shift - np.median(shift, axis=0)).max(1) > max(pitch / 2, 1)
+    shift = spots - patches
+    off = np.abs(shift - np.median(shift, axis=0)).max(1) > max(spacing(spots) / 2, 1)
     if off.any():
         raise ValueError(
-            f"{name}: {int(off.sum())} of {len(off)} patches lie elsewhere than the spot of the same barcode (coords of the patches against "
-            "obsm['spatial']), more than half the distance between spots off. Are both files of one sample?"
+            f"{name}: {int(off.sum())} of {len(off)} patches lie more than half the distance between spots away from "
+            "the spot of the same barcode (coords of the patches, obsm['spatial'] of the spots). Do both files belong "
+            "to one sample?"
         )

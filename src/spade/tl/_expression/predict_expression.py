@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
+from spatialdata import SpatialData
 from tqdm.auto import tqdm
 
 from spade import _keys
 from spade._samples.features import read_features
-from spade._samples.model_features import Model
+from spade._samples.model_features import Model, read_model_features
 from spade._samples.open import Samples, as_list, iter_samples
-from spade._samples.sample import Sample
+from spade._samples.sample import Sample, Section
+from spade.core.checks import check_choice
 from spade.core.errors import warn
 from spade.models import GenePanel
 from spade.tl._expression.gene_head import predict_by_head
-from spade.tl._expression.predictor import Predictor
+from spade.tl._expression.predictor import Predictor, RidgePredictor, fit_predictor
 from spade.tl._expression.reference import Reference, read_reference
 from spade.tl._expression.settings import HEAD, METHODS, PredictionSettings
 
@@ -42,13 +46,14 @@ def predict_expression(
     table_key: str | None = None,
     key_added: str = _keys.PREDICTED,
 ) -> None:
-    r"""Predict the expression of spots from their image, by sections in which both were measured.
+    r"""Predict the expression of spots from their image, with the help of sections in which both were measured.
 
-    ``"neighbours"``: the image is compared with the expression of all reference spots in the joint space of a model, each modality
-    routed by itself; predicted is the mean of the ``k`` best, weighted by softmax(similarity / temperature). ``"ridge"``: linear
-    regression from any representation. ``"head"``: the image-to-gene head of a :class:`spade.models.SealModel`, which needs no reference.
-    Samples need no expression. A section never predicts itself: where it is in ``reference``
-    too (as the same object or store: a copy is another section), its rows there are passed over.
+    ``"neighbours"``: the image is compared with the expression of all reference spots in the joint space of a model,
+    each modality routed by itself; the prediction is the mean of the ``k`` best spots, weighted by
+    softmax(similarity / temperature). ``"ridge"``: linear regression from any representation. ``"head"``: the
+    image-to-gene head of a :class:`spade.models.SealModel`, which needs no reference. Samples need no expression. A
+    section never predicts itself: if it is in ``reference`` as well (as the same object or store; a copy is another
+    section), its rows there are left out.
 
     Parameters
     ----------
@@ -57,27 +62,29 @@ def predict_expression(
     model
         A trained model, for ``"neighbours"`` and ``"head"``.
     reference
-        Samples with image features and expression; only ``"head"`` goes without.
+        Samples with image features and expression; not for ``"head"``.
     genes
-        Names of genes to predict, which every sample of ``reference`` has; None: all that these have in common. For ``"head"`` some of
-        the model's panel; None: all. Memory is that of two dense arrays of spots × genes.
+        Names of genes to predict, which every sample of ``reference`` has; None: all genes that these have in common.
+        For ``"head"`` some genes of the model's panel; None: all. Memory is that of two dense arrays of spots × genes.
     method
         ``"neighbours"``, ``"ridge"`` or ``"head"``.
     use_rep
-        ``obsm`` key of the image features; None: the one the model was trained on. For ``"ridge"`` any representation, or a tuple
-        of keys that are put side by side; it must be named.
+        ``obsm`` key of the image features; None: those that the model was trained on. For ``"ridge"`` any
+        representation, or a tuple of keys whose features are concatenated; it must be named.
     k, temperature
-        Neighbours, and how sharply they are weighted by their similarity, which is at most 1.
+        Number of neighbours, and the temperature of their weights; similarities are at most 1.
     mix
         How experts are compared, as in :func:`retrieval_metrics`.
     alpha
-        Penalty of ``"ridge"``, for features of deviation 1 and Σ‖y − xB‖² + α‖B‖²; ``"cv"``: of 13 from 1 to 10⁶ the one
-        that explains most when each section of ``reference`` in turn is held out (of a single section, each half).
+        Penalty of ``"ridge"``, for features of deviation 1 and Σ‖y − xB‖² + α‖B‖²; ``"cv"``: the one of 13 values from
+        1 to 10⁶ that explains most when each section of ``reference`` in turn is held out (of a single section, each
+        half).
     scaling
-        Of the features for ``"ridge"``: by the mean and deviation of ``"reference"``, or of each ``"section"`` by itself, which takes
-        differences in stain away but needs whole sections.
+        Scaling of the features for ``"ridge"``: by the mean and deviation of ``"reference"``, or of each ``"section"``
+        by itself, which removes differences in stain but needs whole sections.
     layer, normalized
-        Where the expression of ``reference`` is, as in :func:`train_spade`; None: as the model was trained, else raw counts in ``X``.
+        Where the expression of ``reference`` is, as in :func:`train_spade`; None: as the model was trained, else raw
+        counts in ``X``.
     patches_key
         What :func:`spade.pp.patches` wrote, read to cut a single reference section into halves.
     table_key
@@ -88,21 +95,23 @@ def predict_expression(
     Returns
     -------
     None
-        Writes ``obsm["X_predicted"]``, log-normalised expression, and ``obsm["X_predicted_deviation"]``, both float32 ``(n_obs, G)``, and
-        the names of the genes in ``uns["predicted_genes"]``. The deviation is the weighted one among the neighbours; for ``"ridge"``
-        the root mean squared error of each gene on held-out parts of ``reference``, the same for all spots (NaN, with a warning, where
-        nothing can be held out); ``"head"`` tells none. Rows without a valid patch are NaN.
+        Writes ``obsm["X_predicted"]``, log-normalised expression, and ``obsm["X_predicted_deviation"]``, both float32
+        ``(n_obs, G)``, and the names of the genes in ``uns["predicted_genes"]``. The deviation is the weighted one
+        among the neighbours; for ``"ridge"`` the root mean squared error of each gene on held-out parts of
+        ``reference``, the same for all spots (NaN, with a warning, where nothing can be held out); ``"head"`` writes
+        none. Rows without a valid patch are NaN.
 
     Raises
     ------
     KeyError
-        Features, genes or table that are not there.
+        Features, genes or a table that do not exist.
     ValueError
-        A reference without spots that have both modalities, or without any but the section itself; features of another width or encoder.
+        A reference without spots that have both modalities, or with no section but the predicted one; features of
+        another width or encoder.
 
     Notes
     -----
-    Which genes can be trusted is another matter: :func:`expression_trust` measures it on held-out sections.
+    :func:`expression_trust` measures on held-out sections which genes can be trusted.
 
     Examples
     --------
@@ -119,99 +128,135 @@ def predict_expression(
     True
     """
     _keys.check_key(key_added)
-    if method not in (*METHODS, HEAD):
-        raise ValueError(f"method={method!r}: expected one of {', '.join(map(repr, (*METHODS, HEAD)))}.")
+    check_choice("method", method, (*METHODS, HEAD))
     if method == HEAD:
         if reference is not None:
             raise ValueError('reference=: method="head" predicts from the image alone; leave reference= out.')
-        predict_by_head(samples, model, genes, use_rep, key_added, table_key)  # type: ignore[arg-type]
+        predict_by_head(samples, model, genes, use_rep, key_added=key_added, table_key=table_key)
         return
     if reference is None:
         raise ValueError(
-            f'reference=None: method={method!r} predicts from samples with expression; only "head" goes without.'
+            f'reference=None: method={method!r} predicts from samples with expression; only "head" needs none.'
         )
     settings = PredictionSettings.of(
-        method=method, model=model, use_rep=use_rep, k=k, temperature=temperature, mix=mix, alpha=alpha, scaling=scaling,
-        layer=layer, normalized=normalized, patches_key=patches_key,
-    )  # fmt: skip
+        method=method,
+        model=model,
+        use_rep=use_rep,
+        k=k,
+        temperature=temperature,
+        mix=mix,
+        alpha=alpha,
+        scaling=scaling,
+        layer=layer,
+        normalized=normalized,
+        patches_key=patches_key,
+    )
     written = {_keys.predicted(key_added), _keys.predicted_deviation(key_added)}
-    if clash := written & set(settings.keys):
-        raise ValueError(f"key_added={key_added!r}: would replace obsm[{clash.pop()!r}], which is predicted from.")
+    if replaced := sorted(written & set(settings.keys)):
+        raise ValueError(f"key_added={key_added!r} would replace obsm[{replaced[0]!r}], which the prediction reads.")
     reference, listed = as_list(reference), as_list(samples)  # held, so that no two objects ever have one id
     known = read_reference(reference, settings, genes, table_key)
-    fitted: dict[tuple[str, ...], Predictor] = {}
-    for sample in iter_samples(listed, table_key=table_key):  # nothing is written unless all can be predicted
-        for key in settings.keys:
-            read_features(sample, key)
-    done = tqdm(iter_samples(listed, table_key=table_key), total=len(listed), desc="predicting", unit="sample")
-    for sample in done:
-        found = _predict_sample(sample, known, settings, fitted)
-        _write(sample, known, found, settings, key_added)
+    _check_features(listed, known, settings, table_key)
+    predictors = _Predictors(settings, known)
+    opened = iter_samples(listed, table_key=table_key)
+    for sample in tqdm(opened, total=len(listed), desc="predicting", unit="sample"):
+        mean, deviation, penalty = _predict_sample(sample, predictors)
+        facts = _facts(known, settings) | {"alpha": penalty}
+        _write(sample, mean, deviation, known.genes, key_added, facts)
+
+
+def _check_features(
+    listed: Sequence[SpatialData | Path], known: Reference, settings: PredictionSettings, table_key: str | None
+) -> None:
+    """Raise unless all samples can be predicted, before any is written."""
+    for sample in iter_samples(listed, table_key=table_key):
+        if settings.searched_model is not None:
+            read_model_features(sample, settings.keys[0], settings.searched_model)
+            continue
+        width = sum(read_features(sample, key).shape[1] for key in settings.keys)
+        if width != known.image.shape[1]:
+            raise ValueError(
+                f"{sample.name}: use_rep={settings.use_rep!r} has {width} features, but {known.image.shape[1]} in "
+                "reference. Encode all of them alike."
+            )
+
+
+class _Predictors:
+    """Predictors from all of a reference but one section, each fitted when it is first needed."""
+
+    def __init__(self, settings: PredictionSettings, reference: Reference) -> None:
+        self.settings, self.reference = settings, reference
+        self._fitted: dict[str, Predictor] = {}
+
+    def without(self, section: Section, origin: str) -> Predictor:
+        """Return what predicts a section: a predictor from the rows of all others."""
+        excluded = origin if (self.reference.origin == origin).any() else ""
+        if excluded not in self._fitted:
+            rows = np.flatnonzero(self.reference.origin != origin)
+            if not len(rows):
+                raise ValueError(
+                    f"reference: holds no section but {section.name} itself, which would be predicted from its own "
+                    "expression. Add other sections, or pass the parts of a section as objects of their own."
+                )
+            predictor = fit_predictor(self.settings, self.reference, rows)
+            if isinstance(predictor, RidgePredictor) and np.isnan(predictor.residual).any():
+                warn(
+                    "reference: has one section without patches, of which nothing can be held out, so "
+                    f"{_keys.predicted_deviation('…')} is NaN."
+                )
+            self._fitted[excluded] = predictor
+        return self._fitted[excluded]
 
 
 def _predict_sample(
-    sample: Sample, known: Reference, settings: PredictionSettings, fitted: dict[tuple[str, ...], Predictor]
-) -> tuple[np.ndarray, np.ndarray, float]:
-    """Predict section by section, each from the rows that are not its own."""
-    image, rows = settings.read_image(sample)
-    mean = np.full((sample.table.n_obs, len(known.genes)), np.nan, dtype=np.float32)
+    sample: Sample, predictors: _Predictors
+) -> tuple[NDArray[np.float32], NDArray[np.float32], float | None]:
+    """Predict section by section, each from the rows of other sections; return mean, deviation and penalty."""
+    image, rows = predictors.settings.read_image(sample)
+    mean = np.full((sample.table.n_obs, len(predictors.reference.genes)), np.nan, dtype=np.float32)
     deviation = np.full_like(mean, np.nan)
-    alpha = np.nan
+    alpha = None
     for section in sample.sections:
-        origin = sample.origin(section)
-        own = (origin,) if (known.origin == origin).any() else ()
-        if own not in fitted:
-            others = np.flatnonzero(known.origin != origin)
-            if not len(others):
-                raise ValueError(
-                    f"reference: holds no section but {section.name} itself, which would be predicted from its own expression. Add "
-                    "others; to part a section, give its parts as objects of their own."
-                )
-            fitted[own] = Predictor(settings, known, others)
-            residual = fitted[own].residual
-            if residual is not None and np.isnan(residual).any():
-                warn(
-                    f"reference: nothing can be held out of one section without patches, so {_keys.predicted_deviation('…')} is NaN."
-                )
-        here = np.isin(rows, section.rows)
-        if here.any():
-            mean[rows[here]], deviation[rows[here]] = fitted[own].predict(image[here])
-        alpha = fitted[own].alpha
+        predictor = predictors.without(section, sample.origin(section))
+        in_section = np.isin(rows, section.rows)
+        if in_section.any():
+            mean[rows[in_section]], deviation[rows[in_section]] = predictor.predict(image[in_section])
+        if isinstance(predictor, RidgePredictor):
+            alpha = predictor.alpha
     if not len(rows):
         warn(f"{sample.name}: no spot has image features; all predictions are NaN.")
     return mean, deviation, alpha
 
 
+def _facts(known: Reference, settings: PredictionSettings) -> dict[str, object]:
+    """Return what the record of a prediction says of its settings and its reference."""
+    facts: dict[str, object] = {
+        "function": "tl.predict_expression",
+        "fold_case": known.fold_case or None,
+        "method": settings.method,
+        "use_rep": None if settings.use_rep is None else " + ".join(settings.keys),
+        "n_reference": known.y.shape[0],
+        "reference": ", ".join(dict.fromkeys(known.section.tolist())),
+    }
+    if settings.searched_model is None:
+        return facts | {"scaling": settings.scaling}
+    model_id = settings.searched_model.id
+    return facts | {"model_id": model_id, "k": settings.k, "temperature": settings.temperature, "mix": settings.mix}
+
+
 def _write(
     sample: Sample,
-    known: Reference,
-    found: tuple[np.ndarray, np.ndarray, float],
-    settings: PredictionSettings,
+    mean: NDArray[np.float32],
+    deviation: NDArray[np.float32],
+    genes: list[str],
     key_added: str,
+    facts: dict[str, object],
 ) -> None:
-    mean, deviation, alpha = found
+    """Write prediction and deviation ``(n_obs, G)``, the names of the genes and the record."""
     key = _keys.predicted(key_added)
     sample.table.obsm[key] = mean
     sample.table.obsm[_keys.predicted_deviation(key_added)] = deviation
-    sample.table.uns[_keys.predicted_genes(key_added)] = np.array(known.genes)
-    neighbours = settings.method == "neighbours" and settings.model is not None
-    _keys.write_provenance(
-        sample.table.uns,
-        key,
-        function="tl.predict_expression",
-        fold_case=known.fold_case or None,
-        method=settings.method,
-        use_rep=settings.use_rep
-        if settings.use_rep is None or isinstance(settings.use_rep, str)
-        else " + ".join(settings.use_rep),
-        model_id=settings.model.id if neighbours and settings.model is not None else None,
-        k=settings.k if neighbours else None,
-        temperature=settings.temperature if neighbours else None,
-        mix=settings.mix if neighbours else None,
-        alpha=None if neighbours else alpha,
-        scaling=None if neighbours else settings.scaling,
-        n_reference=known.y.shape[0],
-        reference=", ".join(dict.fromkeys(known.section.tolist())),
-    )
+    sample.table.uns[_keys.predicted_genes(key_added)] = np.array(genes)
+    _keys.write_provenance(sample.table.uns, key, **facts)
     sample.save()
     logger.info("%s: wrote obsm[%r], %d × %d", sample.name, key, *mean.shape)

@@ -1,10 +1,10 @@
-"""Two ways to measure how well a representation predicts expression: that of HEST-Bench, and a sound one."""
+"""Two protocols for predicting expression from a representation: that of HEST-Bench, and a sound one."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TypedDict
 
 import numpy as np
 import pandas as pd
@@ -12,20 +12,46 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_matrix, vstack
 
 from spade._samples.features import column_scale
-from spade.core.arrays import Floats
+from spade.core.arrays import Floats, Rows
 from spade.core.evaluation.folds import section_folds
 from spade.core.expression.correlation import pearson_per_gene
 from spade.core.expression.normalise import log_normalise
 from spade.core.expression.ridge import ALPHAS, Ridge, best_penalty, fit_ridge, ridge_errors
 
 HEST, SOUND = "hest", "sound"
-#: Settings of HEST-Bench: components, seed, iterations, and the share of spots in which a gene is found in every sample.
+#: Settings of HEST-Bench: components, seed, iterations, and the share of a sample's spots that a gene must occur in.
 COMPONENTS, SEED, ITERATIONS, MIN_SHARE_OF_SPOTS = 256, 1, 1_000, 0.1
+
+
+class GeneScore(TypedDict):
+    """Correlation of one gene over the spots of one section (``""``: of all test sections together)."""
+
+    section: str
+    gene: str
+    pearson: float
+    n_spots: int
+    alpha: float
 
 
 @dataclass(frozen=True)
 class BenchSection:
-    """One section: representations ``(n, d)``, raw counts ``(n, G)``, gene names, places or None, and the guard band between them."""
+    """One section of a benchmark.
+
+    Attributes
+    ----------
+    name
+        Name of the section.
+    x
+        Representations ``(n, d)`` by name.
+    counts
+        Raw counts ``(n, G)``.
+    genes
+        Names of their columns.
+    points
+        Centres ``(n, 2)``; None if unknown.
+    guard
+        Width of the guard band between halves of the section, in the unit of ``points``.
+    """
 
     name: str
     x: dict[str, NDArray[np.float32]]
@@ -36,48 +62,50 @@ class BenchSection:
 
     def take(self, genes: Sequence[str], target_sum: float | None) -> csr_matrix:
         """Return log1p of the counts of some genes, scaled per spot unless ``target_sum`` is None."""
-        values = self.counts.astype(np.float64).log1p() if target_sum is None else None
-        if target_sum is not None:
+        if target_sum is None:
+            values = self.counts.astype(np.float64).log1p()
+        else:
             values = log_normalise(csr_matrix(self.counts, dtype=np.float32), target_sum)
         return csr_matrix(values)[:, self.genes.get_indexer(list(genes))]
 
 
 def candidates(sections: Sequence[BenchSection]) -> list[str]:
     """Genes found in at least a tenth of the spots of every section, without controls, in alphabetical order."""
-    kept: set[str] | None = None
-    for one in sections:
-        found = np.asarray((one.counts > 0).sum(0)).ravel() >= np.ceil(MIN_SHARE_OF_SPOTS * one.counts.shape[0])
-        kept = set(one.genes[found]) & (set(one.genes[found]) if kept is None else kept)
-    return sorted(name for name in kept or () if "BLANK" not in name and "Control" not in name)
+    common: set[str] | None = None
+    for section in sections:
+        n_spots = np.asarray((section.counts > 0).sum(0)).ravel()
+        frequent = set(section.genes[n_spots >= np.ceil(MIN_SHARE_OF_SPOTS * section.counts.shape[0])])
+        common = frequent if common is None else common & frequent
+    return sorted(name for name in common or () if "BLANK" not in name and "Control" not in name)
 
 
 def variable_genes(sections: Sequence[BenchSection], n_genes: int, allowed: set[str] | None = None) -> list[str]:
-    """Most variable of the candidates, by log1p of the raw counts of all sections together (scanpy's default flavour)."""
+    """Most variable candidates, by log1p of the raw counts of all sections together (scanpy's default flavour)."""
     import anndata as ad
     import scanpy as sc
 
     names = [name for name in candidates(sections) if allowed is None or name in allowed]
     if len(names) < n_genes:
         raise ValueError(
-            f"n_genes={n_genes}: only {len(names)} genes are in every section and found in a tenth of its spots. Lower n_genes=, or name "
-            "them with genes=."
+            f"n_genes={n_genes}: only {len(names)} genes occur in a tenth of the spots of every section. Lower "
+            "n_genes=, or name the genes with genes=."
         )
-    stacked = vstack([one.take(names, None) for one in sections], format="csr").astype(np.float32)
+    stacked = vstack([section.take(names, None) for section in sections], format="csr").astype(np.float32)
     table = ad.AnnData(stacked, var=pd.DataFrame(index=names))
-    found = sc.pp.highly_variable_genes(table, n_top_genes=n_genes, inplace=False)["highly_variable"].to_numpy()
-    return [name for name, chosen in zip(names, found, strict=True) if chosen][:n_genes]
+    variable = sc.pp.highly_variable_genes(table, n_top_genes=n_genes, inplace=False)["highly_variable"].to_numpy()
+    return [name for name, is_variable in zip(names, variable, strict=True) if is_variable][:n_genes]
 
 
 def hest_fold(
     train: Sequence[BenchSection], test: Sequence[BenchSection], rep: str, genes: Sequence[str]
-) -> Iterator[dict[str, Any]]:
-    """Pearson correlation per gene over all test spots together, as HEST-Bench has it."""
+) -> Iterator[GeneScore]:
+    """Pearson correlation per gene over all test spots together, as in HEST-Bench."""
     from sklearn.decomposition import PCA
     from sklearn.linear_model import Ridge
     from sklearn.preprocessing import StandardScaler
 
-    x, query = (np.concatenate([one.x[rep] for one in part]) for part in (train, test))
-    y, truth = (vstack([one.take(genes, None) for one in part]).toarray() for part in (train, test))
+    x, query = (np.concatenate([section.x[rep] for section in part]) for part in (train, test))
+    y, truth = (vstack([section.take(genes, None) for section in part]).toarray() for part in (train, test))
     scaler = StandardScaler().fit(x)
     x, query = scaler.transform(x), scaler.transform(query)
     pca = PCA(n_components=min(COMPONENTS, *x.shape), random_state=SEED).fit(x)
@@ -102,10 +130,8 @@ class RidgeProbe:
         return self.ridge.predict((x - self.mean) / self.deviation, self.alpha)
 
 
-def fit_probe(
-    x: NDArray[np.floating], y: csr_matrix, folds: list[tuple[NDArray[np.int64], NDArray[np.int64]]]
-) -> RidgeProbe:
-    """Fit features ``(n, d)`` to expression ``(n, G)``; ``folds`` are rows to learn from and to choose the penalty on."""
+def fit_probe(x: NDArray[np.floating], y: csr_matrix, folds: list[tuple[Rows, Rows]]) -> RidgeProbe:
+    """Fit features ``(n, d)`` to expression ``(n, G)``; the penalty is chosen on the held-out rows of ``folds``."""
     mean, deviation = column_scale(x)
     x = (x - mean) / deviation
     alpha = float(ALPHAS[best_penalty(ridge_errors(x, y, folds, ALPHAS))])
@@ -113,10 +139,10 @@ def fit_probe(
 
 
 def no_penalty(section: str) -> str:
-    """Say why no penalty can be chosen where ``section`` is all there is to train on."""
+    """Message for a fold with a single training section, of which nothing can be held out."""
     return (
-        f"{section} is the only training section of a fold and has no patches, so no penalty can be chosen within it. Add sections, or "
-        "run sp.pp.patches: its halves are then held out."
+        f"{section} is the only training section of a fold and has no patches, so no penalty can be chosen within it. "
+        "Add sections, or run sp.pp.patches: halves of the section are then held out."
     )
 
 
@@ -126,23 +152,21 @@ def sound_fold(
     rep: str,
     genes: Sequence[str],
     target_sum: float | None,
-) -> Iterator[dict[str, Any]]:
-    """Pearson correlation per gene within each test section, of a ridge regression whose penalty the training sections chose."""
-    x = np.concatenate([one.x[rep] for one in train])
-    y = csr_matrix(vstack([one.take(genes, target_sum) for one in train]))
-    section = np.concatenate([np.full(len(one.x[rep]), one.name) for one in train])
-    places = train[0].points if len(train) == 1 else None
-    folds = section_folds(section, places, train[0].guard)
+) -> Iterator[GeneScore]:
+    """Pearson correlation per gene within each test section; the training sections choose the ridge penalty."""
+    x = np.concatenate([section.x[rep] for section in train])
+    y = csr_matrix(vstack([section.take(genes, target_sum) for section in train]))
+    names = np.concatenate([np.full(len(section.x[rep]), section.name) for section in train])
+    points = train[0].points if len(train) == 1 else None
+    folds = section_folds(names, points, train[0].guard)
     if not folds:
         raise ValueError(no_penalty(train[0].name))
     probe = fit_probe(x, y, folds)
-    for one in test:
-        predicted = probe.predict(one.x[rep])
-        yield from _scores(one.name, genes, one.take(genes, target_sum).toarray(), predicted, probe.alpha)
+    for section in test:
+        truth = section.take(genes, target_sum).toarray()
+        yield from _scores(section.name, genes, truth, probe.predict(section.x[rep]), probe.alpha)
 
 
-def _scores(
-    section: str, genes: Sequence[str], truth: Floats, predicted: Floats, alpha: float
-) -> Iterator[dict[str, Any]]:
+def _scores(section: str, genes: Sequence[str], truth: Floats, predicted: Floats, alpha: float) -> Iterator[GeneScore]:
     for gene, value in zip(genes, pearson_per_gene(truth, predicted), strict=True):
         yield {"section": section, "gene": gene, "pearson": value, "n_spots": len(truth), "alpha": alpha}

@@ -8,12 +8,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from spade._samples.features import named_representations, read_representations
+from spade._samples.features import Representation, named_representations, read_representations
 from spade._samples.model_features import Model, check_model, features_key
 from spade._samples.sample import Sample
-from spade.core.checks import check_count
+from spade.core.arrays import Rows
+from spade.core.checks import check_choice, check_count, check_flag, check_positive
 from spade.models import SealModel, SpadeModel
-from spade.tl._embedding.modalities import check_mix, encode, read_modality
+from spade.tl._embedding.modalities import Source, check_mix, encode, read_modality
 
 METHODS = ("neighbours", "ridge")
 #: The method that needs no reference.
@@ -23,11 +24,11 @@ SCALINGS = ("reference", "section")
 
 @dataclass(frozen=True)
 class PredictionSettings:
-    """How to predict, checked."""
+    """Settings of :func:`spade.tl.predict_expression` with a reference, checked."""
 
     method: str
     model: Model | None
-    use_rep: Any
+    use_rep: Representation | None
     k: int
     temperature: float
     mix: str
@@ -38,57 +39,76 @@ class PredictionSettings:
     patches_key: str
 
     def __post_init__(self) -> None:
-        """Check all that needs no data."""
-        if self.method not in METHODS:
-            raise ValueError(f"method={self.method!r}: expected one of {', '.join(map(repr, METHODS))}.")
+        """Check everything that needs no data."""
+        check_choice("method", self.method, METHODS)
         if self.method == "neighbours":
-            if self.model is None:
-                raise ValueError(
-                    'model=None: method="neighbours" searches in the joint space of a model; pass one from sp.tl.train_spade, or '
-                    'choose method="ridge".'
-                )
-            check_model(self.model)
-            check_mix(self.mix, self.model)
-            check_count("k", self.k)
-            if not (np.isfinite(self.temperature) and self.temperature > 0):
-                raise ValueError(f"temperature={self.temperature!r}: expected a positive number.")
-            if not (self.use_rep is None or isinstance(self.use_rep, str)):
-                raise ValueError(f"use_rep={self.use_rep!r}: a model reads one obsm key; name it, or leave it out.")
-            return
+            self._check_neighbours()
+        else:
+            self._check_ridge()
+
+    def _check_neighbours(self) -> None:
+        if self.model is None:
+            raise ValueError(
+                'model=None: method="neighbours" searches in the joint space of a model; pass one from '
+                'sp.tl.train_spade, or choose method="ridge".'
+            )
+        check_model(self.model)
+        check_mix(self.mix, self.model)
+        check_count("k", self.k)
+        check_positive("temperature", self.temperature)
+        if not (self.use_rep is None or isinstance(self.use_rep, str)):
+            raise ValueError(f"use_rep={self.use_rep!r}: a model reads one obsm key; name it, or leave it out.")
+
+    def _check_ridge(self) -> None:
         if self.model is not None:
             raise ValueError(
-                'model=: method="ridge" has no use for a model; leave it out, or name what it embedded in use_rep=.'
+                'model=: method="ridge" uses no model; leave it out, and name features or embeddings with use_rep=.'
             )
         if self.use_rep is None:
             raise ValueError('use_rep=None: method="ridge" needs an obsm key, such as use_rep="X_texture".')
         if len(named_representations(self.use_rep)) > 1:
-            raise ValueError(f"use_rep={self.use_rep!r}: expected one obsm key, or a tuple of keys put side by side.")
-        if self.alpha != "cv" and (isinstance(self.alpha, str) or not (np.isfinite(self.alpha) and self.alpha > 0)):
-            raise ValueError(f'alpha={self.alpha!r}: expected a positive number or "cv".')
-        if self.scaling not in SCALINGS:
-            raise ValueError(f"scaling={self.scaling!r}: expected one of {', '.join(map(repr, SCALINGS))}.")
+            raise ValueError(f"use_rep={self.use_rep!r}: expected one obsm key, or a tuple of keys.")
+        if isinstance(self.alpha, str):
+            if self.alpha != "cv":
+                raise ValueError(f'alpha={self.alpha!r}: expected a positive number or "cv".')
+        else:
+            check_positive("alpha", self.alpha)
+        check_choice("scaling", self.scaling, SCALINGS)
 
     @classmethod
-    def of(cls, *, layer: str | None, normalized: bool | None, **rest: Any) -> PredictionSettings:
-        """Fill in what a model knows of its expression."""
-        config = rest["model"].config if isinstance(rest["model"], (SealModel, SpadeModel)) else None
-        if rest["method"] == "neighbours" and config is not None:
-            layer, normalized = layer or config.layer, config.normalized if normalized is None else normalized
-        return cls(layer=layer, normalized=bool(normalized), **rest)
+    def of(cls, *, layer: str | None, normalized: bool | None, **settings: Any) -> PredictionSettings:
+        """Fill in where the expression is, as the model knows it from its training."""
+        if normalized is not None:
+            check_flag("normalized", normalized)
+        model = settings["model"]
+        if settings["method"] == "neighbours" and isinstance(model, (SealModel, SpadeModel)):
+            layer = layer or model.config.layer
+            normalized = model.config.normalized if normalized is None else normalized
+        return cls(layer=layer, normalized=bool(normalized), **settings)
+
+    @property
+    def searched_model(self) -> Model | None:
+        """The model in whose joint space neighbours are searched; None for ridge regression."""
+        return self.model if self.method == "neighbours" else None
 
     @property
     def keys(self) -> tuple[str, ...]:
         """The ``obsm`` keys that are read."""
-        if self.method == "neighbours" and self.model is not None:
-            return (features_key(self.model, self.use_rep),)
+        if self.searched_model is not None and (self.use_rep is None or isinstance(self.use_rep, str)):
+            return (features_key(self.searched_model, self.use_rep),)
         return next(iter(named_representations(self.use_rep).values()))
 
-    def read_image(self, sample: Sample) -> tuple[NDArray[np.floating], NDArray[np.int64]]:
-        """Return the image side of the rows that have one, and these rows."""
-        if self.method == "neighbours" and self.model is not None:
-            features, there = read_modality(sample, self.model, "image", self.keys[0], self.layer, self.normalized)
-            rows = np.flatnonzero(there)
-            return encode(self.model, "image", features[rows], self.mix, gallery=False), rows
+    @property
+    def source(self) -> Source:
+        """Where both modalities of the model are read."""
+        return Source(self.keys[0], self.layer, self.normalized)
+
+    def read_image(self, sample: Sample) -> tuple[NDArray[np.floating], Rows]:
+        """Return features (ridge) or image embeddings (neighbours) of the rows that have an image, and these rows."""
+        if self.searched_model is not None:
+            features, valid = read_modality(sample, self.searched_model, "image", self.source)
+            rows = np.flatnonzero(valid)
+            return encode(self.searched_model, "image", features[rows], self.mix, gallery=False), rows
         scaling = "section" if self.scaling == "section" else "none"
-        found, rows = read_representations(sample, named_representations(self.use_rep), scaling)
-        return next(iter(found.values())), rows
+        features_by_name, rows = read_representations(sample, named_representations(self.use_rep), scaling)
+        return next(iter(features_by_name.values())), rows

@@ -1,4 +1,4 @@
-"""Results of expression benchmarks, summarised over sections: for ``tl.expression_summary`` and ``pl.expression_ranking``."""
+"""Results of expression benchmarks over sections: for ``tl.expression_summary`` and ``pl.expression_ranking``."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ BENCHMARK = ("protocol", "representation", "fold", "section", "gene", "pearson")
 
 
 def check_benchmark(table: object) -> pd.DataFrame:
-    """Return the table, or raise if it is no result of ``tl.expression_benchmark``."""
+    """Return the table; raise unless it is a result of ``tl.expression_benchmark``."""
     return check_table(table, BENCHMARK, "sp.tl.expression_benchmark")
 
 
@@ -24,11 +24,11 @@ def mean_known(values: Floats) -> Floats:
 
 
 def mean_bounds(values: Floats, n_boot: int, level: float, rng: np.random.Generator) -> tuple[Floats, Floats]:
-    """Interval of the mean of every column ``(U, G)`` under resampling of its rows; NaN of columns with fewer than two values."""
+    """Bootstrap interval of the mean of every column of ``(U, G)`` values; NaN with fewer than two values."""
     return mean_interval(values, bootstrap_weights(len(values), n_boot, rng), level)
 
 
 def units_by_gene(table: pd.DataFrame) -> pd.DataFrame:
-    """Correlations of one protocol and representation: rows sections (folds, where all test spots count together), columns genes."""
+    """Correlations of one protocol and representation: sections (for ``"hest"`` folds) × genes."""
     unit = table["section"].where(table["section"] != "", "fold " + table["fold"].astype(str))
     return table.assign(unit=unit).pivot_table("pearson", "unit", "gene", "mean", dropna=False, observed=True)

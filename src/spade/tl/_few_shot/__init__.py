@@ -1,1 +1,1 @@
-"""Verbs that learn from a few labelled spots; probes and scores that slides and the switchboard share."""
+"""Verbs that learn from a few labelled spots; their probes and scores also serve slides and the switchboard."""

@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
+import pandas as pd
+from spatialdata import SpatialData
 
 from spade import _keys
 from spade._samples.features import Representation, named_representations, read_representations, support_scale
 from spade._samples.obs import categorical, check_free, obs_column
 from spade._samples.open import Samples, as_list, iter_samples
+from spade._samples.sample import Sample
+from spade.core.arrays import Floats
+from spade.core.checks import check_text
 from spade.core.rng import as_seed
 from spade.tl._few_shot.probes import Probe
-from spade.tl._few_shot.rows import read_rows
+from spade.tl._few_shot.rows import LabelledRows, read_rows
 
 logger = logging.getLogger("spade")
 
@@ -32,17 +40,18 @@ def annotate(
 ) -> None:
     """Predict the label of every spot of all samples from the spots that have one.
 
-    The classifier is that of :func:`few_shot`, so that its figures say what to expect: with ``groupby`` for samples without labels,
-    without it for samples with some.
+    The classifier is that of :func:`few_shot`, which measures how well it does: with ``groupby`` for samples without
+    labels, without it for samples that have some.
 
     Parameters
     ----------
     samples
-        A ``SpatialData``, a path to a zarr store, or an iterable of these. Samples without ``obs[label_key]`` are only predicted.
+        A ``SpatialData``, a path to a zarr store, or an iterable of these. Samples without ``obs[label_key]`` are only
+        predicted.
     label_key
         ``obs`` column of the labels; a spot without a value has none.
     use_rep
-        ``obsm`` key of a representation; a tuple of keys is put side by side.
+        ``obsm`` key of a representation, or a tuple of keys whose features are concatenated.
     classifier, C, n_neighbors
         As in :func:`few_shot`.
     scaling
@@ -59,8 +68,9 @@ def annotate(
     None
         Writes, with stem ``domain_predicted``: ``obs["domain_predicted"]``, also for spots that have a label;
         ``obsm["domain_predicted_probability"]``, float32 ``(n_obs, n_classes)`` in the order of the categories;
-        ``obs["domain_predicted_uncertainty"]``, the entropy of the probabilities divided by its largest value, from 0 to 1.
-        Spots without a valid patch are missing and NaN. Draw them with ``sp.pl.expert_clusters(samples, color="domain_predicted")``.
+        ``obs["domain_predicted_uncertainty"]``, the entropy of the probabilities divided by its maximum, from 0 to 1.
+        Spots without a valid patch have a missing label and NaN. Plot the result with
+        ``sp.pl.expert_clusters(samples, color="domain_predicted")``.
 
     Raises
     ------
@@ -76,77 +86,130 @@ def annotate(
     >>> sp.pp.patches(samples)
     >>> sp.pp.encode_patches(samples)
     >>> obs = samples[0]["table"].obs
-    >>> obs["mine"] = obs["domain"].where(obs.groupby("domain", observed=True).cumcount() < 3)  # three labels per domain
+    >>> number = obs.groupby("domain", observed=True).cumcount()
+    >>> obs["mine"] = obs["domain"].where(number < 3)  # three labels per domain
     >>> sp.tl.annotate(samples, label_key="mine", use_rep="X_texture")
     >>> samples[1]["table"].obs["mine_predicted"].isna().sum()
     np.int64(0)
     """
+    keys = _WrittenKeys.of(label_key, key_added)
     if not isinstance(use_rep, (str, tuple)):
-        raise TypeError(f"use_rep={use_rep!r}: expected one representation, a key or a tuple of keys put side by side.")
+        raise TypeError(f"use_rep={use_rep!r}: expected one representation, a key or a tuple of keys.")
     named = named_representations(use_rep)
-    stem = f"{label_key}_predicted" if key_added is None else key_added
-    probability, uncertainty = (_keys.check_key(f"{stem}_{name}") for name in ("probability", "uncertainty"))
-    if stem == label_key:
-        raise ValueError(
-            f"key_added={stem!r} would replace the labels obs[{label_key!r}] by predictions; choose another name."
-        )
     probe = Probe(classifier, C, n_neighbors)
+    seed = as_seed(rng)
     listed = as_list(samples)
+    labelled = _labelled_samples(listed, label_key, table_key)
+    colours = _colours(labelled, label_key, table_key)
+    rows = read_rows(labelled, label_key, named, scaling=scaling, purpose="the support", table_key=table_key)
+    predict = _fit(probe, rows, scaling, seed)
+    width = next(iter(rows.x.values())).shape[1]
+    probabilities = []  # of every sample before any is written
+    for sample in iter_samples(listed, table_key=table_key):
+        check_free(sample, keys.label)
+        check_free(sample, keys.uncertainty)
+        features, with_features = read_representations(sample, named, scaling)
+        (x,) = features.values()
+        if x.shape[1] != width:
+            raise ValueError(
+                f"{sample.name}: use_rep={use_rep!r} has {x.shape[1]} features, but {width} in the samples with "
+                "labels. Encode all of them alike."
+            )
+        probability = np.full((sample.table.n_obs, len(rows.classes)), np.nan, dtype=np.float32)
+        if len(with_features):
+            probability[with_features] = predict(x)
+        probabilities.append(probability)
+    record = {
+        "function": "tl.annotate",
+        "label_key": label_key,
+        "use_rep": " + ".join(*named.values()),
+        "classifier": classifier,
+        "n_labels": len(rows.labelled),
+        "scaling": scaling,
+        "seed": seed,
+    }
+    for sample, probability in zip(iter_samples(listed, table_key=table_key), probabilities, strict=True):
+        _write(sample, probability, rows.classes, colours, keys, record)
+
+
+@dataclass(frozen=True)
+class _WrittenKeys:
+    """Names of what is written: labels and uncertainty in ``obs``, probabilities in ``obsm``."""
+
+    label: str
+    probability: str
+    uncertainty: str
+
+    @classmethod
+    def of(cls, label_key: str, key_added: str | None) -> _WrittenKeys:
+        """Check the stem, which must not be the column of the labels themselves."""
+        check_text("label_key", label_key)
+        stem = f"{label_key}_predicted" if key_added is None else check_text("key_added", key_added)
+        if stem == label_key:
+            raise ValueError(
+                f"key_added={stem!r} would replace the labels obs[{label_key!r}] by predictions; choose another name."
+            )
+        return cls(stem, *(_keys.check_key(f"{stem}_{name}") for name in ("probability", "uncertainty")))
+
+
+def _labelled_samples(
+    listed: Sequence[SpatialData | Path], label_key: str, table_key: str | None
+) -> list[SpatialData | Path]:
+    """Return the samples that have the column, or raise with the columns there are."""
     labelled = [
         item
         for item, sample in zip(listed, iter_samples(listed, table_key=table_key), strict=True)
         if label_key in sample.table.obs
     ]
-    if not labelled:  # raises, with the columns there are
+    if not labelled:
         for sample in iter_samples(listed, table_key=table_key):
             obs_column(sample, label_key, "label_key")
-    colours = _colours(labelled, label_key, table_key)
-    seed = as_seed(rng)
-    rows = read_rows(labelled, label_key, named, scaling, None, None, table_key)
-    (support,) = (x[rows.y >= 0].astype(np.float64) for x in rows.x.values())
-    y = rows.y[rows.y >= 0]
+    return labelled
+
+
+def _fit(probe: Probe, rows: LabelledRows, scaling: str, seed: int) -> Callable[[Floats], Floats]:
+    """Learn from all labelled rows; return the function from features ``(n, d)`` to probabilities."""
+    (x,) = rows.x.values()
+    support = x[rows.labelled].astype(np.float64)
     mean, deviation = support_scale(support, scaling)
-    predict = probe.fit((support - mean) / deviation, y, seed)
-    predicted = []
-    for sample in iter_samples(listed, table_key=table_key):
-        for key in (stem, uncertainty):
-            check_free(sample, key)
-        found_x, own = read_representations(sample, named, scaling)
-        (x,) = found_x.values()
-        if x.shape[1] != support.shape[1]:
-            raise ValueError(
-                f"{sample.name}: {use_rep!r} has {x.shape[1]} features, but {support.shape[1]} in the samples with labels. Make it alike."
-            )
-        found = np.full((sample.table.n_obs, len(rows.classes)), np.nan, dtype=np.float32)
-        if len(own):
-            found[own] = predict((x - mean) / deviation)
-        predicted.append(found)
-    record = {
-        "function": "tl.annotate", "label_key": label_key, "use_rep": " + ".join(*named.values()), "classifier": classifier,
-        "n_labels": len(y), "scaling": scaling, "seed": seed,
-    }  # fmt: skip
-    for sample, found in zip(iter_samples(listed, table_key=table_key), predicted, strict=True):
-        there = ~np.isnan(found).any(1)
-        names = np.full(len(found), "", dtype=object)
-        names[there] = np.array(rows.classes, dtype=object)[found[there].argmax(1)]
-        known, table = np.clip(found, 1e-12, 1), sample.table
-        table.obs[stem] = categorical(names, rows.classes)
-        table.obs[uncertainty] = (-(known * np.log(known)).sum(1) / np.log(len(rows.classes))).astype(np.float32)
-        table.obsm[probability] = found
-        table.uns.pop(f"{stem}_colors", None)
-        if colours:
-            table.uns[f"{stem}_colors"] = np.array([colours[name] for name in rows.classes])
-        _keys.write_provenance(table.uns, stem, **record)
-        sample.save()
-        logger.info("%s: wrote obs[%r], obs[%r] and obsm[%r]", sample.name, stem, uncertainty, probability)
+    predict = probe.fit((support - mean) / deviation, rows.y[rows.labelled], seed)
+    return lambda features: predict((features - mean) / deviation)
 
 
-def _colours(labelled: Samples, label_key: str, table_key: str | None) -> dict[str, str]:
-    """Colours that the labels have in ``uns``; none unless all categories have one."""
+def _write(
+    sample: Sample,
+    probability: Floats,
+    classes: list[str],
+    colours: dict[str, str],
+    keys: _WrittenKeys,
+    record: dict[str, object],
+) -> None:
+    """Write labels, uncertainties, probabilities, colours and the record of one sample."""
+    predicted = ~np.isnan(probability).any(1)
+    labels = np.full(len(probability), "", dtype=object)
+    labels[predicted] = np.array(classes, dtype=object)[probability[predicted].argmax(1)]
+    clipped, table = np.clip(probability, 1e-12, 1), sample.table
+    table.obs[keys.label] = categorical(labels, classes)
+    table.obs[keys.uncertainty] = (-(clipped * np.log(clipped)).sum(1) / np.log(len(classes))).astype(np.float32)
+    table.obsm[keys.probability] = probability
+    table.uns.pop(f"{keys.label}_colors", None)
+    if colours:
+        table.uns[f"{keys.label}_colors"] = np.array([colours[name] for name in classes])
+    _keys.write_provenance(table.uns, keys.label, **record)
+    sample.save()
+    logger.info("%s: wrote obs[%r], obs[%r] and obsm[%r]", sample.name, keys.label, keys.uncertainty, keys.probability)
+
+
+def _colours(labelled: Sequence[SpatialData | Path], label_key: str, table_key: str | None) -> dict[str, str]:
+    """Return the colours of the labels in ``uns``; empty unless every category has one."""
     colours: dict[str, str] = {}
     for sample in iter_samples(labelled, table_key=table_key):
         column, stored = sample.table.obs[label_key], sample.table.uns.get(f"{label_key}_colors")
-        if stored is None or not hasattr(column, "cat") or len(stored) != len(column.cat.categories):
+        if (
+            stored is None
+            or not isinstance(column.dtype, pd.CategoricalDtype)
+            or len(stored) != len(column.cat.categories)
+        ):
             return {}
         colours = dict(zip(map(str, column.cat.categories), map(str, stored), strict=True)) | colours
     return colours

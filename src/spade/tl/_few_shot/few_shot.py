@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Mapping, Sequence
-from itertools import islice
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -13,19 +10,17 @@ from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
 from spade import _keys
-from spade._checks import shorten
+from spade._checks import check_shots, shorten
 from spade._samples.features import Representation, named_representations, support_scale
 from spade._samples.open import Samples, as_list
-from spade.core.arrays import Floats
-from spade.core.checks import check_count
+from spade.core.checks import check_count, check_not_negative, check_positive
 from spade.core.errors import warn
-from spade.core.evaluation.episodes import Episode, anywhere, between_blocks, between_groups
-from spade.core.rng import as_seed, numpy_stream
+from spade.core.evaluation.episodes import Episode
+from spade.core.rng import as_seed
+from spade.tl._few_shot.draws import draw_between_groups, draw_within_sections
 from spade.tl._few_shot.probes import Probe
 from spade.tl._few_shot.rows import LabelledRows, guard_width, read_rows
-from spade.tl._few_shot.scores import scores, store_table
-
-logger = logging.getLogger("spade")
+from spade.tl._few_shot.scores import RECALL, Row, scores, store_table
 
 
 def few_shot(
@@ -48,14 +43,17 @@ def few_shot(
     rng: int | np.random.Generator = 0,
     key_added: str = "few_shot",
 ) -> pd.DataFrame:
-    """Measure how well a few labelled spots per class tell the classes of others.
+    """Measure how well the labels of a few spots per class classify other spots.
 
-    A draw picks the same spots for every representation; those of more shots contain those of fewer. Where they come from:
+    Every representation gets the same draws of labelled spots, and those of more shots contain those of fewer. Where
+    support (spots to learn from) and query (spots to test on) come from:
 
-    - ``groupby``: from some patients (or sections), dealt in turn; all others are the query. What a new patient will see.
-    - ``block_um``: within each section by itself, from half of its square blocks; spots that are near the query are left out.
-    - neither: anywhere within each section by itself; the rest is the query. Neighbours of labelled spots are then among the
-      query, which is right for filling in a section and flatters anything that memorises places.
+    - ``groupby``: the support from some patients (or sections), dealt in turn; the query from all others. This is what
+      to expect of a new patient.
+    - ``block_um``: within each section by itself, the support from half of its square blocks; support spots near the
+      query are left out.
+    - neither: anywhere within each section by itself; the rest is the query. Neighbours of labelled spots are then in
+      the query. That is right for filling in a section, and flatters any representation that encodes position.
 
     Parameters
     ----------
@@ -64,32 +62,34 @@ def few_shot(
     label_key
         ``obs`` column of the classes; spots without a value are not used.
     use_rep
-        ``obsm`` key of a representation; a tuple of keys is put side by side; a list of these compares several; a dict names them.
-        Spots that lack one of them are not used for any.
+        ``obsm`` key of a representation, or a tuple of keys whose features are concatenated; a list of these compares
+        several; a dict names them. Spots that lack one of them are not used for any.
     shots
         Labelled spots per class.
     n_repeats
-        Draws.
+        Number of draws.
     classifier
-        ``"linear"``: logistic regression. ``"centroid"``: nearest class mean of centred rows of length 1 (SimpleShot). ``"knn"``:
-        the nearest rows, weighted by inverse distance.
+        ``"linear"``: logistic regression. ``"centroid"``: nearest class mean of rows that were centred and scaled to
+        length 1 (SimpleShot). ``"knn"``: vote of the nearest rows, weighted by inverse distance.
     C
-        Inverse strength of the L2 penalty of ``"linear"``: a number; ``"paper"``: width × number of classes / 100; ``"cv"``: chosen
-        within the support by cross-validation (with one shot, where there is nothing to validate on, as ``"paper"``).
+        Inverse strength of the L2 penalty of ``"linear"``: a number; ``"paper"``: width × number of classes / 100;
+        ``"cv"``: chosen within the support by cross-validation (as ``"paper"`` with one shot, where nothing can be held
+        out).
     n_neighbors
-        Of ``"knn"``; all, where there are fewer labelled spots.
+        Neighbours of ``"knn"``; all labelled spots, if there are fewer.
     groupby
-        ``obs`` column of what must not be in support and query at once, such as ``"patient"``.
+        ``obs`` column of the groups that support and query must not share, such as ``"patient"``.
     n_support_groups
         Number of groups that the support comes from; None: half of them, rounded down.
     block_um
         Side of the blocks in µm; the sections need patches (:func:`spade.pp.patches`).
     guard_um
-        Labelled spots closer than this to a query spot are left out; None: the side of a patch and, with representations of
-        :func:`spade.pp.spatial_context`, twice their radius. A model that was trained on such has the same reach.
+        Width of the guard band in µm: support spots closer than this to a query spot are left out. None: the side of a
+        patch and, for representations of :func:`spade.pp.spatial_context`, twice their radius. A model trained on such
+        features has the same reach.
     scaling
-        Features get mean 0 and deviation 1 over each ``"section"`` (no label is read for it, but the whole section is), or over the
-        labelled spots (``"support"``); ``"none"``: as they are.
+        Features get mean 0 and deviation 1 over each ``"section"`` (this reads no label, but the whole section), or
+        over the labelled spots (``"support"``); ``"none"``: they are used as they are.
     patches_key
         What :func:`spade.pp.patches` wrote; read only with ``block_um``.
     table_key
@@ -102,17 +102,18 @@ def few_shot(
     Returns
     -------
     DataFrame
-        One row per ``representation``, ``classifier``, ``shots``, ``repeat``, ``unit`` (section, or group of the query) and ``metric``:
-        ``value`` of ``"balanced_accuracy"``, ``"macro_auroc"``, ``"macro_f1"`` and, per ``label``, ``"recall"``, beside ``n_query`` and the
-        ``n_classes`` told apart. Only classes that the unit has count; AUROC is NaN where it has one. For a single ``SpatialData`` (or path) also written to ``uns["few_shot"]``.
-        :func:`few_shot_summary` makes means, intervals and paired comparisons of it.
+        One row per ``representation``, ``classifier``, ``shots``, ``repeat``, ``unit`` (section, or group of the query)
+        and ``metric``: ``value`` of ``"balanced_accuracy"``, ``"macro_auroc"``, ``"macro_f1"`` and, per ``label``,
+        ``"recall"``, with the number of query spots ``n_query`` and of classes ``n_classes``. Only classes that occur
+        in the unit count; AUROC is NaN where a single one does. For a single ``SpatialData`` (or path) the table is
+        also written to ``uns["few_shot"]``. :func:`few_shot_summary` computes means, intervals and paired comparisons.
 
     Raises
     ------
     KeyError
         No such column, representation or patches.
     ValueError
-        One class only, a class with too few spots for the shots, groups or blocks that cannot be parted.
+        A single class, a class with too few spots for the shots, or groups or blocks that cannot be split.
 
     Examples
     --------
@@ -120,157 +121,112 @@ def few_shot(
     >>> samples = sp.datasets.toy(2, 60)
     >>> sp.pp.patches(samples)
     >>> sp.pp.encode_patches(samples)
-    >>> table = sp.tl.few_shot(samples, label_key="domain", use_rep="X_texture", shots=(1, 4), n_repeats=3, groupby="patient")
+    >>> table = sp.tl.few_shot(
+    ...     samples, label_key="domain", use_rep="X_texture", shots=(1, 4), n_repeats=3, groupby="patient"
+    ... )
     >>> sp.tl.few_shot_summary(table)[["representation", "shots", "n_units"]].values.tolist()
     [['X_texture', 1, 2], ['X_texture', 4, 2]]
     """
     named = named_representations(use_rep)
-    wanted = _check_shots(shots)
+    numbers = check_shots(shots)
     check_count("n_repeats", n_repeats)
     _keys.check_uns_key(key_added)
     probe = Probe(classifier, C, n_neighbors)
-    if groupby is not None and block_um is not None:
-        raise ValueError("groupby= and block_um= are two ways to part support and query: choose one.")
-    for name, value, needs in (("guard_um", guard_um, block_um), ("n_support_groups", n_support_groups, groupby)):
-        if value is not None and needs is None:
-            raise ValueError(
-                f"{name}={value!r} has no meaning without {'block_um' if name == 'guard_um' else 'groupby'}=."
-            )
-    if block_um is not None and not block_um > 0:
-        raise ValueError(f"block_um={block_um!r}: expected a positive number of µm.")
-    if guard_um is not None and not guard_um >= 0:
-        raise ValueError(f"guard_um={guard_um!r}: expected a number of µm of at least 0.")
-    listed = as_list(samples)
-    rows = read_rows(listed, label_key, named, scaling, groupby, None if block_um is None else patches_key, table_key)
+    _check_split(groupby=groupby, n_support_groups=n_support_groups, block_um=block_um, guard_um=guard_um)
     seed = as_seed(rng)
-    guard = (
-        0.0
-        if block_um is None
-        else guard_width(listed, named, patches_key, table_key)
-        if guard_um is None
-        else guard_um
+    listed = as_list(samples)
+    rows = read_rows(
+        listed,
+        label_key,
+        named,
+        scaling=scaling,
+        purpose="support and query",
+        groupby=groupby,
+        patches_key=None if block_um is None else patches_key,
+        table_key=table_key,
     )
     if groupby is not None:
-        episodes = _of_groups(rows, groupby, n_support_groups, wanted[-1], n_repeats, seed)
+        draws = draw_between_groups(
+            rows, numbers[-1], n_repeats=n_repeats, seed=seed, groupby=groupby, n_support_groups=n_support_groups
+        )
     else:
-        episodes = _of_sections(rows, block_um, guard, wanted[-1], n_repeats, seed)
-    found: list[dict[str, Any]] = []
-    unit_of = rows.section if groupby is None else rows.group
-    with tqdm(total=len(episodes) * len(wanted) * len(named), desc="few-shot", unit="fit") as bar:
-        for repeat, episode in episodes:
-            for k in wanted:
-                support, query = episode.shots(k)
-                for name, x in rows.x.items():
-                    probabilities = _predict(probe, x, rows.y, support, query, scaling, seed)
-                    for unit in np.unique(unit_of[query]):
-                        own = unit_of[query] == unit
-                        facts = {
-                            "representation": name,
-                            "classifier": classifier,
-                            "shots": k,
-                            "repeat": repeat,
-                            "unit": unit,
-                        }
-                        found += [facts | one for one in scores(rows.y[query[own]], probabilities[own], rows.classes)]
+        if guard_um is None:
+            guard_um = 0.0 if block_um is None else guard_width(listed, named, patches_key, table_key)
+        draws = draw_within_sections(
+            rows, numbers[-1], n_repeats=n_repeats, seed=seed, block_um=block_um, guard_um=guard_um
+        )
+    results: list[Row] = []
+    unit = rows.section if groupby is None else rows.group
+    with tqdm(total=len(draws) * len(numbers) * len(named), desc="few-shot", unit="fit") as bar:
+        for repeat, episode in draws:
+            for k in numbers:
+                facts: Row = {"classifier": classifier, "shots": k, "repeat": repeat}
+                for name in named:
+                    unit_scores = _score(probe, rows, name, episode, k, unit=unit, scaling=scaling, seed=seed)
+                    results += [
+                        {"representation": name, **facts, "unit": of_unit, **score} for of_unit, score in unit_scores
+                    ]
                     bar.update()
-    table = pd.DataFrame(found).assign(n_classes=len(rows.classes))
+    table = pd.DataFrame(results).assign(n_classes=len(rows.classes))
     table.index = table.index.astype(str)
-    _warn_of_gaps(table, rows, None if groupby is None else set(rows.group[rows.y >= 0].tolist()))
+    _warn_of_gaps(table, rows, None if groupby is None else set(rows.group[rows.labelled].tolist()))
     if len(listed) == 1:
         store_table(listed[0], table, key_added, table_key, function="tl.few_shot", label_key=label_key, seed=seed)
     return table
 
 
-def _check_shots(shots: Sequence[int]) -> list[int]:
-    wanted = [shots] if isinstance(shots, (int, np.integer)) else list(shots)
-    if not wanted or any(isinstance(k, bool) or k != int(k) or k < 1 for k in wanted):
-        raise ValueError(f"shots={shots!r}: expected whole numbers of at least 1.")
-    return sorted({int(k) for k in wanted})
+def _check_split(
+    *, groupby: str | None, n_support_groups: int | None, block_um: float | None, guard_um: float | None
+) -> None:
+    """Check the arguments that say where support and query come from."""
+    if groupby is not None and block_um is not None:
+        raise ValueError("groupby= and block_um= are two ways to separate support and query: choose one.")
+    if guard_um is not None and block_um is None:
+        raise ValueError(f"guard_um={guard_um!r} has no meaning without block_um=.")
+    if n_support_groups is not None:
+        if groupby is None:
+            raise ValueError(f"n_support_groups={n_support_groups!r} has no meaning without groupby=.")
+        check_count("n_support_groups", n_support_groups)
+    if block_um is not None:
+        check_positive("block_um", block_um, "µm")
+    if guard_um is not None:
+        check_not_negative("guard_um", guard_um, "µm")
 
 
-def _of_sections(
-    rows: LabelledRows, block_um: float | None, guard: float, most: int, n_repeats: int, seed: int
-) -> list[tuple[int, Episode]]:
-    """Draw within each section by itself."""
-    found = []
-    for section in np.unique(rows.section):
-        own = np.flatnonzero((rows.section == section) & (rows.y >= 0))
-        if not len(own):
-            logger.info("%s: no spot has a label, passed over", section)
-            continue
-        there = np.bincount(rows.y[own], minlength=len(rows.classes))
-        few = [f"{rows.classes[k]!r} has {there[k]}" for k in range(len(there)) if there[k] <= most]
-        if few:
-            raise ValueError(
-                f"{section}: {', '.join(few)} labelled spots, but {most} shots and a query take at least {most + 1} of every class. Lower "
-                "shots=, leave the class without labels, or draw from several sections at once with groupby=."
-            )
-        for repeat in range(n_repeats):
-            generator = numpy_stream(seed, f"few-shot {section}", repeat)
-            if block_um is None:
-                episode: Episode | None = anywhere(own, rows.y, len(rows.classes), generator)
-            else:
-                points = np.asarray(rows.points)[own]
-                episode = between_blocks(
-                    own, points, block_um, guard, y=rows.y, n_classes=len(rows.classes), max_shots=most, rng=generator
-                )
-            if episode is None:
-                raise ValueError(
-                    f"{section}: no draw of blocks of {block_um:g} µm with a guard band of {guard:g} µm leaves {most} labelled spots of "
-                    f"every class ({_listed(rows.classes, there)}) in one half. Lower shots=, or change block_um= or guard_um=."
-                )
-            found.append((repeat, episode))
-    return sorted(found, key=lambda one: one[0])
-
-
-def _of_groups(
-    rows: LabelledRows, groupby: str, n_support: int | None, most: int, n_repeats: int, seed: int
-) -> list[tuple[int, Episode]]:
-    """Draw support and query from different groups."""
-    names, number = np.unique(rows.group, return_inverse=True)
-    own = np.flatnonzero(rows.y >= 0)
-    n = len(np.unique(number[own]))
-    if n < 2:
-        raise ValueError(
-            f"groupby={groupby!r}: all labelled spots are of {str(names[number[own[0]]])!r}, so support and query cannot be of different "
-            "groups. Add others, or part the section itself with block_um=."
-        )
-    n_support = n // 2 if n_support is None else n_support
-    if isinstance(n_support, bool) or n_support != int(n_support) or not 1 <= n_support < n:
-        raise ValueError(
-            f"n_support_groups={n_support!r}: expected a whole number from 1 to {n - 1}, of {n} groups with labels."
-        )
-    generator = numpy_stream(seed, "few-shot")
-    drawn = between_groups(number[own], int(n_support), rows.y[own], len(rows.classes), most, generator)
-    found = list(enumerate(islice(drawn, n_repeats)))
-    if len(found) < n_repeats:
-        there = np.bincount(rows.y[own], minlength=len(rows.classes))
-        raise ValueError(
-            f"groupby={groupby!r}: no draw of {n_support} of {n} groups has {most} labelled spots of every class "
-            f"({_listed(rows.classes, there)} in all groups). Lower shots=, or raise n_support_groups=."
-        )
-    return [(repeat, Episode([own[one] for one in episode.support], own[episode.query])) for repeat, episode in found]
+def _score(
+    probe: Probe,
+    rows: LabelledRows,
+    representation: str,
+    episode: Episode,
+    k: int,
+    *,
+    unit: NDArray[np.str_],
+    scaling: str,
+    seed: int,
+) -> Iterator[tuple[str, Row]]:
+    """Learn from ``k`` shots, and yield the scores of every unit of the query."""
+    support, query = episode.shots(k)
+    x = rows.x[representation]
+    mean, deviation = support_scale(x[support], scaling)
+    predict = probe.fit((x[support] - mean) / deviation, rows.y[support], seed)
+    probabilities = predict((x[query] - mean) / deviation)
+    for name in np.unique(unit[query]):
+        of_unit = unit[query] == name
+        for score in scores(rows.y[query[of_unit]], probabilities[of_unit], rows.classes):
+            yield name, score
 
 
 def _warn_of_gaps(table: pd.DataFrame, rows: LabelledRows, groups: set[str] | None) -> None:
-    """Say which classes and groups are never asked for, as where one group alone has a class."""
-    never = sorted(set(rows.classes) - set(table.loc[table["metric"] == "recall", "label"]))
-    silent = sorted((groups or set()) - set(table["unit"]))
-    if never or silent:
-        parts = [f"{what} {shorten(names)}" for what, names in (("classes", never), ("groups", silent)) if names]
+    """Warn of classes and groups that are never in the query, as where a single group has a class."""
+    classes_missing = sorted(set(rows.classes) - set(table.loc[table["metric"] == RECALL, "label"]))
+    groups_missing = sorted((groups or set()) - set(table["unit"]))
+    missing = [
+        f"{what} {shorten(names)}"
+        for what, names in (("classes", classes_missing), ("groups", groups_missing))
+        if names
+    ]
+    if missing:
         warn(
-            f"{' and '.join(parts)} are never in the query, so no figure says how well they are told apart: too few groups have all "
-            "classes that a support needs."
+            f"{' and '.join(missing)} are never in the query, so nothing is measured on them: too few groups have all "
+            "the classes that a support needs."
         )
-
-
-def _listed(classes: list[str], counts: NDArray[np.integer]) -> str:
-    return ", ".join(f"{name}: {count}" for name, count in zip(classes, counts, strict=True))
-
-
-def _predict(
-    probe: Probe, x: NDArray[np.float32], y: NDArray[np.int64], support: Any, query: Any, scaling: str, seed: int
-) -> Floats:
-    """Probabilities of the query's classes, learnt from the support."""
-    mean, deviation = support_scale(x[support], scaling)
-    return probe.fit((x[support] - mean) / deviation, y[support], seed)((x[query] - mean) / deviation)

@@ -15,9 +15,10 @@ from sklearn.model_selection import StratifiedKFold
 from sklearn.neighbors import KNeighborsClassifier
 
 from spade.core.arrays import Floats
-from spade.core.checks import check_count
+from spade.core.checks import check_choice, check_count, check_positive
 
-#: Values of C that are tried inside the support.
+CLASSIFIERS = ("linear", "centroid", "knn")
+#: Values of C that cross-validation within the support chooses from.
 GRID = tuple(10.0**power for power in range(-4, 5))
 Labels = NDArray[np.integer]
 #: From rows ``(n, d)`` to probabilities ``(n, n_classes)``.
@@ -31,12 +32,13 @@ class Probe:
     Attributes
     ----------
     classifier
-        ``"linear"``: logistic regression. ``"centroid"``: nearest class mean of rows that were centred and brought to length 1
-        (SimpleShot). ``"knn"``: votes of the nearest rows, weighted by inverse distance.
+        ``"linear"``: logistic regression. ``"centroid"``: nearest class mean of rows that were centred and scaled to
+        length 1 (SimpleShot). ``"knn"``: votes of the nearest rows, weighted by inverse distance.
     C
-        Of logistic regression: a number, ``"paper"`` (width × classes / 100) or ``"cv"`` (chosen inside the support).
+        Inverse strength of the L2 penalty of ``"linear"``: a number, ``"paper"`` (width × classes / 100) or ``"cv"``
+        (chosen within the support).
     n_neighbors
-        Of ``"knn"``, as far as there are rows.
+        Neighbours of ``"knn"``; all rows, if there are fewer.
     """
 
     classifier: str = "linear"
@@ -45,10 +47,12 @@ class Probe:
 
     def __post_init__(self) -> None:
         """Check the settings."""
-        if self.classifier not in ("linear", "centroid", "knn"):
-            raise ValueError(f'classifier={self.classifier!r}: expected "linear", "centroid" or "knn".')
-        if self.C not in ("paper", "cv") and (isinstance(self.C, str) or not 0 < self.C < np.inf):
-            raise ValueError(f'C={self.C!r}: expected a positive number, "paper" (width × classes / 100) or "cv".')
+        check_choice("classifier", self.classifier, CLASSIFIERS)
+        if isinstance(self.C, str):
+            if self.C not in ("paper", "cv"):
+                raise ValueError(f'C={self.C!r}: expected a positive number, "paper" (width × classes / 100) or "cv".')
+        else:
+            check_positive("C", self.C)
         check_count("n_neighbors", self.n_neighbors)
 
     def fit(self, x: Floats, y: Labels, seed: int = 0) -> Predict:
@@ -65,31 +69,32 @@ class Probe:
         return x.shape[1] * len(np.unique(y)) / 100
 
     def _choose(self, x: Floats, y: Labels, seed: int) -> float:
-        """C with the lowest loss in cross-validation; with one row of a class there is nothing to validate on."""
-        folds = min(5, np.bincount(y).min())
-        if folds < 2:
+        """C with the lowest loss in cross-validation; that of the paper where a class has one row, none to hold out."""
+        n_folds = min(5, np.bincount(y).min())
+        if n_folds < 2:
             return self._paper(x, y)
-        split = list(StratifiedKFold(folds, shuffle=True, random_state=seed % 2**32).split(x, y))
+        folds = list(StratifiedKFold(n_folds, shuffle=True, random_state=seed % 2**32).split(x, y))
 
         def loss(c: float) -> float:
-            found = [
-                -np.log(linear(x[own], y[own], c)(x[out])[np.arange(len(out)), y[out]] + 1e-12) for own, out in split
+            losses = [
+                -np.log(linear(x[train], y[train], c)(x[held_out])[np.arange(len(held_out)), y[held_out]] + 1e-12)
+                for train, held_out in folds
             ]
-            return float(np.concatenate(found).mean())
+            return float(np.concatenate(losses).mean())
 
         return min(GRID, key=loss)
 
 
-def linear(x: Floats, y: Labels, c: float, balanced: bool = False) -> Predict:
+def linear(x: Floats, y: Labels, c: float, *, balanced: bool = False) -> Predict:
     """Multinomial logistic regression with an L2 penalty; ``balanced``: every class counts alike.
 
-    Its weights are combinations of the rows, so with fewer rows than features it is solved in the space of the rows: the same
-    solution, sooner.
+    Its weights are combinations of the rows. With fewer rows than features it is therefore solved in the space of the
+    rows, which gives the same solution faster.
     """
     basis = np.linalg.qr(x.T)[0] if len(x) < x.shape[1] else None
     model = LogisticRegression(C=c, max_iter=10_000, class_weight="balanced" if balanced else None)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)  # where classes part perfectly there is no end to it
+        warnings.simplefilter("ignore", ConvergenceWarning)  # separable classes: it never converges
         model.fit(x if basis is None else x @ basis, y)
     if basis is not None:
         model.coef_, model.n_features_in_ = model.coef_ @ basis.T, x.shape[1]
@@ -97,17 +102,18 @@ def linear(x: Floats, y: Labels, c: float, balanced: bool = False) -> Predict:
 
 
 def _centroids(x: Floats, y: Labels) -> Predict:
-    middle = x.mean(0)
+    """Softmax over negative squared distances to the class means, of rows that were centred and scaled to length 1."""
+    centre = x.mean(0)
 
     def unit(rows: Floats) -> Floats:
-        centred = rows - middle
+        centred = rows - centre
         return centred / np.maximum(np.linalg.norm(centred, axis=1, keepdims=True), 1e-12)
 
-    own = unit(x)
-    means = np.stack([own[y == k].mean(0) for k in range(y.max() + 1)])
+    scaled = unit(x)
+    means = np.stack([scaled[y == k].mean(0) for k in range(y.max() + 1)])
 
     def predict(rows: Floats) -> Floats:
-        distances = np.square(means).sum(1) - 2 * unit(rows) @ means.T  # of rows of length 1, up to a constant
+        distances = np.square(means).sum(1) - 2 * unit(rows) @ means.T  # squared, up to a constant
         return softmax(-distances, axis=1)
 
     return predict

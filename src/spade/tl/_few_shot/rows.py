@@ -10,24 +10,25 @@ import numpy as np
 from numpy.typing import NDArray
 
 from spade import _keys
+from spade._checks import check_classes
+from spade._samples.collect import Collector
 from spade._samples.features import check_scaling, read_representations
 from spade._samples.obs import group_labels, read_labels
 from spade._samples.open import Samples, iter_samples
 from spade._samples.patches import patch_record, row_centres
-from spade._samples.sample import check_names
-from spade.core.arrays import Floats
+from spade.core.arrays import Floats, Rows
 
 logger = logging.getLogger("spade")
 
 
 @dataclass
 class LabelledRows:
-    """Rows of all samples together, of which ``labelled`` have a label and every representation.
+    """Rows of all samples that have every representation, with or without a label.
 
     Attributes
     ----------
     x
-        One array ``(n, d)`` per representation, of all rows that have every representation.
+        One array ``(n, d)`` per representation.
     y
         Class number; -1: no label.
     classes
@@ -35,78 +36,67 @@ class LabelledRows:
     section, group
         Names per row.
     points
-        ``(n, 2)`` centres in µm within the section, if asked for.
+        ``(n, 2)`` centres in µm within the section; None if not asked for.
     """
 
     x: dict[str, NDArray[np.float32]]
-    y: NDArray[np.int64]
+    y: Rows
     classes: list[str]
     section: NDArray[np.str_]
     group: NDArray[np.str_]
     points: Floats | None
+
+    @property
+    def labelled(self) -> Rows:
+        """Numbers of the rows that have a label."""
+        return np.flatnonzero(self.y >= 0)
 
 
 def read_rows(
     samples: Samples,
     label_key: str,
     named: Mapping[str, tuple[str, ...]],
+    *,
     scaling: str,
-    groupby: str | None,
-    patches_key: str | None,
-    table_key: str | None,
+    purpose: str,
+    groupby: str | None = None,
+    patches_key: str | None = None,
+    table_key: str | None = None,
 ) -> LabelledRows:
-    """Read all rows that have every representation; ``patches_key`` names the patches if centres are needed."""
+    """Read all rows that have every representation; ``patches_key`` names the patches if centres are needed.
+
+    ``purpose`` says in the log what spots without a label or a representation are left out of.
+    """
     check_scaling(scaling, named)
-    parts: dict[str, list[np.ndarray]] = {"label": [], "section": [], "group": [], "points": []}
-    x: dict[str, list[NDArray[np.float32]]] = {name: [] for name in named}
-    names: list[str] = []
-    without = {"a representation": 0, "a label": 0}
+    collector = Collector(purpose, say=logger.info)
     for sample in iter_samples(samples, table_key=table_key):
-        found, rows = read_representations(sample, named, scaling)
-        for name, block in found.items():
-            x[name].append(block)
-        label = read_labels(sample, label_key, "label_key")[0].astype(str)[rows]
-        parts["label"].append(label)
-        parts["section"].append(sample.section_of_row()[rows])
-        parts["group"].append(group_labels(sample, groupby)[rows])
+        features, rows = read_representations(sample, named, scaling)
+        columns = {
+            "label": read_labels(sample, label_key, "label_key")[0].astype(str)[rows],
+            "group": group_labels(sample, groupby)[rows],
+        }
         if patches_key is not None:
-            parts["points"].append(row_centres(sample, patches_key, required=True)[0][rows])
-        names += [section.name for section in sample.sections]
-        without["a representation"] += sample.table.n_obs - len(rows)
-        without["a label"] += int((label == "").sum())
-    check_names(names, "sections")
-    for name, blocks in x.items():
-        if len(widths := {block.shape[1] for block in blocks}) > 1:
-            raise ValueError(
-                f"use_rep: {name!r} differs in width between samples: {sorted(widths)}. Make it alike in all."
-            )
-    for what, count in without.items():
-        if count:
-            logger.info("%d rows without %s are not used", count, what)
-    label = np.concatenate(parts["label"])
-    classes = sorted(set(label.tolist()) - {""})
-    if len(classes) < 2:
-        raise ValueError(
-            f"label_key={label_key!r}: {f'all labelled rows are {classes[0]!r}' if classes else 'no row has a label'}, but it takes two "
-            "classes to tell apart."
-        )
-    return LabelledRows(
-        {name: np.concatenate(blocks) for name, blocks in x.items()},
-        np.where(label == "", -1, np.searchsorted(classes, label)),
-        classes,
-        np.concatenate(parts["section"]),
-        np.concatenate(parts["group"]),
-        np.concatenate(parts["points"]) if patches_key is not None else None,
-    )
+            columns["points"] = row_centres(sample, patches_key, required=True)[0][rows]
+        collector.add(sample, rows, features, **columns)
+        collector.skip("without a representation", sample.table.n_obs - len(rows))
+        collector.skip("without a label", int((columns["label"] == "").sum()))
+    x, joined = collector.joined()
+    label = joined["label"]
+    classes = check_classes(label, label_key)
+    y = np.where(label == "", -1, np.searchsorted(classes, label))
+    return LabelledRows(x, y, classes, joined["section"], joined["group"], joined.get("points"))
 
 
 def guard_width(
     samples: Samples, named: Mapping[str, tuple[str, ...]], patches_key: str, table_key: str | None
 ) -> float:
-    """Distance in µm from which two spots see none of the same tissue: the side of a patch, and twice the radius of context features."""
+    """Distance in µm from which two spots share no tissue: the side of a patch plus twice the radius of the context.
+
+    The largest of all samples; only features of :func:`spade.pp.spatial_context` have a context.
+    """
     width = 0.0
     for sample in iter_samples(samples, table_key=table_key):
         records = [_keys.read_provenance(sample.table.uns, key) for keys in named.values() for key in keys]
-        radii = [float(one["radius_um"]) for one in records if one.get("function") == "pp.spatial_context"]
+        radii = [float(facts["radius_um"]) for facts in records if facts.get("function") == "pp.spatial_context"]
         width = max(width, patch_record(sample, patches_key)["size_um"] + 2 * max(radii, default=0.0))
     return width

@@ -1,11 +1,11 @@
-"""Scores of a classification as rows of a table, and where such a table is kept."""
+"""Scores of a classification as rows of a table, and where such a table is stored."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TypeAlias
 
 import numpy as np
 import pandas as pd
@@ -19,10 +19,12 @@ from spade.core.evaluation.metrics import balanced_accuracy, macro_auroc, macro_
 
 logger = logging.getLogger("spade")
 RECALL = "recall"
+#: One row of a table of results, by column.
+Row: TypeAlias = dict[str, str | int | float]
 
 
-def scores(truth: NDArray[np.int64], probabilities: Floats, classes: list[str]) -> Iterator[dict[str, Any]]:
-    """Yield the scores of one unit, over the classes that occur in its truth."""
+def scores(truth: NDArray[np.int64], probabilities: Floats, classes: list[str]) -> Iterator[Row]:
+    """Yield the scores of one unit over the classes in its truth; ``label`` is the class of a recall, else ``""``."""
     predicted, n = probabilities.argmax(1), len(classes)
     for metric, value in (
         ("balanced_accuracy", balanced_accuracy(truth, predicted, n)),
@@ -35,7 +37,9 @@ def scores(truth: NDArray[np.int64], probabilities: Floats, classes: list[str]) 
             yield {"metric": RECALL, "label": classes[k], "value": value, "n_query": int((truth == k).sum())}
 
 
-def store_table(item: SpatialData | Path, table: pd.DataFrame, key: str, table_key: str | None, **facts: Any) -> None:
+def store_table(
+    item: SpatialData | Path, table: pd.DataFrame, key: str, table_key: str | None, **facts: object
+) -> None:
     """Write a table and its provenance to ``uns[key]`` of one sample."""
     for sample in iter_samples([item], table_key=table_key):
         sample.table.uns[key] = table.copy()

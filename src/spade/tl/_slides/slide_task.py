@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import product
-from typing import NamedTuple, TypeAlias
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -20,7 +20,7 @@ from spade.core.checks import check_count, check_flag
 from spade.core.device import resolve_device
 from spade.core.errors import NonFiniteLossError
 from spade.core.rng import as_seed, numpy_stream
-from spade.tl._few_shot.scores import scores, store_table
+from spade.tl._few_shot.scores import Row, scores, store_table
 from spade.tl._slides.bags import BagSource
 from spade.tl._slides.heads import SlideConfig, SlideHead, check_heads, fit_slide_head, read_moments
 from spade.tl._slides.slide_folds import SlideFolds, check_slide_folds, deal_slide_folds, given_folds
@@ -29,8 +29,6 @@ from spade.tl._slides.slides import Slides, read_slides
 logger = logging.getLogger("spade")
 #: Value of the column ``shots`` if heads are trained on all slides of the other folds.
 ALL_SLIDES = 0
-#: A row of a result by its columns.
-Row: TypeAlias = dict[str, str | int | float]
 
 
 def slide_task(
@@ -265,7 +263,8 @@ def _probabilities(head: SlideHead, query: Rows) -> Floats:
 def _score_rows(slides: Slides, fit: _Fit) -> list[Row]:
     """Scores of a fold, and the accuracy of every patient in it."""
     truth = slides.y[fit.query]
-    rows: list[Row] = [{"unit": fit.fold} | row for row in scores(truth, fit.probabilities, slides.classes)]
+    unit: Row = {"unit": fit.fold}
+    rows = [unit | row for row in scores(truth, fit.probabilities, slides.classes)]
     right, group = fit.probabilities.argmax(1) == truth, slides.group[fit.query]
     for name in dict.fromkeys(group.tolist()):
         of_patient = right[group == name]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +15,7 @@ from spade.core.expression.correlation import pearson_per_gene
 from spade.tl._expression.protocols import fit_probe
 from spade.tl._expression.table import mean_known
 from spade.tl._few_shot.probes import Probe
+from spade.tl._few_shot.scores import Row
 from spade.tl._switchboard.folds import Fold
 from spade.tl._switchboard.shared_spots import SharedSpots
 from spade.tl._switchboard.variants import VariantOutputs
@@ -24,8 +24,6 @@ EXPRESSION, RETRIEVAL, FEW_SHOT = "expression", "retrieval", "few_shot"
 #: A figure comes from the probe on the image representation, alike for all variants, or from the model itself.
 PROBE, MODEL = "probe", "model"
 DIRECTIONS = ("image_to_expression", "expression_to_image")
-#: A row of the result by its columns.
-Row: TypeAlias = dict[str, str | int | float]
 
 
 def score(
