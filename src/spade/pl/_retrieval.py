@@ -37,7 +37,7 @@ def retrieval(
     ax: NDArray[Any] | None = None,
     show: bool = False,
 ) -> NDArray[Any]:
-    """Draw what :func:`spade.tl.retrieve` found.
+    """Draw the results of :func:`spade.tl.retrieve`.
 
     Queries that are spots get one row each: the patch of the query, then the patches of its best spots with their
     scores. For a signature its score is drawn on every section; with ``k=None`` all spots have one.
