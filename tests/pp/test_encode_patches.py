@@ -146,7 +146,7 @@ def test_a_region_without_patches_is_named():
     sdata.shapes["more"] = circles(square_lattice(12))
     sdata.tables["table"] = table(ids * 2, region=["spots"] * 12 + ["more"] * 12)
     sp.pp.patches(sdata, shapes_key="spots", size_um=32, size_px=32)
-    with warns_here(r"tiny/more: has no patches, so its 12 spots get NaN features.*sp\.pp\.patches"):
+    with warns_here(r"tiny/more has no patches, so its 12 spots get NaN features.*sp\.pp\.patches"):
         sp.pp.encode_patches(sdata, Probe())
     assert list(np.isnan(sdata["table"].obsm["X_probe"]).all(1)) == [False] * 12 + [True] * 12
 

@@ -279,7 +279,7 @@ def test_every_region_needs_patches():
         sp.pp.label_patches(sdata, polygons(("a", LEFT)))
     two = two_regions()
     del two["table"].uns["spade"]["patches"]["regions"]["more"]
-    with pytest.raises(KeyError, match=r"tiny/more: has no patches; run sp\.pp\.patches for every region first"):
+    with pytest.raises(KeyError, match=r"tiny/more has no patches; run sp\.pp\.patches for every region first"):
         sp.pp.label_patches(two, {"tiny/more": polygons(("a", LEFT))})
 
 

@@ -26,12 +26,12 @@ logger = logging.getLogger("spade")
 Samples: TypeAlias = SpatialData | str | PathLike[str] | Iterable[SpatialData | str | PathLike[str]]
 
 
-def as_list(samples: Samples) -> list[SpatialData | Path]:
-    """Return the samples one by one; paths stay unopened."""
+def as_list(samples: Samples, argument: str = "samples") -> list[SpatialData | Path]:
+    """Return the samples of an argument one by one; paths stay unopened."""
     if isinstance(samples, (SpatialData, str, PathLike)):
         samples = [samples]
     if isinstance(samples, ad.AnnData) or not isinstance(samples, Iterable):
-        raise TypeError(f"samples: got {type(samples).__name__}; expected {_EXPECTED}.")
+        raise TypeError(f"{argument}: got {type(samples).__name__}; expected {_EXPECTED}.")
     items: list[SpatialData | Path] = []
     for item in samples:
         if isinstance(item, SpatialData):
@@ -39,11 +39,11 @@ def as_list(samples: Samples) -> list[SpatialData | Path]:
         elif isinstance(item, (str, PathLike)):
             items.append(Path(item))
         else:
-            raise TypeError(f"samples: item {len(items)} is {type(item).__name__}; expected {_EXPECTED}.")
+            raise TypeError(f"{argument}: item {len(items)} is {type(item).__name__}; expected {_EXPECTED}.")
     if not items:
-        raise ValueError(f"samples is empty; expected {_EXPECTED}.")
+        raise ValueError(f"{argument} is empty; expected {_EXPECTED}.")
     if len({id(item) if isinstance(item, SpatialData) else item.resolve() for item in items}) < len(items):
-        raise ValueError("samples: the same object or path is listed more than once.")
+        raise ValueError(f"{argument}: the same object or path is listed more than once.")
     return items
 
 

@@ -50,9 +50,9 @@ class Sample:
 
     @cached_property
     def sections(self) -> list[Section]:
-        """One entry per region of the table; raises on duplicated instance ids."""
+        """One section per region of the table; duplicated instance ids raise."""
         regions, region_key, instance_key = table_keys(self.table, self.name, self.table_key)
-        found = []
+        sections = []
         for region in regions:
             rows = np.flatnonzero((self.table.obs[region_key] == region).to_numpy())
             ids = pd.Index(self.table.obs[instance_key].to_numpy()[rows])
@@ -64,8 +64,8 @@ class Sample:
                     "these ids; make them unique."
                 )
             name = self.name if len(regions) == 1 else f"{self.name}/{region}"
-            found.append(Section(name, region, rows, ids))
-        return found
+            sections.append(Section(name, region, rows, ids))
+        return sections
 
     def section_of_row(self) -> NDArray[np.str_]:
         """Name of the section of every row."""
@@ -75,7 +75,7 @@ class Sample:
         return names.astype(str)
 
     def origin(self, section: Section) -> str:
-        """What tells a section from all others, however they are named: its store or object, and its region."""
+        """Return what identifies a section, whatever its name: its store or object, and its region."""
         path = self.path or self.sdata.path
         return f"{id(self.sdata) if path is None else Path(path).resolve()}\n{section.region}"
 
@@ -104,7 +104,7 @@ def table_keys(table: ad.AnnData, sample: str, table_key: str) -> tuple[list[str
 
 
 def check_names(names: Iterable[str], what: str = "samples") -> None:
-    """Raise if two samples (or sections) have one name."""
+    """Raise if two samples (or sections) have the same name."""
     twice = [name for name, count in Counter(names).items() if count > 1]
     if twice:
         raise ValueError(

@@ -77,6 +77,8 @@ def few_shot(
     """
     if check_text("metric", metric) == "recall":
         raise ValueError('metric="recall" is drawn in the right panel; its mean over classes is "balanced_accuracy".')
+    if baseline is not None:
+        check_text("baseline", baseline)
     check_count("n_boot", n_boot)
     summary = few_shot_summary(table, metric=metric, n_boot=n_boot, rng=rng)
     names = list(dict.fromkeys(summary["representation"]))
@@ -141,19 +143,19 @@ def _differences(ax: Axes, paired: pd.DataFrame, units: pd.DataFrame, baseline: 
     others = [name for name in colours if name != baseline]
     place = _positions(paired, others)
     for name in others:
-        own = (
+        rows = (
             paired[paired["representation"] == name]
             .groupby("shots")[["difference", "difference_low", "difference_high"]]
             .mean()
         )
-        x = np.array([place[name, k] for k in own.index])
-        for at, k in zip(x, own.index, strict=True):
+        x = np.array([place[name, k] for k in rows.index])
+        for at, k in zip(x, rows.index, strict=True):
             dots = units[name, k].to_numpy()
             ax.plot(
                 np.full(len(dots), at), dots, "o", color=colours[name], markersize=2.5, alpha=0.35, markeredgewidth=0
             )
-        ax.vlines(x, own["difference_low"], own["difference_high"], color=colours[name], linewidth=1.2)
-        ax.plot(x, own["difference"], "o", color=colours[name], markersize=4)
+        ax.vlines(x, rows["difference_low"], rows["difference_high"], color=colours[name], linewidth=1.2)
+        ax.plot(x, rows["difference"], "o", color=colours[name], markersize=4)
     ax.axhline(0, color=GREY, linewidth=0.8)
     _shots_axis(ax, paired)
     title(ax, f"difference to {baseline}, paired")

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from spade import _keys
 from spade._checks import check_table, plural, shorten
-from spade._samples.open import Samples, iter_samples
+from spade._samples.open import Samples, as_list, iter_samples
 from spade.core.arrays import Floats
 from spade.core.checks import check_count
 from spade.pl._draw.axes import GREY, SMALL, bare, colour_bar, finish, given_axes, new_figure, title
@@ -37,7 +37,7 @@ def retrieval(
     ax: NDArray[Any] | None = None,
     show: bool = False,
 ) -> NDArray[Any]:
-    """Draw what :func:`spade.tl.retrieve` found.
+    """Draw the results of :func:`spade.tl.retrieve`.
 
     Queries that are spots get one row each: the patch of the query, then the patches of its best spots with their
     scores. For a signature its score is drawn on every section; with ``k=None`` all spots have one.
@@ -87,6 +87,8 @@ def retrieval(
     check_count("n_queries", n_queries)
     check_count("n_patches", n_patches)
     table = check_table(table, COLUMNS, "sp.tl.retrieve")
+    if query_samples is not None:
+        query_samples = as_list(query_samples, "query_samples")
     if (table["query_sample"] == "").all():
         axes = _map(table, samples, patches_key, table_key, ax)
     else:

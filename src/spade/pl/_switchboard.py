@@ -12,7 +12,7 @@ from matplotlib.lines import Line2D
 from numpy.typing import NDArray
 
 from spade._checks import shorten
-from spade.core.checks import check_count
+from spade.core.checks import check_count, check_text
 from spade.pl._draw.axes import GREY, SMALL, TEXT, finish, given_axes, new_figure, title
 from spade.pl._draw.colours import SAFE
 from spade.pl._draw.words import words
@@ -82,6 +82,7 @@ def switchboard(
     >>> sp.pl.switchboard(table).shape
     (3,)
     """
+    check_text("baseline", baseline)
     check_count("n_boot", n_boot)
     summary = switchboard_summary(table, baseline=baseline, over=over, n_boot=n_boot, rng=rng)
     summary = summary[summary["metric"].isin(_metrics(summary, metrics))]

@@ -42,7 +42,7 @@ class PatchSettings:
     size_um, size_px
         Side of a patch.
     image_key
-        H&E image; None: found.
+        H&E image; None: chosen automatically.
     mpp
         Microns per pixel of the image at its finest level; None: recorded or recognised.
     shapes_key

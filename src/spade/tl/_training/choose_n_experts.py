@@ -101,13 +101,13 @@ def sweep_clusters(
     possible = {name: [k for k in counts if k <= n] for name, n in zip(names.tolist(), sizes.tolist(), strict=True)}
     prototypes = {}
     with tqdm(total=sum(map(len, possible.values())), desc="clustering", unit="k-means") as bar:
-        for index, (name, own) in enumerate(possible.items()):
+        for index, (name, numbers) in enumerate(possible.items()):
             rows = ((x[groups == name] - mean) / scale).astype(np.float32)
-            share = within_squares(rows, own, numpy_stream(seed, "choice", index), lambda _: bar.update())
-            prototypes[name] = ClusterCurve(own, share)
+            share = within_squares(rows, numbers, numpy_stream(seed, "choice", index), lambda _: bar.update())
+            prototypes[name] = ClusterCurve(numbers, share)
     n_prototypes = min(n_prototypes, int(sizes.min()))
     routing = two_stage(x, groups, n_prototypes=n_prototypes, n_experts=1, feature_scaling=feature_scaling, seed=seed)
     fine = routing.centroids.astype(np.float32)
-    own = [k for k in counts if k <= len(fine)]
-    experts = ClusterCurve(own, within_squares(fine, own, numpy_stream(seed, "choice of experts")))
+    numbers = [k for k in counts if k <= len(fine)]
+    experts = ClusterCurve(numbers, within_squares(fine, numbers, numpy_stream(seed, "choice of experts")))
     return ClusterSweep(prototypes, experts, len(fine))
