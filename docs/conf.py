@@ -1,9 +1,13 @@
-"""Build the documentation: ``sphinx-build -W --keep-going -b html docs docs/_build/html``. No network is needed."""
+"""Build the documentation: ``sphinx-build -W --keep-going -b html docs docs/_build/html``. No network is needed.
+
+For a draft, ``-D execute_tutorials=0`` shows the tutorials as they were last executed, or without outputs.
+"""
 
 from __future__ import annotations
 
 import base64
 import os
+import shutil
 from importlib.metadata import metadata
 from pathlib import Path
 
@@ -11,6 +15,7 @@ import nbformat
 from docutils import nodes
 from docutils.utils.math.latex2mathml import tex2mathml
 from nbclient import NotebookClient
+from sphinx.application import Sphinx
 from sphinx.util.inspect import TypeAliasForwardRef
 
 from spade import encoders
@@ -110,8 +115,11 @@ myst_substitutions = {
 }
 
 
-def execute_tutorials(_app: object) -> None:
+def execute_tutorials(app: Sphinx) -> None:
     """Execute the tutorials that are newer than their last execution, and keep the figure of the landing page."""
+    if not app.config.execute_tutorials:
+        copy_tutorials()
+        return
     os.environ["MPLBACKEND"] = "module://matplotlib_inline.backend_inline"  # figures go into the notebook
     os.environ.setdefault("TQDM_DISABLE", "1")
     os.environ.setdefault("PYTHONWARNINGS", "ignore:IProgress not found")
@@ -130,6 +138,14 @@ def execute_tutorials(_app: object) -> None:
         nbformat.write(notebook, target)
 
 
+def copy_tutorials() -> None:
+    """Take tutorials that were never executed as they are, without outputs."""
+    EXECUTED.mkdir(exist_ok=True)
+    for source in (ROOT / "tutorials").glob("*.ipynb"):
+        if not (EXECUTED / source.name).is_file():
+            shutil.copy2(source, EXECUTED)  # as old as its source, so the next build executes it
+
+
 def visit_math(translator: object, node: nodes.math | nodes.math_block) -> None:
     """Write a formula as MathML."""
     block = isinstance(node, nodes.math_block)
@@ -138,7 +154,8 @@ def visit_math(translator: object, node: nodes.math | nodes.math_block) -> None:
     raise nodes.SkipNode
 
 
-def setup(app: object) -> None:
+def setup(app: Sphinx) -> None:
     """Execute the tutorials before anything is read, and render formulas."""
+    app.add_config_value("execute_tutorials", default=True, rebuild="env", types=bool)
     app.connect("builder-inited", execute_tutorials, priority=100)
     app.add_html_math_renderer("mathml", inline_renderers=(visit_math, None), block_renderers=(visit_math, None))
