@@ -197,7 +197,7 @@ def test_what_is_asked_for_is_checked(model):
         ("k=0: expected a whole number", {"model": model, "k": 0}),
         ("temperature=0: expected a positive number", {"model": model, "temperature": 0}),
         ("a model reads one obsm key", {"model": model, "use_rep": ("X_f", "X_f")}),
-        ('method="ridge" has no use for a model', {"model": model, **RIDGE}),
+        ('method="ridge" uses no model', {"model": model, **RIDGE}),
         ("mix='sum': expected one of", {"model": model, "mix": "sum"}),
         ('use_rep=None: method="ridge" needs', {"method": "ridge"}),
         ("expected one obsm key, or a tuple", {"method": "ridge", "use_rep": ["X_f", "X_g"]}),
