@@ -19,8 +19,8 @@ SOURCE = REPOSITORY / "src" / "spade"
 #: Parts of one line do not know each other.
 STAIRCASE = [
     "_version",
-    "core.arrays core.device core.errors core.files core.rng core.roles core.schedule core.checks",
-    "core.training_state",
+    "core.arrays core.checks core.errors core.files core.rng core.roles core.schedule",
+    "core.device core.training_state",
     "core.spots core.patches core.texture core.vision core.distributed",
     "core.evaluation",
     "core.expression core.slides core.experts core.seal",

@@ -62,7 +62,7 @@ def test_class_token_beside_mean_of_the_patch_tokens(batch):
     assert tokens.shape[1] == 1 + 2 + (PX // 16) ** 2
     expected = torch.cat([tokens[:, 0], tokens[:, 3:].mean(1)], dim=1)
     np.testing.assert_allclose(both.encode(batch, 0.5), expected.numpy(), atol=1e-5)
-    with pytest.warns(UserWarning), pytest.raises(ValueError, match="gives 128 features, but 100 are known of it"):
+    with pytest.warns(UserWarning), pytest.raises(ValueError, match="gives 128 features, but is known to give 100"):
         TimmEncoder(replace(spec, dim=100), weights="random")
 
 
@@ -129,7 +129,7 @@ def test_a_prefix_of_the_classifier_is_no_classifier():
             "test_vit",
             {"weights": "random", "precision": "fp16"},
             ValueError,
-            r"precision='fp16': expected \"fp32\" or \"bf16\"",
+            r"precision='fp16': expected one of 'fp32', 'bf16'",
         ),
         ("test_vit", {"weights": "random", "device": "gpu"}, ValueError, r"device='gpu' is not a torch device"),
         (
@@ -178,7 +178,10 @@ def test_published_weights_that_cannot_be_had_say_what_to_do(encoder, said, monk
             np.zeros((2, 224, 224, 3), np.uint8),
             r"patches are uint8 of shape \(2, 224, 224, 3\); encoder 'test_vit' reads uint8",
         ),
-        (np.zeros((2, PX, PX, 3)), r"patches are float64 of shape .*RGB values from 0 to 255, \(n, 160, 160, 3\)"),
+        (
+            np.zeros((2, PX, PX, 3)),
+            r"patches are float64 of shape .*RGB values from 0 to 255 of shape \(n, 160, 160, 3\)",
+        ),
         (np.zeros((2, PX, PX, 4), np.uint8), r"of shape \(2, 160, 160, 4\)"),
     ],
 )

@@ -27,7 +27,7 @@ def test_rows_of_files_that_are_nan_are_left_out(tmp_path):
     np.testing.assert_array_equal(read_feature_file(tmp_path / "a.h5"), x[[0, 1, 3, 4]])
     x[1, 1] = np.inf
     write_h5(tmp_path / "a.h5", x)
-    with pytest.raises(ValueError, match=r"slide 'a': .* has 1 rows with NaN or infinite values"):
+    with pytest.raises(ValueError, match=r"slide 'a': .* has 1 row with NaN or infinite values"):
         read_feature_file(tmp_path / "a.h5")
     write_h5(tmp_path / "a.h5", np.full((3, 4), np.nan))
     with pytest.raises(ValueError, match="has nothing but NaN"):

@@ -222,7 +222,7 @@ S, L = {"spots": "selection.tsv"}, {"labels": "labels.tsv"}
         (
             edit("counts.tsv", "5\t2", "5\t-2"),
             {},
-            r"1 values are negative, the first -2 at spot '2x4', gene 'Gapdh'.*Raw",
+            r"1 values are negative, the first -2 at spot '2x4', gene 'Gapdh'.*Expected raw counts",
         ),
         (edit("counts.tsv", "5\t2", "5\t2.5"), {}, r"1 values are not whole, the first 2.5 at spot '2x4'"),
         (
@@ -242,7 +242,7 @@ S, L = {"spots": "selection.tsv"}, {"labels": "labels.tsv"}
         (
             edit("selection.tsv", "5\t9", "6\t9"),
             S,
-            r"1 of 4 spots with counts have no position in spots= \('5x9'; there",
+            r"1 of 4 spots with counts have no position in spots= \('5x9'; spots= has '6x9'",
         ),
         (edit("labels.tsv", "\t1\t0\t0", "\t1\t2\t0"), L, r"entries of a one-hot table must be 0 or 1"),
         (edit("labels.tsv", "\t0\t1\t0", "\t1\t1\t0"), L, r"spots have several labels: '3_3'"),
@@ -252,7 +252,11 @@ S, L = {"spots": "selection.tsv"}, {"labels": "labels.tsv"}
             r"columns '', 'a', 'b', 'c'\. Expected a table with x, y",
         ),
         (edit("labels.tsv", "3_3\t2_3\t2_4", "9_3\t9_4\t9_5"), L, r"none of the 3 spots in labels=.*another sample\?"),
-        (lambda files: None, {"array": (33, 70)}, r"grid measures 20.0 pixels one way and 9.9 the other.*give spots="),
+        (
+            lambda files: None,
+            {"array": (33, 70)},
+            r"grid of spots measures 20.0 pixels one way and 9.9 the other.*give spots=",
+        ),
         (lambda files: None, {"array": (1, 35)}, r"array=1: expected a whole number of at least 2"),
         (lambda files: None, {"mpp": -1.0}, r"mpp=-1.0: expected a positive number of µm/px"),
         (lambda files: None, {"duplicated_genes": "drop"}, r"duplicated_genes='drop': expected one of 'error', 'sum'"),
@@ -282,7 +286,9 @@ def test_spots_outside_of_the_image(files):
     with pytest.warns(UserWarning, match=r"counts: 1 of 4 spots lie outside the image of 640 × 170 pixels"):
         read(files, image="low.png", spots="selection.tsv")
     Image.new("RGB", (30, 30)).save(files / "small.png")
-    with pytest.raises(ValueError, match=r"all 4 spots lie outside the image of 30 × 30 .*span x 40 to 100.*Is it the"):
+    with pytest.raises(
+        ValueError, match=r"all 4 spots lie outside the image of 30 × 30 .*span x 40 to 100.*Do the coordinates"
+    ):
         read(files, image="small.png", spots="selection.tsv")
 
 

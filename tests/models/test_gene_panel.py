@@ -199,7 +199,7 @@ def test_benchmarks_find_the_genes(protocol):
 def test_spots_without_counts_are_still_left_out():
     listed = samples(lower)
     empty_rows(listed[1], [2])
-    with warns_here("1 spots without counts are left out of training"):
+    with warns_here("1 spot without counts is left out of training"):
         train(listed, genes=PANEL)
 
 

@@ -90,7 +90,7 @@ def test_it_embeds_with_names_given_and_is_saved_as_any_model(release, tmp_path)
     with pytest.raises(ValueError, match=r"use_rep=None, and the model does not know the key of its features: name it"):
         sp.tl.embed(featured(), read(release), genes=GENES[:G])
     sp.tl.embed(featured(), read(release), genes=GENES[:G], use_rep="X_f")
-    with pytest.raises(ValueError, match="does not know its experts' mean expression"):
+    with pytest.raises(ValueError, match="does not know the mean expression of its experts"):
         model.encode_expression(np.zeros((1, G)))
 
 

@@ -109,7 +109,7 @@ def test_spots_without_counts_or_patches(tmp_path, tune):
     samples = cohort()
     empty_rows(samples[0], [3, 5])
     spoil(samples[1], "X_f", [7])
-    with warns_here("1 spots without a valid patch"), warns_here("2 spots without counts"):
+    with warns_here("1 spot without a valid patch"), warns_here("2 spots without counts"):
         model = seal(samples)
     assert model.facts["training_spots"] == 69
     with warns_here("a: 2 of 36 spots have no counts"):
@@ -122,7 +122,7 @@ def test_spots_without_counts_or_patches(tmp_path, tune):
     sample = tiny(12, name="a", spots=circles(far))
     with pytest.warns(UserWarning):
         sp.pp.patches(sample, size_um=UM, size_px=64)
-    with warns_here("1 spots without a valid patch are left out"):
+    with warns_here("1 spot without a valid patch is left out"):
         model = tune([sample, pictured("b", 1)])
     assert model.facts["training_spots"] == 23
     sp.tl.embed(sample, model)
@@ -150,7 +150,7 @@ def test_a_sample_of_which_no_spot_can_be_used(tune):
 def test_patches_of_another_size_are_refused(tuned):
     sample = pictured(size_um=80.0)
     with pytest.raises(
-        ValueError, match=r"a: patches of 80 µm, but the model was tuned on patches of 60 µm\. Make .*size_um=60"
+        ValueError, match=r"a: its patches have 80 µm, but the model was tuned on patches of 60 µm\. Make .*size_um=60"
     ):
         sp.tl.embed(sample, tuned)
     sp.pp.encode_patches(sample, encoder=tuned)
@@ -190,7 +190,7 @@ def test_features_of_another_encoder_are_refused():
         seal(samples)
     with pytest.raises(ValueError, match=r"c: obsm\['X_f'\] has 5 features, but the model reads 8 of encoder 'uni'"):
         sp.tl.embed(featured(name="c", width=5), model)
-    with pytest.raises(ValueError, match=r"differs in width between samples: \{'a': 8, 'c': 5\}"):
+    with pytest.raises(ValueError, match=r"differs in width between samples \(a: 8, c: 5\)"):
         seal([featured(name="a"), featured(name="c", width=5)])
 
 

@@ -108,7 +108,7 @@ def swap(folder, name):
         (lambda f: add(f, "new"), r"cannot be read as a model .*1 too many \['new'\]"),
         (
             lambda f: add(f, "base.new"),
-            r"cannot be read as a model .*\['new'\], but config.json says that they are not",
+            r"cannot be read as a model .*\['new'\], but config.json says that it has none",
         ),
         (lambda f: swap(f, "deviation"), r"have id \w+, but"),
         (lambda f: (f / "genes.json").unlink(), r"genes.json is missing"),

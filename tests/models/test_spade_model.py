@@ -130,7 +130,7 @@ def test_optional_parts_may_be_unknown(trained, tmp_path):
     assert again.history.empty
     assert again.id == bare.id != trained.id
     assert "(names not known)" in (tmp_path / "bare" / "README.md").read_text()
-    with pytest.raises(ValueError, match=r"does not know its experts' mean expression.*weights=\"uniform\""):
+    with pytest.raises(ValueError, match=r"does not know the mean expression of its experts.*weights=\"uniform\""):
         again.encode_expression(expression())
 
 

@@ -104,7 +104,7 @@ def test_the_level_widens_the_band():
         ({"time": [1]}, {}, ValueError, "table lacks 'event'; columns: 'time'"),
         (FREIREICH, {}, ValueError, "table lacks 'representation'"),
         (FREIREICH, {"groups": "arm"}, KeyError, "groups='arm' is not in the table"),
-        (FREIREICH, {"groups": ["a"]}, ValueError, "groups: got 1 labels for 42 rows"),
+        (FREIREICH, {"groups": ["a"]}, ValueError, "groups: got 1 label for 42 rows"),
         (FREIREICH, {"groups": [None, *ARMS[1:]]}, ValueError, "groups: 1 of 42 rows have none"),
         (FREIREICH, {"groups": ARMS, "level": 2}, ValueError, "level=2: expected"),
         (

@@ -100,6 +100,8 @@ def read_annotations(
     if kind in _geojson.SUFFIXES:
         _refuse(path, "a table", sample_col=sample_col, spot_col=spot_col)
         types = [object_types] if isinstance(object_types, str) else object_types
+        if types is not None and not (isinstance(types, Collection) and all(isinstance(kind, str) for kind in types)):
+            raise ValueError(f"object_types={object_types!r}: expected names of types, such as 'annotation'.")
         polygons, repaired = _geojson.read_polygons(
             path, object_types=types, other_geometry=other_geometry, most=max_bytes
         )

@@ -65,7 +65,7 @@ def read_polygons(
         )
     rows = [i for i in chosen if kinds[i] not in NO_AREAS]
     if not rows:
-        raise ValueError(f"{source}: none of the {plural(len(kinds), 'feature')} is an area ({listed}).")
+        raise ValueError(f"{source}: no feature is an area ({listed}).")
     built = [_shape(features[i]["geometry"], names[i], source) for i in rows]
     areas, _ = checked_areas([shape for shape, _ in built], [names[i] for i in rows], source)
     # a polygon that was closed here and repaired there counts once

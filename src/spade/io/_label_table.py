@@ -116,9 +116,9 @@ def _fields(text: str, source: str) -> tuple[list[str], list[list[str]]]:
     wrong = [number for number, row in numbered if len(row) != len(header)]
     if wrong:
         raise ValueError(
-            f"{source}: the header names {plural(len(header), 'column')}, but {plural(len(wrong), 'line')} of other "
-            f"length follow, such as line {wrong[0]}. Quote fields that contain the separator {sep!r}; if the file was "
-            "cut off, download it again."
+            f"{source}: the header names {plural(len(header), 'column')}, but the number of fields differs in lines: "
+            f"{shorten(wrong)}. Quote fields that contain the separator {sep!r}; if the file was cut off, download it "
+            "again."
         )
     _check_names(header, source)
     return header, [row for _, row in numbered[1:]]

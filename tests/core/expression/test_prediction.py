@@ -67,7 +67,7 @@ def test_dense_and_sparse_expression_give_the_same(monkeypatch):
     section = np.array(["a", "b", "c"])[np.arange(60) % 3]
     folds = section_folds(section, None, 0.0)
     whole = ridge_errors(x, y, folds, np.array([1.0, 10.0]))
-    monkeypatch.setattr(prediction, "GENES", 3)
+    monkeypatch.setattr(prediction, "N_GENES", 3)
     blocks = ridge_errors(x, y, folds, np.array([1.0, 10.0]))
     np.testing.assert_allclose(whole.squared, blocks.squared)
     np.testing.assert_allclose(whole.explained, blocks.explained)
@@ -124,7 +124,7 @@ def test_one_section_is_cut_into_halves_with_a_guard_band():
 
 
 def test_neighbours_are_weighted_means_and_deviations(monkeypatch):
-    monkeypatch.setattr(prediction, "GENES", 3)
+    monkeypatch.setattr(prediction, "N_GENES", 3)
     rng = np.random.default_rng(0)
     query, gallery = rng.normal(size=(8, 4)).astype(np.float32), rng.normal(size=(25, 4)).astype(np.float32)
     _, y = data(25)

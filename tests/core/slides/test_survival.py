@@ -244,7 +244,7 @@ def test_log_rank_without_anything_to_tell():
     gone = log_rank([1, 1, 5, 6, 7, 8], [0, 0, 1, 1, 1, 0], ["x", "x", "a", "a", "b", "b"])
     assert gone.df == 1
     assert gone.chi2 == pytest.approx(log_rank([5, 6, 7, 8], [1, 1, 1, 0], ["a", "a", "b", "b"]).chi2)
-    with pytest.raises(ValueError, match="with 1 groups; expected"):
+    with pytest.raises(ValueError, match="number of groups 1; expected"):
         log_rank([1, 2], [1, 1], ["a", "a"])
 
 

@@ -106,5 +106,5 @@ def test_the_joint_embedding_is_the_default(model):
     sp.tl.embed(samples, model)
     with no_warning():
         found = sp.tl.mixing(samples)
-    assert found["group"].tolist() == ["a", "b", "c"]
+    assert found["group"].tolist() == ["a", "b"]
     assert (found["mixing"] >= 0).all()

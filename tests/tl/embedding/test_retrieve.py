@@ -236,7 +236,7 @@ def test_shuffled_pairs_are_no_pairs(model):
     for sample in samples:
         sample["table"].obsm["X_g"] = sample["table"].obsm["X_f"].copy()
     spoil(samples[0], "X_g", [3])
-    with pytest.raises(ValueError, match=r"control: reads obsm\['X_g'\], which other spots have"):
+    with pytest.raises(ValueError, match=r"control: reads obsm\['X_g'\], which covers other spots"):
         other = train(samples, use_rep="X_g")
         sp.tl.retrieval_metrics(samples, model, control=other)
     with pytest.raises(TypeError, match="control=3: expected a SpadeModel"):

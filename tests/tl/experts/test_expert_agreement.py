@@ -58,7 +58,7 @@ def test_a_section_of_one_label_has_nothing_to_agree_with():
     assert found.loc["b", "adjusted_rand"] == 1
     assert found.loc["all_sections", "n"] == 20
     with pytest.raises(
-        ValueError, match=r"label_key='area': the 10 spots with label and expert have 1 different labels \(x\)"
+        ValueError, match=r"label_key='area': the 10 spots with label and expert have 1 different label \(x\)"
     ):
         sp.tl.expert_agreement(samples[0], label_key="area")
     with pytest.raises(KeyError, match=r"a: label_key='zone' is not in obs"):

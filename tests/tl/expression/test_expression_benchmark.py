@@ -191,7 +191,7 @@ def test_what_is_asked_for_is_checked():
         ("protocol='best': expected", {"protocol": "best"}),
         ("use_rep=None: name an obsm key", {"use_rep": None}),
         ("n_genes=0", {"n_genes": 0}),
-        ("n_genes=1000: only .* genes are in every section", {"n_genes": 1000}),
+        ("n_genes=1000: only .* genes occur in a tenth of the spots of every section", {"n_genes": 1000}),
         ("expected a tuple|several values", {"groupby": "organ"}),
     ):
         with pytest.raises(ValueError, match=message):

@@ -50,10 +50,10 @@ def test_some_genes_in_another_order_and_what_another_method_left(model):
     [
         (TypeError, 'method="head" needs a SealModel', {"model": None}),
         (ValueError, "leave reference= out", {"reference": []}),
-        (KeyError, r"genes: 'GX' are not among the model's 12 genes", {"genes": ["G00", "GX"]}),
+        (KeyError, r"genes: 'GX' are not among the 12 genes that the model predicts", {"genes": ["G00", "GX"]}),
         (ValueError, "would replace obsm", {"key_added": "f"}),
         (ValueError, "expected one of 'neighbours', 'ridge', 'head'", {"method": "knn"}),
-        (ValueError, 'only "head" goes without', {"method": "neighbours"}),
+        (ValueError, 'only "head" needs none', {"method": "neighbours"}),
         (KeyError, "use_rep='X_g' is not in obsm", {"use_rep": "X_g"}),
     ],
 )

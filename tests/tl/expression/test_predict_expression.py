@@ -124,7 +124,10 @@ def test_everything_survives_writing_and_reading(model, tmp_path):
     sp.io.write(samples[0], tmp_path / "one.zarr")
     again = read_zarr(tmp_path / "one.zarr")
     for deviation in (False, True):
-        before, after = (read_predicted(next(iter_samples(one)), "predicted", deviation) for one in (samples[0], again))
+        before, after = (
+            read_predicted(next(iter_samples(sample)), "predicted", deviation=deviation)
+            for sample in (samples[0], again)
+        )
         pd.testing.assert_frame_equal(before, after)
     assert again["table"].uns["spade"] == samples[0]["table"].uns["spade"]
 
@@ -149,7 +152,7 @@ def test_reference_spots_without_counts_or_image_are_named(model):
     samples = cohort()
     empty_rows(samples[1], [0, 1])
     spoil(samples[2], "X_f", [4])
-    with warns_here("reference: 3 spots without image features or counts are not predicted from"):
+    with warns_here("3 spots without image features or counts are left out of the reference"):
         sp.tl.predict_expression(samples[0], model, reference=samples[1:])
     assert samples[0]["table"].uns["spade"]["X_predicted"]["n_reference"] == 69
 
@@ -158,7 +161,7 @@ def test_one_reference_section_is_cut_into_halves():
     samples = cohort()
     with pytest.raises(ValueError, match=r'alpha="cv": reference has one section \(b\) and no patches'):
         sp.tl.predict_expression(samples[0], reference=samples[1], **RIDGE)
-    with warns_here("nothing can be held out of one section without patches"):
+    with warns_here("has one section without patches, of which nothing can be held out"):
         sp.tl.predict_expression(samples[0], reference=samples[1], alpha=1.0, **RIDGE)
     assert np.isnan(samples[0]["table"].obsm["X_predicted_deviation"]).all()
     sp.pp.patches(samples[1], size_um=40)
@@ -230,9 +233,9 @@ def test_features_that_do_not_match(model):
     samples = cohort()
     with pytest.raises(ValueError, match="5 features"):
         sp.tl.predict_expression(featured(name="narrow", width=5), model, reference=samples[1:])
-    with pytest.raises(ValueError, match="5 features in samples, but 8 in reference"):
+    with pytest.raises(ValueError, match="narrow: use_rep='X_f' has 5 features, but 8 in reference"):
         sp.tl.predict_expression(featured(name="narrow", width=5), reference=samples[1:], **RIDGE)
-    with pytest.raises(ValueError, match="differs in width between samples"):
+    with pytest.raises(ValueError, match=r"use_rep='X_f' differs in width between samples \(b: 8, n: 5\)"):
         sp.tl.predict_expression(samples[0], reference=[samples[1], featured(name="n", width=5)], **RIDGE)
     twins = [featured(name="b"), featured(name="b", seed=1)]
     with pytest.raises(ValueError, match="two sections are named 'b'"):

@@ -144,13 +144,13 @@ def test_labels_that_cannot_be_learnt_are_refused(four):
     for sample in four:
         sample["table"].obs["one"] = "tumour"
         sample["table"].obs["none"] = pd.Categorical([None] * 36, categories=["a"])
-    with pytest.raises(ValueError, match="label_key='one': all labels are 'tumour'; .* needs at least two classes"):
+    with pytest.raises(ValueError, match=r"label_key='one': all labels are 'tumour'; .* needs at least two classes"):
         run(four, label_key="one")
     with pytest.raises(ValueError, match="label_key='none': there are no labels"):
         run(four, label_key="none")
     for sample in four:
         sample["table"].obs["patient"] = "p"
-    with pytest.raises(ValueError, match=r"groupby='patient': all labelled spots are of 'p'.*block_um="):
+    with pytest.raises(ValueError, match=r"groupby='patient': all labelled spots belong to 'p'.*block_um="):
         run(four, groupby="patient")
     spoil(four[0], "X_f", (slice(0, 3), 2))
     with pytest.raises(ValueError, match=r"s0: obsm\['X_f'\] has NaN in part of 3 rows"):

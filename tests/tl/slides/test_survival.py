@@ -213,14 +213,14 @@ def test_folds_deal_patients_and_events_evenly():
 @pytest.mark.parametrize(
     ("column", "value", "said"),
     [
-        ("months", -3.0, r"time_key='months': negative or infinite for 1 of 32 slides, such as -3 of 'p00-0'"),
+        ("months", -3.0, r"time_key='months': negative or infinite for 1 of 32 slides, such as -3 for 'p00-0'"),
         ("months", None, r"time_key='months': no time, but an event entry, for 1 of 32 slides, such as 'p00-0'"),
         ("months", "soon", r"slide 'p00-0': time_key='months' is 'soon'; expected a number"),
-        ("months", 5000.5, r"patient 'p00': time_key='months' is .* of slide 'p00-0' and .* of slide 'p00-1'"),
+        ("months", 5000.5, r"patient 'p00': time_key='months' is .* for slide 'p00-0' and .* for slide 'p00-1'"),
         ("dead", None, r"event_key='dead': no event entry, but a time, for 1 of 32 slides"),
         ("dead", "yes", r"event_key='dead': 'yes' for 1 of 32 slides; expected 1 or True"),
         ("patient", None, r"groupby='patient': no patient for 1 of 32 slides, such as 'p00-0'"),
-        ("part", 1, r"patient 'p00': fold_key='part' is 1 of slide 'p00-0' and 0 of slide 'p00-1'"),
+        ("part", 1, r"patient 'p00': fold_key='part' is 1 for slide 'p00-0' and 0 for slide 'p00-1'"),
         ("part", None, r"fold_key='part': no fold for 1 of 32 slides"),
     ],
 )

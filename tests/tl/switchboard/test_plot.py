@@ -8,6 +8,7 @@ import pytest
 from helpers.switchboard import NAMES
 
 import spade as sp
+from spade.pl._draw.words import words
 
 
 def test_plot_has_a_panel_per_figure_and_a_dot_per_variant(table):
@@ -16,10 +17,7 @@ def test_plot_has_a_panel_per_figure_and_a_dot_per_variant(table):
         "expression", "image → expression", "expression → image", "one labelled spot per class",
         "4 labelled spots per class",
     ]  # fmt: skip
-    assert [t.get_text() for t in axes[0].get_yticklabels()] == [
-        *(name.replace("_", " ") for name in ("frozen", *NAMES)),
-        "seal, shuffled pairs",
-    ]
+    assert [t.get_text() for t in axes[0].get_yticklabels()] == list(map(words, ("frozen", *NAMES, "seal_shuffled")))
     summary = sp.tl.switchboard_summary(table)
     pearson = summary[summary["metric"] == "pearson"]
     for line, by in zip(axes[0].get_lines(), ("probe", "model"), strict=False):

@@ -9,7 +9,9 @@ WORDS = {
     "macro_auroc": "macro AUROC",
     "macro_f1": "macro F1",
     "pearson": "Pearson correlation",
-    "seal_no_image_to_gene": "seal no image-to-gene",
+    "seal_no_contrastive": "seal without contrastive",
+    "seal_no_gene_reconstruction": "seal without gene reconstruction",
+    "seal_no_image_to_gene": "seal without image-to-gene",
     "seal_shuffled": "seal, shuffled pairs",
 }
 
@@ -17,3 +19,8 @@ WORDS = {
 def words(identifier: str) -> str:
     """Return an identifier as prose."""
     return WORDS.get(identifier, identifier.replace("_", " "))
+
+
+def counted(n: int, noun: str) -> str:
+    """Return a count with its noun: ``1 spot``, ``1,200 spots``."""
+    return f"{n:,} {noun}{'' if n == 1 else 's'}"

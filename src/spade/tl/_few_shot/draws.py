@@ -74,7 +74,7 @@ def _draw(
         guard=guard_um,
         y=rows.y,
         n_classes=n_classes,
-        most=n_shots,
+        max_shots=n_shots,
         rng=generator,
     )
 
@@ -104,7 +104,7 @@ def draw_between_groups(
         n_support,
         y,
         n_classes=len(rows.classes),
-        most=n_shots,
+        max_shots=n_shots,
         rng=numpy_stream(seed, "few-shot"),
     )
     episodes = list(islice(possible, n_repeats))

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from spade._checks import shorten
+from spade._checks import plural, shorten
 from spade.core.arrays import Floats
 from spade.core.slides.survival import check_times
 from spade.tl._slides.survival_summary import check_risks, percentiles
@@ -76,8 +76,8 @@ def _labels(frame: pd.DataFrame, groups: object) -> NDArray[np.str_]:
         groups = frame[groups]
     labels = np.asarray(groups, dtype=object)
     if labels.shape != (len(frame),):
-        n = len(labels) if labels.ndim == 1 else f"shape {labels.shape} of"
-        raise ValueError(f"groups: got {n} labels for {len(frame)} rows of the table; expected one label per row.")
+        got = plural(len(labels), "label") if labels.ndim == 1 else f"an array of shape {labels.shape}"
+        raise ValueError(f"groups: got {got} for {len(frame)} rows of the table; expected one label per row.")
     if (missing := pd.isna(labels)).any():
         raise ValueError(f"groups: {int(missing.sum())} of {len(labels)} rows have none. Fill them in.")
     return labels.astype(str)

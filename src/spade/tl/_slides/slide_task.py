@@ -263,7 +263,7 @@ def _probabilities(head: SlideHead, query: Rows) -> Floats:
 def _score_rows(slides: Slides, fit: _Fit) -> list[Row]:
     """Scores of a fold, and the accuracy of every patient in it."""
     truth = slides.y[fit.query]
-    rows: list[Row] = [{"unit": fit.fold} | row for row in scores(truth, fit.probabilities, slides.classes)]
+    rows: list[Row] = [{"unit": fit.fold, **row} for row in scores(truth, fit.probabilities, slides.classes)]
     right, group = fit.probabilities.argmax(1) == truth, slides.group[fit.query]
     for name in dict.fromkeys(group.tolist()):
         of_patient = right[group == name]

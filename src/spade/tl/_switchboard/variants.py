@@ -80,15 +80,15 @@ def resolve_variants(
     settings_of: dict[str, Mapping[str, Any]] = {FROZEN: {}, **_named_settings(variants)}
     if control:
         settings_of.setdefault(CONTROL, {})
-    if len(settings_of) < 2:
-        raise ValueError(
-            "variants: there is nothing to compare the frozen control with; name a variant, or leave control=True."
-        )
     resolved = []
     for name, settings in settings_of.items():
         if not isinstance(settings, Mapping):
             raise TypeError(f"variants[{name!r}]={settings!r}: expected a dict of settings.")
         resolved.append(_resolve(name, settings, shared[_method(name)], tunes_encoder=tunes_encoder))
+    if len(resolved) < 2:
+        raise ValueError(
+            "variants: there is nothing to compare the frozen control with; name a variant, or leave control=True."
+        )
     return resolved
 
 

@@ -1,0 +1,169 @@
+"""What every plot says of arguments that make no sense: an error of ours that names the argument."""
+
+from __future__ import annotations
+
+import math
+import re
+from itertools import product
+
+import numpy as np
+import pandas as pd
+import pytest
+from helpers.plots import section
+
+import spade as sp
+from spade._keys import write_provenance
+
+ERRORS = (ValueError, TypeError, KeyError)
+COUNTS = (None, ["a"], "3", 2.5, math.nan, math.inf, True, 0, np.array([1.0, 2.0]), {})
+KEYS = (None, ["a", "b"], 3, math.nan, True, "", "no such", np.array([1.0, 2.0]), object())
+FLAGS = (None, ["a"], "yes", 3, math.nan)
+SEEDS = (None, ["a"], "3", math.nan, True, -1)
+NAMES = (["no such"], "no such", 3, math.nan, [])
+TABLES = (None, 3, "table", [1], {}, pd.DataFrame(), pd.DataFrame({"a": [1]}))
+AXES = (3, "axes", [1])
+SAMPLES = (None, 3, [3], [])
+COLUMNS = (["a", "b"], 3, math.nan, True, "", "no such")  # None: there is none
+ON_TISSUE = {"samples": SAMPLES, "patches_key": KEYS, "table_key": KEYS[1:], "ax": AXES, "show": FLAGS}
+ODD = {
+    "attention": {"key": KEYS, "scale": KEYS, **ON_TISSUE},
+    "choose_n_experts": {
+        "samples": SAMPLES, "use_rep": KEYS, "groupby": COLUMNS, "counts": (None, 3, "12", ["a"], [0], [math.nan],
+        [True]),
+        "n_prototypes": COUNTS, "feature_scaling": KEYS, "max_spots": COUNTS, "table_key": KEYS[1:], "rng": SEEDS,
+        "ax": AXES,
+        "show": FLAGS,
+    },
+    "embedding": {
+        "samples": SAMPLES, "basis": KEYS, "color": (["no such"], "no such", 3, math.nan, [], [3]),
+        "n_neighbors": COUNTS,
+        "min_dist": (None, ["a"], "3", math.nan, True, -1), "metric": KEYS, "rng": SEEDS, "table_key": KEYS[1:],
+        "ax": AXES,
+        "show": FLAGS,
+    },
+    "expert_clusters": {"key": KEYS, "color": COLUMNS, "entropy": FLAGS[1:], **ON_TISSUE},
+    "expert_composition": {
+        "table": TABLES, "colors": (3, "red", ["red"], {}, {"0": "no such", "1": "red"}), "ax": AXES, "show": FLAGS,
+    },
+    "expert_gallery": {
+        "key": KEYS, "n_patches": COUNTS, "n_genes": COUNTS, "experts": NAMES, "layer": COLUMNS, "normalized": FLAGS,
+        **ON_TISSUE,
+    },
+    "expert_genes": {"table": TABLES, "n_genes": COUNTS, "scale": FLAGS, "ax": AXES, "show": FLAGS},
+    "expression": {
+        "genes": (None, *NAMES), "key": KEYS, "deviation": FLAGS, "layer": COLUMNS, "normalized": FLAGS, **ON_TISSUE,
+    },
+    "expression_ranking": {
+        "table": TABLES, "n_genes": COUNTS, "n_boot": COUNTS, "rng": SEEDS, "ax": AXES, "show": FLAGS,
+    },
+    "few_shot": {
+        "table": TABLES, "metric": KEYS, "baseline": COLUMNS, "shots": (["a"], "3", 2.5, math.nan, True, 99),
+        "n_boot": COUNTS,
+        "rng": SEEDS, "ax": AXES, "show": FLAGS,
+    },
+    "patches": {"spots": NAMES, "n": COUNTS, "rng": SEEDS, **ON_TISSUE},
+    "retrieval": {"table": TABLES, "n_queries": COUNTS, "n_patches": COUNTS, "query_samples": (3, []), **ON_TISSUE},
+    "survival": {
+        "table": TABLES, "groups": (3, math.nan, "no such", ["a"], []), "n_groups": COUNTS, "time_label": (None, 3,
+        ["a"], ""),
+        "level": (None, ["a"], "3", math.nan, True, 0, 1), "ax": AXES, "show": FLAGS,
+    },
+    "switchboard": {
+        "table": TABLES, "metrics": NAMES, "baseline": KEYS, "over": KEYS, "n_boot": COUNTS, "rng": SEEDS, "ax": AXES,
+        "show": FLAGS,
+    },
+    "training": {"model_or_history": TABLES, "ax": AXES, "show": FLAGS},
+}  # fmt: skip
+
+
+def tissue():
+    """A section with everything that plots on tissue read."""
+    sdata = section(genes=6)
+    table = sdata["table"]
+    rng = np.random.default_rng(0)
+    table.obsm["X_f"] = rng.normal(size=(table.n_obs, 4)).astype(np.float32)
+    table.obsm["X_predicted"] = rng.normal(size=(table.n_obs, 6)).astype(np.float32)
+    table.obsm["X_predicted_deviation"] = np.ones((table.n_obs, 6), dtype=np.float32)
+    table.uns["predicted_genes"] = np.array(table.var_names, dtype=object)
+    table.obs["looks"] = np.full(table.n_obs, 1 / table.n_obs)
+    table.obs["looks_predicted"] = pd.Categorical(["a"] * table.n_obs)
+    write_provenance(table.uns, "looks", function="tl.attention", label_key="organ")
+    return sdata
+
+
+def tables():
+    """Results of the shape that functions of tl return."""
+    pairs = pd.DataFrame(product(["x", "y"], ["0", "1"]), columns=["value", "expert"])
+    composition = pairs.assign(by="domain", n_value=10, share=0.5, log2_enrichment=0.1, log2_low=0.0, log2_high=0.2)
+    genes = pd.DataFrame(product(["0", "1"], ["G0", "G1"]), columns=["expert", "gene"])
+    genes = genes.assign(rank=[1, 2, 2, 1], log_fold_change=[1.0, -1.0, -1.0, 1.0], share_in=0.5)
+    draws = pd.DataFrame(
+        product(["a", "b"], [1, 4], [0], ["u", "v"]), columns=["representation", "shots", "repeat", "unit"]
+    )
+    few = pd.concat(
+        draws.assign(metric=metric, label=label, value=0.5, n_classes=2)
+        for metric, label in [("balanced_accuracy", ""), ("recall", "p"), ("recall", "q")]
+    )
+    trust = pd.DataFrame({"gene": ["G0", "G1"], "pearson": [0.1, 0.2], "low": [0.0, 0.1], "high": [0.2, 0.3]})
+    bench = trust.assign(protocol="sound", representation="a", fold="s", section="s")
+    facts = {"fold": "u", "seed": 0, "task": "expression", "metric": "pearson", "by": "probe", "direction": ""}
+    variants = pd.DataFrame(product(["frozen", "seal"], ["u", "v"]), columns=["variant", "unit"])
+    variants = variants.assign(**facts, shots=0, value=0.3, chance=0.0).assign(group=lambda t: t["unit"])
+    hits = {
+        "query_sample": "sample",
+        "query_section": "sample",
+        "query": "spots_s0",
+        "sample": "sample",
+        "section": "sample",
+    }
+    found = pd.DataFrame({"spot": ["spots_s1", "spots_s2"], "rank": [1, 2], "score": [0.9, 0.8]}).assign(**hits)
+    history = pd.DataFrame({"expert": "0", "epoch": [1, 2], "train_loss": [2.0, 1.0], "val_loss": [2.0, 1.5]})
+    return composition, genes, few, bench, variants, found, history
+
+
+@pytest.fixture(scope="module")
+def works():
+    """Arguments with which every plot works."""
+    sdata = tissue()
+    composition, genes, few, bench, variants, found, history = tables()
+    patients = {"time": [5, 8, 12, 3], "event": [1, 0, 1, 1]}
+    return {
+        "attention": {"samples": sdata, "key": "looks"},
+        "choose_n_experts": {"samples": sdata, "use_rep": "X_f", "counts": (1, 2), "n_prototypes": 3},
+        "embedding": {"samples": sdata, "basis": "X_f"},
+        "expert_clusters": {"samples": sdata},
+        "expert_composition": {"table": composition},
+        "expert_gallery": {"samples": sdata, "n_patches": 1, "n_genes": 1},
+        "expert_genes": {"table": genes},
+        "expression": {"samples": sdata, "genes": "G0", "deviation": True},
+        "expression_ranking": {"table": bench, "n_boot": 10},
+        "few_shot": {"table": few, "n_boot": 10},
+        "patches": {"samples": sdata, "n": 1},
+        "retrieval": {"table": found, "samples": sdata},
+        "survival": {"table": patients, "groups": ["a", "a", "b", "b"]},
+        "switchboard": {"table": variants, "n_boot": 10},
+        "training": {"model_or_history": history},
+    }
+
+
+CASES = [(plot, name, value) for plot, arguments in ODD.items() for name in arguments for value in arguments[name]]
+
+
+@pytest.mark.parametrize(("plot", "argument", "value"), CASES)
+def test_odd_arguments_are_named(works, plot, argument, value):
+    options = works[plot] | {argument: value}
+    if plot == "embedding" and argument == "show":
+        works["embedding"]["samples"]["table"].obsm["X_two"] = np.zeros((35, 2), dtype=np.float32)
+        options["basis"] = "X_two"
+    with pytest.raises(ERRORS, match=rf"\b{re.escape(argument)}\b") as error:
+        getattr(sp.pl, plot)(**options)
+    assert "spade" in str(error.traceback[-1].path)
+
+
+@pytest.mark.parametrize("plot", [name for name in ODD if name != "embedding"])
+def test_plots_work_with_the_others(works, plot):
+    assert getattr(sp.pl, plot)(**works[plot]) is not None
+
+
+def test_every_plot_is_tried():
+    assert set(ODD) == set(sp.pl.__all__)
