@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 #: Metrics that :func:`scanpy.pp.neighbors` knows by name and that suit features.
 METRICS = (
     "euclidean", "cosine", "correlation", "cityblock", "manhattan", "l1", "l2", "chebyshev", "canberra", "braycurtis",
-    "minkowski", "sqeuclidean",
+    "minkowski", "sqeuclidean", "jaccard", "hamming", "dice", "rogerstanimoto", "russellrao", "yule",
 )  # fmt: skip
 
 
