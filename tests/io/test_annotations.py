@@ -311,7 +311,7 @@ def test_keys_may_be_chosen(read):
             "sample,label\na,x,1\nb,y\n",
             r"header names 2 columns, but the number of fields differs in lines: 2",
         ),
-        ("sample,label\na,x\nb\n", r"such as line 3\..*cut off"),
+        ("sample,label\na,x\nb\n", r"differs in lines: 3\..*cut off"),
         ("sample,label,label\na,x,y\n", r"columns of the same name, 'label'"),
         ('sample,label\na,"x\n', r"not a table"),
     ],

@@ -216,10 +216,10 @@ def test_patches_must_be_there(spoil, error, said):
         (
             {"encoder": "UNI"},
             ValueError,
-            r"encoder='UNI' is not known. There are 'texture', 'uni', .*'hf-hub:owner/name'",
+            r"encoder='UNI' is not known. Choose one of 'texture', 'uni', .*'hf-hub:owner/name'",
         ),
         ({"encoder": "vit_huger"}, ValueError, r"any timm architecture such as .*vit"),
-        ({"encoder": ""}, ValueError, r"encoder='' is not known"),
+        ({"encoder": ""}, ValueError, r"encoder='': expected a name"),
     ],
 )
 def test_settings_are_checked(options, error, said):

@@ -241,7 +241,7 @@ def test_stores_are_saved_and_read_back_alike(tmp_path):
             r"coordinates that are NaN or infinite: row 0 \(a\)",
         ),
         (polygons(("a", LEFT)), {"by": "most"}, ValueError, r"by='most': expected one of 'area', 'centre'"),
-        (polygons(("a", LEFT)), {"min_share": 0}, ValueError, r"min_share=0: expected a share above 0"),
+        (polygons(("a", LEFT)), {"min_share": 0}, ValueError, r"min_share=0: expected a number above 0"),
         (polygons(("a", LEFT)), {"mpp": -1}, ValueError, r"mpp=-1: expected a positive number"),
         (polygons(("a", LEFT)), {"key_added": "a b"}, ValueError, r"key_added='a b' cannot be stored"),
         (

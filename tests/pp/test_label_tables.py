@@ -103,10 +103,10 @@ def test_sample_sheet_goes_to_all_spots():
     [
         ({"sample": ["a", "a"], "x": [1, 2]}, {}, ValueError, r"samples occur more than once: 'a'"),
         ({"spot": ["s00", "s00"], "x": [1, 2]}, {}, ValueError, r"spots occur more than once: 's00'"),
-        ({"spot": ["s00", None], "x": [1, 2]}, {}, ValueError, r"1 rows have no spot"),
+        ({"spot": ["s00", None], "x": [1, 2]}, {}, ValueError, r"rows have no spot: 2"),
         ({"slide": ["a"], "x": [1]}, {}, ValueError, r"no column 'sample' or 'spot'; columns: 'slide', 'x'\. Rename"),
         ({"sample": [], "x": []}, {}, ValueError, r"has no rows"),
-        ({"sample": ["a"], "x": [1]}, {"mpp": 1}, ValueError, r"mpp= is for polygons"),
+        ({"sample": ["a"], "x": [1]}, {"mpp": 1}, ValueError, r"mpp=1.0 is for polygons"),
         (
             {"sample": ["a"], "x": [1]},
             {"columns": "y"},
@@ -118,7 +118,7 @@ def test_sample_sheet_goes_to_all_spots():
             {"sample": ["a"], "x": [1], "y": [1]},
             {"key_added": "z"},
             ValueError,
-            r"renames one column, but .* gives 'x', 'y'",
+            r"renames one column, but .* has 'x', 'y'",
         ),
         ({"sample": ["a"], "region": ["r"]}, {}, ValueError, r"obs\['region'\], because this name is in use"),
         (

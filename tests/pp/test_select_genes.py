@@ -143,7 +143,7 @@ def test_samples_without_expression_are_passed_over(caplog):
     with caplog.at_level(logging.INFO, logger="spade"):
         panel = sp.pp.select_genes([bare, section("a")], **FEW)
     assert panel.names == sp.pp.select_genes(section("a"), **FEW).names
-    assert "image only: no expression, passed over" in caplog.text
+    assert "image only: no expression, skipped" in caplog.text
     with pytest.raises(ValueError, match=r"no sample has expression \(all tables have width 0\): image only"):
         sp.pp.select_genes(bare)
 

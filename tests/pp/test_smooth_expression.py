@@ -305,7 +305,7 @@ def test_a_model_is_trained_on_smoothed_counts_and_embeds_them():
     with pytest.warns(UserWarning, match="a: 1 of 36 spots have no counts"):
         sp.pp.smooth_expression(samples)
     options = {"use_rep": "X_f", "genes": panel, **FAST}
-    with warns_here("1 spots without counts are left out of training"):
+    with warns_here("1 spot without counts is left out of training"):
         model = sp.tl.train_spade(samples, layer="smoothed", **options)
     assert model.config.layer == "smoothed"
     with pytest.warns(UserWarning, match="without counts"):

@@ -19,7 +19,7 @@ from spade.core.seal.config import WEIGHTS, SealTraining
         ],
         ({"batch_size": 1}, "batch_size=1: expected a whole number of at least 2"),
         ({"gene_warmup": -1}, "gene_warmup=-1: expected a whole number of at least 0"),
-        ({"micro_batch_size": -1}, "micro_batch_size=-1: expected a whole number of at least 0"),
+        ({"micro_batch_size": -1}, "micro_batch_size=-1: expected a whole number of at least 1"),
         *[
             ({name: value}, rf"{name}={value!r}: expected a whole number")
             for name, value in (("rank", 1.5), ("batch_size", True), ("n_epochs", "3"), ("gene_warmup", None))

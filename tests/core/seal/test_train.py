@@ -32,7 +32,7 @@ def test_micro_batches_change_no_gradient(size):
 
 
 def test_micro_batches_train_the_same_weights():
-    whole, parts = (state(train("pixels", **STILL, micro_batch_size=size)[0]) for size in (0, 4))
+    whole, parts = (state(train("pixels", **STILL, micro_batch_size=size)[0]) for size in (None, 4))
     assert_close(parts, whole)
 
 

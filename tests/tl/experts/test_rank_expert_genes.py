@@ -165,7 +165,7 @@ def test_clusters_stand_in_for_experts_but_not_side_by_side():
         (planted, {"min_spots": 1}, ValueError, r"min_spots=1: expected a whole number of at least 2"),
         (planted, {"n_genes": 0}, ValueError, r"n_genes=0: expected a whole number of at least 1"),
         (planted, {"layer": "raw"}, KeyError, r"a: layer='raw' is not there; layers: none"),
-        (planted, {"key_added": "spade"}, ValueError, r"key_added='spade' is where records of the object are kept"),
+        (planted, {"key_added": "spade"}, ValueError, r"key_added='spade' is the key of records about the object"),
         (planted, {"key_added": "a/b"}, ValueError, r"key_added='a/b' cannot be stored"),
         (
             lambda: [planted("a"), planted("b", genes=[g.lower() for g in GENES])],

@@ -240,5 +240,5 @@ def test_context_features_widen_the_guard_band(cohort):
 
 def test_results_do_not_replace_records(four):
     for key in ("spade", "spatialdata_attrs"):
-        with pytest.raises(ValueError, match=f"key_added='{key}' is where records of the object are kept"):
+        with pytest.raises(ValueError, match=f"key_added='{key}' is the key of records about the object"):
             run(four[0], key_added=key)

@@ -288,7 +288,7 @@ def test_whole_numbers_are_one_patient_in_any_type(twelve):
 
 
 def test_results_and_attention_do_not_replace_what_is_read(twelve):
-    with pytest.raises(ValueError, match="key_added='spade' is where records of the object are kept"):
+    with pytest.raises(ValueError, match="key_added='spade' is the key of records about the object"):
         run(twelve[0], key_added="spade")
     label = twelve[0]["table"].obs.columns[-1]
     for key, said in (("kind", "would replace obs"), ("region", "cannot be written as obs")):

@@ -154,7 +154,7 @@ def test_unknown_origin_and_another_name_of_the_same_weights_are_fine():
             ValueError,
             r"n_experts=5 is more than the number of prototypes, 4: lower n_experts or raise n_prot",
         ),
-        ({"feature_scaling": "minmax"}, ValueError, r"feature_scaling='minmax': expected \"standard\" or \"none\""),
+        ({"feature_scaling": "minmax"}, ValueError, r"feature_scaling='minmax': expected one of 'standard', 'none'"),
         ({"routing_temperature": 0}, ValueError, r"routing_temperature=0: expected a positive number"),
         ({"rng": "0"}, TypeError, r"rng='0': expected a non-negative int below 2\*\*63 or a numpy"),
         ({"key_added": "my spade"}, ValueError, r"key_added='my spade' cannot be stored"),

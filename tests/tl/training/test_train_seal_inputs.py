@@ -63,7 +63,7 @@ def test_bad_input_on_features(options, error, said):
         ),
         ({"dim": 8}, ValueError, r"dim=8: the joint space of a tuned encoder is as wide as its features"),
         ({"encoder": "UNI"}, ValueError, r"encoder='UNI' is not known"),
-        ({"encoder": ""}, ValueError, r"encoder='' is not known"),
+        ({"encoder": ""}, ValueError, r"encoder='': expected a name"),
         ({"encoder": 3}, (TypeError, ValueError), r"encoder=3"),
         ({"weights": "none.pth"}, FileNotFoundError, r"weights: there is no file 'none\.pth'"),
         ({"patches_key": "tiles"}, KeyError, r"patches_key='tiles' is not there; patches: 'patches'"),

@@ -263,7 +263,7 @@ def test_features_of_another_encoder_are_refused():
         ({"precision": "fp16"}, ValueError, r"precision='fp16': expected one of 'fp32', 'bf16'"),
         ({"device": "tpu9000"}, ValueError, r"device='tpu9000' is not a torch device"),
         ({"n_experts": 0}, ValueError, r"n_experts=0"),
-        ({"n_experts": 9}, ValueError, r"n_experts=9 is more than the 4 prototypes"),
+        ({"n_experts": 9}, ValueError, r"n_experts=9 is more than the number of prototypes, 4"),
         ({"feature_scaling": "max"}, ValueError, r"feature_scaling='max'"),
         ({"routing_temperature": -1}, ValueError, r"routing_temperature=-1: expected a positive number"),
         ({"layer": "raw"}, KeyError, r"a: layer='raw' is not there; layers: none"),

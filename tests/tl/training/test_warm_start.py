@@ -176,7 +176,7 @@ def test_two_processes_train_the_model_of_one():
         ({"devices": 0}, r"devices=0: expected a whole number of at least 1"),
         ({"devices": True}, r"devices=True: expected a whole number"),
         ({"devices": 2, "device": "cpu:0"}, r"devices=2, but device='cpu:0' is a single one"),
-        ({"warm_start": -1}, r"warm_start=-1: expected a number of epochs, 0 for none"),
+        ({"warm_start": -1}, r"warm_start=-1: expected a whole number of at least 0"),
         ({"warm_start": 1.5}, r"warm_start=1.5: expected a whole number"),
         ({"out_of_cluster": 1.0}, r"out_of_cluster=1.0: expected a number from 0 to below 1"),
         ({"cluster_space": "genes"}, r"cluster_space='genes': expected one of 'image', 'expression', 'joint'"),
@@ -268,6 +268,6 @@ def test_torchrun_trains_one_model_on_all_ranks(tmp_path):
             assert said(what) == whole.id
         differing = {"other data": "expression, features", "other split": "split", "other routing": "routing"}
         for what, name in {**differing, "folder of one": "checkpoint_dir"}.items():
-            assert f"ValueError: rank {rank} and rank {other} have not the same {name}: all processes" in said(what)
+            assert f"ValueError: rank {rank} and rank {other} differ in {name}: give all processes" in said(what)
         assert f"checkpoint_dir={TESTS!r} holds" in said("other folder")
         assert "script.py" in said("no folder")
