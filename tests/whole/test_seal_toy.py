@@ -25,7 +25,7 @@ def test_a_tuned_encoder_beats_the_frozen_one_and_shuffled_pairs_do_not(seed, co
     assert tuned.ridge > frozen.ridge + 0.02
     # the own expression among all of the section: beside a head on the frozen features, and ridge regression from them
     assert tuned.joint < frozen.joint
-    assert tuned.joint < frozen.rank
+    assert tuned.joint <= frozen.rank  # medians of ranks of few spots may tie
     assert tuned.rank < frozen.rank
     # what is learned from shuffled pairs knows nothing of pairs;
     # its features, changed at random, are those of the frozen encoder or so
