@@ -115,7 +115,7 @@ myst_substitutions = {
 }
 
 
-def execute_tutorials(app: Sphinx) -> None:
+def run_tutorials(app: Sphinx) -> None:
     """Execute the tutorials that are newer than their last execution, and keep the figure of the landing page."""
     if not app.config.execute_tutorials:
         copy_tutorials()
@@ -157,5 +157,5 @@ def visit_math(translator: object, node: nodes.math | nodes.math_block) -> None:
 def setup(app: Sphinx) -> None:
     """Execute the tutorials before anything is read, and render formulas."""
     app.add_config_value("execute_tutorials", default=True, rebuild="env", types=bool)
-    app.connect("builder-inited", execute_tutorials, priority=100)
+    app.connect("builder-inited", run_tutorials, priority=100)
     app.add_html_math_renderer("mathml", inline_renderers=(visit_math, None), block_renderers=(visit_math, None))
