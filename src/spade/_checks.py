@@ -60,8 +60,8 @@ def check_table(table: object, columns: Sequence[str], made_by: str) -> pd.DataF
 
 
 def plural(n: int, noun: str) -> str:
-    """Return a count with its noun: ``1 spot``, ``2 spots``."""
-    return f"{n} {noun}{'' if n == 1 else 's'}"
+    """Return a count with its noun: ``1 spot``, ``1,200 spots``."""
+    return f"{n:,} {noun}{'' if n == 1 else 's'}"
 
 
 def shorten(items: Iterable[Any], most: int = 5) -> str:

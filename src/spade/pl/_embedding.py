@@ -22,7 +22,6 @@ from spade.core.checks import check_choice, check_count, check_not_negative, che
 from spade.core.rng import as_seed, numpy_stream
 from spade.pl._draw.axes import GREY, SMALL, bare, colour_bar, dots_legend, finish, given_axes, new_figure, title
 from spade.pl._draw.colours import Column, ColumnColours, join_columns, read_column
-from spade.pl._draw.words import counted
 from spade.tl._embedding.umap import METRICS, umap
 
 logger = logging.getLogger("spade")
@@ -186,7 +185,7 @@ def _panels(ax: Any, n: int) -> NDArray[Any]:
 
 def _draw(ax: Axes, xy: NDArray[np.float32], column: Column, rows: Rows, n_out: int) -> None:
     size = float(np.clip(6_000 / len(rows), 1, 25))
-    title(ax, f"{column.name} ({counted(n_out, 'row')} with NaN not shown)" if n_out else column.name)
+    title(ax, f"{column.name} ({plural(n_out, 'row')} with NaN not shown)" if n_out else column.name)
     many = len(rows) > 3_000
     if column.colours is None:
         values = np.ma.masked_invalid(column.values[rows])

@@ -13,10 +13,9 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 from numpy.typing import NDArray
 
-from spade._checks import check_pairs
+from spade._checks import check_pairs, plural
 from spade.pl._draw.axes import GREY, LEGEND_ROWS, SMALL, TEXT, clip, finish, given_axes, new_figure, title
 from spade.pl._draw.colours import expert_colours
-from spade.pl._draw.words import counted
 
 COLUMNS = ("value", "expert", "n_value", "share", "log2_enrichment", "log2_low", "log2_high")
 #: Inches in the enrichment panel: height of an expert's line, and least and greatest height of a value's band.
@@ -78,7 +77,7 @@ def expert_composition(
     _bars(axes[0], wide["share"].fillna(0), colours)
     _enrichment(axes[1], wide, colours)
     sizes = table.groupby("value")["n_value"].first()
-    names = [f"{clip(str(value))}\n{counted(sizes[value], 'spot')}" for value in values]
+    names = [f"{clip(str(value))}\n{plural(sizes[value], 'spot')}" for value in values]
     axes[0].set_yticks(np.arange(len(values)), names, fontsize=TEXT)
     axes[1].set_yticks([])
     for panel in axes:

@@ -21,7 +21,6 @@ from spade.core.checks import check_count, check_flag
 from spade.pl._draw.axes import GREY, SMALL, TEXT, bare, clip, finish, given_axes, new_figure
 from spade.pl._draw.colours import join_columns, read_column
 from spade.pl._draw.tissue import View, scale_bar, views
-from spade.pl._draw.words import counted
 from spade.tl._experts.top_genes import top_genes
 
 UNIT = 1.25
@@ -104,7 +103,7 @@ def expert_gallery(
     _draw_patches(axes, names, gallery, n_patches)
     for i, name in enumerate(names):
         axes[i, 0].set_ylabel(
-            f"expert {name}\n{counted(gallery.sizes[name], 'spot')}",
+            f"expert {name}\n{plural(gallery.sizes[name], 'spot')}",
             fontsize=TEXT,
             rotation=0,
             ha="right",

@@ -9,11 +9,11 @@ import pandas as pd
 from matplotlib.axes import Axes
 from numpy.typing import NDArray
 
-from spade._checks import shorten
+from spade._checks import plural, shorten
 from spade.core.checks import check_count, check_text
 from spade.pl._draw.axes import GREY, SMALL, TEXT, finish, given_axes, new_figure, title
 from spade.pl._draw.colours import SAFE
-from spade.pl._draw.words import counted, words
+from spade.pl._draw.words import words
 from spade.tl._few_shot.few_shot_summary import few_shot_summary, unit_differences
 
 PANEL = 2.7
@@ -136,7 +136,7 @@ def _curves(ax: Axes, summary: pd.DataFrame, metric: str, colours: dict[str, str
     )
     dashed = "" if chance is None else ", chance dashed"
     n = int(summary["n_units"].max())
-    title(ax, f"{counted(n, 'section')} or {'group' if n == 1 else 'groups'}{dashed}")
+    title(ax, f"{plural(n, 'section')} or {'group' if n == 1 else 'groups'}{dashed}")
 
 
 def _differences(ax: Axes, paired: pd.DataFrame, units: pd.DataFrame, baseline: str, colours: dict[str, str]) -> None:

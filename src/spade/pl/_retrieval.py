@@ -17,7 +17,6 @@ from spade.core.arrays import Floats
 from spade.core.checks import check_count
 from spade.pl._draw.axes import GREY, SMALL, bare, colour_bar, finish, given_axes, new_figure, title
 from spade.pl._draw.tissue import View, common_frames, draw_spots, draw_tissue, scale_bar, views
-from spade.pl._draw.words import counted
 
 UNIT = 1.25
 PANEL = 3.0
@@ -156,7 +155,7 @@ def _map(table: pd.DataFrame, samples: Samples, patches_key: str, table_key: str
         spots = draw_spots(panel, view, cmap="magma", norm=norm, linewidth=0)
         spots.set_array(np.ma.masked_invalid(values))
         n_without = int(np.isnan(values).sum())
-        title(panel, f"{view.name} ({counted(n_without, 'spot')} without a score)" if n_without else view.name)
+        title(panel, f"{view.name} ({plural(n_without, 'spot')} without a score)" if n_without else view.name)
     colour_bar(axes[-1], spots, "score of the signature")
     return axes
 

@@ -88,9 +88,9 @@ def switchboard(
     summary = summary[summary["metric"].isin(_metrics(summary, metrics))]
     panels = list(summary.groupby(["metric", "direction", "shots"], sort=False))
     variants = list(dict.fromkeys(table["variant"]))
-    axes = _axes(ax, [_heading(*key) for key, _ in panels], len(variants))
+    axes = _axes(ax, [_heading(*key[1:]) for key, _ in panels], len(variants))
     for i, (panel, (key, rows)) in enumerate(zip(axes, panels, strict=True)):
-        _draw(panel, rows, variants, baseline, _heading(*key))
+        _draw(panel, rows, variants, baseline, _heading(*key[1:]))
         names = list(map(_variant, variants)) if ax is not None or i % COLUMNS == 0 else []
         panel.set_yticks(range(len(variants)), names, fontsize=SMALL)
         panel.set_xlabel(words(key[0]), fontsize=TEXT)
@@ -116,7 +116,7 @@ def _variant(name: str) -> str:
     return words(name) if name in VARIANTS else name
 
 
-def _heading(metric: str, direction: str, shots: int) -> str:
+def _heading(direction: str, shots: int) -> str:
     """Return the title of a panel."""
     if direction:
         return words(direction)

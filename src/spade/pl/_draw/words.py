@@ -19,8 +19,3 @@ WORDS = {
 def words(identifier: str) -> str:
     """Return an identifier as prose."""
     return WORDS.get(identifier, identifier.replace("_", " "))
-
-
-def counted(n: int, noun: str) -> str:
-    """Return a count with its noun: ``1 spot``, ``1,200 spots``."""
-    return f"{n:,} {noun}{'' if n == 1 else 's'}"
