@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import MutableMapping
 from typing import Any, TypedDict
 
 from spade._version import __version__
 from spade.core.checks import check_text
+from spade.core.files import digest
 
 #: Entry of ``uns`` that holds provenance, one :class:`Record` per written key, and of ``attrs`` about the section.
 UNS = "spade"
@@ -34,12 +36,18 @@ class RegionRecord(TypedDict):
     coordinate_system: str
     mpp: float
     spot_diameter_um: float
+    #: Size and transformation of the image when the patches were made.
+    frame: dict[str, Any]
 
 
 class Record(TypedDict, total=False):
     """Provenance of what was written under a key; functions add settings of their own, such as ``n_genes``."""
 
     version: str
+    #: Digest of all facts and of ``sources``.
+    id: str
+    #: Records that the value was made from, and their ids at that time.
+    sources: dict[str, str]
     function: str
     #: Of features and embeddings.
     use_rep: str
@@ -157,11 +165,41 @@ def check_uns_key(key: str) -> str:
     return key
 
 
-def write_provenance(uns: MutableMapping[str, Any], key: str, **facts: object) -> None:
-    """Write one record under ``uns["spade"][key]``; facts that are None are left out."""
-    record: dict[str, object] = {"version": __version__}
-    record.update({name: value for name, value in facts.items() if value is not None})
+def write_provenance(uns: MutableMapping[str, Any], key: str, *made_from: str, **facts: object) -> None:
+    """Write one record under ``uns["spade"][key]``; facts that are None are left out.
+
+    The record has an id of its facts, and the ids of the records that the value was made from: those of ``use_rep``,
+    ``patches_key`` and further keys (``made_from``). :func:`outdated` compares them with the records as they are later.
+    """
+    known = {name: value for name, value in facts.items() if value is not None}
+    read = [*str(known.get("use_rep", "")).split(" + "), str(known.get("patches_key", ""))]
+    sources = {source: record_id(uns, source) for source in read if source in uns.get(UNS, {})}
+    sources |= {source: record_id(uns, source) for source in made_from}
+    sources.pop(key, None)
+    identity = digest(json.dumps([known, sources], sort_keys=True, default=str))
+    record: dict[str, object] = {"version": __version__, "id": identity, **known}
+    if sources:
+        record["sources"] = sources
     uns[UNS] = {**uns.get(UNS, {}), key: record}
+
+
+def record_id(uns: MutableMapping[str, Any], key: str) -> str:
+    """Return the id of a record, ``""`` if there is none (or an early one without an id)."""
+    return str(uns.get(UNS, {}).get(key, {}).get("id", ""))
+
+
+def outdated(uns: MutableMapping[str, Any], key: str) -> tuple[str, str] | None:
+    """Return a value and its source that was written anew since; None if ``key`` and all it was made from are current.
+
+    A source whose record is gone is not compared.
+    """
+    for source, identity in read_provenance(uns, key).get("sources", {}).items():
+        current = record_id(uns, source)
+        if current and current != str(identity):
+            return key, source
+        if (earlier := outdated(uns, source)) is not None:
+            return earlier
+    return None
 
 
 def forget_provenance(uns: MutableMapping[str, Any], key: str) -> None:

@@ -22,7 +22,7 @@ from spatialdata.transformations import Affine, set_transformation
 import spade as sp
 from spade._keys import write_provenance
 from spade._samples.images import image_arrays
-from spade.io._scale import record_scale
+from spade.io._recorded.scale import record_scale
 
 SIDE = 400
 GENES = tuple(f"G{i:02d}" for i in range(60))

@@ -12,7 +12,7 @@ from spatialdata import SpatialData
 from spatialdata.transformations import Identity, remove_transformation, set_transformation
 
 import spade as sp
-from spade.io._scale import record_scale
+from spade.io._recorded.scale import record_scale
 
 
 def test_the_finest_of_several_images_of_one_section_is_used_and_logged(caplog):

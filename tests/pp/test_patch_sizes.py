@@ -12,7 +12,7 @@ from spatialdata import SpatialData
 
 import spade as sp
 from spade.core.spots.lattice import visium_mpp
-from spade.io._scale import record_scale
+from spade.io._recorded.scale import record_scale
 
 
 def hexagonal(n: int = 36, pitch: float = 60.0) -> np.ndarray:

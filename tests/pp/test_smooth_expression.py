@@ -16,7 +16,7 @@ import spade as sp
 from spade._samples.counts import read_counts
 from spade._samples.open import iter_samples
 from spade.core.expression.smoothing import pairs_within, smoothing_matrix
-from spade.io._scale import record_scale
+from spade.io._recorded.scale import record_scale
 from spade.pp._smooth_expression import _lattice_pairs
 
 SQUARE, HEXAGONAL = 1.5, 1.2

@@ -20,6 +20,7 @@ from spade._checks import plural
 from spade._demo._find import find_samples
 from spade._demo._report import Report
 from spade._samples.open import iter_samples
+from spade._samples.patches import row_centres
 from spade._samples.sample import Sample
 
 USE_REP = "X_texture"
@@ -157,9 +158,8 @@ def _block_side(samples: list[SpatialData]) -> float:
     """Return the side of the spatial blocks in µm: a fifth of the side of the median section."""
     sides = []
     for sample in iter_samples(samples):
-        for facts in _keys.read_provenance(sample.table.uns, _keys.PATCHES)["regions"].values():
-            x0, y0, x1, y1 = sample.sdata.shapes[facts["element"]].total_bounds * facts["mpp"]
-            sides.append(np.sqrt((x1 - x0) * (y1 - y0)))
+        centres, side_um = row_centres(sample, _keys.PATCHES, required=True)
+        sides += [np.sqrt(np.prod(np.ptp(centres[section.rows], axis=0) + side_um)) for section in sample.sections]
     return float(np.median(sides)) / 5
 
 

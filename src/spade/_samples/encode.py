@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
 from spade._samples.images import image_levels
-from spade._samples.patches import patch_centres, patch_record
+from spade._samples.patches import patch_record, placed_patches
 from spade._samples.sample import Sample
 from spade.core.errors import warn
 from spade.core.patches.sources import SectionPatches
@@ -18,6 +18,8 @@ from spade.encoders import Encoder
 
 #: Default number of patches that are encoded at a time.
 BATCH = 64
+#: What is recorded about the origin of features.
+ORIGIN = ("encoder", "encoder_id", "patches_key", "size_um", "input_px")
 
 
 def placed_sections(sample: Sample, patches_key: str) -> list[tuple[NDArray[np.int64], SectionPatches]]:
@@ -29,11 +31,10 @@ def placed_sections(sample: Sample, patches_key: str) -> list[tuple[NDArray[np.i
     sections = []
     for section in sample.sections:
         if section.region in record["regions"]:
-            facts = record["regions"][section.region]
-            centres, inside = patch_centres(sample, section, facts)
-            levels = image_levels(sample.sdata.images[facts["image"]])
-            placed = SectionPatches(levels, centres[inside][:, ::-1], record["size_um"] / facts["mpp"])
-            sections.append((section.rows[inside], placed))
+            placed = placed_patches(sample, section, record)
+            centres = placed.centres[placed.inside][:, ::-1]
+            patches = SectionPatches(image_levels(placed.image), centres, placed.side)
+            sections.append((section.rows[placed.inside], patches))
     return sections
 
 
@@ -64,5 +65,4 @@ def encode_rows(
             for index, batch in iter_patches(placed.levels, placed.centres, placed.px_per_patch, n_px, batch_size):
                 features[rows[index]] = encoder.encode(batch, size_um / n_px)
                 bar.update(len(index))
-    origin = {"encoder": encoder.name, "encoder_id": encoder.id, "patches_key": patches_key}
-    return features, origin | {"size_um": size_um, "input_px": n_px}
+    return features, dict(zip(ORIGIN, (encoder.name, encoder.id, patches_key, size_um, n_px), strict=True))

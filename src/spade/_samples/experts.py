@@ -19,6 +19,7 @@ def expert_series(sample: Sample, key: str) -> pd.Series:
     obs = sample.table.obs
     for name in (_keys.expert(key), _keys.cluster(key)):
         if name in obs:
+            sample.check_current(name)
             return obs[name]
     columns = [name for name in obs if str(name).endswith((_keys.expert(""), _keys.cluster("")))]
     raise KeyError(
@@ -36,6 +37,7 @@ def expert_weights(sample: Sample, key: str) -> NDArray[np.float32]:
             f"{sample.name}: key={key!r}: the routing weights obsm[{name!r}] are not there; weights there: "
             f"{shorten(weights) or 'none'}. Run sp.tl.embed(samples, model)."
         )
+    sample.check_current(_keys.expert(key))
     return np.asarray(sample.table.obsm[name], dtype=np.float32)
 
 

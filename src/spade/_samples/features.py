@@ -27,6 +27,7 @@ def read_features(sample: Sample, use_rep: str) -> NDArray[np.float32]:
             f"{sample.name}: use_rep={use_rep!r} is not in obsm; there is {shorten(table.obsm) or 'nothing'}. Image "
             "features are made by sp.pp.encode_patches(samples)."
         )
+    sample.check_current(use_rep)
     values = table.obsm[use_rep]
     if issparse(values):
         values = values.toarray()

@@ -24,6 +24,7 @@ def obs_column(sample: Sample, key: str, argument: str) -> pd.Series:
         raise KeyError(
             f"{sample.name}: {argument}={key!r} is not in obs; columns: {shorten(sample.table.obs.columns, 20)}."
         )
+    sample.check_current(key)
     return sample.table.obs[key]
 
 

@@ -18,7 +18,7 @@ from spatialdata.models import TableModel
 
 from spade import _keys
 from spade._checks import shorten
-from spade._samples.sample import Sample
+from spade._samples.sample import Sample, content_digest
 from spade.core.checks import check_text
 from spade.io._store import is_store
 
@@ -66,7 +66,7 @@ def iter_samples(
     """
     items = as_list(samples)
     stems = Counter(item.stem for item in items if isinstance(item, Path))
-    for index, item in enumerate(items):
+    for item in items:
         if isinstance(item, Path):
             if not item.exists():
                 raise FileNotFoundError(f"samples: there is no store at {str(item)!r}.")
@@ -75,20 +75,23 @@ def iter_samples(
             sdata, path = read_zarr(item), item
         else:
             sdata, path = item, None
-        name = _name(sdata, path, "sample" if len(items) == 1 else f"sample {index}", stems)
+        name = _name(sdata, path, stems)
         if not sdata.tables and add_table is not None:
             add_table(sdata)
         yield Sample(name, sdata, path, _table_key(sdata, name, table_key))
 
 
-def _name(sdata: SpatialData, path: Path | None, number: str, stems: Counter[str]) -> str:
-    """Name a sample by what its reader recorded, else by its store (and folder, if names repeat), else by number."""
+def _name(sdata: SpatialData, path: Path | None, stems: Counter[str]) -> str:
+    """Name a sample by what was recorded, else by its store (and folder, if names repeat), else by its content.
+
+    No name depends on the order of a list, or on what else is in it; content is that of spots and table.
+    """
     recorded = sdata.attrs.get(_keys.UNS, {}).get("sample")
     if recorded:
         return str(recorded)
     if path is not None:
         return path.stem if stems[path.stem] == 1 else f"{path.resolve().parent.name}/{path.stem}"
-    return number if sdata.path is None else Path(sdata.path).stem
+    return f"sample {content_digest(sdata)[:6]}" if sdata.path is None else Path(sdata.path).stem
 
 
 def _table_key(sdata: SpatialData, name: str, table_key: str | None) -> str:

@@ -6,14 +6,15 @@ import logging
 from dataclasses import dataclass
 
 import numpy as np
+import shapely
 from geopandas import GeoDataFrame
 from numpy.typing import NDArray
 from spatialdata import SpatialData
-from spatialdata.transformations import get_transformation
 
 from spade._checks import shorten
 from spade._samples.images import image_arrays, is_rgb
 from spade.core.arrays import Floats
+from spade.io._recorded.frames import matrix_to, scale_factors, systems_of
 
 logger = logging.getLogger("spade")
 #: Images whose boxes overlap by at least this share (intersection over union) show the same section.
@@ -31,6 +32,8 @@ class SpotPlacement:
     centres: Floats
     radii: Floats
     index: NDArray[np.generic]
+    #: Median side of spots that are squares, such as bins; None for others.
+    side_px: float | None
 
     def inside(self, shape: tuple[int, int]) -> NDArray[np.bool_]:
         """Whether each centre (x, y) lies in an image of ``(height, width)``."""
@@ -38,13 +41,20 @@ class SpotPlacement:
         return (x >= 0) & (x < shape[1]) & (y >= 0) & (y < shape[0])
 
 
-def _affine(element: object, coordinate_system: str) -> Floats:
-    transformation = get_transformation(element, to_coordinate_system=coordinate_system)
-    return transformation.to_affine_matrix(input_axes=("x", "y"), output_axes=("x", "y"))
+def pixels_of(sdata: SpatialData, shapes: GeoDataFrame, image_key: str, system: str, name: str) -> Floats:
+    """Return the ``(3, 3)`` matrix on (x, y) from a shapes element to pixels of an image (finest level).
 
-
-def _systems(element: object) -> list[str]:
-    return list(get_transformation(element, get_all=True))
+    ``system`` is the coordinate system to go through; another that both have serves where one of them has lost it.
+    """
+    image = sdata.images[image_key]
+    systems, of_image = systems_of(shapes), systems_of(image)
+    shared = [candidate for candidate in (system, *of_image) if candidate in systems and candidate in of_image]
+    if not shared:
+        raise ValueError(
+            f"{name}: the shapes and images[{image_key!r}] have no coordinate system in common: {systems} and "
+            f"{of_image}. Relate them with spatialdata.transformations.set_transformation."
+        )
+    return np.linalg.inv(matrix_to(image, shared[0])) @ matrix_to(shapes, shared[0])
 
 
 def _extent(sdata: SpatialData, image_key: str, coordinate_system: str) -> Floats:
@@ -52,7 +62,7 @@ def _extent(sdata: SpatialData, image_key: str, coordinate_system: str) -> Float
     corners = np.array(
         [[0, 0, 1], [array.sizes["x"], 0, 1], [0, array.sizes["y"], 1], [array.sizes["x"], array.sizes["y"], 1]]
     )
-    mapped = corners @ _affine(sdata.images[image_key], coordinate_system).T
+    mapped = corners @ matrix_to(sdata.images[image_key], coordinate_system).T
     return np.concatenate([mapped[:, :2].min(0), mapped[:, :2].max(0)])
 
 
@@ -64,7 +74,7 @@ def _overlap(a: Floats, b: Floats) -> float:
 
 
 def _pixel_size(sdata: SpatialData, image_key: str, coordinate_system: str) -> float:
-    return float(np.sqrt(abs(np.linalg.det(_affine(sdata.images[image_key], coordinate_system)[:2, :2]))))
+    return float(np.sqrt(abs(np.linalg.det(matrix_to(sdata.images[image_key], coordinate_system)[:2, :2]))))
 
 
 def place(sdata: SpatialData, sample: str, region: str, regions: list[str], image_key: str | None) -> SpotPlacement:
@@ -86,18 +96,25 @@ def place(sdata: SpatialData, sample: str, region: str, regions: list[str], imag
     """
     shapes = _spots(sdata, sample, region)
     key, system = _image_of(sdata, sample, region, regions, image_key)
-    matrix = np.linalg.inv(_affine(sdata.images[key], system)) @ _affine(shapes, system)
-    singular = np.linalg.svd(matrix[:2, :2], compute_uv=False)
-    if singular[0] > (1 + ISOTROPY) * singular[1]:
+    matrix = pixels_of(sdata, shapes, key, system, sample)
+    longest, shortest = scale_factors(matrix)
+    if longest > (1 + ISOTROPY) * shortest:
         raise ValueError(
             f"{sample}: the transformation from shapes[{region!r}] to images[{key!r}] stretches one axis "
-            f"{singular[0] / singular[1]:.2f} times as much as the other. Check both elements' transformations to "
+            f"{longest / shortest:.2f} times as much as the other. Check both elements' transformations to "
             f"{system!r}."
         )
     centroids = shapes.geometry.centroid
     points = np.column_stack([centroids.x, centroids.y, np.ones(len(shapes))]) @ matrix.T
-    radii = _radii(shapes) * float(np.sqrt(singular[0] * singular[1]))
-    return SpotPlacement(key, system, points[:, :2], radii, shapes.index.to_numpy())
+    growth, sides = float(np.sqrt(longest * shortest)), _sides(shapes)
+    return SpotPlacement(
+        image_key=key,
+        coordinate_system=system,
+        centres=points[:, :2],
+        radii=_radii(shapes, sides) * growth,
+        index=shapes.index.to_numpy(),
+        side_px=None if sides is None else float(np.median(sides)) * growth,
+    )
 
 
 def _spots(sdata: SpatialData, sample: str, region: str) -> GeoDataFrame:
@@ -139,8 +156,8 @@ def _image_of(
             f"{sample}: there is no 8-bit RGB image; images: {_describe(sdata, list(sdata.images)) or 'none'}. Add the "
             "H&E image with spatialdata.models.Image2DModel."
         )
-    systems = _systems(sdata.shapes[region])
-    systems_of_image = {key: _systems(sdata.images[key]) for key in (rgb if image_key is None else [image_key])}
+    systems = systems_of(sdata.shapes[region])
+    systems_of_image = {key: systems_of(sdata.images[key]) for key in (rgb if image_key is None else [image_key])}
     shared = {key: [s for s in systems if s in known] for key, known in systems_of_image.items()}
     shared = {key: common for key, common in shared.items() if common}
     if not shared:
@@ -151,10 +168,19 @@ def _image_of(
     return _finest(sdata, sample, region, regions, shared)
 
 
-def _radii(shapes: GeoDataFrame) -> Floats:
+def _sides(shapes: GeoDataFrame) -> Floats | None:
+    """Return the sides of squares, None for circles, points and other polygons."""
+    geometry = shapes.geometry.to_numpy()
+    if "radius" in shapes or not len(geometry) or not (shapely.get_num_coordinates(geometry) == 5).all():
+        return None
+    return np.sqrt(shapely.area(geometry))
+
+
+def _radii(shapes: GeoDataFrame, sides: Floats | None) -> Floats:
+    """Return the radii of circles, half the sides of squares, or the radii of circles with the area of polygons."""
     if "radius" in shapes:
         return shapes["radius"].to_numpy(dtype=np.float64)
-    return np.sqrt(shapes.geometry.area.to_numpy() / np.pi)
+    return np.sqrt(shapes.geometry.area.to_numpy() / np.pi) if sides is None else sides / 2
 
 
 def _finest(
@@ -171,7 +197,7 @@ def _finest(
     if not in_all:
         raise ValueError(f"{sample}: {region!r} shares coordinate systems with several images, {listed}. {advice}")
     system = "global" if "global" in in_all else in_all[0]
-    others = [r for r in regions if r != region and r in sdata.shapes and system in _systems(sdata.shapes[r])]
+    others = [r for r in regions if r != region and r in sdata.shapes and system in systems_of(sdata.shapes[r])]
     boxes = [_extent(sdata, key, system) for key in shared]
     if others or min(_overlap(boxes[0], box) for box in boxes) < SAME_SECTION:
         reason = (

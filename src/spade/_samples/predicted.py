@@ -27,6 +27,7 @@ def read_predicted(sample: Sample, key: str, *, deviation: bool = False) -> pd.D
             f"{sample.name}: key={key!r}: obsm[{values_key!r}] with uns[{names!r}] is not there; predictions: "
             f"{shorten(predictions) or 'none'}. Make them with sp.tl.predict_expression(samples, model, reference=...)."
         )
+    sample.check_current(values_key)
     values, genes = np.asarray(table.obsm[values_key]), [str(name) for name in table.uns[names]]
     if values.ndim != 2 or values.shape[1] != len(genes):
         raise ValueError(

@@ -11,12 +11,19 @@ from pathlib import Path
 import anndata as ad
 import numpy as np
 import pandas as pd
+import shapely
 from numpy.typing import NDArray
+from scipy.sparse import issparse
 from spatialdata import SpatialData
 from spatialdata.models import TableModel, get_table_keys
 
+from spade import _keys
 from spade._checks import shorten
+from spade.core.files import digest
 from spade.io._store import replace_elements
+
+#: Names and values of a table that its digest covers: enough to tell sections apart, quick on large ones.
+MOST_NAMES, MOST_VALUES = 1_000, 100_000
 
 
 @dataclass(frozen=True)
@@ -86,10 +93,48 @@ class Sample:
             origins[section.rows] = self.origin(section)
         return origins.astype(str)
 
+    def check_current(self, key: str) -> None:
+        """Raise if a value, or anything that it was made from, was made from what was written anew since."""
+        stale = _keys.outdated(self.table.uns, key)
+        if stale is None:
+            return
+        value, source = stale
+        makers = [f"sp.{_keys.read_provenance(self.table.uns, name).get('function', '?')}" for name in stale]
+        through = "" if value == key else f"{key!r} was made from {value!r}, and "
+        raise ValueError(
+            f"{self.name}: {through}{value!r} was made from {source!r}, which {makers[1]} has written anew since, with "
+            f"other settings. Run {makers[0]} again, or keep the old beside the new with key_added=."
+        )
+
     def save(self, *elements: str) -> None:
-        """Write the table (and further elements, such as ``"shapes/patches"``) back if the sample came from a path."""
+        """Write the table (and further elements, such as ``"shapes/patches"``) back if the sample came from a path.
+
+        An object without a name keeps the one that it has now, whatever becomes of its content.
+        """
+        record = self.sdata.attrs.get(_keys.UNS, {})
+        if self.path is None and self.sdata.path is None and not record.get("sample"):
+            self.sdata.attrs[_keys.UNS] = {**record, "sample": self.name}
         if self.path is not None:
             replace_elements(self.sdata, self.path, [*elements, f"tables/{self.table_key}"])
+
+
+def content_digest(sdata: SpatialData) -> str:
+    """Return a digest of the tables of an object and the spots that they annotate."""
+    parts: list[NDArray[np.generic] | str] = []
+    for key, table in sorted(sdata.tables.items()):
+        parts += [
+            key,
+            str(table.shape),
+            *map(str, table.obs_names[:MOST_NAMES]),
+            *map(str, table.var_names[:MOST_NAMES]),
+        ]
+        counts = table.X.data if issparse(table.X) else table.X
+        if isinstance(counts, np.ndarray):
+            parts.append(counts.ravel()[:MOST_VALUES])
+        for region in table_keys(table, key, key)[0] if TableModel.ATTRS_KEY in table.uns else []:
+            if region in sdata.shapes:
+                parts.append(shapely.get_coordinates(sdata.shapes[region].geometry.to_numpy()))
+    return digest(*parts)
 
 
 def table_keys(table: ad.AnnData, sample: str, table_key: str) -> tuple[list[str], str, str]:

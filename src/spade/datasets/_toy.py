@@ -11,7 +11,7 @@ import pandas as pd
 from scipy import sparse
 
 from spade.core.checks import check_count, check_positive
-from spade.io._scale import record_scale
+from spade.io._recorded.scale import record_scale
 
 if TYPE_CHECKING:
     import xarray as xr

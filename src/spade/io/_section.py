@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from spatialdata import SpatialData
 
 from spade._keys import TABLE
-from spade.io._scale import record_scale
+from spade.io._recorded.scale import record_scale
 
 IMAGE, SPOTS = "image", "spots"
 
@@ -47,7 +47,7 @@ def section(
     radius
         Radius of the spots in pixels.
     sample, mpp, pitch_um
-        Recorded with :func:`spade.io._scale.record_scale`; ``pitch_um`` only if the spots form a lattice.
+        Recorded with :func:`spade.io._recorded.scale.record_scale`; ``pitch_um`` only if the spots form a lattice.
     shapes
         Further shapes elements.
     """

@@ -113,6 +113,7 @@ def _read(sample: Sample, key: str, scale: str) -> tuple[Floats, NDArray[np.obje
             f"{sample.name}: key={key!r} does not hold attention; attention is in: {shorten(written) or 'no column'}. "
             "Make it with sp.tl.attention(samples, …)."
         )
+    sample.check_current(key)
     slide = group_labels(sample, record.get("slide_key"), "slide_key")
     scaled = scaled_attention(sample.table.obs[key].to_numpy(dtype=np.float64), slide, scale)
     predicted = sample.table.obs[f"{key}_predicted"]

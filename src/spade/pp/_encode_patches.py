@@ -6,13 +6,16 @@ import logging
 from os import PathLike
 
 import numpy as np
+from numpy.typing import NDArray
 
 from spade import _keys, encoders
 from spade._samples.encode import BATCH, encode_rows
 from spade._samples.open import Samples, iter_samples
+from spade._samples.patches import patch_record
 from spade._samples.sample import Sample
 from spade.core.checks import check_choice, check_count, check_text
 from spade.core.device import PRECISIONS
+from spade.core.errors import warn
 from spade.core.rng import as_seed
 from spade.encoders import Encoder
 
@@ -130,6 +133,22 @@ def _encode_sample(sample: Sample, encoder: Encoder, patches_key: str, batch_siz
     """Encode one sample and save it."""
     features, origin = encode_rows(sample, encoder, patches_key, batch_size)
     sample.table.obsm[key] = features
+    _mark_valid(sample, features, patches_key)
     _keys.write_provenance(sample.table.uns, key, function="pp.encode_patches", **origin)
     sample.save()
     logger.info("%s: wrote obsm[%r], %d × %d", sample.name, key, *features.shape)
+
+
+def _mark_valid(sample: Sample, features: NDArray[np.float32], patches_key: str) -> None:
+    """Mark the patches that were not encoded as not valid, such as those that a crop of the image left outside."""
+    regions = patch_record(sample, patches_key)["regions"]
+    rows = np.concatenate([section.rows for section in sample.sections if section.region in regions])
+    valid = sample.table.obs[_keys.VALID].to_numpy(dtype=bool, copy=True)
+    lost = rows[valid[rows] & np.isnan(features[rows]).all(1)]
+    if len(lost):
+        warn(
+            f"{sample.name}: the centres of {len(lost)} of {len(rows)} patches are off the image, which changed after "
+            f"sp.pp.patches; they are marked obs[{_keys.VALID!r}]=False and get NaN features."
+        )
+        valid[lost] = False
+        sample.table.obs[_keys.VALID] = valid

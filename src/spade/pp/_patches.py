@@ -18,19 +18,16 @@ from spatialdata.transformations import get_transformation
 
 from spade import _keys
 from spade._checks import shorten
-from spade._samples.images import image_arrays
 from spade._samples.open import Samples, add_empty_table, as_list, iter_samples
 from spade._samples.placement import SpotPlacement, place
 from spade._samples.sample import Sample, Section
 from spade.core.arrays import Rows
 from spade.core.checks import check_count, check_positive, check_text
 from spade.core.errors import warn
-from spade.core.spots.lattice import VISIUM_PITCH_UM, check_pitch, check_spots, spot_pitch, visium_mpp
-from spade.io._scale import recorded_mpp, recorded_pitch
+from spade.io._recorded.frames import frame_of
+from spade.pp._scale import section_scale
 
 logger = logging.getLogger("spade")
-#: ``obs`` columns with the position of a spot as Space Ranger counts it.
-ARRAY = ["array_row", "array_col"]
 
 
 @dataclass(frozen=True)
@@ -124,7 +121,8 @@ def patches(
         Side of a patch in pixels once it is read: ``size_um / size_px`` is its resolution in µm/px.
     mpp
         Microns per pixel of the image at its finest level, one number or a dict from region to number. None: what a
-        reader of this package recorded, else Visium if the spots are recognised as such.
+        reader of this package recorded, else what the spots tell: Visium if they are recognised as such, the bins of
+        Visium HD by their name, Xenium cells by ``obs["cell_area"]``.
     key_added
         Name of the shapes element.
 
@@ -138,8 +136,8 @@ def patches(
     Raises
     ------
     ValueError
-        No or several possible images, no coordinate system in common, µm/px unknown or in conflict with the spots'
-        pitch, duplicated instance ids, all patches off the image.
+        No or several possible images, no coordinate system in common, µm/px unknown or more than 5 % from what
+        the spots, bins or cells tell, duplicated instance ids, all patches off the image.
     KeyError
         An element or spot that is not there.
 
@@ -228,7 +226,7 @@ def _patches_of_section(
     """Return the record and squares of a section, and whether the centre of each row lies in the image."""
     placement = place(sample.sdata, section.name, section.region, regions, settings.image_of(section.region))
     rows = _join(section, placement)
-    mpp = _microns_per_pixel(sample, section, placement, rows, settings.mpp_of(section.region))
+    mpp, diameter_um = section_scale(sample, section, placement, rows, settings.mpp_of(section.region))
     if mpp > 2 * settings.wanted_mpp * (1 + 1e-6):
         warn(
             f"{section.name}: images[{placement.image_key!r}] has {mpp:.3g} µm/px, coarser than twice the wanted "
@@ -239,15 +237,16 @@ def _patches_of_section(
     element = key if len(regions) == 1 else f"{key}_{section.region}"
     if element in regions:
         raise ValueError(f"key_added={key!r}: the patches would replace the spots shapes[{element!r}].")
-    finest = image_arrays(sample.sdata.images[placement.image_key])[0]
+    frame = frame_of(sample.sdata.images[placement.image_key], placement.coordinate_system)
     record: _keys.RegionRecord = {
         "element": element,
         "image": placement.image_key,
         "coordinate_system": placement.coordinate_system,
         "mpp": mpp,
-        "spot_diameter_um": float(2 * np.median(placement.radii) * mpp),
+        "spot_diameter_um": diameter_um,
+        "frame": dict(frame),
     }
-    inside = placement.inside((finest.sizes["y"], finest.sizes["x"]))[rows]
+    inside = placement.inside((frame["height"], frame["width"]))[rows]
     return record, _squares(sample, placement, settings.size_um / mpp), inside
 
 
@@ -262,32 +261,6 @@ def _join(section: Section, placement: SpotPlacement) -> Rows:
             f"{shorten(placement.index, 3)}."
         )
     return rows
-
-
-def _microns_per_pixel(
-    sample: Sample, section: Section, placement: SpotPlacement, rows: Rows, stated: float | None
-) -> float:
-    """Return the stated, recorded or recognised µm/px, checked against the spots' pitch where that is known."""
-    mpp = stated or recorded_mpp(sample.sdata, placement.image_key)
-    obs = sample.table.obs.iloc[section.rows]
-    array = obs[ARRAY].apply(pd.to_numeric, errors="coerce").to_numpy(float) if set(ARRAY) <= set(obs) else None
-    visium = visium_mpp(placement.centres[rows], placement.radii[rows], array)
-    pitch_um = recorded_pitch(sample.sdata, section.region)
-    if mpp is None and visium is None:
-        raise ValueError(
-            f"{section.name}: the microns per pixel of images[{placement.image_key!r}] are not known: no reader "
-            f"recorded them, and the spots (median diameter {2 * np.median(placement.radii):.3g} px, pitch "
-            f"{spot_pitch(placement.centres):.3g} px) are not recognised as Visium. Pass mpp= (µm per pixel of that "
-            "image at its finest level)."
-        )
-    if mpp is None:
-        logger.info("%s: spots recognised as Visium; %.4g µm/px", section.name, visium)
-        return float(visium)  # type: ignore[arg-type]
-    if pitch_um is not None:
-        check_spots(placement.centres, mpp, pitch_um, section.name)
-    elif visium is not None:
-        check_pitch(VISIUM_PITCH_UM / visium, mpp, VISIUM_PITCH_UM, f"{section.name} (spots recognised as Visium)")
-    return float(mpp)
 
 
 def _squares(sample: Sample, placement: SpotPlacement, side: float) -> GeoDataFrame:

@@ -13,7 +13,7 @@ from spade import _keys
 from spade._checks import shorten
 from spade._samples.counts import has_counts, read_counts
 from spade._samples.open import Samples, iter_samples
-from spade._samples.patches import patch_record, section_points
+from spade._samples.patches import patch_record, placed_patches
 from spade._samples.sample import Sample, Section
 from spade.core.arrays import Floats, Rows
 from spade.core.checks import check_choice, check_positive, check_share
@@ -140,7 +140,7 @@ def _neighbours(sample: Sample, method: str, radius_um: float | None, patches_ke
         if method == "published":
             pairs = pairs_within(_array_positions(sample, section), np.sqrt(2))
         else:
-            points = section_points(sample, section, patch_record(sample, patches_key))
+            points = placed_patches(sample, section, patch_record(sample, patches_key)).points
             pairs = _lattice_pairs(points, section.name) if radius_um is None else pairs_within(points, radius_um)
         pairs_of_sections.append(section.rows[pairs])
     return np.concatenate(pairs_of_sections)

@@ -11,7 +11,7 @@ from scipy.spatial import KDTree
 from spade import _keys
 from spade._samples.features import read_features
 from spade._samples.open import Samples, iter_samples
-from spade._samples.patches import patch_record, section_points
+from spade._samples.patches import patch_record, placed_patches
 from spade._samples.sample import Sample
 from spade.core.arrays import Floats
 from spade.core.checks import check_positive, check_text
@@ -98,7 +98,7 @@ def _context(
     means, largest = np.full_like(features, np.nan), 0.0
     for section in sample.sections:
         usable = ~np.isnan(features[section.rows]).any(1)
-        centres, rows = section_points(sample, section, record)[usable], section.rows[usable]
+        centres, rows = placed_patches(sample, section, record).points[usable], section.rows[usable]
         radius = PITCHES * spacing(centres) if radius_um is None else radius_um
         means[rows] = neighbour_means(features[rows], centres, radius)
         largest = max(largest, radius)

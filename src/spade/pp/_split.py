@@ -15,7 +15,7 @@ from spade import _keys
 from spade._checks import plural
 from spade._samples.obs import group_labels
 from spade._samples.open import Samples, as_list, iter_samples
-from spade._samples.patches import patch_record, section_points
+from spade._samples.patches import patch_record, placed_patches
 from spade._samples.sample import Sample, check_names
 from spade.core.arrays import Floats
 from spade.core.checks import check_not_negative, check_positive, check_text, is_number
@@ -117,6 +117,7 @@ def split(
             groupby=groupby if blocks is None else None,
             block_um=block_um,
             guard_um=guard_um,
+            patches_key=None if blocks is None else blocks.patches_key,
             **dict(zip(PARTS, shares.tolist(), strict=True)),
             seed=seed,
         )
@@ -192,7 +193,7 @@ def _by_block(sample: Sample, blocks: Blocks, shares: Floats, rng: np.random.Gen
     guard = record["size_um"] if blocks.guard is None else blocks.guard
     parts = np.full(sample.table.n_obs, _keys.GUARD, dtype="U5")
     for section in sample.sections:
-        points = section_points(sample, section, record)
+        points = placed_patches(sample, section, record).points
         cells = np.floor((points - points.min(0)) / blocks.side).astype(int)
         names = np.array([f"{column}x{row}" for column, row in cells])
         parts[section.rows] = _with_guard(points, _deal(names, shares, rng, "block"), guard)

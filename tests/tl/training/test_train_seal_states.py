@@ -152,7 +152,7 @@ def test_several_sections_in_one_object_whose_rows_are_mixed(tune):
     ids, region = [f"s{i // 2}" for i in range(16)], ["one", "two"] * 8
     from spatialdata import SpatialData
 
-    from spade.io._scale import record_scale
+    from spade.io._recorded.scale import record_scale
 
     sdata = SpatialData(
         images={"one_image": picture(pixels(0)), "two_image": picture(pixels(1))},

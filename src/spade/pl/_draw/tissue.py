@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from spade._checks import shorten
 from spade._samples.images import image_levels
-from spade._samples.patches import patch_centres, patch_record
+from spade._samples.patches import patch_record, placed_patches
 from spade._samples.sample import Sample
 from spade.core.arrays import Floats, Rows
 from spade.core.patches.tiles import Level, iter_patches
@@ -99,16 +99,16 @@ def views(sample: Sample, patches_key: str) -> list[View]:
             logger.warning("%s: no patches in %r, not drawn", section.name, patches_key)
             continue
         facts = record["regions"][section.region]
-        centres, inside = patch_centres(sample, section, facts)
+        placed = placed_patches(sample, section, record)
         drawn.append(
             View(
                 section.name,
                 section.rows,
                 section.ids,
-                image_levels(sample.sdata.images[facts["image"]]),
-                facts["mpp"],
-                centres * facts["mpp"],
-                inside,
+                image_levels(placed.image),
+                placed.mpp,
+                placed.points,
+                placed.inside,
                 facts["spot_diameter_um"],
                 record["size_um"],
                 record["size_px"],

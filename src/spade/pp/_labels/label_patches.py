@@ -18,7 +18,7 @@ from spade import _keys
 from spade._checks import shorten
 from spade._samples.obs import check_free
 from spade._samples.open import Samples, as_list, iter_samples
-from spade._samples.patches import patch_record, region_facts
+from spade._samples.patches import patch_record, placed_patches
 from spade._samples.sample import Sample, check_names
 from spade.core.checks import check_choice, check_positive, check_share
 from spade.core.errors import warn
@@ -230,11 +230,9 @@ def _from_polygons(
         labels, shares = np.full(sample.table.n_obs, None, dtype=object), np.full(sample.table.n_obs, np.nan)
         for section in sample.sections:
             if section.name in given:
-                record = patch_record(sample, settings.patches_key)
-                facts = region_facts(record, section)
-                outlines = sources.in_pixels(sample, section, given[section.name], settings, facts)
-                side = record["size_um"] / facts["mpp"]
-                result = label_section(sample, section, facts, side, outlines, settings)
+                placed = placed_patches(sample, section, patch_record(sample, settings.patches_key))
+                outlines = sources.in_pixels(sample, section, given[section.name], settings, placed)
+                result = label_section(section.name, placed, outlines, settings)
                 labels[section.rows], shares[section.rows] = result.labels, result.shares
                 sections[section.name] = outlines, result
         labels_of_samples.append(labels)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -11,9 +10,7 @@ import shapely
 from numpy.typing import NDArray
 
 import spade.pp._labels.areas as areas
-from spade._samples.images import image_arrays
-from spade._samples.patches import patch_centres
-from spade._samples.sample import Sample, Section
+from spade._samples.patches import PlacedPatches
 from spade.core.arrays import Floats
 from spade.pp._labels.sources import Outlines, PolygonSettings
 
@@ -27,14 +24,11 @@ class SectionLabels:
     n_outside: int
 
 
-def label_section(
-    sample: Sample, section: Section, facts: dict[str, Any], side: float, outlines: Outlines, settings: PolygonSettings
-) -> SectionLabels:
-    """Label the patches of a section, which are ``side`` pixels wide."""
-    finest = image_arrays(sample.sdata.images[facts["image"]])[0]
-    size = np.array([finest.sizes["x"], finest.sizes["y"]], dtype=np.float64)
-    n_outside = _n_outside(outlines, size, section, facts)
-    centres, inside = patch_centres(sample, section, facts)
+def label_section(name: str, placed: PlacedPatches, outlines: Outlines, settings: PolygonSettings) -> SectionLabels:
+    """Label the patches of a section from polygons in pixels of its image."""
+    size = np.array(placed.size, dtype=np.float64)
+    n_outside = _n_outside(outlines, placed, name)
+    centres, inside, side = placed.centres, placed.inside, placed.side
     codes, names = pd.factorize(outlines.labels, sort=True)
     labels, shares = np.full(len(centres), None, dtype=object), np.full(len(centres), np.nan)
     known = codes >= 0
@@ -52,15 +46,15 @@ def label_section(
     return SectionLabels(labels, shares, n_outside)
 
 
-def _n_outside(outlines: Outlines, size: Floats, section: Section, facts: dict[str, Any]) -> int:
+def _n_outside(outlines: Outlines, placed: PlacedPatches, name: str) -> int:
     """Return the number of polygons that lie off the image; raise if all do."""
-    off = ~shapely.intersects(outlines.polygons, shapely.box(0, 0, *size))
+    off = ~shapely.intersects(outlines.polygons, shapely.box(0, 0, *placed.size))
     if off.all():
         x0, y0, x1, y1 = shapely.total_bounds(outlines.polygons)
         raise ValueError(
-            f"{section.name}: all {len(off)} polygons lie outside images[{facts['image']!r}] of {size[0]:.0f} × "
-            f"{size[1]:.0f} pixels: they span x {x0:.0f} to {x1:.0f} and y {y0:.0f} to {y1:.0f}. Was another image "
-            f"annotated, or this one at another scale ({facts['mpp']:.4g} µm/px here)? Then pass mpp=, the µm per "
-            "pixel of the image that was annotated."
+            f"{name}: all {len(off)} polygons lie outside the image of {placed.size[0]} × {placed.size[1]} pixels: "
+            f"they span x {x0:.0f} to {x1:.0f} and y {y0:.0f} to {y1:.0f}. Was another image annotated, or this one at "
+            f"another scale ({placed.mpp:.4g} µm/px here)? Then pass mpp=, the µm per pixel of the image that was "
+            "annotated."
         )
     return int(off.sum())

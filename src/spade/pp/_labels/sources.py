@@ -6,15 +6,15 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from os import PathLike
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import shapely
 from geopandas import GeoDataFrame
 from numpy.typing import NDArray
-from spatialdata.transformations import get_transformation
 
 from spade._checks import shorten
+from spade._samples.patches import PlacedPatches
+from spade._samples.placement import pixels_of
 from spade._samples.sample import Sample, Section
 from spade.core.arrays import Floats
 from spade.io import _geojson, _label_table
@@ -82,16 +82,19 @@ def _read(value: object, column: str, argument: str) -> Outlines | str:
 
 
 def in_pixels(
-    sample: Sample,
-    section: Section,
-    source: Outlines | str,
-    settings: PolygonSettings,
-    facts: dict[str, Any],
+    sample: Sample, section: Section, source: Outlines | str, settings: PolygonSettings, placed: PlacedPatches
 ) -> Outlines:
     """Return the polygons of a section in pixels of its image."""
     mpp = settings.mpp
     if not isinstance(source, str):
-        return source if mpp is None else _moved(source, np.diag([mpp / facts["mpp"], mpp / facts["mpp"], 1]))
+        if placed.moved:
+            raise ValueError(
+                f"{section.name}: annotations= are in pixels of an image, but the image was cropped, resampled or "
+                "moved after sp.pp.patches, so it is not known which one was annotated. Add the polygons as a shapes "
+                "element with a transformation and name that element, or run sp.pp.patches again to pass polygons in "
+                "pixels of the image as it is now."
+            )
+        return source if mpp is None else _moved(source, np.diag([mpp / placed.mpp, mpp / placed.mpp, 1]))
     if mpp is not None:
         raise ValueError(f"mpp={mpp:g}: the transformations of shapes[{source!r}] map it to the image; leave mpp= out.")
     if source not in sample.sdata.shapes:
@@ -100,8 +103,10 @@ def in_pixels(
             f"{shorten(sample.sdata.shapes) or 'none'}. (Files end in "
             f"{', '.join([*_geojson.SUFFIXES, *_label_table.SUFFIXES])}, each with or without .gz.)"
         )
-    outlines = _read_frame(sample.sdata.shapes[source], settings.column, f"{section.name}: shapes[{source!r}]")
-    return _moved(outlines, _element_matrix(sample, section, source, facts))
+    shapes = sample.sdata.shapes[source]
+    outlines = _read_frame(shapes, settings.column, f"{section.name}: shapes[{source!r}]")
+    matrix = pixels_of(sample.sdata, shapes, placed.image_key, placed.coordinate_system, section.name)
+    return _moved(outlines, matrix)
 
 
 def check_known(given: Iterable[str], names: list[str], source: str) -> None:
@@ -139,20 +144,3 @@ def _moved(outlines: Outlines, matrix: Floats) -> Outlines:
         shapely.transform(outlines.polygons, lambda xy: xy @ matrix[:2, :2].T + matrix[:2, 2]), dtype=object
     )
     return replace(outlines, polygons=polygons)
-
-
-def _element_matrix(sample: Sample, section: Section, element: str, facts: dict[str, Any]) -> Floats:
-    """Return the matrix from a shapes element to pixels of the section's image."""
-    shapes, image = (
-        get_transformation(spatial, get_all=True)
-        for spatial in (sample.sdata.shapes[element], sample.sdata.images[facts["image"]])
-    )
-    shared = [system for system in (facts["coordinate_system"], *image) if system in shapes and system in image]
-    if not shared:
-        raise ValueError(
-            f"{section.name}: shapes[{element!r}] and images[{facts['image']!r}] have no coordinate system in common: "
-            f"{list(shapes)} and {list(image)}. Relate them with spatialdata.transformations.set_transformation."
-        )
-    axes: dict[str, Any] = {"input_axes": ("x", "y"), "output_axes": ("x", "y")}
-    to_shared, from_image = (t[shared[0]].to_affine_matrix(**axes) for t in (shapes, image))
-    return np.linalg.inv(from_image) @ to_shared

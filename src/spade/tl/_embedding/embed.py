@@ -14,7 +14,7 @@ from scipy.sparse import csr_matrix
 from spade import _keys
 from spade._checks import check_idle, shorten
 from spade._samples.counts import read_expression
-from spade._samples.encode import BATCH, encode_rows
+from spade._samples.encode import BATCH, ORIGIN, encode_rows
 from spade._samples.expert_colours import palette
 from spade._samples.model_features import (
     Model,
@@ -205,7 +205,10 @@ def _read_image(sample: Sample, model: Model, settings: _Settings) -> tuple[NDAr
         return encode_rows(sample, model, settings.patches_key, settings.batch_size)
     use_rep = settings.use_rep or ""
     features = read_model_features(sample, use_rep, model)
-    return features, dict(_keys.read_provenance(sample.table.uns, use_rep)) if reads_patches(model) else {}
+    if not reads_patches(model):
+        return features, {}
+    record = _keys.read_provenance(sample.table.uns, use_rep)
+    return features, {name: value for name, value in record.items() if name in ORIGIN}
 
 
 def _write(sample: Sample, model: Model, stem: str, embedded: _Embedded, settings: _Settings) -> None:
@@ -222,6 +225,7 @@ def _write(sample: Sample, model: Model, stem: str, embedded: _Embedded, setting
     for key in (_keys.expression(stem), _keys.weights(stem)):  # of an earlier call
         if key in obsm and key not in written:
             del obsm[key]
+            _keys.forget_provenance(uns, key)
     for key, values in written.items():
         obsm[key] = values.astype(np.float32)
     _keys.write_provenance(
@@ -233,11 +237,15 @@ def _write(sample: Sample, model: Model, stem: str, embedded: _Embedded, setting
         encoder=model.config.encoder,
         seed=model.config.seed,
         use_rep=settings.use_rep,
+        patches_key=settings.patches_key if settings.use_rep is None else None,
         mix=None if embedded.weights is None else settings.mix,
     )
-    _keys.forget_provenance(uns, _keys.image(stem))  # of an earlier call
-    if embedded.origin:
-        _keys.write_provenance(uns, _keys.image(stem), **embedded.origin | {"function": "tl.embed"})
+    _keys.write_provenance(uns, _keys.image(stem), _keys.joint(stem), **embedded.origin | {"function": "tl.embed"})
+    if embedded.expression is not None:
+        _keys.write_provenance(uns, _keys.expression(stem), _keys.joint(stem), function="tl.embed")
+    if embedded.weights is not None:  # outdated by later clusters under this stem
+        sources = _keys.joint(stem), _keys.cluster(stem)
+        _keys.write_provenance(uns, _keys.expert(stem), *sources, function="tl.embed")
     sample.save()
     logger.info("%s: wrote obsm %s", sample.name, ", ".join(map(repr, written)))
 

@@ -20,6 +20,7 @@ from spade._samples.obs import categorical, group_labels, read_roles
 from spade._samples.open import Samples, as_list, iter_samples
 from spade.core.experts.clustering import two_stage
 from spade.core.experts.routing import Routing
+from spade.core.files import digest
 from spade.core.rng import as_seed
 from spade.core.roles import TRAIN
 from spade.models import SpadeConfig
@@ -140,6 +141,7 @@ def cluster_experts(
             feature_scaling=feature_scaling,
             split_key=split_key,
             seed=config.seed,
+            routing_id=digest(routing.centroids, routing.assignment),
         )
         sample.save()
         logger.info("%s: wrote obs[%r], obs[%r]", sample.name, _keys.prototype(key_added), _keys.cluster(key_added))

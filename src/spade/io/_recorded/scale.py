@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, TypedDict
 
 from spade._keys import UNS
+from spade.io._recorded.frames import FrameRecord, frame_of, pixel_growth
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -18,6 +19,8 @@ class SectionRecord(TypedDict, total=False):
     sample: str
     #: µm/px of the finest level, by image element.
     mpp: dict[str, float]
+    #: Size and transformation of the images that ``mpp`` belongs to, by image element.
+    frames: dict[str, FrameRecord]
     #: Distance of neighbouring spots in µm, by shapes element.
     pitch_um: dict[str, float]
 
@@ -46,6 +49,7 @@ def record_scale(
     new: SectionRecord = {
         "sample": sample,
         "mpp": {**old.get("mpp", {}), **{key: float(value) for key, value in (mpp or {}).items()}},
+        "frames": {**old.get("frames", {}), **{key: frame_of(sdata.images[key]) for key in mpp or {}}},
         "pitch_um": {**old.get("pitch_um", {}), **{key: float(value) for key, value in (pitch_um or {}).items()}},
     }
     sdata.attrs[UNS] = new
@@ -58,8 +62,30 @@ def section_record(sdata: SpatialData) -> SectionRecord:
 
 
 def recorded_mpp(sdata: SpatialData, image_key: str) -> float | None:
-    """Return the µm/px that a reader recorded for an image, None if it did not."""
-    return section_record(sdata).get("mpp", {}).get(image_key)
+    """Return the µm/px of an image by what a reader recorded, None if it did not.
+
+    The record belongs to the image as it was read. A part of that image, or the same area at another resolution, is
+    recognised by its transformation; any other image of another size raises.
+    """
+    mpp = section_record(sdata).get("mpp", {}).get(image_key)
+    frame = section_record(sdata).get("frames", {}).get(image_key)
+    if mpp is None or frame is None:
+        return mpp
+    return mpp * checked_growth(sdata, image_key, frame)
+
+
+def checked_growth(sdata: SpatialData, image_key: str, then: FrameRecord) -> float:
+    """Return how many pixels of the recorded frame one pixel of the image spans; raise if this cannot be known."""
+    growth = pixel_growth(then, sdata.images[image_key])
+    if growth is None:
+        now = frame_of(sdata.images[image_key])
+        raise ValueError(
+            f"images[{image_key!r}] had {then['width']} × {then['height']} pixels when its µm/px was recorded and has "
+            f"{now['width']} × {now['height']} now, and its transformations do not say whether it was cropped or "
+            "resampled. Set its transformation with spatialdata.transformations.set_transformation, or run "
+            "sp.pp.patches(samples, mpp=...) with the µm/px that it has now."
+        )
+    return growth
 
 
 def recorded_pitch(sdata: SpatialData, shapes_key: str) -> float | None:

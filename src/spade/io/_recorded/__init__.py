@@ -1,0 +1,1 @@
+"""What readers record about a section, and whether it still holds."""

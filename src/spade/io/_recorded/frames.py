@@ -1,0 +1,96 @@
+"""Where an element lies: its matrix to a coordinate system, and the frame of an image when something was recorded."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, TypedDict
+
+import numpy as np
+
+from spade.core.arrays import Floats
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from spatialdata.models import SpatialElement
+
+#: Relative differences below this are rounding.
+ROUNDING = 1e-9
+
+
+class FrameRecord(TypedDict):
+    """Size of an image at its finest level, and where its pixels lay, as it was when something was recorded."""
+
+    width: int
+    height: int
+    coordinate_system: str
+    #: First two rows of the matrix from pixels (x, y) to the coordinate system, row by row.
+    matrix: list[float]
+
+
+def systems_of(element: SpatialElement) -> list[str]:
+    """Return the coordinate systems of an element."""
+    from spatialdata.transformations import get_transformation
+
+    return list(get_transformation(element, get_all=True))
+
+
+def matrix_to(element: SpatialElement, coordinate_system: str) -> Floats:
+    """Return the ``(3, 3)`` matrix on (x, y) from an element to a coordinate system."""
+    from spatialdata.transformations import get_transformation
+
+    transformation = get_transformation(element, to_coordinate_system=coordinate_system)
+    return transformation.to_affine_matrix(input_axes=("x", "y"), output_axes=("x", "y"))
+
+
+def scale_factors(matrix: Floats) -> tuple[float, float]:
+    """Return by how much a matrix stretches its longest and its shortest axis."""
+    longest, shortest = np.linalg.svd(matrix[:2, :2], compute_uv=False)
+    return float(longest), float(shortest)
+
+
+def image_size(image: Any) -> tuple[int, int]:
+    """Return width and height of an image at its finest level."""
+    from xarray import DataArray
+
+    arrays = [image] if isinstance(image, DataArray) else [next(iter(image[name].data_vars.values())) for name in image]
+    return max((int(array.sizes["x"]), int(array.sizes["y"])) for array in arrays)
+
+
+def frame_of(image: SpatialElement, coordinate_system: str | None = None) -> FrameRecord:
+    """Return the frame of an image as it is now, in a coordinate system (None: its first)."""
+    width, height = image_size(image)
+    system = systems_of(image)[0] if coordinate_system is None else coordinate_system
+    matrix = [float(value) for value in matrix_to(image, system)[:2].ravel()]
+    return {"width": width, "height": height, "coordinate_system": system, "matrix": matrix}
+
+
+def pixel_growth(then: Mapping[str, Any], image: SpatialElement) -> float | None:
+    """Return how many pixels of an earlier frame one pixel of an image spans; None if this cannot be known.
+
+    An image of the same size has the same pixels. One of another size is a part of the earlier image, or the same area
+    at a coarser resolution, if its transformation says so: it lies within the earlier frame, and its matrix is not that
+    of the earlier image, with which a part and a coarser copy look alike.
+    """
+    width, height = image_size(image)
+    if (width, height) == (int(then["width"]), int(then["height"])):
+        return 1.0
+    system = str(then["coordinate_system"])
+    if system not in systems_of(image):
+        return None
+    before, now = np.reshape(np.asarray(then["matrix"], dtype=np.float64), (2, 3)), matrix_to(image, system)[:2]
+    if np.allclose(before, now, rtol=ROUNDING, atol=ROUNDING):
+        return None
+    old, new = _box(before, int(then["width"]), int(then["height"])), _box(now, width, height)
+    slack = 0.01 * (old[1] - old[0])
+    if (new[0] < old[0] - slack).any() or (new[1] > old[1] + slack).any():
+        return None
+    growth = float(np.sqrt(abs(np.linalg.det(now[:, :2]) / np.linalg.det(before[:, :2]))))
+    if abs(growth - 1) < ROUNDING:
+        return 1.0
+    return growth if growth > 1 else None
+
+
+def _box(matrix: Floats, width: int, height: int) -> Floats:
+    """Return the lower and upper corner of an image in the coordinate system of its matrix."""
+    corners = np.array([[0, 0, 1], [width, 0, 1], [0, height, 1], [width, height, 1]]) @ matrix.T
+    return np.stack([corners.min(0), corners.max(0)])

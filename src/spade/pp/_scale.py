@@ -1,0 +1,136 @@
+"""Microns per pixel of a section's image: stated, recorded, or measured on its spots, bins or cells."""
+
+from __future__ import annotations
+
+import logging
+import re
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from spade import _keys
+from spade._samples.placement import SpotPlacement
+from spade._samples.sample import Sample, Section
+from spade.core.arrays import Rows
+from spade.core.spots.lattice import (
+    TOLERANCE,
+    VISIUM_PITCH_UM,
+    check_pitch,
+    check_spots,
+    spot_pitch,
+    visium_mpp,
+)
+from spade.io._recorded.frames import pixel_growth
+from spade.io._recorded.scale import recorded_mpp, recorded_pitch
+
+logger = logging.getLogger("spade")
+#: ``obs`` columns with the position of a spot as Space Ranger counts it.
+ARRAY = ["array_row", "array_col"]
+#: End of the name that spatialdata-io gives to the bins of Visium HD, with their side in µm.
+BINS = re.compile(r"square_(\d{3})um$")
+#: ``obs`` column with the area of cells in µm², as Xenium tables have it.
+CELL_AREA = "cell_area"
+#: Radii of cells and ``cell_area`` belong together if half of their ratios differ by at most this share.
+SPREAD = 0.2
+
+
+class Scale(NamedTuple):
+    """Microns per pixel and the diameter of a spot, or the side of a bin, in µm."""
+
+    mpp: float
+    diameter_um: float
+
+
+def section_scale(
+    sample: Sample, section: Section, placement: SpotPlacement, rows: Rows, stated: float | None
+) -> Scale:
+    """Return the stated, recorded or measured µm/px of a section's image.
+
+    Parameters
+    ----------
+    sample, section
+        The section.
+    placement
+        Its spots in pixels of the image.
+    rows
+        Position in ``placement`` of the spot of every row.
+    stated
+        What the user said; None: nothing.
+
+    Raises
+    ------
+    ValueError
+        Nothing is known, or what is stated or recorded differs by more than 5 % from the pitch of the spots, the side
+        of the bins or the area of the cells.
+    """
+    bins_um, measured, what = _measured(sample, section, placement, rows)
+    mpp = stated
+    if mpp is None:
+        mpp = recorded_mpp(sample.sdata, placement.image_key)
+    if mpp is None:
+        mpp = _of_earlier_patches(sample, section, placement)
+    diameter_px = float(2 * np.median(placement.radii))
+    if mpp is None and measured is None:
+        raise ValueError(
+            f"{section.name}: the microns per pixel of images[{placement.image_key!r}] are not known: no reader "
+            f"recorded them, and the spots (median diameter {diameter_px:.3g} px, pitch "
+            f"{spot_pitch(placement.centres):.3g} px) are not recognised as Visium. Pass mpp= (µm per pixel of that "
+            "image at its finest level)."
+        )
+    if mpp is None:
+        mpp = measured
+        logger.info("%s: %s; %.4g µm/px", section.name, what, mpp)
+    elif (pitch_um := recorded_pitch(sample.sdata, section.region)) is not None:
+        check_spots(placement.centres, mpp, pitch_um, section.name)
+    elif measured is not None:
+        _check(mpp, measured, what, section.name)
+    return Scale(float(mpp), bins_um or diameter_px * float(mpp))  # type: ignore[arg-type]
+
+
+def _measured(
+    sample: Sample, section: Section, placement: SpotPlacement, rows: Rows
+) -> tuple[float | None, float | None, str]:
+    """Return the side of the bins in µm (None: no bins), the µm/px that the spots tell, and what they are."""
+    obs = sample.table.obs.iloc[section.rows]
+    if (name := BINS.search(section.region)) is not None:
+        side_um = float(name.group(1))
+        side_px = placement.side_px or spot_pitch(placement.centres[rows])
+        return side_um, side_um / side_px if side_px > 0 else None, f"bins of {side_um:g} µm by their name"
+    if CELL_AREA in obs:
+        area = pd.to_numeric(obs[CELL_AREA], errors="coerce").to_numpy(float)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            ratios = np.sqrt(area / np.pi) / placement.radii[rows]
+        ratios = ratios[np.isfinite(ratios) & (ratios > 0)]
+        if len(ratios):
+            low, mpp, high = np.percentile(ratios, [25, 50, 75])
+            if high - low <= SPREAD * mpp:
+                return None, float(mpp), f"cells whose area in µm² is in obs[{CELL_AREA!r}]"
+    array = obs[ARRAY].apply(pd.to_numeric, errors="coerce").to_numpy(float) if set(ARRAY) <= set(obs) else None
+    visium = visium_mpp(placement.centres[rows], placement.radii[rows], array)
+    return None, visium, "spots recognised as Visium"
+
+
+def _check(mpp: float, measured: float, what: str, section: str) -> None:
+    """Raise if the µm/px contradict what was measured."""
+    if what.endswith("Visium"):
+        check_pitch(VISIUM_PITCH_UM / measured, mpp, VISIUM_PITCH_UM, f"{section} ({what})")
+    elif abs(mpp / measured - 1) > TOLERANCE:
+        raise ValueError(
+            f"{section}: mpp is {mpp:.4g} µm per pixel, but the section has {what}, which have their size at "
+            f"{measured:.4g} µm/px. Check mpp= (it is microns per pixel of the image at its finest level, not of "
+            "another image) and the transformations, or leave mpp= out."
+        )
+
+
+def _of_earlier_patches(sample: Sample, section: Section, placement: SpotPlacement) -> float | None:
+    """Return the µm/px in the record of other patches on this image, as ``spatialdata.concatenate`` keeps it."""
+    for facts in sample.table.uns.get(_keys.UNS, {}).values():
+        for region, record in facts.get("regions", {}).items():
+            ending = section.region.removeprefix(region)
+            same = section.region.startswith(region) and placement.image_key == record["image"] + ending
+            if same and "frame" in record:
+                frame = {**record["frame"], "coordinate_system": placement.coordinate_system}
+                growth = pixel_growth(frame, sample.sdata.images[placement.image_key])
+                return None if growth is None else float(record["mpp"]) * growth
+    return None
