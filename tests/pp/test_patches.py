@@ -23,6 +23,7 @@ from spatialdata.models import Labels2DModel
 from spatialdata.transformations import Identity, remove_transformation, set_transformation
 
 import spade as sp
+from spade.io._recorded.frames import frame_of
 
 # --- where
 
@@ -46,6 +47,7 @@ def test_squares_are_centred_on_the_spots_and_as_wide_as_asked(mpp, size_um):
         "coordinate_system": "global",
         "mpp": mpp,
         "spot_diameter_um": pytest.approx(16 * mpp),
+        "frame": frame_of(sdata["image"]),
     }
 
 

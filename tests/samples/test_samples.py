@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -15,6 +17,7 @@ from spade._samples.counts import read_counts
 from spade._samples.features import read_features
 from spade._samples.obs import categorical, group_labels, obs_column
 from spade._samples.open import iter_samples
+from spade._samples.sample import check_names
 
 
 @pytest.fixture(scope="module")
@@ -66,11 +69,24 @@ def test_objects_and_paths_may_be_mixed_and_are_opened_one_at_a_time(stores):
         next(iterator)
 
 
-def test_names_are_recorded_ones_or_stores_or_numbers(stores):
-    unnamed = SpatialData(tables={"table": table(["a"])}), SpatialData(tables={"table": table(["a"])})
-    assert [sample.name for sample in opened(unnamed)] == ["sample 0", "sample 1"]
-    assert one(unnamed[0]).name == "sample"
+def test_names_are_recorded_ones_or_stores_or_come_from_the_content(stores):
+    one_spot, another = (SpatialData(tables={"table": table([name])}) for name in ("a", "b"))
+    first, second = (sample.name for sample in opened([one_spot, another]))
+    assert first != second
+    assert re.fullmatch("sample [0-9a-f]{6}", first)
+    assert [sample.name for sample in opened([another, one_spot])] == [second, first]
+    assert one(one_spot).name == first
     assert one(tiny(6, name="biopsy")).name == "biopsy"
+    with pytest.raises(ValueError, match=f"two samples are named '{first}'"):
+        check_names([first, one(SpatialData(tables={"table": table(["a"])})).name])
+
+
+def test_a_name_from_the_content_is_kept_once_something_was_written():
+    sdata = tiny(6, name="")
+    name = one(sdata).name
+    sp.pp.patches(sdata, mpp=0.5, size_um=20)
+    sdata.tables["table"] = sdata["table"][:3].copy()
+    assert one(sdata).name == sdata.attrs["spade"]["sample"] == name
 
 
 @pytest.mark.parametrize(

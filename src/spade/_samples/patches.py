@@ -92,13 +92,14 @@ def _others(sample: Sample, patches_key: str) -> str:
     """Return what patches there are, and how to make some."""
     written = [key for key, facts in sample.table.uns.get(_keys.UNS, {}).items() if "regions" in facts]
     alike = [key for key in sample.sdata.shapes if key.startswith(patches_key)]
+    message = f"patches: {shorten(written) or 'none'}. Make them with sp.pp.patches(samples)."
     if alike and not written:
-        return (
-            f"shapes[{alike[0]!r}] may hold its squares, but the record of their size and µm/px is gone, as after "
-            "spatialdata.concatenate(..., concatenate_tables=True), which drops uns and attrs. Keep the tables apart, "
-            "or run sp.pp.patches(samples, mpp=...) again."
+        message += (
+            f" shapes[{alike[0]!r}] may hold such squares, but the record of their size and µm/px is gone, as after "
+            "spatialdata.concatenate with merged tables, which drops uns and attrs: keep the tables apart, or state "
+            "mpp=."
         )
-    return f"patches: {shorten(written) or 'none'}. Make them with sp.pp.patches(samples)."
+    return message
 
 
 def _renamed(regions: dict[str, Any], sample: Sample) -> dict[str, Any]:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 #: Relative differences below this are rounding.
 ROUNDING = 1e-9
+MATRIX = ("xx", "xy", "x0", "yx", "yy", "y0")
 
 
 class FrameRecord(TypedDict):
@@ -23,8 +24,13 @@ class FrameRecord(TypedDict):
     width: int
     height: int
     coordinate_system: str
-    #: First two rows of the matrix from pixels (x, y) to the coordinate system, row by row.
-    matrix: list[float]
+    #: Matrix from pixels (x, y) to the coordinate system: x' = xx·x + xy·y + x0, y' = yx·x + yy·y + y0.
+    xx: float
+    xy: float
+    x0: float
+    yx: float
+    yy: float
+    y0: float
 
 
 def systems_of(element: SpatialElement) -> list[str]:
@@ -60,8 +66,8 @@ def frame_of(image: SpatialElement, coordinate_system: str | None = None) -> Fra
     """Return the frame of an image as it is now, in a coordinate system (None: its first)."""
     width, height = image_size(image)
     system = systems_of(image)[0] if coordinate_system is None else coordinate_system
-    matrix = [float(value) for value in matrix_to(image, system)[:2].ravel()]
-    return {"width": width, "height": height, "coordinate_system": system, "matrix": matrix}
+    xx, xy, x0, yx, yy, y0 = map(float, matrix_to(image, system)[:2].ravel())
+    return FrameRecord(width=width, height=height, coordinate_system=system, xx=xx, xy=xy, x0=x0, yx=yx, yy=yy, y0=y0)
 
 
 def pixel_growth(then: Mapping[str, Any], image: SpatialElement) -> float | None:
@@ -77,7 +83,7 @@ def pixel_growth(then: Mapping[str, Any], image: SpatialElement) -> float | None
     system = str(then["coordinate_system"])
     if system not in systems_of(image):
         return None
-    before, now = np.reshape(np.asarray(then["matrix"], dtype=np.float64), (2, 3)), matrix_to(image, system)[:2]
+    before, now = np.array([float(then[name]) for name in MATRIX]).reshape(2, 3), matrix_to(image, system)[:2]
     if np.allclose(before, now, rtol=ROUNDING, atol=ROUNDING):
         return None
     old, new = _box(before, int(then["width"]), int(then["height"])), _box(now, width, height)

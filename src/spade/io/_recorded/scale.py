@@ -49,7 +49,10 @@ def record_scale(
     new: SectionRecord = {
         "sample": sample,
         "mpp": {**old.get("mpp", {}), **{key: float(value) for key, value in (mpp or {}).items()}},
-        "frames": {**old.get("frames", {}), **{key: frame_of(sdata.images[key]) for key in mpp or {}}},
+        "frames": {
+            **old.get("frames", {}),
+            **{key: frame_of(sdata.images[key]) for key in mpp or {} if key in sdata.images},
+        },
         "pitch_um": {**old.get("pitch_um", {}), **{key: float(value) for key, value in (pitch_um or {}).items()}},
     }
     sdata.attrs[UNS] = new

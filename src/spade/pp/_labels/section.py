@@ -52,9 +52,9 @@ def _n_outside(outlines: Outlines, placed: PlacedPatches, name: str) -> int:
     if off.all():
         x0, y0, x1, y1 = shapely.total_bounds(outlines.polygons)
         raise ValueError(
-            f"{name}: all {len(off)} polygons lie outside the image of {placed.size[0]} × {placed.size[1]} pixels: "
-            f"they span x {x0:.0f} to {x1:.0f} and y {y0:.0f} to {y1:.0f}. Was another image annotated, or this one at "
-            f"another scale ({placed.mpp:.4g} µm/px here)? Then pass mpp=, the µm per pixel of the image that was "
-            "annotated."
+            f"{name}: all {len(off)} polygons lie outside images[{placed.image_key!r}] of {placed.size[0]} × "
+            f"{placed.size[1]} pixels: they span x {x0:.0f} to {x1:.0f} and y {y0:.0f} to {y1:.0f}. Was another image "
+            f"annotated, or this one at another scale ({placed.mpp:.4g} µm/px here)? Then pass mpp=, the µm per pixel "
+            "of the image that was annotated."
         )
     return int(off.sum())
