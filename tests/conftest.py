@@ -19,6 +19,16 @@ REPOSITORY = Path(__file__).parents[1]
 DATA = Path(os.environ.get("SPADE_TEST_DATA", REPOSITORY.parent / "shared" / "data"))
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Run files of slow tests first, so that none of them is left alone at the end of a parallel run."""
+
+    def is_quick(item: pytest.Item) -> bool:
+        module = item.getparent(pytest.Module)
+        return module is None or all(mark.name != "slow" for mark in module.own_markers)
+
+    items.sort(key=is_quick)
+
+
 @pytest.fixture(scope="session")
 def data_dir() -> Path:
     """Folder with the real samples; tests that ask for it are skipped where it is absent."""
