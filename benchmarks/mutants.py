@@ -124,8 +124,8 @@ MUTANTS = [
     ),
     Mutant(
         "_samples/placement.py",
-        "singular[0] > (1 + ISOTROPY) * singular[1]",
-        "singular[0] > 2 * singular[1]",
+        "longest > (1 + ISOTROPY) * shortest",
+        "longest > 2 * shortest",
         "samples pp",
     ),
     Mutant(
