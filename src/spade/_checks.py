@@ -59,6 +59,12 @@ def check_table(table: object, columns: Sequence[str], made_by: str) -> pd.DataF
     return table.assign(**{name: table[name].astype(object).fillna("") for name in emptied})
 
 
+def check_baseline(baseline: object, names: Sequence[str], what: str) -> None:
+    """Raise if the baseline of a comparison is not among the names in a result."""
+    if baseline not in names:
+        raise KeyError(f"baseline={baseline!r} is not in the table; {what}: {shorten(names, 20)}.")
+
+
 def plural(n: int, noun: str) -> str:
     """Return a count with its noun: ``1 spot``, ``1,200 spots``."""
     return f"{n:,} {noun}{'' if n == 1 else 's'}"

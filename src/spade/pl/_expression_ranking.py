@@ -13,6 +13,7 @@ from spade.core.checks import check_count
 from spade.core.rng import as_seed
 from spade.pl._draw.axes import GREY, SMALL, TEXT, clip, finish, given_axes, new_figure, title
 from spade.pl._draw.colours import SAFE
+from spade.pl._draw.words import words
 from spade.tl._expression.gene_ranking import gene_ranking
 
 #: Inches per gene, and of a panel.
@@ -72,7 +73,7 @@ def expression_ranking(
     shown = {name: _chosen(name, rows, n_genes) for name, rows in panels.items()}
     axes = _axes(ax, list(shown), max(len(genes) for genes in shown.values()))
     for panel, (name, genes) in zip(axes, shown.items(), strict=True):
-        _draw(panel, name, panels[name], genes)
+        _draw(panel, words(name), panels[name], genes)
     finish(show=show)
     return axes
 

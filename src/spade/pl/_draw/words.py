@@ -4,6 +4,7 @@ from __future__ import annotations
 
 #: Identifiers that do not become prose by replacing underscores with spaces.
 WORDS = {
+    "held_out_sections": "held-out sections",
     "image_to_expression": "image → expression",
     "expression_to_image": "expression → image",
     "macro_auroc": "macro AUROC",

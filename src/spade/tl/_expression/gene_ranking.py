@@ -20,7 +20,7 @@ def gene_ranking(table: object, n_boot: int, seed: int) -> dict[str, pd.DataFram
     """
     if isinstance(table, pd.DataFrame) and "protocol" not in table:
         trust = check_table(table, TRUST, "sp.tl.expression_trust or sp.tl.expression_benchmark")
-        return {"held-out sections": trust.assign(representation="")}
+        return {"held_out_sections": trust.assign(representation="")}
     parts: dict[str, list[pd.DataFrame]] = {}
     for (protocol, name), rows in check_benchmark(table).groupby(["protocol", "representation"], sort=False):
         units = units_by_gene(rows)

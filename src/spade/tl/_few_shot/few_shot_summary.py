@@ -7,7 +7,7 @@ from itertools import product
 import numpy as np
 import pandas as pd
 
-from spade._checks import check_table, shorten
+from spade._checks import check_baseline, check_table, shorten
 from spade.core.checks import check_count, check_share, check_text
 from spade.core.evaluation.intervals import bootstrap_weights, holm
 from spade.core.evaluation.units import unit_difference, unit_mean
@@ -109,8 +109,8 @@ def few_shot_summary(
     """
     rows = of_metric(table, metric)
     names = list(dict.fromkeys(rows["representation"]))
-    if baseline is not None and check_text("baseline", baseline) not in names:
-        raise KeyError(f"baseline={baseline!r} is not in the table; representations: {shorten(names)}.")
+    if baseline is not None:
+        check_baseline(check_text("baseline", baseline), names, "representations")
     check_count("n_boot", n_boot)
     check_share("level", level)
     means = unit_means(rows)

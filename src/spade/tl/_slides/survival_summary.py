@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from spade._checks import check_table, shorten
+from spade._checks import check_baseline, check_table, shorten
 from spade.core.arrays import Rows
 from spade.core.checks import check_choice, check_count, check_flag, check_share
 from spade.core.evaluation.intervals import bootstrap_weights, interval
@@ -136,8 +136,8 @@ def survival_summary(
     table = check_risks(table)
     names = list(dict.fromkeys(table["representation"]))
     repeats = sorted(set(table["repeat"]))
-    if baseline is not None and baseline not in names:
-        raise KeyError(f"baseline={baseline!r} is not in the table; representations: {shorten(names)}.")
+    if baseline is not None:
+        check_baseline(baseline, names, "representations")
     check_choice("compare", compare, COMPARE)
     check_share("level", level)
     check_flag("by_repeat", by_repeat)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from spade._checks import check_table, shorten
+from spade._checks import check_baseline, check_table
 from spade.core.checks import check_choice, check_count, check_share
 from spade.core.evaluation.intervals import bootstrap_weights, holm
 from spade.core.evaluation.units import unit_difference, unit_mean
@@ -92,8 +92,7 @@ def switchboard_summary(
     """
     table = check_switchboard(table)
     names = list(dict.fromkeys(table["variant"]))
-    if baseline not in names:
-        raise KeyError(f"baseline={baseline!r} is not in the table; variants: {shorten(names, 20)}.")
+    check_baseline(baseline, names, "variants")
     check_choice("over", over, UNITS)
     check_share("level", level)
     check_count("n_boot", n_boot)
