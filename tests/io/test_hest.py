@@ -20,6 +20,7 @@ from spatialdata.models import Image2DModel
 
 import spade as sp
 from spade.io._image import TiffLevel
+from spade.io._recorded.frames import frame_of
 
 LEFT, TOP, SIDE = 3000, 4000, 3000
 METADATA = {
@@ -107,7 +108,12 @@ def test_sample_is_what_was_written(her2st):
     np.testing.assert_array_equal(table.obsm["spatial"], adata.obsm["spatial"])
     assert table.X.format == "csr"
     np.testing.assert_array_equal(table.X.toarray(), adata.X)
-    assert sdata.attrs["spade"] == {"sample": "SPA1", "mpp": {"image": 0.6877}, "pitch_um": {"spots": 200.0}}
+    assert sdata.attrs["spade"] == {
+        "sample": "SPA1",
+        "mpp": {"image": 0.6877},
+        "frames": {"image": frame_of(sdata["image"])},
+        "pitch_um": {"spots": 200.0},
+    }
     np.testing.assert_allclose(sdata["spots"]["radius"], 50 / 0.6877)
     for key, value in {"organ": "Breast", "patient": "B", "technology": "Spatial Transcriptomics"}.items():
         assert list(table.obs[key].cat.categories) == [value]
@@ -236,7 +242,8 @@ def test_xenium_pseudo_spots_have_no_pitch(data_dir, tmp_path):
     metadata = {"st_technology": "Xenium", "organ": "Lung", "pixel_size_um_embedded": 0.2125, "inter_spot_dist": 100}
     write_sample(tmp_path, pixels, adata, metadata, sample="NCBI858")
     sdata = sp.io.read_hest(tmp_path, "NCBI858")
-    assert sdata.attrs["spade"] == {"sample": "NCBI858", "mpp": {"image": 0.2125}, "pitch_um": {}}
+    assert sdata.attrs["spade"]["mpp"] == {"image": 0.2125}
+    assert sdata.attrs["spade"]["pitch_um"] == {}
     assert sdata["table"].shape == (200, 338)
     assert "patient" not in sdata["table"].obs
     adata.obsm["spatial"] = adata.obs[["x_pixel", "y_pixel"]].to_numpy()

@@ -125,6 +125,7 @@ def tables():
 def works():
     """Arguments with which every plot works."""
     sdata = tissue()
+    sdata.attrs["spade"]["sample"] = "sample"
     composition, genes, few, bench, variants, found, history = tables()
     patients = {"time": [5, 8, 12, 3], "event": [1, 0, 1, 1]}
     return {

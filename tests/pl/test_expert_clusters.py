@@ -81,7 +81,8 @@ def test_panels_of_sections_of_different_size_are_equal_and_to_one_scale():
 def test_regions_of_one_object_are_rows():
     sdata = section(regions=("a", "b"))
     axes = sp.pl.expert_clusters(sdata)
-    assert [ax.get_title(loc="left") for ax in axes[:, 0]] == ["sample/a: expert", "sample/b: expert"]
+    name = sdata.attrs["spade"]["sample"]
+    assert [ax.get_title(loc="left") for ax in axes[:, 0]] == [f"{name}/a: expert", f"{name}/b: expert"]
     weights = sdata["table"].obsm["spade_expert_weights"]
     for rows, ax in zip((slice(0, 35), slice(35, 70)), axes[:, 1], strict=True):
         np.testing.assert_allclose(spots_of(ax).get_array(), routing_entropy(weights[rows].astype(float)))

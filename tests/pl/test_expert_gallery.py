@@ -18,7 +18,9 @@ def test_the_gallery_shows_the_largest_weights_of_every_section():
     axes = sp.pl.expert_gallery(sdata, n_patches=4)
     assert axes.shape == (1, 5)
     below = [ax.get_xlabel() for ax in axes[0, :-1]]
-    assert below == ["sample/a\nw = 0.99", "sample/a\nw = 0.98", "sample/b\nw = 0.70", "sample/b\nw = 0.70"]
+    name = sdata.attrs["spade"]["sample"]
+    shown = [("a", "0.99"), ("a", "0.98"), ("b", "0.70"), ("b", "0.70")]
+    assert below == [f"{name}/{region}\nw = {weight}" for region, weight in shown]
     for ax, seed, spot in zip(axes[0], (0, 0, 1, 1), (34, 33, 34, 33), strict=False):
         x, y = grid()[spot].astype(int)
         expected = pixels(seed=seed)[:, y - 10 : y + 10, x - 10 : x + 10].transpose(1, 2, 0)

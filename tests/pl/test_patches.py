@@ -31,7 +31,10 @@ def test_patches_are_those_that_an_encoder_gets():
         (spot,) = [p for p in panel.patches if isinstance(p, Circle)]
         assert (spot.center, 2 * spot.radius) == ((2 * x, 2 * y), 40)
         assert panel.get_title(loc="left") == name
-    assert overview.get_title(loc="left") == "sample: 40 µm patches\n20 px at 2 µm/px (image 2 µm/px)"
+    assert (
+        overview.get_title(loc="left")
+        == f"{sdata.attrs['spade']['sample']}: 40 µm patches\n20 px at 2 µm/px (image 2 µm/px)"
+    )
     assert [text.get_text() for text in overview.texts if text.get_gid() is None] == ["1", "2"]
 
 
@@ -60,7 +63,8 @@ def test_spots_are_found_in_the_sections_that_have_them():
     axes = sp.pl.patches([sdata, section(grid(2, 1))], spots=["s1", "s30"])
     assert [[ax.get_visible() for ax in row] for row in axes] == [[True] * 3, [True] * 3, [True, True, False]]
     with pytest.raises(
-        KeyError, match=r"spots: 'x', 'y' not found; spots have names like 's0', 's1'.*sample/a, sample/b"
+        KeyError,
+        match=r"spots: 'x', 'y' not found; spots have names like 's0', 's1'.*sample [0-9a-f]{6}/a, sample \w+/b",
     ):
         sp.pl.patches(sdata, spots=["s1", "x", "y"])
     with pytest.raises(ValueError, match="n=0: expected a whole number of at least 1"):

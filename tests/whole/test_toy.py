@@ -21,6 +21,7 @@ from spatialdata.transformations import Identity, get_transformation
 import spade as sp
 from spade.core.spots.lattice import check_pitch, spot_pitch, visium_mpp
 from spade.datasets import _render, _tissue
+from spade.io._recorded.frames import frame_of
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -94,7 +95,12 @@ def test_follows_the_conventions(cohort: list[SpatialData]) -> None:
             assert get_transformation(element, "global") == Identity()
         for key in ("domain", "patient", "organ", "region"):
             assert isinstance(table.obs[key].dtype, pd.CategoricalDtype)
-        assert sample.attrs["spade"] == {"sample": f"toy_{i}", "mpp": {"image": 0.5}, "pitch_um": {"spots": 100.0}}
+        assert sample.attrs["spade"] == {
+            "sample": f"toy_{i}",
+            "mpp": {"image": 0.5},
+            "frames": {"image": frame_of(sample["image"])},
+            "pitch_um": {"spots": 100.0},
+        }
     assert [sample["table"].obs["patient"].unique().tolist() for sample in cohort] == [
         [f"patient_{i}"] for i in range(4)
     ]
