@@ -17,6 +17,7 @@ from safetensors.numpy import save_file
 
 from spade.core.files import digest
 from spade.io._atomic import publish, recover
+from spade.io._state_dict import check_finite
 from spade.models._config import SealConfig, SpadeConfig, settings_of
 from spade.models._genes import GenePanel
 
@@ -108,6 +109,7 @@ def write_folder(
     card: str,
 ) -> None:
     """Write the directory of a kind of model; an earlier model is replaced in one step, anything else is refused."""
+    check_finite(arrays, f"path={str(path)!r}: the model is not saved")
     target = path.resolve()
     recover(target)
     if target.exists():
@@ -136,7 +138,9 @@ def read_folder(path: Path, kind: str) -> tuple[Any, dict[str, NDArray[Any]], Ge
     """Read what :func:`write_folder` wrote: the description of this kind, the arrays and the gene panel."""
     description = _read_description(path, kind)
     genes = GenePanel.load(path / GENES) if (path / GENES).exists() else None
-    return description, _read_arrays(path / ARRAYS), genes
+    arrays = _read_arrays(path / ARRAYS)
+    check_finite(arrays, str(path / ARRAYS))
+    return description, arrays, genes
 
 
 def read_config(cls: type[Config], stored: Mapping[str, Any]) -> Config:

@@ -15,6 +15,7 @@ from spade.core.checks import check_choice, check_count, check_text
 from spade.core.device import PRECISIONS
 from spade.core.rng import as_seed
 from spade.encoders import Encoder
+from spade.encoders._output import check_encoder
 
 logger = logging.getLogger("spade")
 
@@ -75,8 +76,11 @@ def encode_patches(
     ------
     KeyError
         Patches, image or table that is not there.
+    TypeError
+        An encoder without ``encode``, ``name``, ``id``, ``dim`` or ``input_px``, or one that returns no real numbers.
     ValueError
-        Unknown encoder, or weights that do not fit it.
+        Unknown encoder, weights that do not fit it or hold NaN or infinite values, or an encoder that returns anything
+        but finite features ``(n, dim)``. NaN stands for spots without a valid patch and nothing else.
     RuntimeError
         Published weights that cannot be downloaded.
 
@@ -115,15 +119,12 @@ def _ready(
     if isinstance(encoder, str):
         name = check_text("encoder", encoder)
         return encoders.get(name, weights=weights, device=device, precision=precision, rng=seed)
-    if not callable(getattr(encoder, "encode", None)):
-        raise TypeError(
-            f"encoder={encoder!r}: expected the name of an encoder, an encoder from sp.encoders.get, or a SealModel."
-        )
+    ready = check_encoder(encoder)
     if weights is not None:
         raise ValueError(
             f"weights={weights!r}: the encoder already has weights; pass these to sp.encoders.get instead."
         )
-    return encoder  # type: ignore[return-value]
+    return ready
 
 
 def _encode_sample(sample: Sample, encoder: Encoder, patches_key: str, batch_size: int, key: str) -> None:
