@@ -1,4 +1,4 @@
-"""Weights of other programs: what stands around and before their keys is removed by one rule; NaN is refused by name."""
+"""Weights of other programs: what stands around and before their keys is removed by one rule, and NaN is refused."""
 
 from __future__ import annotations
 

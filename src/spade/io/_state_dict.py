@@ -88,8 +88,8 @@ def keys_fitting(
     """Return the tensors of a network under its own names, and the prefix that they had in the file.
 
     The rule, for all files of weights: if the keys are not those of the network, one prefix is removed that is made of
-    :data:`WRAPPERS` (such as ``"module."`` or ``"teacher.backbone."``), the shortest under which all keys of the network
-    are found; if there is none, the one under which most are found, and the caller says what is missing. Keys without
+    :data:`WRAPPERS` (such as ``"module."`` or ``"teacher.backbone."``), the shortest under which all keys of the
+    network are found; if there is none, the one under which most are found, and the caller says what is missing. Keys without
     this prefix belong to something else and are left out, which the log says. Where there is a teacher, its student is
     never read.
 
@@ -135,8 +135,8 @@ def check_finite(arrays: Mapping[str, torch.Tensor | NDArray[Any]], what: str) -
     if bad:
         name, n = next(iter(bad.items()))
         raise ValueError(
-            f"{what}: {len(bad)} of {plural(len(arrays), 'tensor')} hold NaN or infinite values, such as {name!r} in {n} "
-            f"of {int(np.prod(arrays[name].shape))}. The weights are damaged, or their training diverged; use others."
+            f"{what}: {len(bad)} of {plural(len(arrays), 'tensor')} hold NaN or infinite values, such as {name!r} in "
+            f"{n} of {int(np.prod(arrays[name].shape))}. The weights are damaged, or their training diverged; use others."
         )
 
 

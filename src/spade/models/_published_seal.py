@@ -87,7 +87,8 @@ def read_published_seal(
         If a file is missing.
     ValueError
         If ``genes`` is missing or not as long as the input of the expression tower, a file holds anything but finite
-        tensors (nothing in it is ever executed), keys or shapes do not fit, or other blocks than the last ones have adapters.
+        tensors (nothing in it is ever executed), keys or shapes do not fit, or other blocks than the
+        last ones have adapters.
 
     Examples
     --------

@@ -42,7 +42,7 @@ def check_output(out: NDArray[np.floating], model: object, *inputs: NDArray[Any]
             bad &= np.isfinite(values).all(1)
     if bad.any():
         raise ValueError(
-            f"the output of {int(bad.sum())} of {len(out)} rows is NaN or infinite, although their input is not. Are the "
-            f"features or the expression far larger than in training? {model!r}"
+            f"the output of {int(bad.sum())} of {len(out)} rows is NaN or infinite, although their input is not. Are "
+            f"the features or the expression far larger than in training? {model!r}"
         )
     return out
