@@ -16,7 +16,7 @@ from spatialdata import SpatialData
 from spatialdata.models import TableModel, get_table_keys
 
 from spade._checks import shorten
-from spade.io._store import replace_elements
+from spade.io._store import replace_elements, stamp
 
 
 @dataclass(frozen=True)
@@ -31,12 +31,16 @@ class Section:
 
 @dataclass
 class Sample:
-    """One object with its table; ``path`` is set when it was given as a path and must be saved there."""
+    """One object with its table; ``path`` is set when it was given as a path and must be saved there.
+
+    ``stamp`` is that of the store when it was opened by a function that writes.
+    """
 
     name: str
     sdata: SpatialData
     path: Path | None
     table_key: str
+    stamp: str | None = None
 
     @property
     def table(self) -> ad.AnnData:
@@ -87,9 +91,21 @@ class Sample:
         return origins.astype(str)
 
     def save(self, *elements: str) -> None:
-        """Write the table (and further elements, such as ``"shapes/patches"``) back if the sample came from a path."""
-        if self.path is not None:
-            replace_elements(self.sdata, self.path, [*elements, f"tables/{self.table_key}"])
+        """Write the table (and further elements, such as ``"shapes/patches"``) back if the sample came from a path.
+
+        A store that was written since it was opened is an error.
+        """
+        if self.path is None:
+            return
+        table = f"tables/{self.table_key}"
+        if self.stamp is not None and stamp(self.path.resolve(), [table]) != self.stamp:
+            raise ValueError(
+                f"{self.name}: the store at {str(self.path)!r} was written by another program, or removed, while this "
+                "function worked on it, so nothing is saved. Run the function again once nothing else writes there."
+            )
+        replace_elements(self.sdata, self.path, [*elements, table])
+        if self.stamp is not None:
+            self.stamp = stamp(self.path.resolve(), [table])
 
 
 def table_keys(table: ad.AnnData, sample: str, table_key: str) -> tuple[list[str], str, str]:

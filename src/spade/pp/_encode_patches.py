@@ -101,7 +101,7 @@ def encode_patches(
         _keys.check_key(key_added)
     ready = _ready(encoder, weights, device=device, precision=precision, seed=seed)
     key = _keys.features(ready.name) if key_added is None else key_added
-    for sample in iter_samples(samples, table_key=table_key):
+    for sample in iter_samples(samples, table_key=table_key, writes=True):
         _encode_sample(sample, ready, patches_key, batch_size, key)
 
 
