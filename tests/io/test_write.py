@@ -206,7 +206,7 @@ def test_without_atomic_exchange(tmp_path, monkeypatch):
 def test_leftovers_of_killed_writers_go_whoever_they_were(tmp_path):
     gone = (
         ".sample.zarr.spade-new-01234567",
-        f".sample.zarr.spade-{os.getpid()}@another-host-00",  # of an earlier version, whose process number is in use again
+        f".sample.zarr.spade-{os.getpid()}@another-host-00",  # of an earlier version
         ".sample.zarr.spade-old",
     )
     kept = (

@@ -89,9 +89,9 @@ def keys_fitting(
 
     The rule, for all files of weights: if the keys are not those of the network, one prefix is removed that is made of
     :data:`WRAPPERS` (such as ``"module."`` or ``"teacher.backbone."``), the shortest under which all keys of the
-    network are found; if there is none, the one under which most are found, and the caller says what is missing. Keys without
-    this prefix belong to something else and are left out, which the log says. Where there is a teacher, its student is
-    never read.
+    network are found; if there is none, the one under which most are found, and the caller says what is missing. Keys
+    without this prefix belong to something else and are left out, which the log says. Where there is a teacher, its
+    student is never read.
 
     Parameters
     ----------
@@ -136,7 +136,8 @@ def check_finite(arrays: Mapping[str, torch.Tensor | NDArray[Any]], what: str) -
         name, n = next(iter(bad.items()))
         raise ValueError(
             f"{what}: {len(bad)} of {plural(len(arrays), 'tensor')} hold NaN or infinite values, such as {name!r} in "
-            f"{n} of {int(np.prod(arrays[name].shape))}. The weights are damaged, or their training diverged; use others."
+            f"{n} of {int(np.prod(arrays[name].shape))}. The weights are damaged, or their training diverged; use "
+            "others."
         )
 
 

@@ -46,8 +46,8 @@ def check_checksums(folder: Path, names: Iterable[str]) -> None:
 
 def _changed(folder: Path, name: str, reason: str) -> ValueError:
     return ValueError(
-        f"{folder} cannot be read as a model: {name} was changed since the model was saved, or damaged ({reason}). Copy "
-        f"the directory again from where it was saved. If the change is wanted, delete {CHECKSUMS}."
+        f"{folder} cannot be read as a model: {name} was changed since the model was saved, or damaged ({reason}). "
+        f"Copy the directory again from where it was saved. If the change is wanted, delete {CHECKSUMS}."
     )
 
 
