@@ -18,7 +18,7 @@ SOURCE = REPOSITORY / "src" / "spade"
 #: Every part of the package, the lowest first: a file imports from its own part and from lines before its own.
 #: Parts of one line do not know each other.
 STAIRCASE = [
-    "_version",
+    "_version core.locks",
     "core.arrays core.checks core.errors core.files core.rng core.roles core.schedule",
     "core.device core.training_state",
     "core.spots core.patches core.texture core.vision core.distributed",

@@ -13,6 +13,8 @@ from spade.core.files import digest
 
 #: Entry of ``uns`` that holds provenance, one :class:`Record` per written key, and of ``attrs`` about the section.
 UNS = "spade"
+#: Entry of ``attrs`` that every saving renews, so that a store that has changed since it was read is recognised.
+REVISION = "spade_revision"
 PATCHES = "patches"
 TABLE = "table"
 VALID = "spade_valid"

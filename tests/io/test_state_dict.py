@@ -80,7 +80,7 @@ def test_a_pickled_module_is_refused(network, tmp_path):
     [
         ([1, 2], "holds list, not a state dict of tensors by name"),
         ({1: torch.zeros(1)}, "holds dict, not a state dict"),
-        ({"model": {"a": 1}}, "neither bare nor under 'model' or 'state_dict'"),
+        ({"model": {"a": 1}}, "neither bare nor under 'model', 'state_dict', 'teacher' or 'student'"),
     ],
 )
 def test_only_state_dicts_are_read(content, said, tmp_path):

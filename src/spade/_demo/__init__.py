@@ -6,6 +6,7 @@ import re
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import count
 from os import PathLike
 from pathlib import Path
 from typing import TypeAlias
@@ -22,11 +23,14 @@ from spade._demo._report import Report
 from spade._samples.open import iter_samples
 from spade._samples.patches import row_centres
 from spade._samples.sample import Sample
+from spade.core.files import write_atomically
 
 USE_REP = "X_texture"
 SPOTS_PER_EXPERT = 200
 #: ``obs`` keys of region labels, the first that a sample has is compared with the experts.
 LABELS = ("domain", "label")
+#: Characters of the longest name of a store.
+MAX_NAME = 60
 SPLIT = _keys.split(_keys.STEM)
 #: Heading, sentence, and what draws a figure.
 Figure: TypeAlias = tuple[str, str, Callable[[], object]]
@@ -104,6 +108,13 @@ def _train(samples: list[SpatialData], panel: sp.models.GenePanel, seed: int) ->
     )
 
 
+def _save_figure(path: Path) -> None:
+    """Save the figure that was drawn last."""
+    import matplotlib.pyplot as plt
+
+    plt.gcf().savefig(path, format="png", dpi=120, bbox_inches="tight")
+
+
 def _draw(report: Report, figures: dict[str, Figure], folder: Path) -> None:
     """Draw, save and report every figure."""
     import matplotlib.pyplot as plt
@@ -111,7 +122,7 @@ def _draw(report: Report, figures: dict[str, Figure], folder: Path) -> None:
     for name, (heading, sentence, draw) in figures.items():
         draw()
         path = folder / f"{name}.png"
-        plt.gcf().savefig(path, dpi=120, bbox_inches="tight")
+        write_atomically(path, _save_figure)
         plt.close("all")
         report.figure(heading, sentence, path)
 
@@ -146,11 +157,14 @@ class Clock:
 
 
 def _file_names(names: list[str]) -> list[str]:
-    """Return a distinct file name, without path separators, for every sample."""
+    """Return a file name without path separators for every sample, no two alike, even where case does not count."""
     files: list[str] = []
+    used: set[str] = set()
     for name in names:
-        safe = re.sub(r"[^\w.-]+", "_", name).strip("._") or "sample"
-        files.append(safe if safe not in files else f"{safe}_{len(files)}")
+        safe = re.sub(r"[^\w.-]+", "_", name)[:MAX_NAME].strip("._") or "sample"
+        free = next(file for n in count(1) if (file := safe if n == 1 else f"{safe}_{n}").casefold() not in used)
+        used.add(free.casefold())
+        files.append(free)
     return files
 
 

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pandas as pd
 
+from spade.core.files import write_atomically
+
 STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; color: #1c2430; max-width: 1080px; margin: 2rem auto; padding: 0 1rem; }
 h1 { font-size: 1.7rem; margin-bottom: .2rem; } h2 { font-size: 1.15rem; margin-top: 2.2rem; }
@@ -44,9 +46,13 @@ class Report:
     def write(self, path: Path) -> None:
         """Write the page."""
         body = "\n".join(self.parts)
-        path.write_text(
+        page = (
             f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{escape(self.title)}</title>'
             f"<style>{STYLE}</style></head>\n<body><h1>{escape(self.title)}</h1>\n"
-            f'<p class="lead">{escape(self.lead)}</p>\n{body}\n</body></html>\n',
-            encoding="utf-8",
+            f'<p class="lead">{escape(self.lead)}</p>\n{body}\n</body></html>\n'
         )
+
+        def write(part: Path) -> None:
+            part.write_bytes(page.encode())
+
+        write_atomically(path, write)

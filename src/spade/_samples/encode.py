@@ -15,6 +15,7 @@ from spade.core.errors import warn
 from spade.core.patches.sources import SectionPatches
 from spade.core.patches.tiles import iter_patches
 from spade.encoders import Encoder
+from spade.encoders._output import check_encoder, encode_batch
 
 #: Default number of patches that are encoded at a time.
 BATCH = 64
@@ -47,7 +48,13 @@ def encode_rows(
     -------
     Features ``(n_obs, d)``, NaN where the patch is not valid; and facts about their origin for
     :func:`spade._keys.write_provenance`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        The encoder lacks something, or returns anything but finite features ``(n, dim)``.
     """
+    check_encoder(encoder)
     record = patch_record(sample, patches_key)
     size_um = record["size_um"]
     n_px = encoder.input_px or record["size_px"]
@@ -63,6 +70,6 @@ def encode_rows(
     with tqdm(total=sample.table.n_obs, initial=missing, desc=f"{encoder.name}: {sample.name}", unit="patch") as bar:
         for rows, placed in sections:
             for index, batch in iter_patches(placed.levels, placed.centres, placed.px_per_patch, n_px, batch_size):
-                features[rows[index]] = encoder.encode(batch, size_um / n_px)
+                features[rows[index]] = encode_batch(encoder, batch, size_um / n_px)
                 bar.update(len(index))
     return features, dict(zip(ORIGIN, (encoder.name, encoder.id, patches_key, size_um, n_px), strict=True))

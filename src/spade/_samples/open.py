@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import nullcontext
 from os import PathLike
 from pathlib import Path
 from typing import TypeAlias
@@ -20,14 +21,15 @@ from spade import _keys
 from spade._checks import shorten
 from spade._samples.sample import Sample, content_digest
 from spade.core.checks import check_text
-from spade.io._store import is_store
+from spade.io._atomic import check_writable, replacing
+from spade.io._store import is_store, stamp
 
 logger = logging.getLogger("spade")
 Samples: TypeAlias = SpatialData | str | PathLike[str] | Iterable[SpatialData | str | PathLike[str]]
 
 
-def as_list(samples: Samples, argument: str = "samples") -> list[SpatialData | Path]:
-    """Return the samples of an argument one by one; paths stay unopened."""
+def as_list(samples: Samples, argument: str = "samples", *, writes: bool = False) -> list[SpatialData | Path]:
+    """Return the samples of an argument one by one; paths stay unopened, but must be writable if they are written."""
     if isinstance(samples, (SpatialData, str, PathLike)):
         samples = [samples]
     if isinstance(samples, ad.AnnData) or not isinstance(samples, Iterable):
@@ -44,6 +46,9 @@ def as_list(samples: Samples, argument: str = "samples") -> list[SpatialData | P
         raise ValueError(f"{argument} is empty; expected {_EXPECTED}.")
     if len({id(item) if isinstance(item, SpatialData) else item.resolve() for item in items}) < len(items):
         raise ValueError(f"{argument}: the same object or path is listed more than once.")
+    for item in items:
+        if writes and isinstance(item, Path) and item.exists():
+            check_writable(item.resolve())
     return items
 
 
@@ -51,7 +56,11 @@ _EXPECTED = "a SpatialData, a path to a .zarr store, or an iterable of these"
 
 
 def iter_samples(
-    samples: Samples, *, table_key: str | None = None, add_table: Callable[[SpatialData], None] | None = None
+    samples: Samples,
+    *,
+    table_key: str | None = None,
+    add_table: Callable[[SpatialData], None] | None = None,
+    writes: bool = False,
 ) -> Iterator[Sample]:
     """Open samples one at a time.
 
@@ -63,22 +72,28 @@ def iter_samples(
         Table to use; may be left out when there is one.
     add_table
         Called with an object that has no table; None: such an object is an error.
+    writes
+        Whether the caller saves the samples. Stores that are read-only are then an error before the first is opened,
+        and nobody else can save a store from its opening until the next sample is asked for.
     """
-    items = as_list(samples)
+    items = as_list(samples, writes=writes)
     stems = Counter(item.stem for item in items if isinstance(item, Path))
     for item in items:
-        if isinstance(item, Path):
-            if not item.exists():
-                raise FileNotFoundError(f"samples: there is no store at {str(item)!r}.")
-            if not is_store(item):
-                raise ValueError(f"samples: {str(item)!r} is not a zarr store. Expected {_EXPECTED}.")
-            sdata, path = read_zarr(item), item
-        else:
-            sdata, path = item, None
-        name = _name(sdata, path, stems)
-        if not sdata.tables and add_table is not None:
-            add_table(sdata)
-        yield Sample(name, sdata, path, _table_key(sdata, name, table_key))
+        real = item.resolve() if writes and isinstance(item, Path) and item.parent.is_dir() else None
+        with nullcontext() if real is None else replacing(real):
+            if isinstance(item, Path):
+                if not item.exists():
+                    raise FileNotFoundError(f"samples: there is no store at {str(item)!r}.")
+                if not is_store(item):
+                    raise ValueError(f"samples: {str(item)!r} is not a zarr store. Expected {_EXPECTED}.")
+                sdata, path = read_zarr(item), item
+            else:
+                sdata, path = item, None
+            name = _name(sdata, path, stems)
+            if not sdata.tables and add_table is not None:
+                add_table(sdata)
+            key = _table_key(sdata, name, table_key)
+            yield Sample(name, sdata, path, key, None if real is None else stamp(real, [f"tables/{key}"]))
 
 
 def _name(sdata: SpatialData, path: Path | None, stems: Counter[str]) -> str:

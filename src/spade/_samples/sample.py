@@ -20,7 +20,7 @@ from spatialdata.models import TableModel, get_table_keys
 from spade import _keys
 from spade._checks import shorten
 from spade.core.files import digest
-from spade.io._store import replace_elements
+from spade.io._store import replace_elements, stamp
 
 #: Names and values of a table that its digest covers: enough to tell sections apart, quick on large ones.
 MOST_NAMES, MOST_VALUES = 1_000, 100_000
@@ -38,12 +38,16 @@ class Section:
 
 @dataclass
 class Sample:
-    """One object with its table; ``path`` is set when it was given as a path and must be saved there."""
+    """One object with its table; ``path`` is set when it was given as a path and must be saved there.
+
+    ``stamp`` is that of the store when it was opened by a function that writes.
+    """
 
     name: str
     sdata: SpatialData
     path: Path | None
     table_key: str
+    stamp: str | None = None
 
     @property
     def table(self) -> ad.AnnData:
@@ -109,13 +113,23 @@ class Sample:
     def save(self, *elements: str) -> None:
         """Write the table (and further elements, such as ``"shapes/patches"``) back if the sample came from a path.
 
-        An object without a name keeps the one that it has now, whatever becomes of its content.
+        A store that was written since it was opened is an error. An object without a name keeps the one that it has
+        now, whatever becomes of its content.
         """
-        record = self.sdata.attrs.get(_keys.UNS, {})
-        if self.path is None and self.sdata.path is None and not record.get("sample"):
-            self.sdata.attrs[_keys.UNS] = {**record, "sample": self.name}
-        if self.path is not None:
-            replace_elements(self.sdata, self.path, [*elements, f"tables/{self.table_key}"])
+        if self.path is None:
+            record = self.sdata.attrs.get(_keys.UNS, {})
+            if self.sdata.path is None and not record.get("sample"):
+                self.sdata.attrs[_keys.UNS] = {**record, "sample": self.name}
+            return
+        table = f"tables/{self.table_key}"
+        if self.stamp is not None and stamp(self.path.resolve(), [table]) != self.stamp:
+            raise ValueError(
+                f"{self.name}: the store at {str(self.path)!r} was written by another program, or removed, while this "
+                "function worked on it, so nothing is saved. Run the function again once nothing else writes there."
+            )
+        replace_elements(self.sdata, self.path, [*elements, table])
+        if self.stamp is not None:
+            self.stamp = stamp(self.path.resolve(), [table])
 
 
 def content_digest(sdata: SpatialData) -> str:

@@ -10,6 +10,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from spade.core.locks import locked
+
 #: Arrays of a CSR matrix, in the order in which they are saved.
 CSR_PARTS = ("indptr", "indices", "data")
 #: Elements of an array that are hashed at a time.
@@ -35,12 +37,20 @@ def digest(*parts: NDArray[np.generic] | str | memoryview) -> str:
 
 
 def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
-    """Write a file completely or not at all; ``write`` gets the path of a temporary file beside it."""
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        write(part)
-        with part.open("rb") as file:
-            os.fsync(file.fileno())
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
+    """Write a file completely or not at all; ``write`` gets the path of a temporary file beside it.
+
+    Writers of one file wait for each other, and remove what killed ones left.
+    """
+    prefix = f".{path.name}."
+    with locked(path.with_name(f"{prefix}lock")) as alone:
+        for left in path.parent.iterdir() if alone else ():
+            if left.name.startswith(prefix) and left.name.removeprefix(prefix).removesuffix(".part").isdigit():
+                left.unlink(missing_ok=True)
+        part = path.with_name(f"{prefix}{os.getpid()}.part")
+        try:
+            write(part)
+            with part.open("rb") as file:
+                os.fsync(file.fileno())
+            part.replace(path)
+        finally:
+            part.unlink(missing_ok=True)

@@ -11,10 +11,12 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from spade.core.files import write_atomically
+from spade.core.files import digest, write_atomically
 
 #: File of the settings that identify a training.
 SETTINGS = "training.json"
+#: Entries of the facts of a file that tell what it belongs to and whether it is whole.
+TRAINING, DIGEST = "training", "digest"
 #: Least time between two saved states of an expert.
 SECONDS = 60.0
 
@@ -66,9 +68,16 @@ class StateFolder:
                 "folder, or repeat the call that created this one."
             )
 
+    def training(self) -> str | None:
+        """Return a digest of the settings that identify the training; None if the folder has none."""
+        path = self.folder / SETTINGS
+        return digest(path.read_text()) if path.is_file() else None
+
     def write(self, path: Path, facts: Mapping[str, Any], arrays: Mapping[str, Tensor]) -> None:
-        """Write facts and arrays into one file, completely or not at all."""
+        """Write facts and arrays into one file, completely or not at all, with the training that they belong to."""
         plain = {name: value.detach().cpu().numpy() for name, value in arrays.items()}
+        facts = {**facts, TRAINING: self.training()}
+        facts[DIGEST] = _digest(facts, plain)
 
         def write(part: Path) -> None:
             with part.open("wb") as file:
@@ -86,20 +95,23 @@ class StateFolder:
         path
             A file of :meth:`write`.
         names
-            Arrays to read, if the file has them. None reads all.
+            Arrays to return, if the file has them. None returns all.
         needed, facts
             Arrays and facts that the file must have.
 
         Raises
         ------
         ValueError
-            The file cannot be read, or something is missing in it.
+            The file cannot be read, something is missing in it, it was changed after it was written, it belongs to
+            another training, or an array holds NaN or infinite values.
         """
         try:
             with np.load(path, allow_pickle=False) as file:
-                wanted = [name for name in file.files if name != "facts"] if names is None else names
-                arrays = {name: file[name] for name in wanted if name in file.files}
+                arrays = {name: file[name] for name in file.files if name != "facts"}
                 stored = json.loads(str(file["facts"]))
+            self._check(stored, arrays)
+            if names is not None:
+                arrays = {name: arrays[name] for name in names if name in arrays}
             missing = sorted(set(facts) - set(stored)) + sorted(set(needed) - set(arrays))
             if missing:
                 raise ValueError(f"{', '.join(missing)} missing")
@@ -108,6 +120,24 @@ class StateFolder:
                 f"{path} cannot be read ({error}); was it cut off or edited? Delete it to train from the start."
             ) from error
         return stored, arrays
+
+    def _check(self, stored: dict[str, Any], arrays: dict[str, np.ndarray]) -> None:
+        """Raise if a file is not of this training, or not as it was written; its marks are taken out of ``stored``."""
+        if not {TRAINING, DIGEST} <= set(stored):
+            raise ValueError("an earlier version wrote it, which did not say what it belongs to")
+        written = stored.pop(DIGEST)
+        if written != _digest(stored, arrays):
+            raise ValueError("its arrays do not have the digest that was written with them")
+        if stored.pop(TRAINING) != self.training():
+            raise ValueError(f"it belongs to another training than {SETTINGS} describes")
+        bad = [name for name, array in arrays.items() if array.dtype.kind == "f" and not np.isfinite(array).all()]
+        if bad:
+            raise ValueError(f"{', '.join(bad[:3])} holds NaN or infinite values")
+
+
+def _digest(facts: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> str:
+    named = [part for name, array in sorted(arrays.items()) for part in (name, array)]
+    return digest(json.dumps(facts, sort_keys=True), *named)
 
 
 def _write_text(path: Path, text: str) -> None:

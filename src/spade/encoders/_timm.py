@@ -16,8 +16,9 @@ from spade.core.errors import warn
 from spade.core.files import digest
 from spade.core.rng import as_seed, seed_torch, torch_stream
 from spade.core.vision.towers import PixelTower, pooled
+from spade.encoders._output import check_features
 from spade.encoders._spec import EncoderSpec
-from spade.io._state_dict import read_state, reason
+from spade.io._state_dict import WRAPPERS, check_finite, keys_fitting, other_prefix, read_state, reason
 
 if TYPE_CHECKING:
     import torch
@@ -65,7 +66,8 @@ class TimmEncoder:
         self.input_px, *self.moments = input_of(spec, self.model)
         self._mean, self._std = (torch.tensor(v, device=self.device).view(1, 3, 1, 1) * 255 for v in self.moments)
         self.model.to(self.device)
-        self.dim = self.encode(np.zeros((1, self.input_px, self.input_px, 3), dtype=np.uint8), 0.5).shape[1]
+        black = np.zeros((1, self.input_px, self.input_px, 3), dtype=np.uint8)
+        self.dim = check_features(self, self.encode(black, 0.5), 1).shape[1]
         if spec.dim and self.dim != spec.dim:
             raise ValueError(f"encoder={spec.name!r} gives {self.dim} features, but is known to give {spec.dim}.")
 
@@ -103,7 +105,7 @@ def _build(spec: EncoderSpec, weights: Weights, rng: int | np.random.Generator) 
     kwargs = {"num_classes": 0, **spec.kwargs()}
     if weights is None:
         try:
-            return _created(spec.model or spec.name, pretrained=True, **kwargs)
+            model = _created(spec.model or spec.name, pretrained=True, **kwargs)
         except (OSError, RuntimeError, ValueError) as error:  # every failure of the hub client is one of these
             access = f"Request access on the model's page (licence: {spec.licence}) and log in, or download"
             raise RuntimeError(
@@ -111,6 +113,8 @@ def _build(spec: EncoderSpec, weights: Weights, rng: int | np.random.Generator) 
                 f"({reason(error)}). {access if spec.gated else 'Download'} the file elsewhere and pass "
                 "weights='path/to/model.safetensors'. weights='random' gives untrained weights."
             ) from error
+        check_finite(model.state_dict(), f"the published weights of {spec.model or spec.name!r}")
+        return model
     if not isinstance(weights, (str, PathLike, Mapping)):
         raise ValueError(f"weights={weights!r}: expected None, 'random' or the path of a file.")
     architecture = _architecture(spec)
@@ -149,18 +153,20 @@ def _architecture(spec: EncoderSpec) -> str:
 def load_strict(model: torch.nn.Module, path: Path, name: str) -> None:
     """Load a ``.safetensors`` or torch file into ``model``; every key must fit, and nothing in the file is executed.
 
-    A state dict may be stored under ``"model"`` or ``"state_dict"``. The classifier of the architecture is left out.
+    What stands around the state dict, or before its keys, is removed as :func:`~spade.io._state_dict.read_state` and
+    :func:`~spade.io._state_dict.keys_fitting` say. The classifier of the architecture is left out.
     """
-    state = read_state(path)
+    what = f"weights={str(path)!r}"
+    state, prefix = keys_fitting(read_state(path), model.state_dict(), what)
     facts: Any = model.pretrained_cfg
     classifiers = facts.get("classifier") or ()
     classifiers = (classifiers,) if isinstance(classifiers, str) else tuple(classifiers)
     state = {k: v for k, v in state.items() if not any(k.startswith(f"{c}.") for c in classifiers)}
-    fit_strict(model, state, f"weights={str(path)!r}", name)
+    fit_strict(model, state, f"{what}{f', read without the prefix {prefix!r},' if prefix else ''}", name)
 
 
 def fit_strict(model: torch.nn.Module, state: dict[str, torch.Tensor], what: str, name: str) -> None:
-    """Load tensors into ``model``; every name and shape must fit."""
+    """Load tensors into ``model``; every name and shape must fit, and every number must be finite."""
     own = model.state_dict()
     missing, extra = sorted(set(own) - set(state)), sorted(set(state) - set(own))
     shapes = [
@@ -169,11 +175,19 @@ def fit_strict(model: torch.nn.Module, state: dict[str, torch.Tensor], what: str
         if k in state and state[k].shape != own[k].shape
     ]
     if missing or extra or shapes:
+        prefix = other_prefix(extra, missing)
+        hint = f" Its keys have the prefix {prefix!r}; only {', '.join(WRAPPERS)} are removed." if prefix else ""
         raise ValueError(
             f"{what} does not fit encoder={name!r}: {len(missing)} keys missing {missing[:3]}, {len(extra)} keys too "
-            f"many {extra[:3]}, {len(shapes)} of other shape {shapes[:3]}. Is the file of another architecture?"
+            f"many {extra[:3]}, {len(shapes)} of other shape {shapes[:3]}.{hint} Is the file of another architecture?"
+        )
+    if odd := [k for k in own if state[k].is_floating_point() != own[k].is_floating_point()]:
+        raise ValueError(
+            f"{what} does not fit encoder={name!r}: {odd[0]!r} holds {state[odd[0]].dtype}, expected "
+            f"{own[odd[0]].dtype}. Quantised weights are not read; pass those of full precision."
         )
     model.load_state_dict(state)
+    check_finite(model.state_dict(), what)
 
 
 def _identity(model: torch.nn.Module) -> str:

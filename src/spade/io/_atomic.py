@@ -1,7 +1,8 @@
 """Replace a directory in one step: a kill at any moment leaves the old directory or the new one.
 
-The new directory is completed beside the target, as ``.{name}.spade-{pid}@{host}-{random}``, and then exchanged with
-it. The next call removes what a killed call left behind.
+The new directory is completed beside the target, as ``.{name}.spade-new-{random}``, and then exchanged with it. Writers
+of one target wait for each other at the lock ``.{name}.spade-lock``. Who holds it knows that all unfinished directories
+are of killed writers, and removes them.
 """
 
 from __future__ import annotations
@@ -9,40 +10,83 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
+import re
 import secrets
 import shutil
-import socket
+import stat
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
+
+from spade.core.locks import locked
 
 #: Errors of the atomic exchange (and of hard links) which say that the system or file system cannot do it.
 UNSUPPORTED = {errno.ENOSYS, errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EPERM, errno.EXDEV, errno.EMLINK}
+#: Errors of a disk, quota or file size that is used up, and of what may not be written.
+FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+READ_ONLY = {errno.EACCES, errno.EPERM, errno.EROFS}
 RENAME_EXCHANGE = 2
 AT_FDCWD = -100
+WRITE_BITS = stat.S_IWUSR | stat.S_IWGRP | stat.S_IWOTH
+#: Names of unfinished directories behind ``.{name}.spade-``; earlier versions had a process id and a host in them.
+UNFINISHED = re.compile(r"new-[0-9a-f]{8}|\d+@[\w.-]+-[0-9a-f]+")
+
+
+def check_writable(path: Path) -> None:
+    """Raise if what is at ``path``, or would be, cannot be replaced; nothing is written."""
+    folder = path.parent
+    if not folder.is_dir():
+        raise FileNotFoundError(f"{str(path)!r} cannot be written: there is no folder {str(folder)!r} (any more).")
+    for place in (folder, path):
+        if place.exists() and not (os.access(place, os.W_OK) and place.stat().st_mode & WRITE_BITS):
+            raise _read_only(path, f"{str(place)!r} may not be written")
+
+
+def _read_only(path: Path, reason: str) -> PermissionError:
+    return PermissionError(
+        f"{str(path)!r} is read-only: {reason}. Copy it to a folder that you may write, or pass the object instead of "
+        "its path and save it elsewhere with sp.io.write."
+    )
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[None]:
+    """Keep other writers of ``path`` out, from before it is read until it is replaced, and clean up after killed ones.
+
+    Raises
+    ------
+    FileNotFoundError, PermissionError
+        The folder of ``path`` is not there, or is read-only.
+    """
+    check_writable(path)
+    with ExitStack() as stack:
+        try:
+            alone = stack.enter_context(locked(path.with_name(f".{path.name}.spade-lock")))
+        except OSError as error:
+            raise _explained(error, path) from error
+        if alone:
+            recover(path)
+        yield
 
 
 def recover(path: Path) -> None:
-    """Clean up after a killed call: put the old directory back, and remove unfinished ones of dead processes."""
+    """Clean up after killed calls, as the holder of the lock: put the old directory back, remove unfinished ones."""
     old = _old(path)
     if old.is_dir():
         if path.exists():
             shutil.rmtree(old, ignore_errors=True)
         else:
             old.rename(path)
-    if not path.parent.is_dir():
-        return
-    prefix, host = f".{path.name}.spade-", f"@{socket.gethostname()}"
+    prefix = f".{path.name}.spade-"
     for entry in path.parent.iterdir():
-        if entry.name.startswith(prefix) and host in entry.name:
-            pid = entry.name.removeprefix(prefix).split("@", 1)[0]
-            if pid.isdigit() and not _alive(int(pid)):
-                shutil.rmtree(entry, ignore_errors=True)
+        if entry.name.startswith(prefix) and UNFINISHED.fullmatch(entry.name.removeprefix(prefix)):
+            shutil.rmtree(entry, ignore_errors=True)
 
 
 def publish(build: Callable[[Path], None], path: Path) -> None:
-    """Let ``build`` make a directory, then put it at ``path`` in one step."""
-    new = path.with_name(f".{path.name}.spade-{os.getpid()}@{socket.gethostname()}-{secrets.token_hex(4)}")
+    """Let ``build`` make a directory, then put it at ``path`` in one step; the caller is :func:`replacing` it."""
+    new = path.with_name(f".{path.name}.spade-new-{secrets.token_hex(4)}")
     try:
         build(new)
         _flush(new)
@@ -51,8 +95,28 @@ def publish(build: Callable[[Path], None], path: Path) -> None:
         else:
             new.rename(path)
         _flush(path.parent)
+    except OSError as error:
+        raise _explained(error, path) from error
     finally:
         shutil.rmtree(new, ignore_errors=True)  # after the exchange, this is the old directory
+
+
+def _explained(error: OSError, path: Path) -> OSError:
+    """Return an error of the system with what it means for ``path``."""
+    if not path.parent.is_dir():
+        return FileNotFoundError(
+            f"{str(path)!r} cannot be written: its folder {str(path.parent)!r} is not there (any more)."
+        )
+    left = "What was there before is unchanged." if path.exists() else "Nothing was left behind."
+    if error.errno in FULL:
+        return OSError(
+            error.errno,
+            f"the disk, quota or largest file size is used up ({error}). {left} Make room and run again",
+            str(path),
+        )
+    if error.errno in READ_ONLY:
+        return _read_only(path, f"{error}")
+    return error
 
 
 def _exchange(new: Path, path: Path) -> None:
@@ -100,15 +164,3 @@ def _flush(path: Path) -> None:
 
 def _old(path: Path) -> Path:
     return path.with_name(f".{path.name}.spade-old")
-
-
-def _alive(pid: int) -> bool:
-    if sys.platform == "win32":  # there is no harmless way to ask, so keep what may be in use
-        return True
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True

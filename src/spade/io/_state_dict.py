@@ -2,17 +2,30 @@
 
 from __future__ import annotations
 
+import logging
+import re
 import struct
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+from numpy.typing import NDArray
+
+from spade._checks import plural, shorten
 from spade.io._bytes import check_file
 
 if TYPE_CHECKING:
     import torch
 
+logger = logging.getLogger("spade")
 TORCH_SUFFIXES = (".pth", ".pt", ".bin")
+#: Entries of a training's file that hold the weights; of several, the first is taken.
+CONTAINERS = ("model", "state_dict", "teacher", "student")
+#: Names that wrappers put before every key, in any order and number.
+WRAPPERS = ("module", "_orig_mod", "model", "backbone", "teacher", "student")
+WRAPPED = re.compile(rf"(?:(?:{'|'.join(WRAPPERS)})\.)+")
 #: Errors of ``torch.load`` on files that are cut off or not torch files, besides ``UnpicklingError``.
 DAMAGED = (
     AssertionError,
@@ -28,7 +41,10 @@ DAMAGED = (
 
 
 def read_state(path: Path) -> dict[str, torch.Tensor]:
-    """Read a state dict, which may be stored under ``"model"`` or ``"state_dict"``."""
+    """Read a state dict, bare or under the first of :data:`CONTAINERS` that the file has, nested ones as well.
+
+    Where several would do, as ``teacher`` and ``student`` of a self-distillation, the log says which was taken.
+    """
     import torch
     from safetensors import SafetensorError
     from safetensors.torch import load_file
@@ -52,17 +68,87 @@ def read_state(path: Path) -> dict[str, torch.Tensor]:
         raise ValueError(
             f"weights={str(path)!r} cannot be read ({type(error).__name__}: {reason(error)}); was the file cut off?"
         ) from error
-    for key in ("model", "state_dict"):
-        if isinstance(state, dict) and isinstance(state.get(key), dict):
-            state = state[key]
+    while containers := [key for key in CONTAINERS if isinstance(state, dict) and isinstance(state.get(key), dict)]:
+        if len(containers) > 1:
+            logger.info("weights=%r holds %s; %r is read", str(path), shorten(containers), containers[0])
+        state = state[containers[0]]
     tensors: dict[str, torch.Tensor] = state if isinstance(state, dict) else {}
     plain = all(isinstance(name, str) and isinstance(value, torch.Tensor) for name, value in tensors.items())
     if tensors is not state or not plain:
         raise ValueError(
             f"weights={str(path)!r} holds {type(state).__name__}, not a state dict of tensors by name, neither bare "
-            "nor under 'model' or 'state_dict'."
+            f"nor under {', '.join(map(repr, CONTAINERS[:-1]))} or {CONTAINERS[-1]!r}."
         )
     return tensors
+
+
+def keys_fitting(
+    state: dict[str, torch.Tensor], wanted: Iterable[str], what: str
+) -> tuple[dict[str, torch.Tensor], str]:
+    """Return the tensors of a network under its own names, and the prefix that they had in the file.
+
+    The rule, for all files of weights: if the keys are not those of the network, one prefix is removed that is made of
+    :data:`WRAPPERS` (such as ``"module."`` or ``"teacher.backbone."``), the shortest under which all keys of the
+    network are found; if there is none, the one under which most are found, and the caller says what is missing. Keys
+    without this prefix belong to something else and are left out, which the log says. Where there is a teacher, its
+    student is never read.
+
+    Parameters
+    ----------
+    state
+        Tensors by name.
+    wanted
+        Keys that the network needs, or some of them.
+    what
+        How the log calls the file.
+    """
+    needed = set(wanted)
+    heads = {head.group() for head in map(WRAPPED.match, state) if head}
+    parts = {
+        "".join(f"{part}." for part in head.split(".")[:n]) for head in heads for n in range(1, head.count(".") + 1)
+    }
+    prefixes = sorted({"", *parts}, key=lambda prefix: (prefix.count("."), prefix))
+    if any("teacher." in prefix for prefix in prefixes):
+        prefixes = [prefix for prefix in prefixes if "student." not in prefix]
+    best = max(prefixes, key=lambda prefix: sum(f"{prefix}{key}" in state for key in needed))
+    if not best:
+        return state, best
+    others = [key for key in state if not key.startswith(best)]
+    logger.info("%s: keys are read without the prefix %r; left out: %s", what, best, shorten(others) or "none")
+    return {key.removeprefix(best): value for key, value in state.items() if key.startswith(best)}, best
+
+
+def other_prefix(state: Iterable[str], wanted: Iterable[str]) -> str | None:
+    """Return what stands before the keys of a network, if no rule removes it; None if they are not among the keys."""
+    needed = set(wanted)
+    for key in state:
+        parts = key.split(".")
+        for n in range(1, len(parts)):
+            if ".".join(parts[n:]) in needed:
+                return "".join(f"{part}." for part in parts[:n])
+    return None
+
+
+def check_finite(arrays: Mapping[str, torch.Tensor | NDArray[Any]], what: str) -> None:
+    """Raise if any array of numbers holds NaN or infinity, with the name of the first."""
+    bad = {name: n for name, array in arrays.items() if (n := _n_not_finite(array))}
+    if bad:
+        name, n = next(iter(bad.items()))
+        raise ValueError(
+            f"{what}: {len(bad)} of {plural(len(arrays), 'tensor')} hold NaN or infinite values, such as {name!r} in "
+            f"{n} of {int(np.prod(arrays[name].shape))}. The weights are damaged, or their training diverged; use "
+            "others."
+        )
+
+
+def _n_not_finite(array: torch.Tensor | NDArray[Any]) -> int:
+    """Return how many numbers are NaN or infinite."""
+    if isinstance(array, np.ndarray):
+        return int((~np.isfinite(array)).sum()) if array.dtype.kind in "fc" else 0
+    plain = array.detach()
+    if plain.is_complex() or not plain.is_floating_point():
+        return 0
+    return int((~(plain if plain.element_size() > 1 else plain.float()).isfinite()).sum())
 
 
 def reason(error: BaseException) -> str:

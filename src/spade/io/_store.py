@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import os
+import secrets
 import shutil
 import warnings
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from spade._keys import REVISION
 from spade.core.checks import check_flag
-from spade.io._atomic import UNSUPPORTED, publish, recover
+from spade.core.files import digest
+from spade.io._atomic import UNSUPPORTED, publish, replacing
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -25,7 +29,9 @@ def write(sdata: SpatialData, path: str | Path, *, overwrite: bool = True) -> No
     """Save ``sdata`` as a zarr store at ``path``; a kill at any moment leaves the old store or the new one.
 
     ``path`` may be the store that ``sdata`` is read lazily from. Afterwards ``sdata.path`` is ``path``, and elements
-    that were read from there are read from the new store. Read other objects that use the old store again.
+    that were read from there are read from the new store. Read other objects that use the old store again: saving
+    one of them there as well is an error, as what was written in between would be lost. Every saving renews
+    ``attrs["spade_revision"]``, by which this is noticed. Of two calls for one ``path``, one waits for the other.
 
     Parameters
     ----------
@@ -41,7 +47,12 @@ def write(sdata: SpatialData, path: str | Path, *, overwrite: bool = True) -> No
     FileExistsError
         If something exists at ``path`` that may not be replaced.
     ValueError
-        If the name of an element or key cannot be stored, or ``path`` lies within another store.
+        If the name of an element or key cannot be stored, ``path`` lies within another store, or the store at ``path``
+        was changed after ``sdata`` was read from it.
+    PermissionError
+        If ``path`` is read-only.
+    OSError
+        If the disk is full; what was at ``path`` is unchanged.
 
     Notes
     -----
@@ -55,23 +66,12 @@ def write(sdata: SpatialData, path: str | Path, *, overwrite: bool = True) -> No
     >>> from spatialdata import SpatialData, read_zarr
     >>> path = tempfile.mkdtemp() + "/sample.zarr"
     >>> sp.io.write(SpatialData(attrs={"note": "kept"}), path)
-    >>> read_zarr(path).attrs
-    {'note': 'kept'}
+    >>> read_zarr(path).attrs["note"]
+    'kept'
     """
     overwrite = check_flag("overwrite", overwrite)
     path = Path(path)
     real = path.resolve()
-    recover(real)
-    if real.exists():
-        if not is_store(real):
-            raise FileExistsError(
-                f"path={str(path)!r} exists and is not a zarr store, so it is not overwritten. Choose another path, or "
-                "remove it."
-            )
-        if not overwrite:
-            raise FileExistsError(
-                f"path={str(path)!r} exists. Pass overwrite=True to replace it, or choose another path."
-            )
     inside = next((parent for parent in reversed(real.parents) if is_store(parent)), None)
     if inside is not None:
         raise ValueError(f"path={str(path)!r} lies within the zarr store {str(inside)!r}. Choose a path outside of it.")
@@ -82,16 +82,87 @@ def write(sdata: SpatialData, path: str | Path, *, overwrite: bool = True) -> No
             sdata.write(new, update_sdata_path=False, consolidate_metadata=False)
         _consolidate(new)
 
-    backed = _read_from(sdata, real)
-    publish(build, real)
-    sdata.path = path
-    _reopen(sdata, real, backed)
+    with replacing(real):
+        _check_replaceable(path, real, overwrite=overwrite)
+        _check_unchanged(sdata, path, real)
+        backed = _read_from(sdata, real)
+        with _new_revision(sdata):
+            publish(build, real)
+        sdata.path = path
+        _reopen(sdata, real, backed)
+
+
+def _check_replaceable(path: Path, real: Path, *, overwrite: bool) -> None:
+    """Raise if something is at ``path`` that may not be replaced."""
+    if real.exists() and not is_store(real):
+        raise FileExistsError(
+            f"path={str(path)!r} exists and is not a zarr store, so it is not overwritten. Choose another path, or "
+            "remove it."
+        )
+    if real.exists() and not overwrite:
+        raise FileExistsError(f"path={str(path)!r} exists. Pass overwrite=True to replace it, or choose another path.")
+
+
+def _check_unchanged(sdata: SpatialData, path: Path, real: Path) -> None:
+    """Raise if ``sdata`` was read from a store that has been saved since, and would undo what was saved."""
+    if sdata.path is None or Path(sdata.path).resolve() != real or not is_store(real):
+        return
+    known, there = sdata.attrs.get(REVISION), _revision(real)
+    if known != there:
+        raise ValueError(
+            f"path={str(path)!r}: the store was saved by someone else after this object was read from it (it has "
+            f"revision {there}, the object has {known}), and what was saved would be lost. Read it again with "
+            "spatialdata.read_zarr and repeat the last steps, or save the object to another path. To replace the store "
+            "all the same, set sdata.path = None before."
+        )
+
+
+def _revision(path: Path) -> str | None:
+    """Return the revision of a store; None if this package never saved it."""
+    try:
+        attrs: object = json.loads((path / "zarr.json").read_text()).get("attributes")
+    except FileNotFoundError:  # zarr format 2
+        file = path / ".zattrs"
+        attrs = json.loads(file.read_text()) if file.is_file() else None
+    return attrs.get(REVISION) if isinstance(attrs, dict) else None
+
+
+@contextmanager
+def _new_revision(sdata: SpatialData) -> Iterator[None]:
+    """Give ``sdata`` a new revision, and the old one again if saving fails."""
+    before = sdata.attrs.get(REVISION)
+    sdata.attrs[REVISION] = secrets.token_hex(8)
+    try:
+        yield
+    except BaseException:
+        if before is None:
+            del sdata.attrs[REVISION]
+        else:
+            sdata.attrs[REVISION] = before
+        raise
+
+
+def stamp(path: Path, names: Iterable[str]) -> str:
+    """Return what changes when anybody writes the root or one of the elements ``names`` of a store."""
+    files = [path / "zarr.json"]
+    files += [Path(folder) / file for name in names for folder, _, found in os.walk(path / name) for file in found]
+    facts = [(str(file), *_times(file)) for file in sorted(files) if file.name in METADATA]
+    return digest(json.dumps(facts))
+
+
+def _times(file: Path) -> tuple[int, int, int]:
+    try:
+        status = file.stat()
+    except FileNotFoundError:
+        return 0, 0, 0
+    return status.st_ino, status.st_size, status.st_mtime_ns
 
 
 def replace_elements(sdata: SpatialData, path: str | Path, names: Iterable[str]) -> None:
     """Write elements of ``sdata`` into the store at ``path``, as safely as :func:`write`, and keep all others.
 
-    Files of the other elements are hard-linked, not copied. The ``attrs`` of ``sdata`` are written too.
+    Files of the other elements are hard-linked, not copied. The ``attrs`` of ``sdata`` are written too, with a new
+    revision. A store that was saved after ``sdata`` was read from it is an error.
 
     Parameters
     ----------
@@ -106,10 +177,15 @@ def replace_elements(sdata: SpatialData, path: str | Path, names: Iterable[str])
     names = list(names)
     path = Path(path)
     real = path.resolve()
-    recover(real)
+    with replacing(real):
+        _replace_elements(sdata, path, real, names)
+
+
+def _replace_elements(sdata: SpatialData, path: Path, real: Path, names: list[str]) -> None:
+    """Replace elements, while nobody else does."""
     if not is_store(real):
         raise FileNotFoundError(
-            f"path={str(path)!r} is not a zarr store. Save the whole object first, with spade.io.write."
+            f"path={str(path)!r} is not a zarr store (any more). Save the whole object first, with spade.io.write."
         )
     if not (real / "zarr.json").is_file():
         raise ValueError(
@@ -119,6 +195,7 @@ def replace_elements(sdata: SpatialData, path: str | Path, names: Iterable[str])
     missing = [name for name in names if name not in elements]
     if missing:
         raise KeyError(f"names: {missing} are not in the object; there are {elements}.")
+    _check_unchanged(sdata, path, real)
 
     def build(new: Path) -> None:
         _link_tree(real, new, leave_out=set(names))
@@ -131,7 +208,8 @@ def replace_elements(sdata: SpatialData, path: str | Path, names: Iterable[str])
         _consolidate(new)
 
     backed = [(kind, name) for kind, name in _read_from(sdata, real) if f"{kind}/{name}" in names]
-    publish(build, real)
+    with _new_revision(sdata):
+        publish(build, real)
     _reopen(sdata, real, backed)
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import shutil
 from collections.abc import Mapping
 from dataclasses import fields
 from os import PathLike
@@ -16,7 +18,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from spade.core.files import digest
-from spade.io._atomic import publish, recover
+from spade.io._atomic import publish, replacing
+from spade.io._state_dict import check_finite
+from spade.models._checksums import check_checksums, write_checksums
 from spade.models._config import SealConfig, SpadeConfig, settings_of
 from spade.models._genes import GenePanel
 
@@ -108,35 +112,47 @@ def write_folder(
     card: str,
 ) -> None:
     """Write the directory of a kind of model; an earlier model is replaced in one step, anything else is refused."""
+    check_finite(arrays, f"path={str(path)!r}: the model is not saved")
     target = path.resolve()
-    recover(target)
-    if target.exists():
-        try:
-            _read_description(target, kind)
-        except (FileNotFoundError, NotADirectoryError, ValueError) as error:
-            raise FileExistsError(
-                f"path={str(path)!r} exists and is not a model ({error}), so it is not replaced. Choose another path."
-            ) from error
+    target.parent.mkdir(parents=True, exist_ok=True)
 
     def build(folder: Path) -> None:
-        folder.mkdir(parents=True)
+        folder.mkdir()
         stamped = {"format": FORMAT, "model": kind, **description}
         (folder / CONFIG).write_text(json.dumps(stamped, indent=1) + "\n")
         # ascontiguousarray turns a number into an array of length 1
         whole = {name: np.ascontiguousarray(array).reshape(array.shape) for name, array in arrays.items()}
-        save_file(whole, folder / ARRAYS)
+        try:
+            save_file(whole, folder / ARRAYS)
+        except SafetensorError as error:  # it hides the number of the system's error
+            full = "os error 28" in str(error) or "os error 27" in str(error)
+            raise OSError(errno.ENOSPC if full else errno.EIO, str(error), str(folder / ARRAYS)) from error
+        shutil.copymode(folder / CONFIG, folder / ARRAYS)  # safetensors lets nobody else read it, whatever the umask
         if genes is not None:
             genes.save(folder / GENES)
         (folder / CARD).write_text(card)
+        write_checksums(folder)
 
-    publish(build, target)
+    with replacing(target):
+        if target.exists():
+            try:
+                _read_description(target, kind)
+            except (FileNotFoundError, NotADirectoryError, ValueError) as error:
+                raise FileExistsError(
+                    f"path={str(path)!r} exists and is not a model ({error}), so it is not replaced. Choose another "
+                    "path."
+                ) from error
+        publish(build, target)
 
 
 def read_folder(path: Path, kind: str) -> tuple[Any, dict[str, NDArray[Any]], GenePanel | None]:
     """Read what :func:`write_folder` wrote: the description of this kind, the arrays and the gene panel."""
     description = _read_description(path, kind)
     genes = GenePanel.load(path / GENES) if (path / GENES).exists() else None
-    return description, _read_arrays(path / ARRAYS), genes
+    arrays = _read_arrays(path / ARRAYS)
+    check_checksums(path, (CONFIG, ARRAYS, GENES, CARD))
+    check_finite(arrays, str(path / ARRAYS))
+    return description, arrays, genes
 
 
 def read_config(cls: type[Config], stored: Mapping[str, Any]) -> Config:

@@ -15,7 +15,7 @@ from spade.core.arrays import Rows
 from spade.core.experts.heads import Experts
 from spade.core.experts.routing import Routing
 from spade.io._bytes import check_file
-from spade.io._state_dict import TORCH_SUFFIXES, read_state
+from spade.io._state_dict import TORCH_SUFFIXES, check_finite, keys_fitting, read_state
 from spade.models._config import SpadeConfig
 from spade.models._spade import SpadeModel
 
@@ -59,8 +59,8 @@ def read_published_spade(
     FileNotFoundError
         If the folder, or the file of an expert, is missing.
     ValueError
-        If an expert has several files, a file holds anything but tensors (nothing in it is ever executed), or keys or
-        shapes do not fit.
+        If an expert has several files, a file holds anything but finite tensors (nothing in it is ever executed), or
+        keys or shapes do not fit.
 
     Examples
     --------
@@ -155,9 +155,9 @@ def _files(folder: Path, n_experts: int) -> list[Path]:
 
 def _read_expert(path: Path, width: int) -> dict[str, torch.Tensor]:
     """Read the weights of one expert, whose names, dimensions and input width must fit."""
-    state = read_state(path)
     with torch.device("meta"):
         wanted = {name: value.ndim - 1 for name, value in Experts(1, 1, 1, 1).state_dict().items()}
+    state, _ = keys_fitting(read_state(path), wanted, str(path))
     if set(state) != set(wanted):
         raise ValueError(
             f"{path}: keys {sorted(set(wanted) - set(state))} are missing and {sorted(set(state) - set(wanted))} are "
@@ -169,4 +169,5 @@ def _read_expert(path: Path, width: int) -> dict[str, torch.Tensor]:
         raise ValueError(f"{path}: {odd} are not floating-point arrays of the expected dimensions.")
     if (n_features := state["image_projection.projection.weight"].shape[1]) != width:
         raise ValueError(f"{path} reads {n_features} image features, but the centroids have {width}.")
+    check_finite(state, str(path))
     return state

@@ -18,7 +18,7 @@ from spade.core.vision.lora import adapters, blocks_of
 from spade.core.vision.towers import PixelTower
 from spade.encoders import EncoderSpec
 from spade.encoders._spec import spec_of
-from spade.io._state_dict import read_state
+from spade.io._state_dict import check_finite, keys_fitting, read_state
 from spade.models._config import SealConfig
 from spade.models._genes import GenePanel
 from spade.models._seal import SealModel
@@ -26,7 +26,7 @@ from spade.models._towers import adapt_tower, base_state
 
 #: Side of the patches it was trained on, in µm: 224 px at 0.5 µm/px.
 PATCH_UM = 112.0
-WRAPPED, ENCODER, DOWN = "module.", "encoder.base_model.model.", ".lora_A.default.weight"
+ENCODER, DOWN = "encoder.base_model.model.", ".lora_A.default.weight"
 #: Names of layers in the files and in this package. Numbers differ where dropout counts as a layer.
 HEAD = {"decoder.decoder.0": "image_to_gene.0", "decoder.decoder.3": "image_to_gene.2"}
 OMICS = {
@@ -86,8 +86,9 @@ def read_published_seal(
     FileNotFoundError
         If a file is missing.
     ValueError
-        If ``genes`` is missing or not as long as the input of the expression tower, a file holds anything but tensors
-        (nothing in it is ever executed), keys or shapes do not fit, or other blocks than the last ones have adapters.
+        If ``genes`` is missing or not as long as the input of the expression tower, a file holds anything but finite
+        tensors (nothing in it is ever executed), keys or shapes do not fit, or other blocks than the
+        last ones have adapters.
 
     Examples
     --------
@@ -104,9 +105,9 @@ def read_published_seal(
             f"of {', '.join(repr(name) for name, known in encoders.available().items() if known.architecture)}."
         )
     config = SealConfig(alpha=alpha, encoder=spec.name, weights=vision.name, patch_um=PATCH_UM)
-    expression = _read(omics)
+    expression = _read(omics, next(iter(OMICS)))
     panel = _panel(genes, expression, omics)
-    image = _read(vision)
+    image = _read(vision, next(iter(HEAD)))
     head = {name: value for name, value in image.items() if not name.startswith(ENCODER)}
     image = {name.removeprefix(ENCODER): value for name, value in image.items() if name.startswith(ENCODER)}
     tower, config, input_px = _tower(vision, image, spec, config)
@@ -122,14 +123,13 @@ def read_published_seal(
     return SealModel(net, config=config, genes=panel, spec=spec, input_px=input_px, facts=facts, device=device)
 
 
-def _read(path: Path) -> dict[str, Tensor]:
-    """Read floating-point arrays by name, without the prefix that a wrapped module adds."""
-    state = read_state(path)
-    if state and all(name.startswith(WRAPPED) for name in state):
-        state = {name.removeprefix(WRAPPED): value for name, value in state.items()}
+def _read(path: Path, first: str) -> dict[str, Tensor]:
+    """Read finite floating-point arrays by name, without the prefix of a wrapped module before the ``first`` layer."""
+    state, _ = keys_fitting(read_state(path), [f"{first}.weight"], str(path))
     odd = [name for name, value in state.items() if not (value.is_floating_point() or name.endswith(COUNT))]
     if odd:
         raise ValueError(f"{path}: {len(odd)} arrays do not hold floating-point numbers, such as {_some(odd)}.")
+    check_finite(state, str(path))
     return state
 
 

@@ -29,3 +29,20 @@ def blocks(x: Matrix | NDArray[np.uint8], size: int) -> Iterator[tuple[slice, ND
         rows = slice(start, min(start + size, x.shape[0]))
         part: Any = x[rows]
         yield rows, np.ascontiguousarray(part.toarray() if issparse(part) else part, dtype=kind)
+
+
+def check_output(out: NDArray[np.floating], model: object, *inputs: NDArray[Any]) -> NDArray[np.floating]:
+    """Return what a model made of rows, or raise if a row is not finite although its inputs are.
+
+    NaN says that a row has no input, never that a model failed.
+    """
+    bad = ~np.isfinite(out).all(1)
+    for values in inputs:
+        if bad.any() and values.dtype.kind == "f":
+            bad &= np.isfinite(values).all(1)
+    if bad.any():
+        raise ValueError(
+            f"the output of {int(bad.sum())} of {len(out)} rows is NaN or infinite, although their input is not. Are "
+            f"the features or the expression far larger than in training? {model!r}"
+        )
+    return out

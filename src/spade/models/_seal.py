@@ -41,7 +41,7 @@ from spade.models._files import (
     write_folder,
 )
 from spade.models._genes import GenePanel
-from spade.models._rows import Matrix, blocks, check_rows
+from spade.models._rows import Matrix, blocks, check_output, check_rows
 from spade.models._towers import base_state, feature_tower, tuned_tower
 
 #: Patches, and rows of features or expression, that are encoded at a time.
@@ -360,5 +360,6 @@ class SealModel:
         """Apply a module to rows, some at a time."""
         out = np.empty((x.shape[0], width), dtype=np.float32)
         for rows, block in blocks(x, size):
-            out[rows] = call(torch.from_numpy(block).to(self.device)).float().cpu().numpy()
+            made = call(torch.from_numpy(block).to(self.device)).float().cpu().numpy()
+            out[rows] = check_output(made, self, block)
         return out

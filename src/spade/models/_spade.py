@@ -37,7 +37,7 @@ from spade.models._files import (
     write_folder,
 )
 from spade.models._genes import GenePanel
-from spade.models._rows import blocks, check_rows
+from spade.models._rows import blocks, check_output, check_rows
 
 #: Rows that are encoded at a time.
 BATCH = 4_096
@@ -226,7 +226,8 @@ class SpadeModel:
         out = np.empty((x.shape[0], self.dim * (1 if mix == "mean" else self.n_experts)), dtype=np.float32)
         for rows, block in blocks(x, BATCH):
             w = torch.from_numpy(weights[rows].astype(np.float32))
-            out[rows] = mix_experts(head, torch.from_numpy(block), w, mix).numpy()
+            mixed = mix_experts(head, torch.from_numpy(block), w, mix).numpy()
+            out[rows] = check_output(mixed, self, block, weights[rows])
         return out
 
     def _check_weights(self, weights: ArrayLike, n: int) -> Floats:

@@ -18,6 +18,7 @@ from spade.core.device import PRECISIONS
 from spade.core.errors import warn
 from spade.core.rng import as_seed
 from spade.encoders import Encoder
+from spade.encoders._output import check_encoder
 
 logger = logging.getLogger("spade")
 
@@ -78,8 +79,11 @@ def encode_patches(
     ------
     KeyError
         Patches, image or table that is not there.
+    TypeError
+        An encoder without ``encode``, ``name``, ``id``, ``dim`` or ``input_px``, or one that returns no real numbers.
     ValueError
-        Unknown encoder, or weights that do not fit it.
+        Unknown encoder, weights that do not fit it or hold NaN or infinite values, or an encoder that returns anything
+        but finite features ``(n, dim)``. NaN stands for spots without a valid patch and nothing else.
     RuntimeError
         Published weights that cannot be downloaded.
 
@@ -100,7 +104,7 @@ def encode_patches(
         _keys.check_key(key_added)
     ready = _ready(encoder, weights, device=device, precision=precision, seed=seed)
     key = _keys.features(ready.name) if key_added is None else key_added
-    for sample in iter_samples(samples, table_key=table_key):
+    for sample in iter_samples(samples, table_key=table_key, writes=True):
         _encode_sample(sample, ready, patches_key, batch_size, key)
 
 
@@ -118,15 +122,12 @@ def _ready(
     if isinstance(encoder, str):
         name = check_text("encoder", encoder)
         return encoders.get(name, weights=weights, device=device, precision=precision, rng=seed)
-    if not callable(getattr(encoder, "encode", None)):
-        raise TypeError(
-            f"encoder={encoder!r}: expected the name of an encoder, an encoder from sp.encoders.get, or a SealModel."
-        )
+    ready = check_encoder(encoder)
     if weights is not None:
         raise ValueError(
             f"weights={weights!r}: the encoder already has weights; pass these to sp.encoders.get instead."
         )
-    return encoder  # type: ignore[return-value]
+    return ready
 
 
 def _encode_sample(sample: Sample, encoder: Encoder, patches_key: str, batch_size: int, key: str) -> None:

@@ -150,7 +150,7 @@ def patches(
     30
     """
     settings = PatchSettings(size_um, size_px, image_key, mpp, shapes_key, key_added)
-    samples = as_list(samples)
+    samples = as_list(samples, writes=True)
 
     def add_table(sdata: SpatialData) -> None:
         add_empty_table(sdata, _only_shapes(sdata, shapes_key))
@@ -165,7 +165,7 @@ def patches(
                     f"{argument}= names {shorten(unknown)}, which no table has as a region; regions: "
                     f"{shorten(sorted(regions))}."
                 )
-    for sample in iter_samples(samples, table_key=table_key, add_table=add_table):
+    for sample in iter_samples(samples, table_key=table_key, add_table=add_table, writes=True):
         _lay_patches(sample, settings)
 
 

@@ -99,7 +99,7 @@ def smooth_expression(
         raise ValueError(f'radius_um={radius_um!r} is not used by method={method!r}; leave it out, or choose "radius".')
     share = check_share("share", share, "(0, 1]")
     _keys.check_key(key_added)
-    for sample in iter_samples(samples, table_key=table_key):
+    for sample in iter_samples(samples, table_key=table_key, writes=True):
         _check_target(sample, key_added)
         counts = read_counts(sample, layer, smoothed=False)
         filled = has_counts(counts)

@@ -81,7 +81,7 @@ def spatial_context(
     if radius_um is not None:
         radius_um = check_positive("radius_um", radius_um, "µm")
     key = _keys.check_key(f"{use_rep}_context" if key_added is None else key_added)
-    for sample in iter_samples(samples, table_key=table_key):
+    for sample in iter_samples(samples, table_key=table_key, writes=True):
         table = sample.table
         table.obsm[key], largest = _context(sample, read_features(sample, use_rep), radius_um, patches_key)
         facts = {"use_rep": use_rep, "radius_um": largest, "patches_key": patches_key}

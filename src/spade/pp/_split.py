@@ -99,7 +99,7 @@ def split(
     if groupby is not None:
         check_text("groupby", groupby)
     blocks = _blocks(block_um, guard_um, patches_key)
-    samples = as_list(samples)
+    samples = as_list(samples, writes=True)
     seed = as_seed(rng)
     generator = numpy_stream(seed, "split")
     if blocks is None:
@@ -108,7 +108,8 @@ def split(
         parts_of_samples = [
             _by_block(sample, blocks, shares, generator) for sample in iter_samples(samples, table_key=table_key)
         ]
-    for sample, parts in zip(iter_samples(samples, table_key=table_key), parts_of_samples, strict=True):
+    opened = iter_samples(samples, table_key=table_key, writes=True)
+    for sample, parts in zip(opened, parts_of_samples, strict=True):
         sample.table.obs[key] = pd.Categorical(parts, categories=[*PARTS, _keys.GUARD])
         _keys.write_provenance(
             sample.table.uns,

@@ -15,6 +15,9 @@ from spade.core.experts.loop import Keep, Run
 from spade.core.experts.parameters import ExpertParameters
 from spade.core.training_state import SECONDS, StateFolder
 
+#: What the file of an expert must say.
+FACTS = ("expert", "step", "total", "best_epoch", "train_loss", "val_loss")
+
 
 class Checkpoints(StateFolder):
     """A folder with one file per expert."""
@@ -50,7 +53,7 @@ class Checkpoints(StateFolder):
         if run.best is not None:
             arrays["best"] = run.best
         facts = {name: getattr(run, name) for name in ("step", "train_loss", "val_loss", "best_epoch")}
-        facts["total"] = float(run.total)
+        facts |= {"expert": run.expert, "total": float(run.total)}
         self.write(self.path(run.expert), facts, arrays)
 
     def restore(self, run: Run) -> dict[str, Tensor]:
@@ -78,6 +81,12 @@ class Checkpoints(StateFolder):
         return torch.from_numpy(state["best"]), facts["train_loss"], facts["val_loss"], facts["best_epoch"]
 
     def _read(self, path: Path, *names: str) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-        """Return the facts of a file, and those of the named arrays that it has."""
+        """Return the facts of the file of an expert, and those of the named arrays that it has."""
         needed = {"values", "first", "second", "dropout", "shuffling"} & set(names)
-        return self.read(path, names, needed, ("step", "total", "best_epoch", "train_loss", "val_loss"))
+        facts, arrays = self.read(path, names, needed, FACTS)
+        if path != self.path(facts["expert"]):
+            raise ValueError(
+                f"{path} holds the state of expert {facts['expert']}; was it renamed or copied? Delete it to train "
+                "this expert from the start."
+            )
+        return facts, arrays

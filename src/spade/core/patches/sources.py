@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import shutil
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -16,7 +17,7 @@ from typing import Protocol
 import numpy as np
 
 from spade.core.arrays import Floats, Rows
-from spade.core.files import write_atomically
+from spade.core.files import digest, write_atomically
 from spade.core.patches.tiles import CACHE_BYTES, ChunkCache, Level, Pixels, chunk_order, on_level, read_patch
 
 
@@ -212,6 +213,33 @@ def write_patches(
 
     write_atomically(path, write)
     return MappedPatches(path)
+
+
+def digest_patches(
+    source: PatchSource, order: Rows | None = None, progress: Callable[[int], None] | None = None, batch: int = 64
+) -> str:
+    """Return a digest of all pixels of all patches, the same wherever they are read from and in whatever order.
+
+    It reads every patch once, which takes as long as writing them into a file, and keeps 32 bytes of each in memory.
+
+    Parameters
+    ----------
+    source
+        The patches.
+    order
+        All rows, in the order in which they are read best; None: as they are.
+    progress, batch
+        As in :func:`write_patches`.
+    """
+    rows = np.arange(len(source)) if order is None else order
+    digests = np.empty((len(source), hashlib.sha256().digest_size), dtype=np.uint8)
+    for start in range(0, len(rows), batch):
+        part = rows[start : start + batch]
+        for row, patch in zip(part.tolist(), source.take(part), strict=True):
+            digests[row] = np.frombuffer(hashlib.sha256(np.ascontiguousarray(patch).data).digest(), dtype=np.uint8)
+        if progress is not None:
+            progress(len(part))
+    return digest(digests)
 
 
 def batches(source: PatchSource, rows: Iterable[Rows], n_workers: int) -> Iterator[Pixels]:

@@ -130,11 +130,11 @@ def select_genes(
         layer=layer,
     )
     key = _keys.gene(_keys.check_key(key_added))
-    samples = as_list(samples)
+    samples = as_list(samples, writes=True)
     common, names, dropped = _common_panel(samples, settings, table_key)
     chosen = _variable_genes(samples, names, common, settings, table_key)
     panel = GenePanel(tuple(sorted(chosen)), n_common=len(common), dropped=tuple(dropped), fold_case=settings.fold_case)
-    for sample in iter_samples(samples, table_key=table_key):
+    for sample in iter_samples(samples, table_key=table_key, writes=True):
         if sample.has_expression:
             _mark_genes(sample, panel, settings, key, kept=sample.name in names)
     logger.info("%d genes of %d common to %d samples; wrote var[%r]", len(panel), len(common), len(names), key)

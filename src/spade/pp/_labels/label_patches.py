@@ -130,7 +130,7 @@ def label_patches(
     if key_added is not None:
         _keys.check_key(key_added)
     _check_columns(columns)
-    samples = as_list(samples)
+    samples = as_list(samples, writes=True)
     table = _as_table(annotations)
     if table is not None:
         if mpp is not None:
@@ -143,7 +143,7 @@ def label_patches(
         written, notes = _from_polygons(samples, annotations, settings, table_key, key_added or "label")
     for note in notes:
         warn(note)
-    for sample, values in zip(iter_samples(samples, table_key=table_key), written, strict=True):
+    for sample, values in zip(iter_samples(samples, table_key=table_key, writes=True), written, strict=True):
         _write(sample, values)
 
 

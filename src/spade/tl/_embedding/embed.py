@@ -132,7 +132,7 @@ def embed(
         batch_size=check_count("batch_size", batch_size),
     ).checked(model, stem)
     panel = None
-    for sample in iter_samples(samples, table_key=table_key):
+    for sample in iter_samples(samples, table_key=table_key, writes=True):
         if sample.has_expression and panel is None:
             panel = _panel_of(model, genes)
         _write(sample, model, stem, _embed_sample(sample, model, panel, settings), settings)

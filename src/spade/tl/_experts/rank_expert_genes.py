@@ -109,27 +109,28 @@ def rank_expert_genes(
     check_text("key", key)
     _keys.check_uns_key(key_added)
     items = as_list(samples)
+    as_list(items, writes=len(items) == 1)
     joined = _join(items, key, layer, table_key, normalized=check_flag("normalized", normalized))
     table = _rank(joined, _large_enough(joined.obs["expert"], min_spots), method)
     if n_genes is not None:
         best = set(table.loc[table["rank"] <= n_genes, "gene"])
         table = table[table["gene"].isin(best)].reset_index(drop=True)
     if len(items) == 1:
-        (sample,) = iter_samples(items, table_key=table_key)
-        sample.table.uns[key_added] = table.copy()
-        _keys.write_provenance(
-            sample.table.uns,
-            key_added,
-            function="tl.rank_expert_genes",
-            stem=key,
-            method=method,
-            n_genes=n_genes,
-            layer=layer,
-            normalized=normalized,
-            min_spots=min_spots,
-        )
-        sample.save()
-        logger.info("%s: wrote uns[%r]", sample.name, key_added)
+        for sample in iter_samples(items, table_key=table_key, writes=True):
+            sample.table.uns[key_added] = table.copy()
+            _keys.write_provenance(
+                sample.table.uns,
+                key_added,
+                function="tl.rank_expert_genes",
+                stem=key,
+                method=method,
+                n_genes=n_genes,
+                layer=layer,
+                normalized=normalized,
+                min_spots=min_spots,
+            )
+            sample.save()
+            logger.info("%s: wrote uns[%r]", sample.name, key_added)
     return table
 
 

@@ -84,7 +84,7 @@ def routing_scores(
     check_spade(model)
     stem = _keys.check_key(key_added)
     use_rep = features_key(model, use_rep)
-    for sample in iter_samples(samples, table_key=table_key):
+    for sample in iter_samples(samples, table_key=table_key, writes=True):
         features = read_model_features(sample, use_rep, model)
         entropy = routing_entropy(model.route(features))
         distance = model.routing.nearest_distance(features)

@@ -44,10 +44,10 @@ def predict_by_head(
     use_rep = features_key(model, use_rep)
     if use_rep == _keys.predicted(key_added):
         raise ValueError(f"key_added={key_added!r} would replace obsm[{use_rep!r}], which the prediction reads.")
-    listed = as_list(samples)
+    listed = as_list(samples, writes=True)
     for sample in iter_samples(listed, table_key=table_key):  # nothing is written unless all can be predicted
         read_model_features(sample, use_rep, model)
-    opened = iter_samples(listed, table_key=table_key)
+    opened = iter_samples(listed, table_key=table_key, writes=True)
     for sample in tqdm(opened, total=len(listed), desc="predicting", unit="sample"):
         values = model.predict_expression(read_model_features(sample, use_rep, model))[:, columns]
         _write(sample, values, panel, key_added, use_rep=use_rep, model_id=model.id)

@@ -18,6 +18,7 @@ from scipy.sparse import csr_matrix
 from spade._checks import shorten
 from spade.core.spots.blocks import spacing
 from spade.encoders import Encoder
+from spade.encoders._output import encode_batch
 
 GENES = "var_50genes.json"
 #: Names that the datasets of a file with patches may have.
@@ -205,7 +206,7 @@ def _encode(file: h5py.File, source: str, encoder: Encoder, batch_size: int) -> 
         )
     x = np.empty((len(img), encoder.dim), dtype=np.float32)
     for start in range(0, len(img), batch_size):
-        x[start : start + batch_size] = encoder.encode(img[start : start + batch_size], SIDE_UM / side)
+        x[start : start + batch_size] = encode_batch(encoder, img[start : start + batch_size], SIDE_UM / side)
     return _Patches(x, pd.Index(barcodes), points)
 
 

@@ -98,7 +98,7 @@ def annotate(
     named = named_representations(use_rep)
     probe = Probe(classifier, C, n_neighbors)
     seed = as_seed(rng)
-    listed = as_list(samples)
+    listed = as_list(samples, writes=True)
     labelled = _labelled_samples(listed, label_key, table_key)
     colours = _colours(labelled, label_key, table_key)
     rows = read_rows(labelled, label_key, named, scaling=scaling, purpose="the support", table_key=table_key)
@@ -128,7 +128,8 @@ def annotate(
         "scaling": scaling,
         "seed": seed,
     }
-    for sample, probability in zip(iter_samples(listed, table_key=table_key), probabilities, strict=True):
+    opened = iter_samples(listed, table_key=table_key, writes=True)
+    for sample, probability in zip(opened, probabilities, strict=True):
         _write(sample, probability, rows.classes, colours, keys, record)
 
 

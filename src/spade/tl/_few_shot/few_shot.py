@@ -135,6 +135,7 @@ def few_shot(
     _check_split(groupby=groupby, n_support_groups=n_support_groups, block_um=block_um, guard_um=guard_um)
     seed = as_seed(rng)
     listed = as_list(samples)
+    as_list(listed, writes=len(listed) == 1)
     rows = read_rows(
         listed,
         label_key,

@@ -41,7 +41,7 @@ def store_table(
     item: SpatialData | Path, table: pd.DataFrame, key: str, table_key: str | None, **facts: object
 ) -> None:
     """Write a table and its provenance to ``uns[key]`` of one sample."""
-    for sample in iter_samples([item], table_key=table_key):
+    for sample in iter_samples([item], table_key=table_key, writes=True):
         sample.table.uns[key] = table.copy()
         _keys.write_provenance(sample.table.uns, key, **facts)
         sample.save()

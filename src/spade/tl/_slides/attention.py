@@ -114,7 +114,7 @@ def attention(
     key = _keys.check_key(f"{label_key}_attention" if key_added is None else key_added)
     device = resolve_device(device)
     seed = as_seed(rng)
-    items = as_list(samples)
+    items = as_list(samples, writes=True)
     _check_keys_free(items, key, table_key, (label_key, groupby, slide_key))
     slides = read_slides(
         items,
@@ -128,7 +128,7 @@ def attention(
     moments = read_moments(slides.bags, name, slides.labelled)
     fitted = fit_slide_head(slides, name, moments, head, slides.labelled, config=config, device=device, seed=seed)
     rows: list[dict[str, str | float]] = []
-    for number, sample in enumerate(iter_samples(items, table_key=table_key)):
+    for number, sample in enumerate(iter_samples(items, table_key=table_key, writes=True)):
         rows += _write_attention(sample, number, slides, fitted, key)
         _keys.write_provenance(
             sample.table.uns, key, function="tl.attention", label_key=label_key, use_rep=" + ".join(obsm_keys),

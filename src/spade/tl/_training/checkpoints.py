@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -10,10 +12,14 @@ import torch
 
 from spade.core.distributed.ranks import Ranks
 from spade.core.files import digest
+from spade.core.locks import TakenError, locked
 from spade.core.training_state import StateFolder
 from spade.models import SealConfig, SpadeConfig
 from spade.models._config import stored_settings
 from spade.tl._training.data import TrainingData
+
+#: File that the running training has locked.
+LOCK = ".lock"
 
 
 def training_identity(data: TrainingData, config: SpadeConfig | SealConfig, device: str, **more: str) -> dict[str, Any]:
@@ -27,20 +33,38 @@ def training_identity(data: TrainingData, config: SpadeConfig | SealConfig, devi
     }
 
 
+@contextmanager
 def open_state(
     checkpoint_dir: str | PathLike[str] | None, identity: dict[str, Any], ranks: Ranks
-) -> StateFolder | None:
-    """Return the folder that keeps the state of a training; of several processes, one on every machine checks it."""
+) -> Iterator[StateFolder | None]:
+    """Yield the folder that keeps the state of a training, which nobody else uses meanwhile; None if there is none.
+
+    Of several processes, one on every machine checks it.
+    """
     if checkpoint_dir is None:
-        return None
-    folder = Path(checkpoint_dir)
+        yield None
+        return
+    with ExitStack() as stack:
+        yield _claim(Path(checkpoint_dir), identity, ranks, stack)
+
+
+def _claim(folder: Path, identity: dict[str, Any], ranks: Ranks, stack: ExitStack) -> StateFolder:
+    """Check that the folder belongs to this training, and lock it until the stack is closed."""
     for rank, local in enumerate(ranks.gather(ranks.local)):
         if local:
             continue
         error: OSError | ValueError | None = None
         if rank == ranks.rank:  # one after another, as machines may share the folder
             try:
+                if ranks.leads:
+                    folder.mkdir(parents=True, exist_ok=True)
+                    stack.enter_context(locked(folder / LOCK, wait=False))
                 StateFolder(folder, identity)
+            except TakenError:
+                error = ValueError(
+                    f"checkpoint_dir={str(folder)!r} is in use by another training that is running. Wait for its end, "
+                    "or choose another folder."
+                )
             except (OSError, ValueError) as raised:
                 error = raised
         error = ranks.gather(error)[rank]

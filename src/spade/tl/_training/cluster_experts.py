@@ -108,7 +108,7 @@ def cluster_experts(
         split_key=split_key,
         seed=as_seed(rng),
     )
-    samples = as_list(samples)
+    samples = as_list(samples, writes=True)
     _keys.check_key(key_added)
     features, groups, config = _read(samples, config, table_key)
     with tqdm(total=len(np.unique(groups)), desc="clustering", unit="group") as bar:
@@ -124,7 +124,7 @@ def cluster_experts(
         )
     routing = replace(routing, settings=config.of_routing())
     prototypes, experts = ([str(i) for i in range(n)] for n in (routing.n_prototypes, routing.n_experts))
-    for sample in iter_samples(samples, table_key=table_key):
+    for sample in iter_samples(samples, table_key=table_key, writes=True):
         nearest = routing.assign(read_features(sample, use_rep))
         sample.table.obs[_keys.prototype(key_added)] = categorical(np.array([*prototypes, ""])[nearest], prototypes)
         sample.table.obs[_keys.cluster(key_added)] = categorical(

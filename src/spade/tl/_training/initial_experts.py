@@ -58,7 +58,10 @@ def warm_start_experts(
     """Train one expert on all spots, and return it once for every expert; ``scale``: mean and deviation of features."""
 
     def train() -> Experts:
-        state = None if checkpoints is None else Checkpoints(checkpoints.folder / WARM_START, {"of": WARM_START})
+        state = None
+        if checkpoints is not None:
+            identity = {"of": WARM_START, "training": checkpoints.training()}
+            state = Checkpoints(checkpoints.folder / WARM_START, identity)
         shared, _ = train_experts(
             data.images,
             data.expression,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import cache
 from os import PathLike
 from pathlib import Path
 
@@ -16,12 +17,10 @@ from spade._samples.sample import Sample
 from spade.core.arrays import Rows
 from spade.core.distributed.ranks import ALONE, Ranks
 from spade.core.files import digest
-from spade.core.patches.sources import LivePatches, MappedPatches, SectionPatches, write_patches
+from spade.core.locks import locked
+from spade.core.patches.sources import LivePatches, MappedPatches, SectionPatches, digest_patches, write_patches
 from spade.models import SealConfig, SpadeConfig
 from spade.tl._training.data import SampleImages
-
-#: Patches that are compared to tell one cache from another.
-PATCHES_COMPARED = 64
 
 
 class PatchReader:
@@ -72,29 +71,49 @@ class PatchReader:
         return SampleImages(valid, {"patch_um": size_um, "patch_px": self.n_px}, take)
 
     def join(self, parts: list[list[SectionPatches]]) -> tuple[LivePatches | MappedPatches, Callable[[], str]]:
-        """Return all patches, and what computes their digest; a cache of the same patches is used again."""
+        """Return all patches, and what computes their digest; a cache of the same patches is used again.
+
+        The digest is that of all pixels, for which every patch is read once: with ``cache_dir`` always, as nothing else
+        tells that a file is of these images; else when it is asked for, as to go on from a checkpoint.
+        """
         sections = [placed for part in parts for placed in part]
         live = LivePatches(sections, self.n_px)
-        compared = np.unique(np.linspace(0, len(live) - 1, min(PATCHES_COMPARED, len(live))).astype(np.int64))
-        places = [np.append(placed.centres.ravel(), placed.px_per_patch) for placed in sections]
-        identity = digest(np.array([self.n_px]), *places, live.take(compared))
-        if self.cache_dir is None:
-            return live, lambda: identity
-        path = self.cache_dir / f"patches_{identity}.npy"
-        self.ranks.first(lambda: bool(_cache(live, path)))
-        return _cache(live, path), lambda: identity
-
-
-def _cache(live: LivePatches, path: Path) -> MappedPatches:
-    """Write the patches into a file, unless it is there, and map it."""
-    if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tqdm(total=len(live), desc="caching patches", unit="patch") as bar:
-            return write_patches(path, live, lambda n: bar.update(n) and None)
-    patches = MappedPatches(path)
-    if (len(patches), patches.n_px) != (len(live), live.n_px):
-        raise ValueError(
-            f"{path} holds {len(patches)} patches of {patches.n_px} pixels, not {len(live)} of {live.n_px}; was it "
-            "edited? Delete it."
+        places = digest(
+            np.array([self.n_px]), *(np.append(placed.centres.ravel(), placed.px_per_patch) for placed in sections)
         )
-    return patches
+        if self.cache_dir is None:
+            return live, cache(lambda: f"{places} {_digest(live, live.order, 'reading patches')}")
+        folder = self.cache_dir
+        pixels = self.ranks.first(lambda: _write_cache(live, folder, places))
+        return MappedPatches(_file(folder, places, pixels)), lambda: f"{places} {pixels}"
+
+
+def _file(folder: Path, places: str, pixels: str) -> Path:
+    """Return the file of patches that lie at these places and have these pixels."""
+    return folder / f"patches_{places}_{pixels}.npy"
+
+
+def _write_cache(live: LivePatches, folder: Path, places: str) -> str:
+    """Make sure that a file holds these patches, pixel by pixel; return the digest of their pixels.
+
+    A file of them that is there is read once, as are the images; a file that is not what its name says is an error.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with locked(folder / f".patches_{places}.lock"):
+        pixels = _digest(live, live.order, "reading patches")
+        path = _file(folder, places, pixels)
+        if not path.exists():
+            with tqdm(total=len(live), desc="caching patches", unit="patch") as bar:
+                write_patches(path, live, lambda n: bar.update(n) and None)
+        patches = MappedPatches(path)
+        if (len(patches), patches.n_px) != (len(live), live.n_px) or _digest(patches, None, "checking cache") != pixels:
+            raise ValueError(
+                f"{path} does not hold the {len(live)} patches of {live.n_px} pixels that its name says; was it edited "
+                "or cut off, or was an image changed meanwhile? Delete it."
+            )
+    return pixels
+
+
+def _digest(patches: LivePatches | MappedPatches, order: Rows | None, what: str) -> str:
+    with tqdm(total=len(patches), desc=what, unit="patch") as bar:
+        return digest_patches(patches, order, lambda n: bar.update(n) and None)

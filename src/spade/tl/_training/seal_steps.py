@@ -59,8 +59,10 @@ def fit_network(
     """Train the network in place, in this process or several."""
     config, ranks = tuning.config, machine.ranks
     identity = {} if checkpoint_dir is None else seal_identity(tuning.data, config, machine)
-    folder = open_state(checkpoint_dir, identity, ranks)
-    with tqdm(desc="fine-tuning", unit="step", disable=not ranks.leads) as bar:
+    with (
+        open_state(checkpoint_dir, identity, ranks) as folder,
+        tqdm(desc="fine-tuning", unit="step", disable=not ranks.leads) as bar,
+    ):
 
         def progress(done: int, total: int, loss: float) -> None:
             bar.total = total

@@ -88,10 +88,18 @@ def fit_experts(
     checkpoint_dir: str | PathLike[str] | None,
 ) -> tuple[Experts, list[TrainedExpert]]:
     """Train the experts, from ``init`` or a warm start if there is one; their image heads read features as they are."""
+    data = training.data
+    identity = spade_identity(data, training.config, machine) if checkpoint_dir is not None else {}
+    identity |= {"rows": digest(training.expert_of, data.role)}
+    with open_state(checkpoint_dir, identity, machine.ranks) as state:
+        return _fit(training, init, machine, None if state is None else Checkpoints(state.folder, None))
+
+
+def _fit(
+    training: ExpertTraining, init: SpadeModel | None, machine: Machine, checkpoints: Checkpoints | None
+) -> tuple[Experts, list[TrainedExpert]]:
+    """Train the experts from where the checkpoints say."""
     data, config, ranks = training.data, training.config, machine.ranks
-    identity = spade_identity(data, config, machine) if checkpoint_dir is not None else {}
-    state = open_state(checkpoint_dir, identity | {"rows": digest(training.expert_of, data.role)}, ranks)
-    checkpoints = None if state is None else Checkpoints(state.folder, None)
     scale = training.mean, training.deviation
     start = None if init is None else on_scaled_features(init, *scale)
     if config.warm_start:

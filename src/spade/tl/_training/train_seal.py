@@ -148,7 +148,8 @@ def train_seal(
         ``shapes`` key of the patches that :func:`spade.pp.patches` wrote.
     cache_dir
         Folder in which the patches are kept as one memory-mapped file (150 KB per patch of 224 px), which is written
-        once. None: patches are read from the images in every epoch.
+        once. Every call reads all patches from the images and from the file once, to make sure that the file is of
+        these images and as it was written. None: patches are read from the images in every epoch.
     n_workers
         Threads that read patches ahead; 0 turns reading ahead off.
     device
@@ -163,7 +164,8 @@ def train_seal(
     checkpoint_dir
         Folder for the state, which is saved every minute and after every epoch. The same call on the same data goes on
         from there, and ends in the same model (on a CPU, bit for bit); once it has finished, it returns its model. A
-        folder of another training is an error.
+        folder of another training, or of one that is running, is an error. All patches are read once more, to tell
+        whether they are those of the state.
     table_key
         Table; may be left out when there is one.
     rng

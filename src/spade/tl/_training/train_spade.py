@@ -133,7 +133,7 @@ def train_spade(
     checkpoint_dir
         Folder for the state of every expert, which is saved every minute and at the end. The same call on the same data
         goes on from there, after a kill or Ctrl-C as well, and ends in the same model (on a CPU, bit for bit); once it
-        has finished, it returns its model. A folder of another training is an error.
+        has finished, it returns its model. A folder of another training, or of one that is running, is an error.
     table_key
         Table; may be left out when there is one.
     rng
