@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from spade.core.checks import check_count
+from spade.core.checks import brief, check_count
 
 logger = logging.getLogger("spade")
 
@@ -29,7 +29,7 @@ def check_shots(shots: int | Sequence[int]) -> list[int]:
     """Return the different numbers of shots in increasing order; raise unless all are whole numbers of at least 1."""
     counts = [shots] if np.isscalar(shots) or not isinstance(shots, Iterable) else list(shots)
     if not counts:
-        raise ValueError(f"shots={shots!r}: expected at least one whole number.")
+        raise ValueError(f"shots={brief(shots)}: expected at least one whole number.")
     return sorted({check_count("shots", count) for count in counts})
 
 

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from spade import _keys
 from spade._checks import shorten
+from spade._samples.matrices import to_dense
 from spade._samples.open import Samples, iter_samples
 from spade._samples.sample import Sample, check_names
 
@@ -36,7 +37,7 @@ def expert_weights(sample: Sample, key: str) -> NDArray[np.float32]:
             f"{sample.name}: key={key!r}: the routing weights obsm[{name!r}] are not there; weights there: "
             f"{shorten(weights) or 'none'}. Run sp.tl.embed(samples, model)."
         )
-    return np.asarray(sample.table.obsm[name], dtype=np.float32)
+    return to_dense(sample.table.obsm[name], f"{sample.name}: obsm[{name!r}]")
 
 
 def iter_experts(samples: Samples, key: str, table_key: str | None) -> Iterator[tuple[Sample, NDArray[np.object_]]]:

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from spade.core.checks import check_flag
+from spade.core.checks import check_flag, check_path
 from spade.io._atomic import UNSUPPORTED, publish, recover
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ def write(sdata: SpatialData, path: str | Path, *, overwrite: bool = True) -> No
     {'note': 'kept'}
     """
     overwrite = check_flag("overwrite", overwrite)
-    path = Path(path)
+    path = check_path("path", path)
     real = path.resolve()
     recover(real)
     if real.exists():

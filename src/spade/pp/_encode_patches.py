@@ -11,7 +11,7 @@ from spade import _keys, encoders
 from spade._samples.encode import BATCH, encode_rows
 from spade._samples.open import Samples, iter_samples
 from spade._samples.sample import Sample
-from spade.core.checks import check_choice, check_count, check_text
+from spade.core.checks import brief, check_choice, check_count, check_text
 from spade.core.device import PRECISIONS
 from spade.core.rng import as_seed
 from spade.encoders import Encoder
@@ -41,7 +41,7 @@ def encode_patches(
     Parameters
     ----------
     samples
-        A ``SpatialData``, a path to a zarr store, or an iterable of these.
+        A ``SpatialData``, a path to a zarr store, or a list or dict of these.
     encoder
         ``"texture"``: the built-in features that need no weights. Otherwise a name of
         :func:`spade.encoders.available`, any timm architecture, ``"hf-hub:owner/name"``, an encoder from
@@ -111,13 +111,14 @@ def _ready(
 ) -> Encoder:
     """Return an encoder that is ready to run."""
     if weights is not None and (not isinstance(weights, (str, PathLike)) or not str(weights)):
-        raise ValueError(f'weights={weights!r}: expected a path to a file of weights, "random", or None.')
+        raise ValueError(f'weights={brief(weights)}: expected a path to a file of weights, "random", or None.')
     if isinstance(encoder, str):
         name = check_text("encoder", encoder)
         return encoders.get(name, weights=weights, device=device, precision=precision, rng=seed)
     if not callable(getattr(encoder, "encode", None)):
         raise TypeError(
-            f"encoder={encoder!r}: expected the name of an encoder, an encoder from sp.encoders.get, or a SealModel."
+            f"encoder={brief(encoder)}: expected the name of an encoder, an encoder from sp.encoders.get, or "
+            "a SealModel."
         )
     if weights is not None:
         raise ValueError(

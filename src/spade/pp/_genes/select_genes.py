@@ -66,7 +66,7 @@ def select_genes(
     Parameters
     ----------
     samples
-        A ``SpatialData``, a path to a zarr store, or an iterable of these. Samples without expression are skipped.
+        A ``SpatialData``, a path to a zarr store, or a list or dict of these. Samples without expression are skipped.
     method
         ``"spade"`` or ``"seal"``.
     n_top_genes

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from os import PathLike
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,6 +16,7 @@ from spatialdata.transformations import get_transformation
 from spade._checks import shorten
 from spade._samples.sample import Sample, Section
 from spade.core.arrays import Floats
+from spade.core.checks import check_path
 from spade.io import _geojson, _label_table
 from spade.io._bytes import suffix
 from spade.io._polygons import checked_areas
@@ -65,7 +65,7 @@ def _read(value: object, column: str, argument: str) -> Outlines | str:
     if isinstance(value, GeoDataFrame):
         return _read_frame(value, column, f"{argument}=")
     if isinstance(value, (str, PathLike)):
-        path = Path(value)
+        path = check_path(argument, value)
         if suffix(path) in _geojson.SUFFIXES:
             frame, n_repaired = _geojson.read_polygons(path, argument=argument)
             return replace(_read_frame(frame, column, f"{argument}={str(value)!r}"), n_repaired=n_repaired)

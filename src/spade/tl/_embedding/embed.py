@@ -62,7 +62,7 @@ def embed(
     Parameters
     ----------
     samples
-        A ``SpatialData``, a path to a zarr store, or an iterable of these; expression is not needed.
+        A ``SpatialData``, a path to a zarr store, or a list or dict of these; expression is not needed.
     model
         From :func:`train_spade` or :func:`train_seal`, or loaded.
     key_added

@@ -48,7 +48,7 @@ def retrieval_metrics(
     Parameters
     ----------
     samples
-        A ``SpatialData``, a path to a zarr store, or an iterable of these, with image features and expression.
+        A ``SpatialData``, a path to a zarr store, or a list or dict of these, with image features and expression.
     model
         A trained model.
     k

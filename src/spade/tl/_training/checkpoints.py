@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from os import PathLike
-from pathlib import Path
 from typing import Any
 
 import torch
 
+from spade.core.checks import check_path
 from spade.core.distributed.ranks import Ranks
 from spade.core.files import digest
 from spade.core.training_state import StateFolder
@@ -33,7 +33,7 @@ def open_state(
     """Return the folder that keeps the state of a training; of several processes, one on every machine checks it."""
     if checkpoint_dir is None:
         return None
-    folder = Path(checkpoint_dir)
+    folder = check_path("checkpoint_dir", checkpoint_dir)
     for rank, local in enumerate(ranks.gather(ranks.local)):
         if local:
             continue
