@@ -16,6 +16,15 @@ logger = logging.getLogger("spade")
 
 #: Columns of results in which an empty string stands for no value.
 MAY_BE_EMPTY = ("label", "section", "query_sample", "query_section", "direction")
+#: Texts that stand for no label, spaces around them aside: what programs write for a missing value. ``None`` is not
+#: among them, because it may be a class, as of a grade or an invasion.
+MISSING = ("", "NA", "N/A", "n/a", "#N/A", "NaN", "nan", "<NA>", "NULL", "null")
+
+
+def clean_label(value: str) -> str:
+    """Return a label without the spaces around it, ``""`` if it is one of :data:`MISSING`."""
+    label = value.strip()
+    return "" if label in MISSING else label
 
 
 def check_idle(settings: Iterable[tuple[str, object, object]], reason: str) -> None:

@@ -101,7 +101,7 @@ def test_genes_that_are_no_list_of_names(pair, genes):
 
 
 def test_no_panel_of_letters():
-    with pytest.raises(TypeError, match=r"one gene is \['CD3E'\]"):
+    with pytest.raises(TypeError, match=r"for one gene pass \['CD3E'\]"):
         sp.models.GenePanel("CD3E")
 
 

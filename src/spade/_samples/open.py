@@ -41,7 +41,7 @@ class NamedSample:
 Item: TypeAlias = SpatialData | Path | NamedSample
 _One: TypeAlias = SpatialData | str | PathLike[str]
 Samples: TypeAlias = _One | Mapping[str, _One] | Iterable[_One | NamedSample]
-_EXPECTED = "a SpatialData, a path to a .zarr store, an iterable of these or a dict from name to one of these"
+_EXPECTED = "a SpatialData, a path to a .zarr store, or an iterable of these (or a dict that names them)"
 
 
 def as_list(samples: Samples, argument: str = "samples") -> list[Item]:

@@ -129,7 +129,7 @@ def check_names_given(name: str, value: object) -> list[str]:
         raise TypeError(f"{name}={brief(value)}: expected a list of names.")
     given = list(map(str, names))
     if not given:
-        raise ValueError(f"{name} is empty: name some, or leave it out.")
+        raise ValueError(f"{name}= is empty: name some, or leave it out.")
     return given
 
 

@@ -23,7 +23,10 @@ def _check_listed(genes: object) -> None:
     """Raise unless these are names in an order."""
     check_ordered("genes", genes)
     if isinstance(genes, str):
-        raise TypeError(f"genes={brief(genes)}: expected a GenePanel or a list of names; one gene is [{brief(genes)}].")
+        raise TypeError(
+            f"genes={brief(genes)}: expected a GenePanel or a list of gene names, got one string; for one gene pass "
+            f"[{brief(genes)}]."
+        )
     if not isinstance(genes, Iterable) or isinstance(genes, (Mapping, pd.DataFrame)):
         raise TypeError(f"genes={brief(genes)}: expected a GenePanel or a list of gene names.")
     if isinstance(genes, Sequence) and (other := [name for name in genes if not isinstance(name, str)]):

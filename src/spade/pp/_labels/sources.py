@@ -13,7 +13,7 @@ from geopandas import GeoDataFrame
 from numpy.typing import NDArray
 from spatialdata.transformations import get_transformation
 
-from spade._checks import shorten
+from spade._checks import clean_label, shorten
 from spade._samples.sample import Sample, Section
 from spade.core.arrays import Floats
 from spade.core.checks import check_path
@@ -125,7 +125,7 @@ def _read_frame(frame: GeoDataFrame, column: str, source: str) -> Outlines:
     if not len(frame):
         raise ValueError(f"{source} holds no polygons.")
     values = frame[column].astype(object)
-    text = values.where(values.notna(), "").astype(str).str.strip().to_numpy(dtype=object)
+    text = np.array([clean_label(str(value)) for value in values.where(values.notna(), "")], dtype=object)
     names = [f"row {i!r}" + (f" ({label})" if label else "") for i, label in zip(frame.index, text, strict=True)]
     polygons, n_repaired = checked_areas(frame.geometry.to_numpy(), names, source)
     return Outlines(polygons, np.array([label or None for label in text], dtype=object), n_repaired)

@@ -11,7 +11,7 @@ import pandas as pd
 
 from spade import _keys
 from spade._samples.features import Representation, named_representations, read_representations, support_scale
-from spade._samples.obs import categorical, check_free, obs_column
+from spade._samples.obs import categorical, check_free, obs_column, value_strings
 from spade._samples.open import Item, Samples, as_list, iter_samples
 from spade._samples.sample import Sample
 from spade.core.arrays import Floats
@@ -207,5 +207,5 @@ def _colours(labelled: Sequence[Item], label_key: str, table_key: str | None) ->
             or len(stored) != len(column.cat.categories)
         ):
             return {}
-        colours = dict(zip(map(str, column.cat.categories), map(str, stored), strict=True)) | colours
+        colours = dict(zip(value_strings(column.cat.categories.to_series()), map(str, stored), strict=True)) | colours
     return colours

@@ -274,7 +274,7 @@ def _value_of_slide(sample: Sample, argument: str, column: str, slide: str, of_s
     """Return the only value of a slide in a column, ``""`` if it has none."""
     if column not in sample.table.obs:
         return ""
-    values = sorted(set(_text(sample.table.obs[column][of_slide])) - {""})
+    values = sorted(set(value_strings(sample.table.obs[column][of_slide])) - {""})
     if len(values) > 1:
         raise ValueError(
             f"slide {slide!r}: obs[{column!r}] has several values, {shorten(values)}, but {argument}= needs one value "
@@ -282,10 +282,6 @@ def _value_of_slide(sample: Sample, argument: str, column: str, slide: str, of_s
             "slide."
         )
     return values[0] if values else ""
-
-
-def _text(column: pd.Series) -> NDArray[np.object_]:
-    return np.array([text.strip() for text in value_strings(column)], dtype=object)
 
 
 def _one_width(widths: Mapping[str, int], name: str) -> int:
@@ -327,5 +323,5 @@ def _labelled(bags: Bags, labels: pd.DataFrame, wanted: Mapping[str, str]) -> Ba
                 f"labels: {argument}={column!r} is not a column; columns: {shorten(frame.columns, 20)}."
                 f"{ADVICE.get(argument, '')}"
             )
-        facts[argument] = _text(frame[column])[position]
+        facts[argument] = value_strings(frame[column])[position]
     return Bags(bags.names, bags.widths, facts, bags.places, bags.readers)
