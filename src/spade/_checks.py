@@ -10,12 +10,21 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from spade.core.checks import check_count
+from spade.core.checks import brief, check_count
 
 logger = logging.getLogger("spade")
 
 #: Columns of results in which an empty string stands for no value.
 MAY_BE_EMPTY = ("label", "section", "query_sample", "query_section", "direction")
+#: Texts that stand for no label, spaces around them aside: what programs write for a missing value. ``None`` is not
+#: among them, because it may be a class, as of a grade or an invasion.
+MISSING = ("", "NA", "N/A", "n/a", "#N/A", "NaN", "nan", "<NA>", "NULL", "null")
+
+
+def clean_label(value: str) -> str:
+    """Return a label without the spaces around it, ``""`` if it is one of :data:`MISSING`."""
+    label = value.strip()
+    return "" if label in MISSING else label
 
 
 def check_idle(settings: Iterable[tuple[str, object, object]], reason: str) -> None:
@@ -29,7 +38,7 @@ def check_shots(shots: int | Sequence[int]) -> list[int]:
     """Return the different numbers of shots in increasing order; raise unless all are whole numbers of at least 1."""
     counts = [shots] if np.isscalar(shots) or not isinstance(shots, Iterable) else list(shots)
     if not counts:
-        raise ValueError(f"shots={shots!r}: expected at least one whole number.")
+        raise ValueError(f"shots={brief(shots)}: expected at least one whole number.")
     return sorted({check_count("shots", count) for count in counts})
 
 

@@ -23,6 +23,7 @@ from spade._demo._report import Report
 from spade._samples.open import iter_samples
 from spade._samples.patches import row_centres
 from spade._samples.sample import Sample
+from spade.core.checks import check_path
 from spade.core.files import write_atomically
 
 USE_REP = "X_texture"
@@ -53,11 +54,11 @@ def run(out: str | PathLike[str], data: str | PathLike[str] | None = None, seed:
     Path
         The report.
     """
-    out = Path(out)
+    out = check_path("out", out)
     (out / "figures").mkdir(parents=True, exist_ok=True)
     clock = Clock()
     with clock("samples"):
-        samples = sp.datasets.toy(rng=seed) if data is None else find_samples(Path(data), leave_out=out)
+        samples = sp.datasets.toy(rng=seed) if data is None else find_samples(check_path("data", data), leave_out=out)
     names = [sample.name for sample in iter_samples(samples)]
     expressed = [sample.sdata for sample in iter_samples(samples) if sample.has_expression]
     if not expressed:

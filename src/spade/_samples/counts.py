@@ -6,10 +6,11 @@ import anndata as ad
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from scipy.sparse import csr_matrix, issparse
+from scipy.sparse import csr_matrix
 
 from spade import _keys
 from spade._checks import shorten
+from spade._samples.matrices import to_csr
 from spade._samples.sample import Sample
 from spade.core.checks import check_flag, check_text
 from spade.core.expression.normalise import log_normalise
@@ -43,7 +44,7 @@ def read_counts(
     """
     normalized = check_flag("normalized", normalized)
     matrix, source, is_smoothed = _matrix(sample, layer)
-    counts = csr_matrix(matrix if issparse(matrix) else np.asarray(matrix), dtype=np.float32)
+    counts = to_csr(matrix, f"{sample.name}: {source}")
     _check_values(counts.data, f"{sample.name}: {source}", raw=not normalized, whole=not (is_smoothed and smoothed))
     names = sample.table.var_names
     if not names.is_unique:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import colorsys
 from collections.abc import Iterator
 
 import numpy as np
@@ -10,8 +11,23 @@ from numpy.typing import NDArray
 
 from spade import _keys
 from spade._checks import shorten
+from spade._samples.matrices import to_dense
 from spade._samples.open import Samples, iter_samples
 from spade._samples.sample import Sample, check_names
+
+#: Colours of experts, the same in every plot and distinct with the common colour vision deficiencies as well.
+COLOURS = (
+    "#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#8c1ff9", "#6c1313", "#cece7e", "#5c2353",
+    "#301b98", "#a3dcb6", "#9783fc", "#e0064e", "#40136c", "#ae0404", "#67e4e4", "#a63f73", "#235c36", "#84a63f",
+)  # fmt: skip
+
+
+def palette(n: int) -> NDArray[np.str_]:
+    """Return ``n`` colours as hex strings; beyond 20, hues follow the golden angle."""
+    extra = (
+        colorsys.hls_to_rgb((0.618034 * i) % 1, 0.35 + 0.3 * (i % 2), 0.7) for i in range(max(0, n - len(COLOURS)))
+    )
+    return np.array([*COLOURS[:n], *("#" + "".join(f"{round(255 * c):02x}" for c in rgb) for rgb in extra)])
 
 
 def expert_series(sample: Sample, key: str) -> pd.Series:
@@ -38,7 +54,7 @@ def expert_weights(sample: Sample, key: str) -> NDArray[np.float32]:
             f"{shorten(weights) or 'none'}. Run sp.tl.embed(samples, model)."
         )
     sample.check_current(_keys.expert(key))
-    return np.asarray(sample.table.obsm[name], dtype=np.float32)
+    return to_dense(sample.table.obsm[name], f"{sample.name}: obsm[{name!r}]")
 
 
 def iter_experts(samples: Samples, key: str, table_key: str | None) -> Iterator[tuple[Sample, NDArray[np.object_]]]:

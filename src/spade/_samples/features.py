@@ -6,12 +6,12 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.sparse import issparse
 
 from spade._checks import shorten
+from spade._samples.matrices import to_dense
 from spade._samples.sample import Sample
 from spade.core.arrays import Floats, scale_of
-from spade.core.checks import check_choice, check_text
+from spade.core.checks import brief, check_choice, check_ordered, check_text
 
 SCALINGS = ("section", "support", "none")
 #: A representation: an ``obsm`` key, or several keys whose features are concatenated.
@@ -28,10 +28,7 @@ def read_features(sample: Sample, use_rep: str) -> NDArray[np.float32]:
             "features are made by sp.pp.encode_patches(samples)."
         )
     sample.check_current(use_rep)
-    values = table.obsm[use_rep]
-    if issparse(values):
-        values = values.toarray()
-    features = np.asarray(values, dtype=np.float32)
+    features = to_dense(table.obsm[use_rep], f"{sample.name}: obsm[{use_rep!r}]")
     if features.ndim != 2 or features.shape[1] == 0:
         raise ValueError(
             f"{sample.name}: obsm[{use_rep!r}] has shape {features.shape}; expected (n_obs, d) with d > 0."
@@ -52,11 +49,12 @@ def named_representations(use_rep: object) -> dict[str, tuple[str, ...]]:
     """Return a name and the keys of every representation asked for."""
     if isinstance(use_rep, (str, tuple)):
         use_rep = [use_rep]
+    check_ordered("use_rep", use_rep)
     asked = list(use_rep.values()) if isinstance(use_rep, Mapping) else use_rep
     if not isinstance(asked, Sequence) or not asked or not all(map(_is_representation, asked)):
         raise ValueError(
-            f"use_rep={use_rep!r}: expected an obsm key, a tuple of keys whose features are concatenated, a list of "
-            "these, or a dict that names them."
+            f"use_rep={brief(use_rep)}: expected an obsm key, a tuple of keys whose features are concatenated, a list "
+            "of these, or a dict that names them."
         )
     keys = [(one,) if isinstance(one, str) else tuple(one) for one in asked]
     names = map(str, use_rep) if isinstance(use_rep, Mapping) else map(" + ".join, keys)

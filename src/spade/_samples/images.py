@@ -10,6 +10,7 @@ import zarr
 from numpy.typing import NDArray
 from xarray import DataArray, DataTree
 
+from spade._samples.lazy import LazyPixels, SharedResults
 from spade.core.patches.tiles import Level
 
 
@@ -33,7 +34,7 @@ def image_levels(element: DataArray | DataTree) -> list[Level]:
     """Return every resolution of an RGB image as a :class:`~spade.core.patches.tiles.Level`, finest first."""
     arrays = image_arrays(element)
     height, width = arrays[0].sizes["y"], arrays[0].sizes["x"]
-    levels = []
+    levels, results = [], SharedResults()
     for array in arrays:
         data = array.transpose("c", "y", "x").data
         source = _zarr_source(data)
@@ -43,8 +44,9 @@ def image_levels(element: DataArray | DataTree) -> list[Level]:
                 for n, chunk in zip(source.shape[1:], source.chunks[1:], strict=True)
             )
         else:
-            data = da.asarray(data)
-            y_edges, x_edges = (np.concatenate([[0], np.cumsum(sizes)]) for sizes in data.chunks[1:])
+            chunked = da.asarray(data)
+            y_edges, x_edges = (np.concatenate([[0], np.cumsum(sizes)]) for sizes in chunked.chunks[1:])
+            data = LazyPixels(chunked, results)
         downsample = height / array.sizes["y"], width / array.sizes["x"]
         levels.append(Level(_reader(data if source is None else source), y_edges, x_edges, downsample))
     return levels
@@ -58,7 +60,7 @@ def _zarr_source(data: da.Array) -> zarr.Array | None:
     return source if isinstance(source, zarr.Array) and source.shape == data.shape else None
 
 
-def _reader(data: da.Array | zarr.Array) -> Callable[[int, int, int, int], NDArray[np.uint8]]:
+def _reader(data: LazyPixels | zarr.Array) -> Callable[[int, int, int, int], NDArray[np.uint8]]:
     def read(y0: int, y1: int, x0: int, x1: int) -> NDArray[np.uint8]:
         return np.asarray(data[:3, y0:y1, x0:x1])
 

@@ -7,10 +7,12 @@ from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
+from spatialdata import SpatialData
 
 from spade import _keys
 from spade._samples.features import read_features
 from spade._samples.sample import Sample
+from spade.core.checks import brief
 from spade.models import SealConfig, SealModel, SpadeConfig, SpadeModel
 
 Model: TypeAlias = SpadeModel | SealModel
@@ -46,17 +48,29 @@ def _describe(source: Mapping[str, Any]) -> str:
 
 def check_model(model: object, argument: str = "model") -> None:
     """Raise if this is not a trained model."""
-    if not isinstance(model, (SpadeModel, SealModel)):
-        raise TypeError(
-            f"{argument}={model!r}: expected a SpadeModel or a SealModel; read one with "
-            "sp.models.SpadeModel.load(path)."
-        )
+    _check_kind(model, argument, (SpadeModel, SealModel))
 
 
 def check_spade(model: object, argument: str = "model") -> None:
     """Raise if this is not a mixture of experts."""
-    if not isinstance(model, SpadeModel):
-        raise TypeError(f"{argument}={model!r}: expected a SpadeModel; read one with sp.models.SpadeModel.load(path).")
+    _check_kind(model, argument, (SpadeModel,))
+
+
+def _check_kind(model: object, argument: str, kinds: tuple[type, ...]) -> None:
+    if isinstance(model, kinds):
+        return
+    names = " or a ".join(kind.__name__ for kind in kinds)
+    advice = f"read one with sp.models.{kinds[0].__name__}.load(path)"
+    if isinstance(model, type) and issubclass(model, kinds):
+        names, advice = (
+            f"trained {model.__name__}, not the class",
+            f"read one with sp.models.{model.__name__}.load(path)",
+        )
+    elif isinstance(model, (SpadeModel, SealModel)):
+        advice = "other models have no experts"
+    elif isinstance(model, SpatialData) or (isinstance(model, list) and model and isinstance(model[0], SpatialData)):
+        advice = "samples come first, then the model"
+    raise TypeError(f"{argument}={brief(model)}: expected a {names}; {advice}.")
 
 
 def reads_patches(model: Model) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -10,11 +11,12 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from spade import _keys
-from spade._checks import shorten
+from spade._checks import clean_label, shorten
 from spade._samples.sample import Sample, table_keys
 from spade.core.checks import check_text
 from spade.core.roles import NOT_USED, TRAIN, VAL
 
+logger = logging.getLogger("spade")
 ROLES = {_keys.TRAIN: TRAIN, _keys.VAL: VAL}
 
 
@@ -29,21 +31,26 @@ def obs_column(sample: Sample, key: str, argument: str) -> pd.Series:
 
 
 def value_strings(column: pd.Series) -> NDArray[np.object_]:
-    """Return values as strings, ``""`` where missing.
+    """Return values as strings, ``""`` where missing: the rule by which all labels and groups are read.
 
-    A whole number that became a float, as in a column with missing values, is written as a whole number again, so that
-    it has the same name in every sample.
+    Spaces around a label do not count. An empty text and the texts that programs write for a missing value
+    (:data:`spade._checks.MISSING`: ``NA``, ``N/A``, ``nan``, ``null`` ...) are missing, as NaN and None are; the text
+    ``None`` is a label. A whole number that became a float, as in a column with missing values, is written as a whole
+    number again, so that it has the same name in every sample.
     """
 
     def text(value: Any) -> str:
         whole = isinstance(value, (float, np.floating)) and value.is_integer()
-        return str(int(value) if whole else value)
+        return clean_label(str(int(value) if whole else value))
 
     return column.astype(object).map(text, na_action="ignore").where(column.notna(), "").to_numpy(dtype=object)
 
 
 def category_strings(column: pd.Series, where: str) -> tuple[NDArray[np.object_], list[str]]:
-    """Return the category of every row as a string (``""`` where it is missing), and the categories in order."""
+    """Return the category of every row as a string (``""`` where it is missing), and the categories in order.
+
+    The rule of :func:`value_strings` says what is missing; texts that it takes for missing are counted in the log.
+    """
     if isinstance(column.dtype, pd.CategoricalDtype):
         known = column.cat.categories.to_series()
     else:
@@ -53,20 +60,26 @@ def category_strings(column: pd.Series, where: str) -> tuple[NDArray[np.object_]
             f"{where} is a column of numbers such as {shorten(known, 2)}; expected categories. Cut it into ranges "
             "first, as with pandas.cut."
         )
-    return value_strings(column), value_strings(known).tolist()
+    values, categories = value_strings(column), dict.fromkeys(value_strings(known))
+    if n_texts := int(((values == "") & column.notna().to_numpy()).sum()):
+        texts = column.astype(object)[(values == "") & column.notna().to_numpy()].unique()
+        logger.info("%s: %d of %d values (%s) are read as missing", where, n_texts, len(values), shorten(texts))
+    if isinstance(column.dtype, pd.CategoricalDtype) or column.dtype.kind == "O":
+        if none := sorted({"None", "none"} & set(values.tolist())):
+            logger.info("%s: %r is read as a value of its own, not as missing", where, none[0])
+    return values, [category for category in categories if category]
 
 
 def group_labels(sample: Sample, groupby: str | None, argument: str = "groupby") -> NDArray[np.str_]:
     """Return the group of every row as a string (None: its section); missing values raise."""
     if groupby is None:
         return sample.section_of_row()
-    column = obs_column(sample, groupby, argument)
-    if column.isna().any():
+    labels, _ = read_labels(sample, groupby, argument)
+    if n_missing := int((labels == "").sum()):
         raise ValueError(
-            f"{sample.name}: obs[{groupby!r}] is missing for {int(column.isna().sum())} of {len(column)} spots. Fill "
-            "it in."
+            f"{sample.name}: obs[{groupby!r}] is missing for {n_missing} of {len(labels)} spots. Fill it in."
         )
-    return category_strings(column, f"{sample.name}: {argument}={groupby!r}")[0].astype(str)
+    return labels.astype(str)
 
 
 def section_groups(sample: Sample, groupby: str | None) -> dict[str, str]:
@@ -119,15 +132,15 @@ def read_roles(sample: Sample, split_key: str | None) -> NDArray[np.int64]:
     """Return the role of every row; without a split every row trains."""
     if split_key is None:
         return np.full(sample.table.n_obs, TRAIN)
-    column = obs_column(sample, split_key, "split_key").astype(object)
-    known = {*ROLES, _keys.TEST, _keys.GUARD}
-    odd = sorted({str(value) for value in column.dropna()} - known)
+    parts = value_strings(obs_column(sample, split_key, "split_key"))
+    known = {*ROLES, _keys.TEST, _keys.GUARD, ""}
+    odd = sorted(set(parts.tolist()) - known)
     if odd:
         raise ValueError(
             f"{sample.name}: obs[{split_key!r}] has the values {shorten(odd)}; expected 'train', 'val' and 'test' "
             "('guard' or missing: not used), as sp.pp.split writes them."
         )
-    return column.map(lambda value: ROLES.get(value, NOT_USED)).to_numpy(dtype=np.int64)
+    return np.array([ROLES.get(part, NOT_USED) for part in parts], dtype=np.int64)
 
 
 def read_labels(sample: Sample, key: str, argument: str) -> tuple[NDArray[np.object_], list[str]]:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import nullcontext
+from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
 from typing import TypeAlias
@@ -20,39 +21,80 @@ from spatialdata.models import TableModel
 from spade import _keys
 from spade._checks import shorten
 from spade._samples.sample import Sample, content_digest
-from spade.core.checks import check_text
+from spade.core.checks import check_ordered, check_path, check_text
 from spade.io._atomic import check_writable, replacing
 from spade.io._store import is_store, stamp
+from spade.models import SealModel, SpadeModel
 
 logger = logging.getLogger("spade")
-Samples: TypeAlias = SpatialData | str | PathLike[str] | Iterable[SpatialData | str | PathLike[str]]
+#: Iterables that are no lists of samples.
+NOT_LISTS = (ad.AnnData, pd.DataFrame, pd.Series, np.ndarray, bytes)
 
 
-def as_list(samples: Samples, argument: str = "samples", *, writes: bool = False) -> list[SpatialData | Path]:
-    """Return the samples of an argument one by one; paths stay unopened, but must be writable if they are written."""
+@dataclass(frozen=True)
+class NamedSample:
+    """A sample that the caller named, as in a dict from name to sample."""
+
+    name: str
+    item: SpatialData | Path
+
+
+#: A sample that may not be opened yet.
+Item: TypeAlias = SpatialData | Path | NamedSample
+_One: TypeAlias = SpatialData | str | PathLike[str]
+Samples: TypeAlias = _One | Mapping[str, _One] | Iterable[_One | NamedSample]
+_EXPECTED = "a SpatialData, a path to a .zarr store, or an iterable of these (or a dict that names them)"
+
+
+def as_list(samples: Samples, argument: str = "samples", *, writes: bool = False) -> list[Item]:
+    """Return the samples of an argument one by one; the keys of a dict are kept as names.
+
+    Paths stay unopened, but must be writable if they are written.
+    """
+    check_ordered(argument, samples)
     if isinstance(samples, (SpatialData, str, PathLike)):
         samples = [samples]
-    if isinstance(samples, ad.AnnData) or not isinstance(samples, Iterable):
-        raise TypeError(f"{argument}: got {type(samples).__name__}; expected {_EXPECTED}.")
-    items: list[SpatialData | Path] = []
-    for item in samples:
-        if isinstance(item, SpatialData):
-            items.append(item)
-        elif isinstance(item, (str, PathLike)):
-            items.append(Path(item))
-        else:
-            raise TypeError(f"{argument}: item {len(items)} is {type(item).__name__}; expected {_EXPECTED}.")
+    if isinstance(samples, Mapping):
+        named = {check_text(f"{argument}: name", name): item for name, item in samples.items()}
+        items: list[Item] = [NamedSample(name, _item(item, argument, repr(name))) for name, item in named.items()]
+    elif isinstance(samples, NOT_LISTS) or not isinstance(samples, Iterable):
+        raise TypeError(f"{argument}: got {_kind(samples)}; expected {_EXPECTED}.{_advice(samples)}")
+    else:
+        items = [
+            item if isinstance(item, NamedSample) else _item(item, argument, str(number))
+            for number, item in enumerate(samples)
+        ]
     if not items:
         raise ValueError(f"{argument} is empty; expected {_EXPECTED}.")
-    if len({id(item) if isinstance(item, SpatialData) else item.resolve() for item in items}) < len(items):
+    opened = [item.item if isinstance(item, NamedSample) else item for item in items]
+    if len({id(item) if isinstance(item, SpatialData) else item.resolve() for item in opened}) < len(items):
         raise ValueError(f"{argument}: the same object or path is listed more than once.")
-    for item in items:
+    for item in opened:
         if writes and isinstance(item, Path) and item.exists():
             check_writable(item.resolve())
     return items
 
 
-_EXPECTED = "a SpatialData, a path to a .zarr store, or an iterable of these"
+def _item(item: object, argument: str, which: str) -> SpatialData | Path:
+    """Return one sample: an object as it is, or a path."""
+    if isinstance(item, SpatialData):
+        return item
+    if isinstance(item, (str, PathLike)):
+        return check_path(argument, item)
+    raise TypeError(f"{argument}: item {which} is {_kind(item)}; expected {_EXPECTED}.{_advice(item)}")
+
+
+def _kind(value: object) -> str:
+    return f"the class {value.__name__}" if isinstance(value, type) else type(value).__name__
+
+
+def _advice(value: object) -> str:
+    """Return what to do with an object that is often passed instead of a sample."""
+    if isinstance(value, ad.AnnData):
+        return " A table alone becomes one with SpatialData(tables={'table': adata})."
+    if isinstance(value, (SpadeModel, SealModel)):
+        return " A model is passed as model=, after the samples."
+    return ""
 
 
 def iter_samples(
@@ -67,7 +109,7 @@ def iter_samples(
     Parameters
     ----------
     samples
-        A ``SpatialData``, a path to a zarr store, or an iterable of these.
+        A ``SpatialData``, a path to a zarr store, an iterable of these, or a dict from name to one of these.
     table_key
         Table to use; may be left out when there is one.
     add_table
@@ -78,7 +120,8 @@ def iter_samples(
     """
     items = as_list(samples, writes=writes)
     stems = Counter(item.stem for item in items if isinstance(item, Path))
-    for item in items:
+    for listed in items:
+        item = listed.item if isinstance(listed, NamedSample) else listed
         real = item.resolve() if writes and isinstance(item, Path) and item.parent.is_dir() else None
         with nullcontext() if real is None else replacing(real):
             if isinstance(item, Path):
@@ -89,7 +132,7 @@ def iter_samples(
                 sdata, path = read_zarr(item), item
             else:
                 sdata, path = item, None
-            name = _name(sdata, path, stems)
+            name = listed.name if isinstance(listed, NamedSample) else _name(sdata, path, stems)
             if not sdata.tables and add_table is not None:
                 add_table(sdata)
             key = _table_key(sdata, name, table_key)

@@ -10,6 +10,7 @@ import pandas as pd
 from spade import _keys
 from spade._checks import shorten
 from spade._samples.counts import has_counts, read_counts
+from spade._samples.matrices import to_dense
 from spade._samples.sample import Sample
 from spade.core.arrays import Floats
 from spade.core.expression.normalise import log_normalise
@@ -28,7 +29,8 @@ def read_predicted(sample: Sample, key: str, *, deviation: bool = False) -> pd.D
             f"{shorten(predictions) or 'none'}. Make them with sp.tl.predict_expression(samples, model, reference=...)."
         )
     sample.check_current(values_key)
-    values, genes = np.asarray(table.obsm[values_key]), [str(name) for name in table.uns[names]]
+    values = to_dense(table.obsm[values_key], f"{sample.name}: obsm[{values_key!r}]")
+    genes = [str(name) for name in table.uns[names]]
     if values.ndim != 2 or values.shape[1] != len(genes):
         raise ValueError(
             f"{sample.name}: obsm[{values_key!r}] has shape {values.shape}, but uns[{names!r}] names {len(genes)} "

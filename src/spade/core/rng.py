@@ -14,7 +14,7 @@ def as_seed(rng: int | np.random.Generator) -> int:
         return int(rng.integers(2**63))
     if isinstance(rng, (int, np.integer)) and not isinstance(rng, bool) and 0 <= rng < 2**63:
         return int(rng)
-    raise TypeError(f"rng={rng!r}: expected a non-negative int below 2**63 or a numpy.random.Generator.")
+    raise TypeError(f"rng={rng!r:.100}: expected a non-negative int below 2**63 or a numpy.random.Generator.")
 
 
 def _sequence(seed: int, purpose: str, index: int) -> np.random.SeedSequence:

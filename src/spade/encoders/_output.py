@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from spade.core.checks import check_count, check_text
+from spade.core.checks import brief, check_count, check_text
 from spade.encoders._spec import Encoder
 
 #: Kinds of numpy numbers that features may be: whole and real numbers.
@@ -19,7 +19,8 @@ def check_encoder(encoder: object) -> Encoder:
     """Return ``encoder`` if it has all that is read of an :class:`Encoder`, else raise before any patch is encoded."""
     if not callable(getattr(encoder, "encode", None)):
         raise TypeError(
-            f"encoder={encoder!r}: expected the name of an encoder, an encoder from sp.encoders.get, or a SealModel."
+            f"encoder={brief(encoder)}: expected the name of an encoder, an encoder from sp.encoders.get, or a "
+            "SealModel."
         )
     missing = [name for name in ("name", "id", "dim", "input_px") if not hasattr(encoder, name)]
     if missing:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from spade.core.checks import check_choice
+from spade.core.checks import brief, check_choice, check_path
 from spade.core.device import PRECISIONS, resolve_device
 from spade.core.errors import warn
 from spade.core.files import digest
@@ -116,7 +116,7 @@ def _build(spec: EncoderSpec, weights: Weights, rng: int | np.random.Generator) 
         check_finite(model.state_dict(), f"the published weights of {spec.model or spec.name!r}")
         return model
     if not isinstance(weights, (str, PathLike, Mapping)):
-        raise ValueError(f"weights={weights!r}: expected None, 'random' or the path of a file.")
+        raise ValueError(f"weights={brief(weights)}: expected None, 'random' or the path of a file.")
     architecture = _architecture(spec)
     if isinstance(weights, Mapping):
         model = _created(architecture, **kwargs)
@@ -124,7 +124,7 @@ def _build(spec: EncoderSpec, weights: Weights, rng: int | np.random.Generator) 
         return model
     if weights != "random":
         model = _created(architecture, **kwargs)
-        load_strict(model, Path(weights), spec.name)
+        load_strict(model, check_path("weights", weights), spec.name)
         return model
     warn(f"encoder={spec.name!r} has random weights: its features mean nothing until it is trained.")
     return _created(architecture, seed=torch_stream(as_seed(rng), "encoder weights").initial_seed(), **kwargs)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from spade._checks import plural
-from spade.core.checks import check_choice, check_count
+from spade.core.checks import brief, check_choice, check_count, check_path
 from spade.core.errors import warn
 from spade.io._bytes import MAX_BYTES, suffix
 
@@ -93,7 +93,7 @@ def read_annotations(
     """
     from spade.io import _geojson, _label_table
 
-    path = Path(path)
+    path = check_path("path", path)
     check_choice("other_geometry", other_geometry, ("error", "skip"))
     check_count("max_bytes", max_bytes)
     kind = suffix(path)
@@ -101,7 +101,7 @@ def read_annotations(
         _refuse(path, "a table", sample_col=sample_col, spot_col=spot_col)
         types = [object_types] if isinstance(object_types, str) else object_types
         if types is not None and not (isinstance(types, Collection) and all(isinstance(kind, str) for kind in types)):
-            raise ValueError(f"object_types={object_types!r}: expected names of types, such as 'annotation'.")
+            raise ValueError(f"object_types={brief(object_types)}: expected names of types, such as 'annotation'.")
         polygons, repaired = _geojson.read_polygons(
             path, object_types=types, other_geometry=other_geometry, most=max_bytes
         )

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from spade._checks import plural, shorten
+from spade.core.checks import check_path
 from spade.io._bytes import check_file
 from spade.io._state_dict import DAMAGED, reason
 
@@ -30,7 +31,7 @@ def is_feature_file(path: Path) -> bool:
 def find_feature_files(source: str | PathLike[str] | Iterable[str | PathLike[str]], argument: str) -> dict[str, Path]:
     """Return the feature files of a folder, or those listed, by name without suffix, sorted by name."""
     if isinstance(source, (str, PathLike)):
-        folder = Path(source)
+        folder = check_path(argument, source)
         paths = sorted(path for path in folder.iterdir() if is_feature_file(path)) if folder.is_dir() else [folder]
         if not paths:
             below = sorted(path.name for path in folder.iterdir() if path.is_dir())
@@ -39,7 +40,7 @@ def find_feature_files(source: str | PathLike[str] | Iterable[str | PathLike[str
                 f"{shorten(below) or 'none'}."
             )
     else:
-        paths = [Path(path) for path in source]
+        paths = [check_path(argument, path) for path in source]
     files: dict[str, Path] = {}
     for path in paths:
         check_file(path, argument)

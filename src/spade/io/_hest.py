@@ -13,7 +13,7 @@ from scipy.sparse import csr_matrix
 
 from spade._checks import shorten
 from spade.core.arrays import Floats
-from spade.core.checks import check_positive, check_text
+from spade.core.checks import check_path, check_positive, check_text
 from spade.core.errors import warn
 
 if TYPE_CHECKING:
@@ -105,7 +105,7 @@ def read_hest(path: str | Path, sample_id: str, *, mpp: float | None = None) -> 
     check_text("sample_id", sample_id)
     if mpp is not None:
         check_positive("mpp", mpp, "µm/px")
-    folder = Path(path)
+    folder = check_path("path", path)
     slide, expression, metadata = _files(folder, sample_id)
     facts = _read_metadata(metadata)
     if mpp is None:

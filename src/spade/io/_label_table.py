@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from spade._checks import plural, shorten
+from spade._checks import MISSING, plural, shorten
 from spade.io._bytes import MAX_BYTES, read_text
 
 SUFFIXES = (".csv", ".tsv", ".txt")
@@ -20,7 +20,6 @@ SAMPLE, SPOT = "sample", "spot"
 #: Names of columns that hold samples and spots, in lower case and with ``_`` between words.
 SAMPLE_NAMES = ("sample", "sample_id", "sample_name", "slide", "slide_id", "slide_name", "section", "section_id", "id")
 SPOT_NAMES = ("spot", "spot_id", "spot_name", "barcode", "barcodes", "instance_id", "cell_id", "obs_name", "obs_names")
-MISSING = ("", "NA", "NaN", "nan")
 #: Numbers have no leading zeros: 007 is a name.
 NUMBER = re.compile(r"[+-]?(?:0|[1-9]\d*)(\.\d*)?([eE][+-]?\d+)?")
 

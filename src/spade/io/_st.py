@@ -14,7 +14,7 @@ from scipy.sparse import csr_matrix
 
 from spade._checks import plural, shorten
 from spade.core.arrays import Floats
-from spade.core.checks import check_choice, check_count, check_positive, check_text
+from spade.core.checks import brief, check_choice, check_count, check_path, check_positive, check_text
 from spade.core.errors import warn
 from spade.core.spots.lattice import TOLERANCE, check_pitch
 from spade.io._image import read_image, size
@@ -121,18 +121,20 @@ def read_st(
     {'image': 20.0}
     """
     _check_options(array, duplicated_genes, pitch_um=pitch_um, spot_diameter_um=spot_diameter_um, mpp=mpp)
-    image = Path(image)
-    sample = Path(counts or image).name.split(".")[0] if sample_id is None else check_text("sample_id", sample_id)
-    labelled = None if labels is None else read_labels(Path(labels))
+    image = check_path("image", image)
+    counts = None if counts is None else check_path("counts", counts)
+    labels = None if labels is None else check_path("labels", labels)
+    sample = (counts or image).name.split(".")[0] if sample_id is None else check_text("sample_id", sample_id)
+    labelled = None if labels is None else read_labels(labels)
     positions: pd.DataFrame | Floats | None = None
     if spots is not None:
-        positions = read_positions(Path(spots), "spots")
+        positions = read_positions(check_path("spots", spots), "spots")
     elif labelled is not None and {"pixel_x", "pixel_y"} <= set(labelled.table.columns):
         positions = read_positions(Path(str(labels)), "labels", labelled.table)
     if counts is None:
         spots_read = _without_counts(positions, labelled, sample)
     else:
-        spots_read = _with_counts(Path(counts), duplicated_genes)
+        spots_read = _with_counts(counts, duplicated_genes)
     picture = read_image(image, "image")
     linear, centres = _place(spots_read, positions, size(picture), array, sample)
     check_inside(centres, *size(picture), sample)
@@ -156,7 +158,7 @@ def _check_options(array: object, duplicated_genes: object, **microns: float | N
             check_positive(name, value, "µm/px" if name == "mpp" else "µm")
     check_choice("duplicated_genes", duplicated_genes, ("error", "sum"))
     if not isinstance(array, (tuple, list)) or len(array) != 2:
-        raise ValueError(f"array={array!r}: expected the numbers of columns and rows, such as (33, 35).")
+        raise ValueError(f"array={brief(array)}: expected the numbers of columns and rows, such as (33, 35).")
     for number in array:
         check_count("array", number, 2)
 

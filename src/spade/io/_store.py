@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from spade._keys import REVISION
-from spade.core.checks import check_flag
+from spade.core.checks import check_flag, check_path
 from spade.core.files import digest
 from spade.io._atomic import UNSUPPORTED, publish, replacing
 
@@ -70,7 +70,7 @@ def write(sdata: SpatialData, path: str | Path, *, overwrite: bool = True) -> No
     'kept'
     """
     overwrite = check_flag("overwrite", overwrite)
-    path = Path(path)
+    path = check_path("path", path)
     real = path.resolve()
     inside = next((parent for parent in reversed(real.parents) if is_store(parent)), None)
     if inside is not None:

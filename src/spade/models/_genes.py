@@ -3,19 +3,34 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 
 from spade.core.arrays import Rows
-from spade.core.checks import check_count, check_flag, check_positive
+from spade.core.checks import brief, check_count, check_flag, check_ordered, check_positive
 from spade.core.expression.normalise import TARGET_SUM
 from spade.models._gene_names import fold_names
+
+
+def _check_listed(genes: object) -> None:
+    """Raise unless these are names in an order."""
+    check_ordered("genes", genes)
+    if isinstance(genes, str):
+        raise TypeError(
+            f"genes={brief(genes)}: expected a GenePanel or a list of gene names, got one string; for one gene pass "
+            f"[{brief(genes)}]."
+        )
+    if not isinstance(genes, Iterable) or isinstance(genes, (Mapping, pd.DataFrame)):
+        raise TypeError(f"genes={brief(genes)}: expected a GenePanel or a list of gene names.")
+    if isinstance(genes, Sequence) and (other := [name for name in genes if not isinstance(name, str)]):
+        raise TypeError(f"genes: {brief(other[0])} is not a name; expected a GenePanel or a list of gene names.")
 
 
 @dataclass(frozen=True)
@@ -58,6 +73,7 @@ class GenePanel:
         check_positive("target_sum", self.target_sum)
         if self.n_common is not None:
             check_count("n_common", self.n_common, 0)
+        _check_listed(self.names)
         names = map(str, self.names)
         object.__setattr__(self, "names", tuple(map(str.upper, names) if self.fold_case else names))
         object.__setattr__(self, "dropped", tuple(map(str, self.dropped)))
@@ -76,8 +92,7 @@ class GenePanel:
         """Return a panel as it is, or one of a list of names."""
         if isinstance(genes, GenePanel):
             return genes
-        if isinstance(genes, str):
-            raise TypeError(f"genes={genes!r}: expected a GenePanel or a list of gene names, got one string.")
+        _check_listed(genes)
         return cls(tuple(genes))
 
     def fold(self, names: Iterable[str]) -> list[str]:

@@ -12,6 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from spade._checks import plural
 from spade.core.arrays import Rows
+from spade.core.checks import check_path
 from spade.core.experts.heads import Experts
 from spade.core.experts.routing import Routing
 from spade.io._bytes import check_file
@@ -66,7 +67,7 @@ def read_published_spade(
     --------
     >>> model = sp.models.read_published_spade("weights", "centroids.npy", "assignment.npy")  # doctest: +SKIP
     """
-    place = Path(folder)
+    place = check_path("folder", folder)
     centres, expert_of = _prototypes(centroids, assignment)
     n_experts, width = int(expert_of.max()) + 1, centres.shape[1]
     experts = _stack([_read_expert(path, width) for path in _files(place, n_experts)], place)
@@ -120,9 +121,10 @@ def _stack(states: list[dict[str, torch.Tensor]], folder: Path) -> Experts:
 def _array(value: str | PathLike[str] | ArrayLike, name: str) -> NDArray[np.generic]:
     if not isinstance(value, (str, PathLike)):
         return np.asarray(value)
-    check_file(Path(value), name)
+    path = check_path(name, value)
+    check_file(path, name)
     try:
-        array: NDArray[np.generic] = np.load(value, allow_pickle=False)
+        array: NDArray[np.generic] = np.load(path, allow_pickle=False)
     except (OSError, EOFError, ValueError) as error:
         raise ValueError(f"{name}={str(value)!r} is not a .npy file of numbers ({error}).") from error
     return array

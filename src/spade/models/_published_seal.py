@@ -11,7 +11,7 @@ import numpy as np
 from torch import Tensor
 
 from spade import encoders
-from spade.core.checks import check_positive
+from spade.core.checks import check_path, check_positive
 from spade.core.seal.gene_vae import N_FLOWS
 from spade.core.seal.network import COUNT, SealNet
 from spade.core.vision.lora import adapters, blocks_of
@@ -97,7 +97,7 @@ def read_published_seal(
     ... )  # doctest: +SKIP
     """
     check_positive("alpha", alpha)
-    vision, omics = Path(vision_file), Path(omics_file)
+    vision, omics = check_path("vision_file", vision_file), check_path("omics_file", omics_file)
     spec = spec_of(encoder)
     if not spec.architecture:
         raise ValueError(

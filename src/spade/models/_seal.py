@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import cached_property
 from os import PathLike
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,7 +16,7 @@ from torch import Tensor, nn
 
 from spade._checks import plural
 from spade.core.arrays import Floats
-from spade.core.checks import check_flag
+from spade.core.checks import brief, check_flag, check_path
 from spade.core.device import resolve_device
 from spade.core.seal.network import SealNet
 from spade.core.vision.lora import AdaptedStage, merged
@@ -168,7 +167,7 @@ class SealModel:
         """Encode patches as an :class:`spade.encoders.Encoder` does; ``mpp`` does not change the input of a network."""
         if not self.reads_pixels:
             raise ValueError(
-                f"encoder={self!r}: this model reads features, not patches. Embed samples with "
+                f"encoder={brief(self)}: this model reads features, not patches. Embed samples with "
                 "sp.tl.embed(samples, model)."
             )
         return self.encode_image(patches)
@@ -259,7 +258,7 @@ class SealModel:
                 f"{BASE}{name}": value.cpu().numpy()
                 for name, value in base_state(self.net.vision.model.state_dict()).items()
             }
-        write_folder(Path(path), "SealModel", description, arrays, self.genes, self._card())
+        write_folder(check_path("path", path), "SealModel", description, arrays, self.genes, self._card())
 
     def _card(self) -> str:
         """Return the card: what the model is and how it was trained."""
@@ -309,7 +308,7 @@ class SealModel:
         --------
         >>> model = sp.models.SealModel.load("mob_seal")  # doctest: +SKIP
         """
-        description, arrays, genes = read_folder(Path(path), "SealModel")
+        description, arrays, genes = read_folder(check_path("path", path), "SealModel")
         tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
         base = {name.removeprefix(BASE): value for name, value in tensors.items() if name.startswith(BASE)}
         own = {name: value for name, value in tensors.items() if not name.startswith(BASE)}

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import replace
 from functools import cached_property
 from os import PathLike
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,6 +15,7 @@ from scipy.sparse import csr_matrix
 
 from spade._checks import plural
 from spade.core.arrays import Floats
+from spade.core.checks import brief, check_path
 from spade.core.experts.heads import Experts, Head, mix_experts
 from spade.core.experts.routing import Routing
 from spade.models._card import model_card, optimiser
@@ -214,7 +214,7 @@ class SpadeModel:
             weights = self.route_expression(x)
         elif isinstance(weights, str):
             if weights != "uniform":
-                raise ValueError(f'weights={weights!r}: expected None, "uniform" or an array (n, E).')
+                raise ValueError(f'weights={brief(weights)}: expected None, "uniform" or an array (n, E).')
             active = self.routing.active
             weights = np.tile(active / active.sum(), (x.shape[0], 1))
         else:
@@ -260,7 +260,7 @@ class SpadeModel:
             "facts": self.facts,
             "history": history_json(self.history),
         }
-        write_folder(Path(path), "SpadeModel", description, self._arrays(), self.genes, self._card())
+        write_folder(check_path("path", path), "SpadeModel", description, self._arrays(), self.genes, self._card())
 
     def _card(self) -> str:
         """Return the card: what the model is and how it was trained."""
@@ -290,7 +290,7 @@ class SpadeModel:
         --------
         >>> model = sp.models.SpadeModel.load("mob_model")  # doctest: +SKIP
         """
-        description, arrays, genes = read_folder(Path(path), "SpadeModel")
+        description, arrays, genes = read_folder(check_path("path", path), "SpadeModel")
         try:
             return cls._restore(description, arrays, genes)
         except DAMAGED as error:

@@ -43,7 +43,7 @@ def attention(
     Parameters
     ----------
     samples
-        A ``SpatialData``, a path to a zarr store, or an iterable of these.
+        A ``SpatialData``, a path to a zarr store, or a list or dict of these.
     key
         ``obs`` key that :func:`spade.tl.attention` wrote, such as ``"organ_attention"``.
     scale

@@ -10,9 +10,9 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
-from spade._samples.expert_colours import palette
+from spade._samples.experts import palette
 from spade._samples.open import Samples
-from spade.core.checks import check_count, check_text
+from spade.core.checks import brief, check_count, check_text
 from spade.core.rng import as_seed
 from spade.models import SpadeConfig
 from spade.pl._draw.axes import GREY, LEGEND_ROWS, TEXT, finish, given_axes, new_figure, title
@@ -44,7 +44,7 @@ def choose_n_experts(
     Parameters
     ----------
     samples
-        A ``SpatialData``, a path to a zarr store, or an iterable of these, with image features.
+        A ``SpatialData``, a path to a zarr store, or a list or dict of these, with image features.
     use_rep
         ``obsm`` key of the image features.
     groupby
@@ -91,7 +91,7 @@ def choose_n_experts(
     if groupby is not None:
         check_text("groupby", groupby)
     if isinstance(counts, str) or not isinstance(counts, Iterable):
-        raise ValueError(f"counts={counts!r}: expected a list of whole numbers.")
+        raise ValueError(f"counts={brief(counts)}: expected a list of whole numbers.")
     wanted = sorted({check_count("counts", k) for k in counts} | {1})
     for name, value in (("n_prototypes", n_prototypes), ("max_spots", max_spots)):
         check_count(name, value)

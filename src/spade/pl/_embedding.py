@@ -53,7 +53,7 @@ def embedding(
     Parameters
     ----------
     samples
-        A ``SpatialData``, a path to a zarr store, or an iterable of these.
+        A ``SpatialData``, a path to a zarr store, or a list or dict of these.
     basis
         ``obsm`` key, such as one that :func:`spade.tl.embed` or :func:`spade.pp.encode_patches` wrote.
     color

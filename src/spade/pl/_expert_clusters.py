@@ -44,7 +44,7 @@ def expert_clusters(
     Parameters
     ----------
     samples
-        A ``SpatialData``, a path to a zarr store, or an iterable of these.
+        A ``SpatialData``, a path to a zarr store, or a list or dict of these.
     key
         Stem of the keys that :func:`spade.tl.embed` or :func:`spade.tl.cluster_experts` wrote.
     color

@@ -14,6 +14,7 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 from numpy.typing import NDArray
 
 from spade._checks import check_pairs, plural
+from spade.core.checks import brief
 from spade.pl._draw.axes import GREY, LEGEND_ROWS, SMALL, TEXT, clip, finish, given_axes, new_figure, title
 from spade.pl._draw.colours import expert_colours
 
@@ -98,7 +99,7 @@ def _colours(table: pd.DataFrame, colors: object) -> dict[str, str]:
     if colors is None:
         return defaults
     if not isinstance(colors, Mapping):
-        raise TypeError(f"colors={colors!r}: expected a dict from expert to colour.")
+        raise TypeError(f"colors={brief(colors)}: expected a dict from expert to colour.")
     if missing := [name for name in defaults if name not in colors]:
         raise ValueError(f"colors: no colour for experts {', '.join(missing)}.")
     if unknown := [name for name in defaults if not is_color_like(colors[name])]:

@@ -49,7 +49,7 @@ def expert_gallery(
     Parameters
     ----------
     samples
-        A ``SpatialData``, a path to a zarr store, or an iterable of these; expression is not needed.
+        A ``SpatialData``, a path to a zarr store, or a list or dict of these; expression is not needed.
     key
         Stem of the keys that :func:`spade.tl.embed` wrote.
     n_patches, n_genes

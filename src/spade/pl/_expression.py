@@ -50,7 +50,7 @@ def expression(
     Parameters
     ----------
     samples
-        A ``SpatialData``, a path to a zarr store, or an iterable of these.
+        A ``SpatialData``, a path to a zarr store, or a list or dict of these.
     genes
         One gene or several, among those predicted.
     key

@@ -49,7 +49,7 @@ def patches(
     Parameters
     ----------
     samples
-        A ``SpatialData``, a path to a zarr store, or an iterable of these.
+        A ``SpatialData``, a path to a zarr store, or a list or dict of these.
     spots
         Instance ids of the patches to show in each section; None: ``n`` drawn at random from the valid ones.
     n

@@ -13,7 +13,7 @@ from spade._samples.encode import BATCH, encode_rows
 from spade._samples.open import Samples, iter_samples
 from spade._samples.patches import patch_record
 from spade._samples.sample import Sample
-from spade.core.checks import check_choice, check_count, check_text
+from spade.core.checks import brief, check_choice, check_count, check_text
 from spade.core.device import PRECISIONS
 from spade.core.errors import warn
 from spade.core.rng import as_seed
@@ -45,7 +45,7 @@ def encode_patches(
     Parameters
     ----------
     samples
-        A ``SpatialData``, a path to a zarr store, or an iterable of these.
+        A ``SpatialData``, a path to a zarr store, or a list or dict of these.
     encoder
         ``"texture"``: the built-in features that need no weights. Otherwise a name of
         :func:`spade.encoders.available`, any timm architecture, ``"hf-hub:owner/name"``, an encoder from
@@ -118,7 +118,7 @@ def _ready(
 ) -> Encoder:
     """Return an encoder that is ready to run."""
     if weights is not None and (not isinstance(weights, (str, PathLike)) or not str(weights)):
-        raise ValueError(f'weights={weights!r}: expected a path to a file of weights, "random", or None.')
+        raise ValueError(f'weights={brief(weights)}: expected a path to a file of weights, "random", or None.')
     if isinstance(encoder, str):
         name = check_text("encoder", encoder)
         return encoders.get(name, weights=weights, device=device, precision=precision, rng=seed)

@@ -106,7 +106,7 @@ def patches(
     Parameters
     ----------
     samples
-        A ``SpatialData``, a path to a zarr store, or an iterable of these.
+        A ``SpatialData``, a path to a zarr store, or a list or dict of these.
     image_key
         H&E image, one name or a dict from region to name. None: the only 8-bit RGB image that shares a coordinate
         system with the spots, or the finest of several that show the same area.

@@ -48,7 +48,7 @@ def smooth_expression(
     Parameters
     ----------
     samples
-        A ``SpatialData``, a path to a zarr store, or an iterable of these.
+        A ``SpatialData``, a path to a zarr store, or a list or dict of these.
     method
         Which spots of a section are neighbours. ``"lattice"``: the nearest spots on their lattice, 6 on a hexagonal one
         (Visium), 8 on a square one (classic ST, bins of Visium HD). ``"published"``: as in the code of the SEAL

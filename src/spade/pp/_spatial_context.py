@@ -41,7 +41,7 @@ def spatial_context(
     Parameters
     ----------
     samples
-        A ``SpatialData``, a path to a zarr store, or an iterable of these, with patches and image features.
+        A ``SpatialData``, a path to a zarr store, or a list or dict of these, with patches and image features.
     use_rep
         ``obsm`` key of the image features.
     radius_um

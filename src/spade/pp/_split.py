@@ -18,7 +18,7 @@ from spade._samples.open import Samples, as_list, iter_samples
 from spade._samples.patches import patch_record, placed_patches
 from spade._samples.sample import Sample, check_names
 from spade.core.arrays import Floats
-from spade.core.checks import check_not_negative, check_positive, check_text, is_number
+from spade.core.checks import brief, check_not_negative, check_positive, check_text, is_number
 from spade.core.rng import as_seed, numpy_stream
 from spade.core.spots.blocks import too_near
 
@@ -56,7 +56,7 @@ def split(
     Parameters
     ----------
     samples
-        A ``SpatialData``, a path to a zarr store, or an iterable of these.
+        A ``SpatialData``, a path to a zarr store, or a list or dict of these.
     groupby
         ``obs`` column whose values stay together, such as ``"patient"``; None: the section. Not used with ``block_um``.
     fractions
@@ -130,7 +130,7 @@ def _check_fractions(fractions: object) -> Floats:
     """Return the shares of the three parts, or raise."""
     shares: list[Any] = list(fractions) if isinstance(fractions, Iterable) else [fractions]
     if len(shares) != 3 or not all(map(is_number, shares)) or min(shares) < 0 or not np.isclose(sum(shares), 1):
-        raise ValueError(f"fractions={fractions!r}: expected three shares of at least 0 that sum to 1.")
+        raise ValueError(f"fractions={brief(fractions)}: expected three shares of at least 0 that sum to 1.")
     return np.array(shares, dtype=float)
 
 

@@ -166,8 +166,8 @@ def test_sources_that_are_not_there(files, twelve, tmp_path):
         ([folder / "s00.h5", twelve[0]], ValueError, "1 of 2 items are feature files"),
         (tmp_path, ValueError, r"has no files ending in \.h5, .*; folders in it: 'features'"),
         ({}, ValueError, "bags is empty"),
-        ([], ValueError, "samples is empty"),
-        (3, TypeError, "samples: got int"),
+        ([], ValueError, "bags is empty"),
+        (3, TypeError, "bags: got int"),
     ):
         with pytest.raises(error, match=said):
             run(source, use_rep="X_f" if source in (3, []) else None, labels=labels)

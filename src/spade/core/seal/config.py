@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from spade.core.checks import (
+    brief,
     check_choice,
     check_count,
     check_kinds,
@@ -86,7 +87,7 @@ class SealTraining:
         targets = (self.targets,) if isinstance(self.targets, str) else self.targets
         names = tuple(targets) if isinstance(targets, Iterable) else ()
         if not names or not all(isinstance(name, str) and name for name in names):
-            raise ValueError(f"targets={self.targets!r}: expected names of layers, such as ('qkv', 'proj').")
+            raise ValueError(f"targets={brief(self.targets)}: expected names of layers, such as ('qkv', 'proj').")
         return names
 
     def loss_weights(self) -> dict[str, float]:

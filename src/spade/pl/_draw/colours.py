@@ -10,9 +10,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from spade._samples.expert_colours import palette
-from spade._samples.experts import expert_series
-from spade._samples.obs import obs_column
+from spade._samples.experts import expert_series, palette
+from spade._samples.obs import categorical, category_strings, obs_column, value_strings
 from spade._samples.sample import Sample
 
 #: Colours of Okabe and Ito, distinct with any kind of colour vision; without grey, which means missing here.
@@ -55,11 +54,21 @@ class Column:
 
 def read_column(sample: Sample, color: str | None, key: str) -> ColumnColours:
     """Return the experts (``color=None``) or a column of ``obs``, and the colours that ``uns`` has for it."""
-    series = expert_series(sample, key) if color is None else obs_column(sample, color, "color")
+    column = expert_series(sample, key) if color is None else obs_column(sample, color, "color")
+    series = column if color is None else _labels(column)
     stored = sample.table.uns.get(f"{series.name}_colors")
-    if stored is None or not isinstance(series.dtype, pd.CategoricalDtype) or len(stored) < len(series.cat.categories):
+    if stored is None or not isinstance(column.dtype, pd.CategoricalDtype) or len(stored) < len(column.cat.categories):
         return series, {}
-    return series, dict(zip(map(str, series.cat.categories), map(str, stored), strict=False))
+    names = value_strings(column.cat.categories.to_series())
+    return series, {name: str(colour) for name, colour in zip(names, stored, strict=False) if name}
+
+
+def _labels(column: pd.Series) -> pd.Series:
+    """Return categories as functions of tl read them; numbers stay as they are."""
+    if pd.api.types.is_numeric_dtype(column.dtype) and not pd.api.types.is_bool_dtype(column.dtype):
+        return column
+    values, categories = category_strings(column, str(column.name))
+    return pd.Series(categorical(values, categories), index=column.index, name=column.name)
 
 
 def expert_colours(names: Iterable[str]) -> dict[str, str]:

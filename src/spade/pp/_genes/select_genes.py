@@ -9,17 +9,27 @@ import numpy as np
 from scipy.sparse import csr_matrix
 
 from spade import _keys
+from spade._checks import plural, shorten
 from spade._samples.counts import has_counts, read_counts
-from spade._samples.obs import obs_column
+from spade._samples.obs import read_roles
 from spade._samples.open import Samples, as_list, iter_samples
 from spade._samples.sample import Sample, check_names
 from spade.core.arrays import Rows
 from spade.core.checks import check_choice, check_count, check_flag, check_text
 from spade.core.errors import warn
+from spade.core.roles import TRAIN
 from spade.models import GenePanel
 from spade.models._gene_names import MIN_GENES
 from spade.pp._genes.common import enough_common, usable_names
-from spade.pp._genes.variable import SectionCounts, variable_alone, variable_together
+from spade.pp._genes.variable import (
+    RARE_SHARE,
+    RARE_SPOTS,
+    SectionCounts,
+    rare_genes,
+    spots_with,
+    variable_alone,
+    variable_together,
+)
 
 logger = logging.getLogger("spade")
 ON_FEW_COMMON = ("error", "drop")
@@ -66,7 +76,7 @@ def select_genes(
     Parameters
     ----------
     samples
-        A ``SpatialData``, a path to a zarr store, or an iterable of these. Samples without expression are skipped.
+        A ``SpatialData``, a path to a zarr store, or a list or dict of these. Samples without expression are skipped.
     method
         ``"spade"`` or ``"seal"``.
     n_top_genes
@@ -101,7 +111,13 @@ def select_genes(
     Raises
     ------
     ValueError
-        Fewer than ``min_genes`` in common, no expression anywhere, no training spot, or counts that are not raw.
+        Fewer than ``min_genes`` in common, no expression anywhere, no training spot, counts that are not raw, or a
+        ``split_key`` with other parts than those of :func:`split`.
+
+    Warns
+    -----
+    UserWarning
+        If most of the genes chosen are hardly expressed: found in fewer than 1 % of the spots, or in fewer than 3.
 
     Examples
     --------
@@ -132,13 +148,31 @@ def select_genes(
     key = _keys.gene(_keys.check_key(key_added))
     samples = as_list(samples, writes=True)
     common, names, dropped = _common_panel(samples, settings, table_key)
-    chosen = _variable_genes(samples, names, common, settings, table_key)
+    chosen, rare = _variable_genes(samples, names, common, settings, table_key)
     panel = GenePanel(tuple(sorted(chosen)), n_common=len(common), dropped=tuple(dropped), fold_case=settings.fold_case)
     for sample in iter_samples(samples, table_key=table_key, writes=True):
         if sample.has_expression:
             _mark_genes(sample, panel, settings, key, kept=sample.name in names)
     logger.info("%d genes of %d common to %d samples; wrote var[%r]", len(panel), len(common), len(names), key)
+    _tell_rare(chosen, chosen & rare)
     return panel
+
+
+def _tell_rare(chosen: set[str], rare: set[str]) -> None:
+    """Log how many of the chosen genes are hardly expressed; warn if these are most."""
+    if not rare:
+        return
+    said = (
+        f"{len(rare)} of the {plural(len(chosen), 'gene')} chosen have counts in fewer than {RARE_SHARE:.0%} of the "
+        f"spots, or in fewer than {RARE_SPOTS}: {shorten(sorted(rare))}"
+    )
+    if 2 * len(rare) > len(chosen):
+        warn(
+            f"{said}. Most of the panel is noise: lower n_top_genes=, add spots or samples, or leave such genes out of "
+            "the tables (scanpy.pp.filter_genes)."
+        )
+    else:
+        logger.info("%s", said)
 
 
 def _common_panel(
@@ -166,8 +200,9 @@ def _common_panel(
 
 def _variable_genes(
     samples: Samples, names: list[str], common: GenePanel, settings: GeneSettings, table_key: str | None
-) -> set[str]:
-    """Return the most variable of the common genes, by the rule of the method, over the samples of these names."""
+) -> tuple[set[str], set[str]]:
+    """Return the most variable of the common genes over the samples of these names, and those hardly expressed."""
+    n_found, n_spots = np.zeros(len(common)), 0
     alone: list[set[str]] = []
     together: list[SectionCounts] = []
     for sample in iter_samples(samples, table_key=table_key):
@@ -177,15 +212,17 @@ def _variable_genes(
         if not len(rows):
             continue
         var_names = sample.table.var_names
+        n_found, n_spots = n_found + spots_with(counts, var_names, common), n_spots + len(rows)
         if settings.method == "seal":
             together.append(SectionCounts.of(counts, var_names, sample.section_of_row()[rows], common))
         else:
             alone.append(variable_alone(counts, var_names, common, settings.n_top_genes))
     if not (together or alone):
         raise ValueError(f"split_key={settings.split_key!r}: no spot of any sample is in {_keys.TRAIN!r}.")
+    rare = rare_genes(n_found, n_spots, common)
     if together:
-        return variable_together(together, common, settings.n_top_genes, by_section=settings.by_section)
-    return set().union(*alone)
+        return variable_together(together, common, settings.n_top_genes, by_section=settings.by_section), rare
+    return set().union(*alone), rare
 
 
 def _mark_genes(sample: Sample, panel: GenePanel, settings: GeneSettings, key: str, *, kept: bool) -> None:
@@ -213,7 +250,7 @@ def _training_counts(sample: Sample, layer: str | None, split_key: str | None) -
     counts = read_counts(sample, layer, smoothed=False)
     train = np.ones(len(counts.indptr) - 1, dtype=bool)
     if split_key is not None:
-        train = (obs_column(sample, split_key, "split_key").astype(object) == _keys.TRAIN).to_numpy()
+        train = read_roles(sample, split_key) == TRAIN
         if not train.any():
             logger.info("%s: no spot in %r, takes no part in gene selection", sample.name, _keys.TRAIN)
             return counts[:0], np.empty(0, dtype=np.int64)

@@ -17,6 +17,19 @@ from spade.models import GenePanel
 
 #: A gene with fewer counts than this in all spots together is left out.
 MIN_COUNTS = 3
+#: A gene that is found in a smaller share of the spots, or in fewer spots, is hardly expressed.
+RARE_SHARE, RARE_SPOTS = 0.01, 3
+
+
+def spots_with(counts: csr_matrix, var_names: pd.Index, common: GenePanel) -> Floats:
+    """Return the number of spots in which each of the common genes has a count."""
+    found = csr_matrix(((counts.data > 0).astype(np.float32), counts.indices, counts.indptr), shape=counts.shape)
+    return np.asarray(common.take(found, var_names)[0].sum(0, dtype=np.float64)).ravel()
+
+
+def rare_genes(n_found: Floats, n_spots: int, common: GenePanel) -> set[str]:
+    """Return the genes that are hardly expressed."""
+    return set(np.array(common.names, dtype=object)[n_found < max(RARE_SHARE * n_spots, RARE_SPOTS)])
 
 
 def variable_alone(counts: csr_matrix, var_names: pd.Index, common: GenePanel, n_top_genes: int) -> set[str]:

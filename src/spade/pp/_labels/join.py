@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from spade import _keys
-from spade._checks import shorten
+from spade._checks import clean_label, shorten
 from spade._samples.sample import Sample
 from spade.core.arrays import Rows
 from spade.io._label_table import SAMPLE, SPOT
@@ -103,6 +103,6 @@ def values_of(column: pd.Series, positions: Rows) -> Any:
         if missing.any() and column.dtype.kind != "f":
             column = column.astype("boolean" if column.dtype.kind == "b" else "Int64")
         return column.reset_index(drop=True).reindex(positions).array
-    strings = column.astype(object).map(lambda value: None if pd.isna(value) else str(value).strip() or None)
+    strings = column.astype(object).map(lambda value: None if pd.isna(value) else clean_label(str(value)) or None)
     values = strings.to_numpy(dtype=object)[np.where(missing, 0, positions)]
     return pd.Categorical(np.where(missing, None, values), categories=sorted(set(strings.dropna())))

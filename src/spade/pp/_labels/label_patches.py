@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from os import PathLike
-from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
@@ -20,7 +19,7 @@ from spade._samples.obs import check_free
 from spade._samples.open import Samples, as_list, iter_samples
 from spade._samples.patches import patch_record, placed_patches
 from spade._samples.sample import Sample, check_names
-from spade.core.checks import check_choice, check_positive, check_share
+from spade.core.checks import brief, check_choice, check_ordered, check_path, check_positive, check_share
 from spade.core.errors import warn
 from spade.io import _label_table
 from spade.io._bytes import suffix
@@ -59,7 +58,7 @@ def label_patches(
     Parameters
     ----------
     samples
-        A ``SpatialData``, a path to a zarr store, or an iterable of these.
+        A ``SpatialData``, a path to a zarr store, or a list or dict of these.
     annotations
         Polygons: a ``GeoDataFrame`` or the path of a GeoJSON file, if there is one section; the name of a shapes
         element of the samples, which its transformations map to the image; or a dict from section to any of these. A
@@ -149,9 +148,10 @@ def label_patches(
 
 def _check_columns(columns: object) -> None:
     """Raise unless these are None, a name or several."""
+    check_ordered("columns", columns)
     names = [columns] if columns is None or isinstance(columns, str) else columns
     if not isinstance(names, Sequence) or not all(name is None or (isinstance(name, str) and name) for name in names):
-        raise ValueError(f"columns={columns!r}: expected the name of a column, or a list of names.")
+        raise ValueError(f"columns={brief(columns)}: expected the name of a column, or a list of names.")
 
 
 def _write(sample: Sample, values: Columns) -> None:
@@ -170,8 +170,10 @@ def _as_table(annotations: object) -> tuple[pd.DataFrame, str] | None:
     if isinstance(annotations, pd.DataFrame):
         source = "annotations="
         return None if isinstance(annotations, GeoDataFrame) else (check_label_table(annotations, source), source)
-    if isinstance(annotations, (str, PathLike)) and suffix(Path(annotations)) in _label_table.SUFFIXES:
-        return read_label_table(Path(annotations), argument="annotations"), f"annotations={str(annotations)!r}"
+    if isinstance(annotations, (str, PathLike)):
+        path = check_path("annotations", annotations)
+        if suffix(path) in _label_table.SUFFIXES:
+            return read_label_table(path, argument="annotations"), f"annotations={str(annotations)!r}"
     return None
 
 

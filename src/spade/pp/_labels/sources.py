@@ -5,18 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from os import PathLike
-from pathlib import Path
 
 import numpy as np
 import shapely
 from geopandas import GeoDataFrame
 from numpy.typing import NDArray
 
-from spade._checks import shorten
+from spade._checks import clean_label, shorten
 from spade._samples.patches import PlacedPatches
 from spade._samples.placement import pixels_of
 from spade._samples.sample import Sample, Section
 from spade.core.arrays import Floats
+from spade.core.checks import check_path
 from spade.io import _geojson, _label_table
 from spade.io._bytes import suffix
 from spade.io._polygons import checked_areas
@@ -65,7 +65,7 @@ def _read(value: object, column: str, argument: str) -> Outlines | str:
     if isinstance(value, GeoDataFrame):
         return _read_frame(value, column, f"{argument}=")
     if isinstance(value, (str, PathLike)):
-        path = Path(value)
+        path = check_path(argument, value)
         if suffix(path) in _geojson.SUFFIXES:
             frame, n_repaired = _geojson.read_polygons(path, argument=argument)
             return replace(_read_frame(frame, column, f"{argument}={str(value)!r}"), n_repaired=n_repaired)
@@ -130,7 +130,7 @@ def _read_frame(frame: GeoDataFrame, column: str, source: str) -> Outlines:
     if not len(frame):
         raise ValueError(f"{source} holds no polygons.")
     values = frame[column].astype(object)
-    text = values.where(values.notna(), "").astype(str).str.strip().to_numpy(dtype=object)
+    text = np.array([clean_label(str(value)) for value in values.where(values.notna(), "")], dtype=object)
     names = [f"row {i!r}" + (f" ({label})" if label else "") for i, label in zip(frame.index, text, strict=True)]
     polygons, n_repaired = checked_areas(frame.geometry.to_numpy(), names, source)
     return Outlines(polygons, np.array([label or None for label in text], dtype=object), n_repaired)

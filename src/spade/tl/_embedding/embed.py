@@ -15,7 +15,7 @@ from spade import _keys
 from spade._checks import check_idle, shorten
 from spade._samples.counts import read_expression
 from spade._samples.encode import BATCH, ORIGIN, encode_rows
-from spade._samples.expert_colours import palette
+from spade._samples.experts import palette
 from spade._samples.model_features import (
     Model,
     check_model,
@@ -62,7 +62,7 @@ def embed(
     Parameters
     ----------
     samples
-        A ``SpatialData``, a path to a zarr store, or an iterable of these; expression is not needed.
+        A ``SpatialData``, a path to a zarr store, or a list or dict of these; expression is not needed.
     model
         From :func:`train_spade` or :func:`train_seal`, or loaded.
     key_added

@@ -36,7 +36,7 @@ def mixing(
     Parameters
     ----------
     samples
-        A ``SpatialData``, a path to a zarr store, or an iterable of these.
+        A ``SpatialData``, a path to a zarr store, or a list or dict of these.
     use_rep
         ``obsm`` key of the representation, such as ``"X_spade"`` or the image features it came from.
     groupby

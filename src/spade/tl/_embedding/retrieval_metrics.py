@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from spade import _keys
 from spade._samples.collect import Collector
 from spade._samples.model_features import Model, check_model
-from spade._samples.obs import obs_column
+from spade._samples.obs import obs_column, value_strings
 from spade._samples.open import Samples, as_list, iter_samples
 from spade.core.arrays import Rows
 from spade.core.checks import check_count, check_text
@@ -48,7 +48,7 @@ def retrieval_metrics(
     Parameters
     ----------
     samples
-        A ``SpatialData``, a path to a zarr store, or an iterable of these, with image features and expression.
+        A ``SpatialData``, a path to a zarr store, or a list or dict of these, with image features and expression.
     model
         A trained model.
     k
@@ -148,8 +148,7 @@ def _embed_pairs(samples: Samples, model: Model, mix: str, source: Source, chose
             modalities[name], valid = read_modality(sample, model, name, source)
             usable &= valid
         if chosen.split_key is not None:
-            column = obs_column(sample, chosen.split_key, "split_key")
-            usable &= (column == chosen.part).to_numpy(dtype=bool)
+            usable &= value_strings(obs_column(sample, chosen.split_key, "split_key")) == chosen.part
         rows = np.flatnonzero(usable)
         embedded = {
             f"{side}_{name}": encode(model, name, x[rows], mix, gallery=side == "gallery")

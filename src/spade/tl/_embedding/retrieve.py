@@ -16,10 +16,10 @@ from tqdm.auto import tqdm
 
 from spade._checks import shorten
 from spade._samples.model_features import Model, check_model
-from spade._samples.open import Samples, as_list, iter_samples
+from spade._samples.open import Item, Samples, as_list, iter_samples
 from spade._samples.sample import Sample, check_names
 from spade.core.arrays import Rows
-from spade.core.checks import check_choice, check_count, check_flag, is_number
+from spade.core.checks import brief, check_choice, check_count, check_flag, check_names_given, check_ordered, is_number
 from spade.core.errors import warn
 from spade.core.evaluation.retrieval import Nearest
 from spade.models._gene_names import MATCHING
@@ -61,7 +61,7 @@ def retrieve(
         counts, relative to their mean in training). A gene that is only listed counts as four times its mean (a change
         of 2).
     gallery
-        A ``SpatialData``, a path to a zarr store, or an iterable of these.
+        A ``SpatialData``, a path to a zarr store, or a list or dict of these.
     model
         A trained model.
     query_by, gallery_by
@@ -112,7 +112,7 @@ def retrieve(
     check_model(model)
     check_mix(mix, model)
     check_flag("same_section", same_section)
-    items = as_list(gallery)
+    items = as_list(gallery, "gallery")
     by_signature = _is_signature(query)
     if by_signature:
         query_by, gallery_by = "expression", "image" if gallery_by is None else gallery_by
@@ -131,7 +131,12 @@ def retrieve(
             )
         queries = _Queries.of_signature(model, query)
     else:
-        queries = _read_queries(as_list(query), search, spots)
+        if isinstance(query, str) and not query.endswith(".zarr") and not Path(query).expanduser().exists():
+            raise ValueError(
+                f"query={brief(query)} is not the path of a store. To search for genes, pass a list of names, such as "
+                f"[{brief(query)}]."
+            )
+        queries = _read_queries(as_list(query, "query"), search, spots)
     nearest = Nearest(queries.embedded, n_best)
     spots_of_gallery = _search(items, search, queries, nearest, same_section=same_section)
     return _table(queries.renamed(spots_of_gallery), spots_of_gallery, nearest)
@@ -179,7 +184,7 @@ class _Queries:
 
 
 def _search(
-    items: Sequence[SpatialData | Path], search: _Search, queries: _Queries, nearest: Nearest, *, same_section: bool
+    items: Sequence[Item], search: _Search, queries: _Queries, nearest: Nearest, *, same_section: bool
 ) -> pd.DataFrame:
     """Compare the queries with every sample of the gallery; return the names of all its spots."""
     parts, sample_names = [], []
@@ -216,8 +221,9 @@ def _spots(sample: Sample, rows: Rows) -> pd.DataFrame:
 
 def _is_signature(query: Samples | Signature) -> TypeGuard[Signature]:
     """Whether a query names genes; strings that are paths are samples."""
+    check_ordered("query", query)
     if isinstance(query, Mapping):
-        return True
+        return not any(isinstance(value, (SpatialData, str, PathLike)) for value in query.values())
     if isinstance(query, (str, PathLike, SpatialData, Iterator)) or not isinstance(query, Iterable):
         return False
     items = list(query)
@@ -232,7 +238,7 @@ def _change(model: Model, signature: Signature) -> NDArray[np.float64]:
         raise ValueError("the model does not know its gene panel, so a signature cannot be ordered for its input.")
     changes = dict(signature) if isinstance(signature, Mapping) else dict.fromkeys(signature, LISTED_CHANGE)
     if not changes or not all(map(is_number, changes.values())) or not any(changes.values()):
-        raise ValueError(f"query={signature!r}: expected genes with finite log2 fold changes, not all 0.")
+        raise ValueError(f"query={brief(signature)}: expected genes with finite log2 fold changes, not all 0.")
     changes = {str(gene): float(value) for gene, value in changes.items()}
     panel = pd.Index(model.genes.names)
     positions = dict(zip(changes, panel.get_indexer(model.genes.fold(changes)), strict=True))
@@ -252,11 +258,9 @@ def _change(model: Model, signature: Signature) -> NDArray[np.float64]:
     return change
 
 
-def _read_queries(items: Sequence[SpatialData | Path], search: _Search, spots: Sequence[str] | None) -> _Queries:
+def _read_queries(items: Sequence[Item], search: _Search, spots: Sequence[str] | None) -> _Queries:
     """Embed the spots to search for: all that have the modality, or those that are named."""
-    wanted = None if spots is None else pd.Index([spots] if isinstance(spots, str) else list(map(str, spots)))
-    if wanted is not None and not len(wanted):
-        raise ValueError("spots= is empty: name spots, or leave it out for all.")
+    wanted = None if spots is None else pd.Index(check_names_given("spots", spots))
     embedded, parts, sample_names = [], [], []
     for sample in iter_samples(items, table_key=search.table_key):
         x, valid = read_modality(sample, search.model, search.query_by, search.source)

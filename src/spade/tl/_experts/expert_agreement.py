@@ -28,7 +28,7 @@ def expert_agreement(
     Parameters
     ----------
     samples
-        A ``SpatialData``, a path to a zarr store, or an iterable of these.
+        A ``SpatialData``, a path to a zarr store, or a list or dict of these.
     label_key
         ``obs`` column of categories; spots without one are left out.
     key

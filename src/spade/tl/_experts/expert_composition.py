@@ -38,7 +38,7 @@ def expert_composition(
     Parameters
     ----------
     samples
-        A ``SpatialData``, a path to a zarr store, or an iterable of these.
+        A ``SpatialData``, a path to a zarr store, or a list or dict of these.
     by
         ``obs`` column of categories, such as a region, an organ or a patient.
     key

@@ -49,7 +49,7 @@ def rank_expert_genes(
     Parameters
     ----------
     samples
-        A ``SpatialData``, a path to a zarr store, or an iterable of these; samples without expression are skipped.
+        A ``SpatialData``, a path to a zarr store, or a list or dict of these; samples without expression are skipped.
     key
         Stem of the keys that :func:`embed` or :func:`cluster_experts` wrote.
     n_genes

@@ -32,7 +32,7 @@ def routing_scores(
     Parameters
     ----------
     samples
-        A ``SpatialData``, a path to a zarr store, or an iterable of these, with image features; expression is not
+        A ``SpatialData``, a path to a zarr store, or a list or dict of these, with image features; expression is not
         needed.
     model
         From :func:`train_spade` or :meth:`spade.models.SpadeModel.load`.

@@ -22,7 +22,7 @@ from spade._samples.features import Representation, named_representations, read_
 from spade._samples.obs import check_groups, section_groups
 from spade._samples.open import Samples, as_list, iter_samples
 from spade._samples.patches import row_centres
-from spade.core.checks import check_choice, check_count, check_positive
+from spade.core.checks import brief, check_choice, check_count, check_path, check_positive
 from spade.core.expression.normalise import TARGET_SUM
 from spade.core.spots.blocks import spacing
 from spade.encoders import Encoder
@@ -75,8 +75,8 @@ def expression_benchmark(
     Parameters
     ----------
     samples
-        A ``SpatialData``, a path to a zarr store, or an iterable of these, with features and raw counts. Or the folder
-        of one task of HEST-Bench: ``splits/train_k.csv`` and ``test_k.csv`` (``sample_id``, ``patches_path``,
+        A ``SpatialData``, a path to a zarr store, or a list or dict of these, with features and raw counts. Or the
+        folder of one task of HEST-Bench: ``splits/train_k.csv`` and ``test_k.csv`` (``sample_id``, ``patches_path``,
         ``expr_path``), ``var_50genes.json``, and the files that these name: patches (``.h5``) and counts (``.h5ad``),
         which are joined by barcode.
     use_rep
@@ -139,12 +139,13 @@ def expression_benchmark(
     if target_sum is not None:
         check_positive("target_sum", target_sum)
     panel = None if genes is None else GenePanel.of(genes)
-    if isinstance(samples, (str, PathLike)) and Path(samples).is_dir() and not is_store(Path(samples)):
+    folder = check_path("samples", samples) if isinstance(samples, (str, PathLike)) else None
+    if folder is not None and folder.is_dir() and not is_store(folder):
         if use_rep is not None:
             raise ValueError(
                 f"use_rep={use_rep!r}: a folder of HEST-Bench has no obsm; its patches are encoded with encoder=."
             )
-        bench = _read_folder(Path(samples), encoder, batch_size)
+        bench = _read_folder(folder, encoder, batch_size)
     else:
         if use_rep is None:
             raise ValueError('use_rep=None: name an obsm key, such as use_rep="X_texture".')
@@ -180,7 +181,7 @@ def _protocols(protocol: object) -> list[str]:
     """Return the protocols as a list; raise if one is unknown, or there are none."""
     names = list(protocol) if isinstance(protocol, Sequence) and not isinstance(protocol, str) else [protocol]
     if not names:
-        raise ValueError(f'protocol={protocol!r}: expected "hest", "sound" or both.')
+        raise ValueError(f'protocol={brief(protocol)}: expected "hest", "sound" or both.')
     return [check_choice("protocol", name, (HEST, SOUND)) for name in names]
 
 

@@ -14,6 +14,7 @@ from spade._checks import shorten
 from spade._samples.model_features import Model, features_key, read_model_features
 from spade._samples.open import Samples, as_list, iter_samples
 from spade._samples.sample import Sample
+from spade.core.checks import brief
 from spade.models import GenePanel, SealModel
 
 logger = logging.getLogger("spade")
@@ -34,7 +35,7 @@ def predict_by_head(
             f'model={model!r}: method="head" needs a SealModel, from sp.tl.train_seal or sp.models.SealModel.load.'
         )
     if not (use_rep is None or isinstance(use_rep, str)):
-        raise ValueError(f"use_rep={use_rep!r}: a model reads one obsm key; name it, or leave it out.")
+        raise ValueError(f"use_rep={brief(use_rep)}: a model reads one obsm key; name it, or leave it out.")
     model.check_head()
     panel = model.genes if genes is None else GenePanel.of(genes)
     columns = panel.columns(model.genes.names)

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from spatialdata import SpatialData
 from tqdm.auto import tqdm
 
 from spade import _keys
 from spade._samples.features import read_features
 from spade._samples.model_features import Model, read_model_features
-from spade._samples.open import Samples, as_list, iter_samples
+from spade._samples.open import Item, Samples, as_list, iter_samples
 from spade._samples.sample import Sample, Section
 from spade.core.checks import check_choice
 from spade.core.errors import warn
@@ -58,7 +56,7 @@ def predict_expression(
     Parameters
     ----------
     samples
-        A ``SpatialData``, a path to a zarr store, or an iterable of these, with image features.
+        A ``SpatialData``, a path to a zarr store, or a list or dict of these, with image features.
     model
         A trained model, for ``"neighbours"`` and ``"head"``.
     reference
@@ -169,7 +167,7 @@ def predict_expression(
 
 
 def _check_features(
-    listed: Sequence[SpatialData | Path], known: Reference, settings: PredictionSettings, table_key: str | None
+    listed: Sequence[Item], known: Reference, settings: PredictionSettings, table_key: str | None
 ) -> None:
     """Raise unless all samples can be predicted, before any is written."""
     for sample in iter_samples(listed, table_key=table_key):

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
-from spatialdata import SpatialData
 
 from spade._checks import shorten
 from spade._samples.collect import Collector
 from spade._samples.counts import has_counts, read_counts
-from spade._samples.open import Samples, as_list, iter_samples
+from spade._samples.open import Item, Samples, as_list, iter_samples
 from spade._samples.patches import row_centres
 from spade._samples.sample import Sample
 from spade.core.arrays import Floats, Rows
@@ -125,9 +123,7 @@ def _expression(sample: Sample, counts: csr_matrix, panel: GenePanel, settings: 
     return csr_matrix(values)
 
 
-def _panel(
-    samples: Sequence[SpatialData | Path], genes: GenePanel | Sequence[str] | None, table_key: str | None
-) -> GenePanel:
+def _panel(samples: Sequence[Item], genes: GenePanel | Sequence[str] | None, table_key: str | None) -> GenePanel:
     """Return the genes given, or those that all samples have, in the order of the first."""
     if genes is not None:
         return GenePanel.of(genes)

@@ -12,7 +12,7 @@ from spade._samples.features import Representation, named_representations, read_
 from spade._samples.model_features import Model, check_model, features_key
 from spade._samples.sample import Sample
 from spade.core.arrays import Rows
-from spade.core.checks import check_choice, check_count, check_flag, check_positive
+from spade.core.checks import brief, check_choice, check_count, check_flag, check_positive
 from spade.models import SealModel, SpadeModel
 from spade.tl._embedding.modalities import Source, check_mix, encode, read_modality
 
@@ -57,7 +57,7 @@ class PredictionSettings:
         check_count("k", self.k)
         check_positive("temperature", self.temperature)
         if not (self.use_rep is None or isinstance(self.use_rep, str)):
-            raise ValueError(f"use_rep={self.use_rep!r}: a model reads one obsm key; name it, or leave it out.")
+            raise ValueError(f"use_rep={brief(self.use_rep)}: a model reads one obsm key; name it, or leave it out.")
 
     def _check_ridge(self) -> None:
         if self.model is not None:
@@ -67,10 +67,10 @@ class PredictionSettings:
         if self.use_rep is None:
             raise ValueError('use_rep=None: method="ridge" needs an obsm key, such as use_rep="X_texture".')
         if len(named_representations(self.use_rep)) > 1:
-            raise ValueError(f"use_rep={self.use_rep!r}: expected one obsm key, or a tuple of keys.")
+            raise ValueError(f"use_rep={brief(self.use_rep)}: expected one obsm key, or a tuple of keys.")
         if isinstance(self.alpha, str):
             if self.alpha != "cv":
-                raise ValueError(f'alpha={self.alpha!r}: expected a positive number or "cv".')
+                raise ValueError(f'alpha={brief(self.alpha)}: expected a positive number or "cv".')
         else:
             check_positive("alpha", self.alpha)
         check_choice("scaling", self.scaling, SCALINGS)

@@ -5,19 +5,17 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from spatialdata import SpatialData
 
 from spade import _keys
 from spade._samples.features import Representation, named_representations, read_representations, support_scale
-from spade._samples.obs import categorical, check_free, obs_column
-from spade._samples.open import Samples, as_list, iter_samples
+from spade._samples.obs import categorical, check_free, obs_column, value_strings
+from spade._samples.open import Item, Samples, as_list, iter_samples
 from spade._samples.sample import Sample
 from spade.core.arrays import Floats
-from spade.core.checks import check_text
+from spade.core.checks import brief, check_text
 from spade.core.rng import as_seed
 from spade.tl._few_shot.probes import Probe
 from spade.tl._few_shot.rows import LabelledRows, read_rows
@@ -46,8 +44,8 @@ def annotate(
     Parameters
     ----------
     samples
-        A ``SpatialData``, a path to a zarr store, or an iterable of these. Samples without ``obs[label_key]`` are only
-        predicted.
+        A ``SpatialData``, a path to a zarr store, or a list or dict of these. Samples without ``obs[label_key]`` are
+        only predicted.
     label_key
         ``obs`` column of the labels; a spot without a value has none.
     use_rep
@@ -94,7 +92,7 @@ def annotate(
     """
     keys = _WrittenKeys.of(label_key, key_added)
     if not isinstance(use_rep, (str, tuple)):
-        raise TypeError(f"use_rep={use_rep!r}: expected one representation, a key or a tuple of keys.")
+        raise TypeError(f"use_rep={brief(use_rep)}: expected one representation, a key or a tuple of keys.")
     named = named_representations(use_rep)
     probe = Probe(classifier, C, n_neighbors)
     seed = as_seed(rng)
@@ -153,9 +151,7 @@ class _WrittenKeys:
         return cls(stem, *(_keys.check_key(f"{stem}_{name}") for name in ("probability", "uncertainty")))
 
 
-def _labelled_samples(
-    listed: Sequence[SpatialData | Path], label_key: str, table_key: str | None
-) -> list[SpatialData | Path]:
+def _labelled_samples(listed: Sequence[Item], label_key: str, table_key: str | None) -> list[Item]:
     """Return the samples that have the column, or raise with the columns there are."""
     labelled = [
         item
@@ -201,7 +197,7 @@ def _write(
     logger.info("%s: wrote obs[%r], obs[%r] and obsm[%r]", sample.name, keys.label, keys.uncertainty, keys.probability)
 
 
-def _colours(labelled: Sequence[SpatialData | Path], label_key: str, table_key: str | None) -> dict[str, str]:
+def _colours(labelled: Sequence[Item], label_key: str, table_key: str | None) -> dict[str, str]:
     """Return the colours of the labels in ``uns``; empty unless every category has one."""
     colours: dict[str, str] = {}
     for sample in iter_samples(labelled, table_key=table_key):
@@ -212,5 +208,5 @@ def _colours(labelled: Sequence[SpatialData | Path], label_key: str, table_key: 
             or len(stored) != len(column.cat.categories)
         ):
             return {}
-        colours = dict(zip(map(str, column.cat.categories), map(str, stored), strict=True)) | colours
+        colours = dict(zip(value_strings(column.cat.categories.to_series()), map(str, stored), strict=True)) | colours
     return colours

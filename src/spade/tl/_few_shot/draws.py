@@ -8,7 +8,7 @@ from itertools import islice
 import numpy as np
 from numpy.typing import NDArray
 
-from spade.core.checks import check_count
+from spade.core.checks import brief, check_count
 from spade.core.evaluation.episodes import Episode, anywhere, between_blocks, between_groups
 from spade.core.rng import numpy_stream
 from spade.tl._few_shot.rows import LabelledRows
@@ -95,7 +95,7 @@ def draw_between_groups(
     n_support = n_groups // 2 if n_support_groups is None else check_count("n_support_groups", n_support_groups)
     if n_support >= n_groups:
         raise ValueError(
-            f"n_support_groups={n_support_groups!r}: expected a whole number from 1 to {n_groups - 1}, as "
+            f"n_support_groups={brief(n_support_groups)}: expected a whole number from 1 to {n_groups - 1}, as "
             f"{n_groups} groups have labels."
         )
     y = rows.y[labelled]

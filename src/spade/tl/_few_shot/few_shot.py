@@ -58,7 +58,7 @@ def few_shot(
     Parameters
     ----------
     samples
-        A ``SpatialData``, a path to a zarr store, or an iterable of these.
+        A ``SpatialData``, a path to a zarr store, or a list or dict of these.
     label_key
         ``obs`` column of the classes; spots without a value are not used.
     use_rep

@@ -15,7 +15,7 @@ from sklearn.model_selection import StratifiedKFold
 from sklearn.neighbors import KNeighborsClassifier
 
 from spade.core.arrays import Floats
-from spade.core.checks import check_choice, check_count, check_positive
+from spade.core.checks import brief, check_choice, check_count, check_positive
 
 CLASSIFIERS = ("linear", "centroid", "knn")
 #: Values of C that cross-validation within the support chooses from.
@@ -50,7 +50,9 @@ class Probe:
         check_choice("classifier", self.classifier, CLASSIFIERS)
         if isinstance(self.C, str):
             if self.C not in ("paper", "cv"):
-                raise ValueError(f'C={self.C!r}: expected a positive number, "paper" (width × classes / 100) or "cv".')
+                raise ValueError(
+                    f'C={brief(self.C)}: expected a positive number, "paper" (width × classes / 100) or "cv".'
+                )
         else:
             check_positive("C", self.C)
         check_count("n_neighbors", self.n_neighbors)

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
-from pathlib import Path
 from typing import TypeAlias
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from spatialdata import SpatialData
 
 from spade import _keys
-from spade._samples.open import iter_samples
+from spade._samples.open import Item, iter_samples
 from spade.core.arrays import Floats
 from spade.core.evaluation.metrics import balanced_accuracy, macro_auroc, macro_f1, recalls
 
@@ -37,9 +35,7 @@ def scores(truth: NDArray[np.int64], probabilities: Floats, classes: list[str]) 
             yield {"metric": RECALL, "label": classes[k], "value": value, "n_query": int((truth == k).sum())}
 
 
-def store_table(
-    item: SpatialData | Path, table: pd.DataFrame, key: str, table_key: str | None, **facts: object
-) -> None:
+def store_table(item: Item, table: pd.DataFrame, key: str, table_key: str | None, **facts: object) -> None:
     """Write a table and its provenance to ``uns[key]`` of one sample."""
     for sample in iter_samples([item], table_key=table_key, writes=True):
         sample.table.uns[key] = table.copy()

@@ -13,7 +13,7 @@ from spade._samples.features import Representation, named_representations
 from spade._samples.obs import categorical, check_free
 from spade._samples.open import Samples, as_list, iter_samples
 from spade._samples.sample import Sample
-from spade.core.checks import check_choice, check_text
+from spade.core.checks import brief, check_choice, check_text
 from spade.core.device import resolve_device
 from spade.core.rng import as_seed
 from spade.tl._slides.heads import SlideConfig, SlideHead, check_heads, fit_slide_head, read_moments
@@ -55,7 +55,7 @@ def attention(
     Parameters
     ----------
     samples
-        A ``SpatialData``, a path to a zarr store, or an iterable of these. Those without ``obs[label_key]`` are only
+        A ``SpatialData``, a path to a zarr store, or a list or dict of these. Those without ``obs[label_key]`` are only
         predicted.
     label_key
         ``obs`` column of the classes, one value per slide.
@@ -103,7 +103,9 @@ def attention(
     1.0
     """
     if isinstance(use_rep, list):
-        raise TypeError(f"use_rep={use_rep!r}: expected one representation, a key or a tuple of keys to concatenate.")
+        raise TypeError(
+            f"use_rep={brief(use_rep)}: expected one representation, a key or a tuple of keys to concatenate."
+        )
     ((name, obsm_keys),) = named_representations(use_rep).items()
     config = SlideConfig(
         scaling=scaling, class_weights=class_weights, hidden=hidden, dropout=dropout, n_epochs=n_epochs, lr=lr,

@@ -19,11 +19,12 @@ from spatialdata import SpatialData
 
 from spade._checks import shorten
 from spade._samples.features import read_features
+from spade._samples.matrices import to_dense
 from spade._samples.obs import group_labels, value_strings
-from spade._samples.open import Samples, as_list, iter_samples
+from spade._samples.open import Item, Samples, as_list, iter_samples
 from spade._samples.sample import Sample, check_names
 from spade.core.arrays import Rows
-from spade.core.checks import check_text
+from spade.core.checks import check_ordered, check_path, check_text
 from spade.io._feature_files import feature_shape, find_feature_files, is_feature_file, read_feature_file
 from spade.io._label_table import SAMPLE, SPOT, check_label_table
 from spade.io._store import is_store
@@ -99,6 +100,7 @@ def read_bags(
         Arguments whose column some of the samples may lack.
     """
     wanted = {argument: check_text(argument, column) for argument, column in columns.items() if column is not None}
+    check_ordered("bags", bags)
     if isinstance(bags, Iterable) and not isinstance(bags, (str, PathLike, Mapping, SpatialData)):
         bags = list(bags)  # an iterator can be read only once
     files = _as_files(bags)
@@ -108,7 +110,7 @@ def read_bags(
                 "use_rep=None: samples need the obsm key of a representation; only feature files have none."
             )
         in_obs = {} if labels is not None else wanted
-        described = _of_samples(as_list(bags), named, in_obs, slide_key, table_key, optional)
+        described = _of_samples(as_list(bags, "bags"), named, in_obs, slide_key, table_key, optional)
     else:
         for name, given in (("use_rep", named), ("slide_key", slide_key), ("table_key", table_key)):
             if given is not None:
@@ -130,19 +132,27 @@ def _as_files(bags: BagSource) -> Mapping[str, Files] | None:
     if isinstance(bags, Mapping):
         if not bags:
             raise ValueError("bags is empty; expected one folder or list of feature files per representation.")
-        return bags
+        return None if all(map(_is_sample, bags.values())) else bags
     if isinstance(bags, (str, PathLike)):
-        path = Path(bags)
+        path = check_path("bags", bags)
         folder = path.is_dir() and not is_store(path) and path.suffix != ".zarr"
-        return {"features": bags} if folder or is_feature_file(path) else None
+        return {"features": path} if folder or is_feature_file(path) else None
     if not isinstance(bags, list):
         return None
-    n_files = sum(isinstance(item, (str, PathLike)) and is_feature_file(Path(item)) for item in bags)
+    n_files = sum(isinstance(item, (str, PathLike)) and is_feature_file(check_path("bags", item)) for item in bags)
     if 0 < n_files < len(bags):
         raise ValueError(
             f"bags: {n_files} of {len(bags)} items are feature files and the others are not. Pass one or the other."
         )
     return {"features": bags} if n_files else None
+
+
+def _is_sample(value: object) -> bool:
+    """Whether a value of a dict is a sample, opened or as a store, rather than feature files."""
+    if isinstance(value, (str, PathLike)):
+        path = check_path("bags", value)
+        return path.suffix == ".zarr" or is_store(path)
+    return isinstance(value, SpatialData)
 
 
 def _of_files(files: Mapping[str, Files]) -> Bags:
@@ -167,7 +177,7 @@ def _of_files(files: Mapping[str, Files]) -> Bags:
 
 
 def _of_samples(
-    items: list[SpatialData | Path],
+    items: list[Item],
     named: Mapping[str, tuple[str, ...]],
     wanted: Mapping[str, str],
     slide_key: str | None,
@@ -256,9 +266,7 @@ def _read_rows(source: ad.AnnData | tuple[Path, str], keys: tuple[str, ...], row
             start = int(rows[0])
             values = values[start : rows[-1] + 1] if isinstance(values, zarr.Array) else ad.io.read_elem(values)
             start = start if isinstance(values, np.ndarray) else 0
-        if hasattr(values, "toarray"):
-            values = values.toarray()
-        blocks.append(np.asarray(values, dtype=np.float32)[rows - start])
+        blocks.append(to_dense(values, f"obsm[{key!r}]")[rows - start])
     return np.concatenate(blocks, 1) if len(blocks) > 1 else blocks[0]
 
 
@@ -266,7 +274,7 @@ def _value_of_slide(sample: Sample, argument: str, column: str, slide: str, of_s
     """Return the only value of a slide in a column, ``""`` if it has none."""
     if column not in sample.table.obs:
         return ""
-    values = sorted(set(_text(sample.table.obs[column][of_slide])) - {""})
+    values = sorted(set(value_strings(sample.table.obs[column][of_slide])) - {""})
     if len(values) > 1:
         raise ValueError(
             f"slide {slide!r}: obs[{column!r}] has several values, {shorten(values)}, but {argument}= needs one value "
@@ -274,10 +282,6 @@ def _value_of_slide(sample: Sample, argument: str, column: str, slide: str, of_s
             "slide."
         )
     return values[0] if values else ""
-
-
-def _text(column: pd.Series) -> NDArray[np.object_]:
-    return np.array([text.strip() for text in value_strings(column)], dtype=object)
 
 
 def _one_width(widths: Mapping[str, int], name: str) -> int:
@@ -319,5 +323,5 @@ def _labelled(bags: Bags, labels: pd.DataFrame, wanted: Mapping[str, str]) -> Ba
                 f"labels: {argument}={column!r} is not a column; columns: {shorten(frame.columns, 20)}."
                 f"{ADVICE.get(argument, '')}"
             )
-        facts[argument] = _text(frame[column])[position]
+        facts[argument] = value_strings(frame[column])[position]
     return Bags(bags.names, bags.widths, facts, bags.places, bags.readers)

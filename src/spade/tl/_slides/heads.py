@@ -15,7 +15,15 @@ from tqdm.auto import tqdm
 
 from spade._samples.features import column_scale
 from spade.core.arrays import Floats, Rows, scale_of
-from spade.core.checks import check_choice, check_count, check_flag, check_not_negative, check_positive, check_share
+from spade.core.checks import (
+    brief,
+    check_choice,
+    check_count,
+    check_flag,
+    check_not_negative,
+    check_positive,
+    check_share,
+)
 from spade.core.evaluation.folds import inner_split
 from spade.core.rng import numpy_stream, torch_stream
 from spade.core.slides.heads import HEADS, N_HEADS, make_head
@@ -49,7 +57,7 @@ class HeadConfig:
         check_positive("lr", self.lr)
         check_not_negative("weight_decay", self.weight_decay)
         if check_not_negative("inner_val", self.inner_val) > 0.5:
-            raise ValueError(f"inner_val={self.inner_val!r}: expected a number from 0 to 0.5.")
+            raise ValueError(f"inner_val={brief(self.inner_val)}: expected a number from 0 to 0.5.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,9 +79,11 @@ def check_heads(head: object, choices: Sequence[str] = HEADS, *, hidden: int) ->
     heads = list(head) if isinstance(head, Iterable) and not isinstance(head, str) else [head]
     named = [check_choice("head", one, choices) for one in heads]
     if not named or len(set(named)) < len(named):
-        raise ValueError(f"head={head!r}: expected one of {', '.join(map(repr, choices))}, or a list without repeats.")
+        raise ValueError(
+            f"head={brief(head)}: expected one of {', '.join(map(repr, choices))}, or a list without repeats."
+        )
     if "transmil" in named and hidden % N_HEADS:
-        raise ValueError(f"hidden={hidden!r}: expected a multiple of {N_HEADS}, the attention heads of TransMIL.")
+        raise ValueError(f"hidden={brief(hidden)}: expected a multiple of {N_HEADS}, the attention heads of TransMIL.")
     return named
 
 

@@ -68,7 +68,7 @@ def slide_task(
     Parameters
     ----------
     bags
-        Samples (a ``SpatialData``, a path to a zarr store, or an iterable of these); or feature files as TRIDENT and
+        Samples (a ``SpatialData``, a path to a zarr store, or a list or dict of these); or feature files as TRIDENT and
         CLAM write them, a folder or a list: ``.h5`` with ``features`` ``(n, d)`` or ``(1, n, d)`` and ``coords``
         ``(n, 2)``, or ``.pt`` with a tensor ``(n, d)``; or a dict of these, one folder or list per representation.
     label_key

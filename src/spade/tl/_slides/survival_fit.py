@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from spade.core.arrays import Floats, Rows
-from spade.core.checks import check_choice, check_count, is_number
+from spade.core.checks import brief, check_choice, check_count, is_number
 from spade.core.evaluation.folds import inner_split, stratified_folds
 from spade.core.rng import numpy_stream, torch_stream
 from spade.core.slides.heads import HEADS, make_head
@@ -45,7 +45,7 @@ class SurvivalConfig(HeadConfig):
                 'trained on one slide at a time. Use loss="nll", or head="mean".'
             )
         if self.strength != "cv" and not (is_number(self.strength) and float(self.strength) > 0):
-            raise ValueError(f'strength={self.strength!r}: expected a positive number or "cv".')
+            raise ValueError(f'strength={brief(self.strength)}: expected a positive number or "cv".')
 
 
 def fit_linear(

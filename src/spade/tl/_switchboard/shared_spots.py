@@ -6,7 +6,6 @@ import copy
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import anndata as ad
@@ -23,7 +22,7 @@ from spade._samples.counts import read_expression
 from spade._samples.encode import BATCH, encode_rows
 from spade._samples.features import read_features
 from spade._samples.obs import read_labels, section_groups
-from spade._samples.open import iter_samples
+from spade._samples.open import Item, iter_samples
 from spade._samples.patches import patch_record, row_centres
 from spade._samples.sample import Sample
 from spade.core.arrays import Floats, Rows
@@ -78,7 +77,7 @@ class SharedSpots:
 
 
 def read_shared_spots(
-    samples: Sequence[SpatialData | Path],
+    samples: Sequence[Item],
     panel: GenePanel,
     *,
     use_rep: str | None,

@@ -15,7 +15,7 @@ from tqdm.auto import tqdm
 from spade import _keys, encoders
 from spade._checks import check_shots
 from spade._samples.open import Samples, as_list
-from spade.core.checks import check_count, check_flag, check_text
+from spade.core.checks import brief, check_count, check_flag, check_text
 from spade.core.errors import NonFiniteLossError, warn
 from spade.core.rng import as_seed
 from spade.models import GenePanel
@@ -95,7 +95,7 @@ def switchboard(
     Parameters
     ----------
     samples
-        A ``SpatialData``, a path to a zarr store, or an iterable of these, with expression and features or patches.
+        A ``SpatialData``, a path to a zarr store, or a list or dict of these, with expression and features or patches.
     use_rep
         ``obsm`` key of frozen features, which all variants read.
     encoder, weights
@@ -250,8 +250,8 @@ def _check_features(
     """Raise unless there are either frozen features or an encoder that can be tuned."""
     if (use_rep is None) == (encoder is None):
         raise ValueError(
-            f"use_rep={use_rep!r}, encoder={encoder!r}: give one of them, the key of frozen features or an encoder to "
-            "tune."
+            f"use_rep={brief(use_rep)}, encoder={brief(encoder)}: give one of them, the key of frozen features "
+            "or an encoder to tune."
         )
     if weights is not None and encoder is None:
         raise ValueError(

@@ -15,6 +15,7 @@ from spade._checks import shorten
 from spade._samples.encode import BATCH, encode_rows
 from spade._samples.model_features import Model, reads_patches
 from spade._samples.open import iter_samples
+from spade.core.checks import brief
 from spade.models import SealConfig, SealModel, SpadeConfig
 from spade.tl._embedding.modalities import encode
 from spade.tl._switchboard.folds import SPLIT, Fold, training_copies
@@ -83,7 +84,7 @@ def resolve_variants(
     resolved = []
     for name, settings in settings_of.items():
         if not isinstance(settings, Mapping):
-            raise TypeError(f"variants[{name!r}]={settings!r}: expected a dict of settings.")
+            raise TypeError(f"variants[{name!r}]={brief(settings)}: expected a dict of settings.")
         resolved.append(_resolve(name, settings, shared[_method(name)], tunes_encoder=tunes_encoder))
     if len(resolved) < 2:
         raise ValueError(

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from spade.core.checks import check_path
 from spade.core.distributed.ranks import Ranks
 from spade.core.files import digest
 from spade.core.locks import TakenError, locked
@@ -45,7 +46,7 @@ def open_state(
         yield None
         return
     with ExitStack() as stack:
-        yield _claim(Path(checkpoint_dir), identity, ranks, stack)
+        yield _claim(check_path("checkpoint_dir", checkpoint_dir), identity, ranks, stack)
 
 
 def _claim(folder: Path, identity: dict[str, Any], ranks: Ranks, stack: ExitStack) -> StateFolder:

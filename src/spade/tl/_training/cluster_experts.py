@@ -5,11 +5,9 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from spatialdata import SpatialData
 from tqdm.auto import tqdm
 
 from spade import _keys
@@ -17,7 +15,7 @@ from spade._checks import plural
 from spade._samples.collect import concatenate
 from spade._samples.features import read_features
 from spade._samples.obs import categorical, group_labels, read_roles
-from spade._samples.open import Samples, as_list, iter_samples
+from spade._samples.open import Item, Samples, as_list, iter_samples
 from spade.core.experts.clustering import two_stage
 from spade.core.experts.routing import Routing
 from spade.core.files import digest
@@ -51,7 +49,7 @@ def cluster_experts(
     Parameters
     ----------
     samples
-        A ``SpatialData``, a path to a zarr store, or an iterable of these.
+        A ``SpatialData``, a path to a zarr store, or a list or dict of these.
     use_rep
         ``obsm`` key of the image features.
     groupby
@@ -149,7 +147,7 @@ def cluster_experts(
 
 
 def _read(
-    samples: Sequence[SpatialData | Path], config: SpadeConfig, table_key: str | None
+    samples: Sequence[Item], config: SpadeConfig, table_key: str | None
 ) -> tuple[NDArray[np.float32], NDArray[np.str_], SpadeConfig]:
     """Read the features that shape the clusters, their groups, and the origin of the features."""
     reader, parts, groups, n_valid = FeatureReader(), [], [], 0

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
-from spatialdata import SpatialData
 
 from spade._checks import plural
 from spade._samples.collect import Collector, check_widths, concatenate
@@ -19,7 +17,7 @@ from spade._samples.counts import read_expression
 from spade._samples.features import read_features
 from spade._samples.model_features import OF_EARLIER_SAMPLES, check_source, source_of
 from spade._samples.obs import group_labels, read_roles
-from spade._samples.open import iter_samples
+from spade._samples.open import Item, iter_samples
 from spade._samples.sample import Sample
 from spade.core.arrays import Rows
 from spade.core.errors import warn
@@ -131,7 +129,7 @@ class FeatureReader:
 
 
 def read_training_data(
-    samples: Sequence[SpatialData | Path],
+    samples: Sequence[Item],
     config: Config,
     panel: GenePanel,
     *,

@@ -4,18 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
-
-from spatialdata import SpatialData
 
 from spade import _keys
-from spade._samples.open import iter_samples
+from spade._samples.open import Item, iter_samples
 from spade.models import GenePanel
 
 
-def resolve_panel(
-    samples: Sequence[SpatialData | Path], genes: GenePanel | Sequence[str] | None, table_key: str | None
-) -> GenePanel:
+def resolve_panel(samples: Sequence[Item], genes: GenePanel | Sequence[str] | None, table_key: str | None) -> GenePanel:
     """Return the panel given, or the one that ``pp.select_genes`` marked in the samples."""
     if genes is not None:
         return GenePanel.of(genes)

@@ -15,6 +15,7 @@ from spade._samples.encode import placed_sections
 from spade._samples.patches import patch_record
 from spade._samples.sample import Sample
 from spade.core.arrays import Rows
+from spade.core.checks import check_path
 from spade.core.distributed.ranks import ALONE, Ranks
 from spade.core.files import digest
 from spade.core.locks import locked
@@ -48,7 +49,7 @@ class PatchReader:
         ranks: Ranks = ALONE,
     ) -> None:
         self.patches_key, self.n_px, self.ranks = patches_key, n_px, ranks
-        self.cache_dir = None if cache_dir is None else Path(cache_dir)
+        self.cache_dir = None if cache_dir is None else check_path("cache_dir", cache_dir)
 
     def read(self, sample: Sample, config: SpadeConfig | SealConfig) -> SampleImages:
         """Find the patches of a sample; those of all samples must have one size."""

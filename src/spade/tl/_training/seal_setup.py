@@ -6,14 +6,13 @@ import logging
 from collections.abc import Mapping
 from dataclasses import replace
 from os import PathLike
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from spade import _keys, encoders
 from spade._checks import check_idle
-from spade.core.checks import check_text
+from spade.core.checks import brief, check_path, check_text
 from spade.core.roles import TRAIN
 from spade.core.seal.pairs import Pairs, n_batches
 from spade.core.vision.lora import blocks_of
@@ -45,15 +44,15 @@ def check_source_of_images(
     """Raise unless there is one source of images, and every argument about it has a use there."""
     if (encoder is None) == (on_features is None):
         raise ValueError(
-            f"encoder={encoder!r}, on_features={on_features!r}: give one of them, an encoder to tune or the key of "
-            "frozen features."
+            f"encoder={brief(encoder)}, on_features={brief(on_features)}: give one of them, an encoder to tune "
+            "or the key of frozen features."
         )
     if on_features is not None:
         check_text("on_features", on_features)
         idle = [(name, value, READING_SETTINGS[name]) for name, value in reading.items()]
         check_idle(idle, "on_features= reads features that are there, no patches")
     elif not isinstance(encoder, str):
-        raise TypeError(f"encoder={encoder!r}: expected the name of a network, such as 'uni2_h'.")
+        raise TypeError(f"encoder={brief(encoder)}: expected the name of a network, such as 'uni2_h'.")
     elif dim is not None:
         raise ValueError(f"dim={dim!r}: the joint space of a tuned encoder is as wide as its features; leave dim= out.")
 
@@ -93,7 +92,7 @@ def base_encoder(config: SealConfig, weights: str | PathLike[str] | None) -> tup
     if not blocks_of(encoder.model):
         reason = f"encoder {encoder.name!r} has no transformer blocks; the last stage of a CNN is adapted"
         check_idle(_settings(config, TRANSFORMER_SETTINGS), reason)
-    name = None if weights is None else "random" if weights == "random" else Path(weights).name
+    name = None if weights is None else "random" if weights == "random" else check_path("weights", weights).name
     return encoder, replace(config, encoder=encoder.name, encoder_id=encoder.id, weights=name, dim=encoder.dim)
 
 

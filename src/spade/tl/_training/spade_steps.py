@@ -29,6 +29,9 @@ from spade.tl._training.expert_of_spot import cluster_training
 from spade.tl._training.history import losses_of_best_epochs, spade_history
 from spade.tl._training.initial_experts import on_scaled_features, warm_start_experts
 
+#: An expert with fewer training spots learns little.
+FEW_SPOTS = 20
+
 
 @dataclass(frozen=True)
 class ExpertTraining:
@@ -179,6 +182,13 @@ def _warn_of_gaps(n_train: Rows, n_val: Rows, split_key: str | None) -> None:
             f"{_experts(empty)} no training spots: "
             f"{'it stays' if len(empty) == 1 else 'they stay'} untrained, and routing passes over "
             f"{'it' if len(empty) == 1 else 'them'}."
+        )
+    few = np.flatnonzero((n_train > 0) & (n_train < FEW_SPOTS))
+    if len(few):
+        warn(
+            f"{_experts(few)} fewer than {FEW_SPOTS} spots to train on ({', '.join(map(str, n_train[few]))}) and learn "
+            "little: set fewer experts with n_experts=, train on more samples, share spots with out_of_cluster=, or "
+            "begin with a common model, warm_start=."
         )
     blind = np.flatnonzero((n_val == 0) & (n_train > 0))
     if split_key is not None and n_val.any() and len(blind):

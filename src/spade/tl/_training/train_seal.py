@@ -83,7 +83,8 @@ def train_seal(
     Parameters
     ----------
     samples
-        A ``SpatialData``, a path to a zarr store, or an iterable of these, with patches (or features) and expression.
+        A ``SpatialData``, a path to a zarr store, or a list or dict of these, with patches (or features) and
+        expression.
     encoder
         Encoder to tune, as in :func:`spade.encoders.get`: a vision transformer, or a CNN, of which the last stage is
         adapted. ``"texture"`` is not a network and cannot be tuned.

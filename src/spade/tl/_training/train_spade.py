@@ -68,7 +68,7 @@ def train_spade(
     Parameters
     ----------
     samples
-        A ``SpatialData``, a path to a zarr store, or an iterable of these, with expression and image features.
+        A ``SpatialData``, a path to a zarr store, or a list or dict of these, with expression and image features.
     use_rep
         ``obsm`` key of the image features.
     layer
