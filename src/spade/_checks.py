@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Sequence
+from os import PathLike
 from typing import Any
 
 import numpy as np
@@ -29,9 +30,14 @@ def clean_label(value: str) -> str:
 
 def check_idle(settings: Iterable[tuple[str, object, object]], reason: str) -> None:
     """Raise if settings, given as name, value and default, were changed although they change nothing."""
-    if idle := [(name, value) for name, value, default in settings if value != default]:
-        listed = ", ".join(f"{name}={value!r}" for name, value in idle)
+    if idle := [(name, value) for name, value, default in settings if not _is(value, default)]:
+        listed = ", ".join(f"{name}={brief(value)}" for name, value in idle)
         raise ValueError(f"{listed}: {reason}; leave {', '.join(f'{name}=' for name, _ in idle)} out.")
+
+
+def _is(value: object, default: object) -> bool:
+    """Whether a value is the default, or a plain value equal to it."""
+    return value is default or (isinstance(value, (bool, int, float, str, tuple, PathLike)) and value == default)
 
 
 def check_shots(shots: int | Sequence[int]) -> list[int]:

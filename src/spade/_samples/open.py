@@ -72,7 +72,12 @@ def _item(item: object, argument: str, which: str) -> SpatialData | Path:
     if isinstance(item, SpatialData):
         return item
     if isinstance(item, (str, PathLike)):
-        return check_path(argument, item)
+        path = check_path(argument, item)
+        if not path.exists():
+            raise FileNotFoundError(f"{argument}: there is no store at {str(item)!r}.")
+        if not is_store(path):
+            raise ValueError(f"{argument}: {str(item)!r} is not a zarr store. Expected {_EXPECTED}.")
+        return path
     raise TypeError(f"{argument}: item {which} is {_kind(item)}; expected {_EXPECTED}.{_advice(item)}")
 
 
@@ -108,10 +113,6 @@ def iter_samples(
     for index, listed in enumerate(items):
         item = listed.item if isinstance(listed, NamedSample) else listed
         if isinstance(item, Path):
-            if not item.exists():
-                raise FileNotFoundError(f"samples: there is no store at {str(item)!r}.")
-            if not is_store(item):
-                raise ValueError(f"samples: {str(item)!r} is not a zarr store. Expected {_EXPECTED}.")
             sdata, path = read_zarr(item), item
         else:
             sdata, path = item, None

@@ -152,7 +152,10 @@ def predict_expression(
     written = {_keys.predicted(key_added), _keys.predicted_deviation(key_added)}
     if replaced := sorted(written & set(settings.keys)):
         raise ValueError(f"key_added={key_added!r} would replace obsm[{replaced[0]!r}], which the prediction reads.")
-    reference, listed = as_list(reference), as_list(samples)  # held, so that no two objects ever have one id
+    reference, listed = (
+        as_list(reference, "reference"),
+        as_list(samples),
+    )  # held, so that no two objects ever have one id
     known = read_reference(reference, settings, genes, table_key)
     _check_features(listed, known, settings, table_key)
     predictors = _Predictors(settings, known)

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from spade._checks import check_table, shorten
 from spade.core.arrays import Rows
-from spade.core.checks import check_choice, check_count, check_flag, check_share
+from spade.core.checks import check_choice, check_count, check_flag, check_share, check_text
 from spade.core.evaluation.intervals import bootstrap_weights, interval
 from spade.core.rng import as_seed, numpy_stream
 from spade.core.slides.survival import weighted_concordance
@@ -136,7 +136,7 @@ def survival_summary(
     table = check_risks(table)
     names = list(dict.fromkeys(table["representation"]))
     repeats = sorted(set(table["repeat"]))
-    if baseline is not None and baseline not in names:
+    if baseline is not None and check_text("baseline", baseline) not in names:
         raise KeyError(f"baseline={baseline!r} is not in the table; representations: {shorten(names)}.")
     check_choice("compare", compare, COMPARE)
     check_share("level", level)

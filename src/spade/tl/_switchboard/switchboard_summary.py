@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 
 from spade._checks import check_table, shorten
-from spade.core.checks import check_choice, check_count, check_share
+from spade.core.checks import check_choice, check_count, check_share, check_text
 from spade.core.evaluation.intervals import bootstrap_weights, holm
 from spade.core.evaluation.units import unit_difference, unit_mean
 from spade.core.rng import as_seed, numpy_stream
@@ -92,7 +92,7 @@ def switchboard_summary(
     """
     table = check_switchboard(table)
     names = list(dict.fromkeys(table["variant"]))
-    if baseline not in names:
+    if check_text("baseline", baseline) not in names:
         raise KeyError(f"baseline={baseline!r} is not in the table; variants: {shorten(names, 20)}.")
     check_choice("over", over, UNITS)
     check_share("level", level)
