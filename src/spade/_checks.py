@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Sequence
+from os import PathLike
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from spade.core.checks import brief, check_count
+from spade.core.checks import brief, check_count, check_text
 
 logger = logging.getLogger("spade")
 
@@ -29,9 +30,14 @@ def clean_label(value: str) -> str:
 
 def check_idle(settings: Iterable[tuple[str, object, object]], reason: str) -> None:
     """Raise if settings, given as name, value and default, were changed although they change nothing."""
-    if idle := [(name, value) for name, value, default in settings if value != default]:
-        listed = ", ".join(f"{name}={value!r}" for name, value in idle)
+    if idle := [(name, value) for name, value, default in settings if not _is(value, default)]:
+        listed = ", ".join(f"{name}={brief(value)}" for name, value in idle)
         raise ValueError(f"{listed}: {reason}; leave {', '.join(f'{name}=' for name, _ in idle)} out.")
+
+
+def _is(value: object, default: object) -> bool:
+    """Whether a value is the default, or a plain value equal to it."""
+    return value is default or (isinstance(value, (bool, int, float, str, tuple, PathLike)) and value == default)
 
 
 def check_shots(shots: int | Sequence[int]) -> list[int]:
@@ -70,7 +76,7 @@ def check_table(table: object, columns: Sequence[str], made_by: str) -> pd.DataF
 
 def check_baseline(baseline: object, names: Sequence[str], what: str) -> None:
     """Raise if the baseline of a comparison is not among the names in a result."""
-    if baseline not in names:
+    if check_text("baseline", baseline) not in names:
         raise KeyError(f"baseline={baseline!r} is not in the table; {what}: {shorten(names, 20)}.")
 
 

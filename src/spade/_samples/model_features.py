@@ -12,7 +12,7 @@ from spatialdata import SpatialData
 from spade import _keys
 from spade._samples.features import read_features
 from spade._samples.sample import Sample
-from spade.core.checks import brief
+from spade.core.checks import brief, check_text
 from spade.models import SealConfig, SealModel, SpadeConfig, SpadeModel
 
 Model: TypeAlias = SpadeModel | SealModel
@@ -81,11 +81,13 @@ def reads_patches(model: Model) -> bool:
 def features_key(model: Model, use_rep: str | None) -> str:
     """Return the key given; else the one of training or, for a tuned encoder, the one :func:`spade.tl.embed` writes."""
     known = _keys.image(_keys.SEAL) if reads_patches(model) else model.config.use_rep
-    if not (key := use_rep or known):
+    if use_rep is not None:
+        return check_text("use_rep", use_rep)
+    if not known:
         raise ValueError(
             "use_rep=None, and the model does not know the key of its features: name it, such as use_rep='X_uni'."
         )
-    return key
+    return known
 
 
 def check_patch_size(sample: str, size_um: float, tuned_on: float | None) -> None:

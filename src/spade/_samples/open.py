@@ -80,7 +80,12 @@ def _item(item: object, argument: str, which: str) -> SpatialData | Path:
     if isinstance(item, SpatialData):
         return item
     if isinstance(item, (str, PathLike)):
-        return check_path(argument, item)
+        path = check_path(argument, item)
+        if not path.exists():
+            raise FileNotFoundError(f"{argument}: there is no store at {str(item)!r}.")
+        if not is_store(path):
+            raise ValueError(f"{argument}: {str(item)!r} is not a zarr store. Expected {_EXPECTED}.")
+        return path
     raise TypeError(f"{argument}: item {which} is {_kind(item)}; expected {_EXPECTED}.{_advice(item)}")
 
 
@@ -122,16 +127,9 @@ def iter_samples(
     stems = Counter(item.stem for item in items if isinstance(item, Path))
     for listed in items:
         item = listed.item if isinstance(listed, NamedSample) else listed
-        real = item.resolve() if writes and isinstance(item, Path) and item.parent.is_dir() else None
+        real = item.resolve() if writes and isinstance(item, Path) else None
         with nullcontext() if real is None else replacing(real):
-            if isinstance(item, Path):
-                if not item.exists():
-                    raise FileNotFoundError(f"samples: there is no store at {str(item)!r}.")
-                if not is_store(item):
-                    raise ValueError(f"samples: {str(item)!r} is not a zarr store. Expected {_EXPECTED}.")
-                sdata, path = read_zarr(item), item
-            else:
-                sdata, path = item, None
+            sdata, path = (read_zarr(item), item) if isinstance(item, Path) else (item, None)
             name = listed.name if isinstance(listed, NamedSample) else _name(sdata, path, stems)
             if not sdata.tables and add_table is not None:
                 add_table(sdata)

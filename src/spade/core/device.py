@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from spade.core.checks import check_count
+from spade.core.checks import check_count, check_text
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
@@ -14,7 +14,7 @@ def resolve_device(device: str, number: int | None = None) -> str:
 
     ``number`` is that of a process among those of its machine; it chooses the GPU if ``device`` does not.
     """
-    if device == "auto":
+    if check_text("device", device) == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         chosen = torch.device(device)

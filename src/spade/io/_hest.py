@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,7 +12,7 @@ import numpy as np
 import pandas as pd
 from scipy.sparse import csr_matrix
 
-from spade._checks import shorten
+from spade._checks import clean_label, shorten
 from spade.core.arrays import Floats
 from spade.core.checks import check_path, check_positive, check_text
 from spade.core.errors import warn
@@ -25,6 +26,7 @@ from spade.core.spots.lattice import check_spots, spot_pitch
 from spade.io._image import read_image, size
 from spade.io._section import check_inside, section
 
+logger = logging.getLogger("spade")
 #: Technologies whose spots form a lattice. HEST-1k pools the spots of all others from finer data.
 LATTICES = ("Visium", "Spatial Transcriptomics")
 VISIUM_DIAMETER_UM = 55.0
@@ -68,10 +70,11 @@ def read_hest(path: str | Path, sample_id: str, *, mpp: float | None = None) -> 
     SpatialData
         Image ``"image"`` (the slide's own pyramid), circles ``"spots"`` and table ``"table"``: counts (CSR) as they
         are in the h5ad, ``obsm["spatial"]`` (pixel x, y), the metadata's ``patient``, ``organ``, ``species``,
-        ``technology``, ``disease_state`` and ``oncotree_code`` as categoricals in ``obs`` if they are stated, and all
-        its plain entries in ``uns["hest"]``. Polygons ``"tissue"`` and ``"cells"`` if their files are present. Microns
-        per pixel, and for Visium and ST the pitch of the spots, are recorded in ``attrs``. The small copies of the
-        image in the h5ad (``uns["spatial"]``) are left out.
+        ``technology``, ``disease_state`` and ``oncotree_code`` as categoricals in ``obs`` if they are stated (a sample
+        without patient is one of its own, named as the sample), and all its plain entries in ``uns["hest"]``. Polygons
+        ``"tissue"`` and ``"cells"`` if their files are present. Microns per pixel, and for Visium and ST the pitch of
+        the spots, are recorded in ``attrs``. The small copies of the image in the h5ad (``uns["spatial"]``) are left
+        out.
 
     Raises
     ------
@@ -132,8 +135,11 @@ def read_hest(path: str | Path, sample_id: str, *, mpp: float | None = None) -> 
         diameter_px = pitch_px if pitch_px > 0 else VISIUM_DIAMETER_UM / mpp
 
     for key, fact in OBS.items():
-        if facts.get(fact) not in (None, ""):
-            adata.obs[key] = pd.Categorical([str(facts[fact])] * adata.n_obs)
+        if facts.get(fact) is not None and (value := clean_label(str(facts[fact]))):
+            adata.obs[key] = pd.Categorical([value] * adata.n_obs)
+    if "patient" not in adata.obs:
+        adata.obs["patient"] = pd.Categorical([sample_id] * adata.n_obs)
+        logger.info('%s: the metadata names no patient; obs["patient"] is the name of the sample', sample_id)
     adata.uns["hest"] = {key: value for key, value in facts.items() if value is not None}
     shapes = {}
     for element, names in SHAPES.items():

@@ -125,7 +125,7 @@ def embed(
     settings = _Settings(
         mix=mix,
         use_rep=use_rep,
-        layer=layer or model.config.layer,
+        layer=model.config.layer if layer is None else layer,
         normalized=model.config.normalized if normalized is None else check_flag("normalized", normalized),
         min_overlap=check_share("min_overlap", min_overlap, "(0, 1]"),
         patches_key=patches_key,

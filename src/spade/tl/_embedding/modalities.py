@@ -33,7 +33,7 @@ class Source:
         """Fill in what the model was trained on where a setting is None; without the image no features are named."""
         config = model.config
         known = config.normalized if normalized is None else check_flag("normalized", normalized)
-        return cls(features_key(model, use_rep) if with_image else "", layer or config.layer, known)
+        return cls(features_key(model, use_rep) if with_image else "", config.layer if layer is None else layer, known)
 
 
 def check_mix(mix: str, model: Model) -> None:

@@ -131,7 +131,7 @@ def retrieve(
             )
         queries = _Queries.of_signature(model, query)
     else:
-        if isinstance(query, str) and not query.endswith(".zarr") and not Path(query).expanduser().exists():
+        if isinstance(query, str) and not _is_path(query):
             raise ValueError(
                 f"query={brief(query)} is not the path of a store. To search for genes, pass a list of names, such as "
                 f"[{brief(query)}]."
@@ -223,13 +223,18 @@ def _is_signature(query: Samples | Signature) -> TypeGuard[Signature]:
     """Whether a query names genes; strings that are paths are samples."""
     check_ordered("query", query)
     if isinstance(query, Mapping):
-        return not any(isinstance(value, (SpatialData, str, PathLike)) for value in query.values())
+        return not any(isinstance(value, SpatialData) or _is_path(value) for value in query.values())
     if isinstance(query, (str, PathLike, SpatialData, Iterator)) or not isinstance(query, Iterable):
         return False
     items = list(query)
-    return bool(items) and all(
-        isinstance(item, str) and not item.endswith(".zarr") and not Path(item).exists() for item in items
-    )
+    return bool(items) and all(isinstance(item, str) and not _is_path(item) for item in items)
+
+
+def _is_path(value: object) -> bool:
+    """Whether a value names a store, not a gene."""
+    if not isinstance(value, str):
+        return isinstance(value, PathLike)
+    return value.endswith(".zarr") or "://" in value or Path(value).expanduser().exists()
 
 
 def _change(model: Model, signature: Signature) -> NDArray[np.float64]:

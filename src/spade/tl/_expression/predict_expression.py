@@ -153,7 +153,7 @@ def predict_expression(
     if replaced := sorted(written & set(settings.keys)):
         raise ValueError(f"key_added={key_added!r} would replace obsm[{replaced[0]!r}], which the prediction reads.")
     reference, listed = (
-        as_list(reference),
+        as_list(reference, "reference"),
         as_list(samples, writes=True),
     )  # held, so that no two objects ever have one id
     known = read_reference(reference, settings, genes, table_key)

@@ -141,8 +141,8 @@ def fit_probe(x: NDArray[np.floating], y: csr_matrix, folds: list[tuple[Rows, Ro
 def no_penalty(section: str) -> str:
     """Message for a fold with a single training section, of which nothing can be held out."""
     return (
-        f"{section} is the only training section of a fold and has no patches, so no penalty can be chosen within it. "
-        "Add sections, or run sp.pp.patches: halves of the section are then held out."
+        f"{section} is the only training section of a fold and has no patches of the name patches_key=, so no penalty "
+        "can be chosen within it. Add sections, or run sp.pp.patches: halves of the section are then held out."
     )
 
 

@@ -72,7 +72,7 @@ def read_reference(
     samples: Samples, settings: PredictionSettings, genes: GenePanel | Sequence[str] | None, table_key: str | None
 ) -> Reference:
     """Read all rows that have both modalities; ``genes=None``: those that all samples have."""
-    listed = as_list(samples)
+    listed = as_list(samples, "reference")
     panel = _panel(listed, genes, table_key)
     collector = Collector("the reference")
     features_name = " + ".join(settings.keys)

@@ -40,7 +40,6 @@ class PredictionSettings:
 
     def __post_init__(self) -> None:
         """Check everything that needs no data."""
-        check_choice("method", self.method, METHODS)
         if self.method == "neighbours":
             self._check_neighbours()
         else:
@@ -80,9 +79,10 @@ class PredictionSettings:
         """Fill in where the expression is, as the model knows it from its training."""
         if normalized is not None:
             check_flag("normalized", normalized)
+        check_choice("method", settings["method"], METHODS)
         model = settings["model"]
         if settings["method"] == "neighbours" and isinstance(model, (SealModel, SpadeModel)):
-            layer = layer or model.config.layer
+            layer = model.config.layer if layer is None else layer
             normalized = model.config.normalized if normalized is None else normalized
         return cls(layer=layer, normalized=bool(normalized), **settings)
 

@@ -13,7 +13,7 @@ from spade import _keys
 from spade._checks import check_shots, shorten
 from spade._samples.features import Representation, named_representations, support_scale
 from spade._samples.open import Samples, as_list
-from spade.core.checks import check_count, check_not_negative, check_positive
+from spade.core.checks import brief, check_count, check_not_negative, check_positive
 from spade.core.errors import warn
 from spade.core.evaluation.episodes import Episode
 from spade.core.rng import as_seed
@@ -183,10 +183,10 @@ def _check_split(
     if groupby is not None and block_um is not None:
         raise ValueError("groupby= and block_um= are two ways to separate support and query: choose one.")
     if guard_um is not None and block_um is None:
-        raise ValueError(f"guard_um={guard_um!r} has no meaning without block_um=.")
+        raise ValueError(f"guard_um={brief(guard_um)} has no meaning without block_um=.")
     if n_support_groups is not None:
         if groupby is None:
-            raise ValueError(f"n_support_groups={n_support_groups!r} has no meaning without groupby=.")
+            raise ValueError(f"n_support_groups={brief(n_support_groups)} has no meaning without groupby=.")
         check_count("n_support_groups", n_support_groups)
     if block_um is not None:
         check_positive("block_um", block_um, "µm")

@@ -110,7 +110,7 @@ def few_shot_summary(
     rows = of_metric(table, metric)
     names = list(dict.fromkeys(rows["representation"]))
     if baseline is not None:
-        check_baseline(check_text("baseline", baseline), names, "representations")
+        check_baseline(baseline, names, "representations")
     check_count("n_boot", n_boot)
     check_share("level", level)
     means = unit_means(rows)

@@ -112,7 +112,9 @@ def attention(
         weight_decay=weight_decay, patience=patience, inner_val=inner_val,
     )  # fmt: skip
     (head,) = check_heads(check_choice("head", head, ATTENTION_HEADS), hidden=hidden)
-    check_text("label_key", label_key)
+    for argument, column in (("label_key", label_key), ("groupby", groupby), ("slide_key", slide_key)):
+        if column is not None or argument == "label_key":
+            check_text(argument, column)
     key = _keys.check_key(f"{label_key}_attention" if key_added is None else key_added)
     device = resolve_device(device)
     seed = as_seed(rng)

@@ -132,7 +132,17 @@ def _as_files(bags: BagSource) -> Mapping[str, Files] | None:
     if isinstance(bags, Mapping):
         if not bags:
             raise ValueError("bags is empty; expected one folder or list of feature files per representation.")
-        return None if all(map(_is_sample, bags.values())) else bags
+        if all(map(_is_sample, bags.values())):
+            return None
+        for name, source in bags.items():
+            if not isinstance(source, (str, PathLike)) and (
+                isinstance(source, Mapping) or not isinstance(source, Iterable)
+            ):
+                raise TypeError(
+                    f"bags[{name!r}]: got {type(source).__name__}; expected a folder or a list of feature files, or "
+                    "samples throughout."
+                )
+        return bags
     if isinstance(bags, (str, PathLike)):
         path = check_path("bags", bags)
         folder = path.is_dir() and not is_store(path) and path.suffix != ".zarr"

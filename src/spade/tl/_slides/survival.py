@@ -153,7 +153,7 @@ def survival(
         head=head, loss=loss, n_bins=n_bins, strength=strength, hidden=hidden, dropout=dropout, n_epochs=n_epochs,
         lr=lr, weight_decay=weight_decay, patience=patience, inner_val=inner_val,
     )  # fmt: skip
-    device = resolve_device(device) if head != "mean" else "cpu"
+    device = resolve_device(device) if check_text("device", device) and head != "mean" else "cpu"
     check_count("n_repeats", n_repeats)
     if check_count("n_folds", n_folds, 2) > MAX_FOLDS:
         raise ValueError(f"n_folds={n_folds}: expected at most {MAX_FOLDS}.")

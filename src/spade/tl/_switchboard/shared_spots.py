@@ -91,7 +91,7 @@ def read_shared_spots(
     table_key: str | None,
 ) -> SharedSpots:
     """Read all samples; features come from ``encoder`` if there is one; ``measured_layer=None`` is ``layer``."""
-    key = use_rep or FEATURES
+    key = FEATURES if use_rep is None else use_rep
     copies: list[SpatialData] = []
     collector = Collector("all variants")
     guard = 0.0

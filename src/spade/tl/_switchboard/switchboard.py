@@ -16,6 +16,7 @@ from spade import _keys, encoders
 from spade._checks import check_shots
 from spade._samples.open import Samples, as_list
 from spade.core.checks import brief, check_count, check_flag, check_text
+from spade.core.device import resolve_device
 from spade.core.errors import NonFiniteLossError, warn
 from spade.core.rng import as_seed
 from spade.models import GenePanel
@@ -195,6 +196,9 @@ def switchboard(
         tunes_encoder=encoder is not None,
     )
     seed = as_seed(rng)
+    resolve_device(device)
+    if measured_layer is not None:
+        check_text("measured_layer", measured_layer)
     items = as_list(samples)
     shared = read_shared_spots(
         items,
@@ -255,7 +259,7 @@ def _check_features(
         )
     if weights is not None and encoder is None:
         raise ValueError(
-            f"weights={weights!r}: use_rep= reads features that were already computed; leave weights= out."
+            f"weights={brief(weights)}: use_rep= reads features that were already computed; leave weights= out."
         )
     if encoder == "texture":
         raise ValueError(

@@ -75,6 +75,9 @@ def resolve_variants(
     tunes_encoder: bool,
 ) -> list[Variant]:
     """Return the variants asked for, the frozen one first; all settings are checked."""
+    for argument, given in (("spade_settings", spade_settings), ("seal_settings", seal_settings)):
+        if given is not None and not isinstance(given, Mapping):
+            raise TypeError(f"{argument}={brief(given)}: expected a dict of settings.")
     shared = {SPADE: dict(spade_settings or {}), SEAL: dict(seal_settings or {})}
     _check_settings(SPADE, shared[SPADE], "spade_settings")
     _check_settings(SEAL, shared[SEAL], "seal_settings")

@@ -157,7 +157,9 @@ def _read(
         n_valid += int(images.valid.sum())
         part, rows = images.take(np.flatnonzero(images.valid & (read_roles(sample, config.split_key) == TRAIN)))
         parts.append(part)
-        groups.append(group_labels(sample, config.groupby)[rows] if config.groupby else np.zeros(len(rows), "U1"))
+        groups.append(
+            group_labels(sample, config.groupby)[rows] if config.groupby is not None else np.zeros(len(rows), "U1")
+        )
     if not n_valid:
         raise ValueError(f"obsm[{config.use_rep!r}] has no valid row in any sample: all patches are off their images.")
     if not sum(map(len, parts)):

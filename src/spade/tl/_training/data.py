@@ -167,7 +167,7 @@ def read_training_data(
         n_usable += int(usable.sum())
         roles = read_roles(sample, config.split_key)
         part, rows = own.take(np.flatnonzero(usable & (keep_unused | (roles != NOT_USED))))
-        groups = group_labels(sample, groupby)[rows] if groupby else np.zeros(len(rows), dtype="U1")
+        groups = group_labels(sample, groupby)[rows] if groupby is not None else np.zeros(len(rows), dtype="U1")
         rows_of_all.add(sample, rows, expression=expression[rows], role=roles[rows], groups=groups)
         image_parts.append(part)
     _check_genes(var_names, absent, panel)

@@ -233,7 +233,7 @@ def train_seal(
         micro_batch_size=micro_batch_size,
         lr=lr,
         weight_decay=weight_decay,
-        precision=precision or SealConfig.precision,
+        precision=SealConfig.precision if precision is None else precision,
         encoder=encoder,
         use_rep=on_features,
         layer=layer,

@@ -11,6 +11,7 @@ import numpy as np
 
 from spade._samples.model_features import check_spade
 from spade._samples.open import Samples, as_list
+from spade.core.checks import brief
 from spade.core.distributed.machine import Machine
 from spade.core.distributed.ranks import torchrun_ranks
 from spade.core.experts.routing import Routing
@@ -177,7 +178,7 @@ def train_spade(
         weight_decay=weight_decay,
         dim=dim,
         dropout=dropout,
-        precision=precision or SpadeConfig.precision,
+        precision=SpadeConfig.precision if precision is None else precision,
         use_rep=use_rep,
         layer=layer,
         normalized=normalized,
@@ -199,6 +200,8 @@ def train_spade(
         genes = init.genes if genes is None else genes
         config = replace(config, init=init.id, dim=init.dim)
     if routing is not None:
+        if not isinstance(routing, Routing):
+            raise TypeError(f"routing={brief(routing)}: expected a Routing, as sp.tl.cluster_experts returns it.")
         config = replace(
             config, **routing.settings, n_experts=routing.n_experts, routing_temperature=routing.temperature
         )
