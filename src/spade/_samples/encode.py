@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
-from spade._samples.images import image_levels
+from spade._samples.images import image_levels, visible
 from spade._samples.patches import patch_centres, patch_record
 from spade._samples.sample import Sample
 from spade.core.errors import warn
@@ -31,9 +31,10 @@ def placed_sections(sample: Sample, patches_key: str) -> list[tuple[NDArray[np.i
         if section.region in record["regions"]:
             facts = record["regions"][section.region]
             centres, inside = patch_centres(sample, section, facts)
-            levels = image_levels(sample.sdata.images[facts["image"]])
-            placed = SectionPatches(levels, centres[inside][:, ::-1], record["size_um"] / facts["mpp"])
-            sections.append((section.rows[inside], placed))
+            image, side = sample.sdata.images[facts["image"]], record["size_um"] / facts["mpp"]
+            shown = visible(image, centres, inside, side, record["size_px"])
+            placed = SectionPatches(image_levels(image), centres[shown][:, ::-1], side)
+            sections.append((section.rows[shown], placed))
     return sections
 
 

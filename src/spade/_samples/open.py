@@ -13,13 +13,14 @@ import anndata as ad
 import numpy as np
 import pandas as pd
 from scipy.sparse import csr_matrix
-from spatialdata import SpatialData, read_zarr
+from spatialdata import SpatialData
 from spatialdata.models import TableModel
 
 from spade import _keys
 from spade._checks import shorten
 from spade._samples.sample import Sample
 from spade.core.checks import check_text
+from spade.io._files.store import read_store
 from spade.io._store import is_store
 
 logger = logging.getLogger("spade")
@@ -72,7 +73,7 @@ def iter_samples(
                 raise FileNotFoundError(f"samples: there is no store at {str(item)!r}.")
             if not is_store(item):
                 raise ValueError(f"samples: {str(item)!r} is not a zarr store. Expected {_EXPECTED}.")
-            sdata, path = read_zarr(item), item
+            sdata, path = read_store(item), item
         else:
             sdata, path = item, None
         name = _name(sdata, path, "sample" if len(items) == 1 else f"sample {index}", stems)
