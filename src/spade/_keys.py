@@ -146,8 +146,12 @@ def predicted_genes(stem: str) -> str:
 
 def features(encoder: str) -> str:
     """``obsm`` key of the features of an encoder, with only characters that a zarr store accepts."""
-    name = re.sub(r"[^A-Za-z0-9_.-]+", "_", encoder.removeprefix("hf-hub:")).strip("_.-")
-    return f"X_{name}"
+    return f"X_{storable(encoder.removeprefix('hf-hub:'))}"
+
+
+def storable(name: str) -> str:
+    """Return the name that a zarr store accepts in place of ``name``; empty if nothing is left of it."""
+    return re.sub(r"[^A-Za-z0-9_.-]+", "_", name).strip("_.-")
 
 
 def check_key(key: str, argument: str = "key_added") -> str:
@@ -155,7 +159,7 @@ def check_key(key: str, argument: str = "key_added") -> str:
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", check_text(argument, key)):
         raise ValueError(
             f"{argument}={key!r} cannot be stored: a key has letters, digits and '_', '.', '-' and starts with a "
-            f"letter or digit. Try {re.sub(r'[^A-Za-z0-9_.-]+', '_', key).strip('_.-') or STEM!r}."
+            f"letter or digit. Try {storable(key) or STEM!r}."
         )
     return key
 

@@ -19,7 +19,7 @@ from spatialdata import read_zarr
 from spatialdata.models import Image2DModel
 
 import spade as sp
-from spade.io._image import TiffLevel
+from spade.io._images.tiff import TiffLevel
 from spade.io._recorded.frames import frame_of
 
 LEFT, TOP, SIDE = 3000, 4000, 3000
@@ -182,7 +182,7 @@ def test_slide_in_threads_and_other_processes(her2st):
     for options in ({"scheduler": "threads", "num_workers": 8}, {"scheduler": "synchronous"}):
         with dask.config.set(**options):
             np.testing.assert_array_equal(image.compute(), whole)
-    level = TiffLevel(folder / "wsis" / "SPA1.tif", (0,), SIDE, SIDE)
+    level = TiffLevel(folder / "wsis" / "SPA1.tif", (0,), (3, SIDE, SIDE))
     first = level[:, :300, :300]
     np.testing.assert_array_equal(pickle.loads(pickle.dumps(level))[:, :300, :300], first)  # noqa: S301
 

@@ -218,7 +218,7 @@ S, L = {"spots": "selection.tsv"}, {"labels": "labels.tsv"}
 @pytest.mark.parametrize(
     ("change", "kwargs", "message"),
     [
-        (damage_gz, {}, r"counts=.*counts.tsv' is truncated or damaged .*download it again"),
+        (damage_gz, {}, r"counts: .*counts.tsv' cannot be read .*download it again"),
         (
             edit("counts.tsv", "5\t2", "5\t-2"),
             {},

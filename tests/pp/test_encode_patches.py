@@ -67,14 +67,10 @@ def test_patches_across_the_border_are_filled_by_reflection(corner):
     np.testing.assert_array_equal(seen(tiny(6, spots=circles(spots)))[0], cut(pixels(), corner))
 
 
-def test_alpha_is_left_out_and_a_pyramid_changes_nothing():
+def test_opaque_alpha_and_a_pyramid_change_nothing():
     flat = seen(tiny())
-    alpha = np.concatenate([pixels(), pixels(9, (1, SIDE, SIDE))])
-    for image in (
-        picture(alpha),
-        picture(alpha, c_coords=[*"rgba"]),
-        picture(scale_factors=[2, 2], chunks=(3, 64, 96)),
-    ):
+    opaque = np.concatenate([pixels(), np.full((1, SIDE, SIDE), 255, np.uint8)])
+    for image in (picture(opaque, c_coords=[*"rgba"]), picture(scale_factors=[2, 2], chunks=(3, 64, 96))):
         np.testing.assert_array_equal(seen(tiny(images={"image": image})), flat)
 
 

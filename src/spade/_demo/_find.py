@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import re
 from collections.abc import Iterator
 from pathlib import Path
 
 import pandas as pd
-from spatialdata import SpatialData, read_zarr
+from spatialdata import SpatialData
 
 from spade import _keys
 from spade._checks import plural
 from spade.io import read_hest, read_st
+from spade.io._files.damaged import reading
+from spade.io._files.store import read_store
+from spade.io._files.tables import table_text
 
 logger = logging.getLogger("spade")
 IMAGES = {".jpg", ".jpeg", ".png", ".tif", ".tiff"}
@@ -50,7 +54,7 @@ def _read(place: Path, root: Path, leave_out: Path | None) -> Iterator[SpatialDa
 
 def _store(path: Path, root: Path) -> SpatialData:
     """Read a store; without a recorded name, the sample is named after its path, as stores often share a name."""
-    sdata = read_zarr(path)
+    sdata = read_store(path, "data")
     known = sdata.attrs.get(_keys.UNS, {})
     place = path.name if path == root else path.relative_to(root).as_posix()
     sdata.attrs[_keys.UNS] = {"sample": place.removesuffix(".zarr"), **known}
@@ -80,8 +84,9 @@ def _classic(place: Path) -> list[SpatialData]:
 
 def _kind(path: Path) -> str | None:
     """Return what a table holds, by its header and first row."""
-    separator = "," if ".csv" in path.name.lower() else "\t"
-    head = pd.read_csv(path, sep=separator, nrows=1, index_col=0, dtype=str)
+    text, separator = table_text(path, "data")
+    with reading(path, "a table", "data"):
+        head = pd.read_csv(io.StringIO(text), sep=separator, nrows=1, index_col=0, dtype=str)
     columns = [str(column) for column in head.columns]
     if "pixel_x" in columns and "label" not in columns:
         return "spots"

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
-from spade._samples.images import image_levels
+from spade._samples.images import image_levels, visible
 from spade._samples.patches import patch_record, placed_patches
 from spade._samples.sample import Sample
 from spade.core.errors import warn
@@ -33,9 +33,9 @@ def placed_sections(sample: Sample, patches_key: str) -> list[tuple[NDArray[np.i
     for section in sample.sections:
         if section.region in record["regions"]:
             placed = placed_patches(sample, section, record)
-            centres = placed.centres[placed.inside][:, ::-1]
-            patches = SectionPatches(image_levels(placed.image), centres, placed.side)
-            sections.append((section.rows[placed.inside], patches))
+            shown = visible(placed.image, placed.centres, placed.inside, placed.side, record["size_px"])
+            patches = SectionPatches(image_levels(placed.image), placed.centres[shown][:, ::-1], placed.side)
+            sections.append((section.rows[shown], patches))
     return sections
 
 

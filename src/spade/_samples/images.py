@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
+from pathlib import Path
 
 import dask.array as da
 import numpy as np
@@ -10,8 +12,15 @@ import zarr
 from numpy.typing import NDArray
 from xarray import DataArray, DataTree
 
+from spade._checks import shorten
 from spade._samples.lazy import LazyPixels, SharedResults
-from spade.core.patches.tiles import Level
+from spade.core.arrays import Floats
+from spade.core.patches.tiles import Level, show_anything
+from spade.io._files.damaged import reading
+from spade.io._images.colours import on_white
+
+#: Names of channels that are red, green and blue (and opacity), in any order. Numbers are what unnamed channels get.
+RGB_NAMES = (("r", "g", "b", "a"), ("red", "green", "blue", "alpha"), ("0", "1", "2"))
 
 
 def image_arrays(element: DataArray | DataTree) -> list[DataArray]:
@@ -23,33 +32,89 @@ def image_arrays(element: DataArray | DataTree) -> list[DataArray]:
 
 
 def is_rgb(element: DataArray | DataTree) -> bool:
-    """Whether an image has three channels, or four whose last is alpha, of 8 bits."""
+    """Whether an image has 8 bits and channels named red, green and blue, or unnamed, with or without opacity.
+
+    Channels of other names, such as stains, are not colours, however many there are.
+    """
     array = image_arrays(element)[0]
-    names = [str(name).lower() for name in array.coords["c"].values] if "c" in array.coords else []
-    n = array.sizes["c"]
-    return array.dtype == np.uint8 and (n == 3 or (n == 4 and (names in ([*"rgba"], [*"0123"]))))
+    return bool(array.dtype == np.uint8 and _channels(array))
+
+
+def describe(element: DataArray | DataTree) -> str:
+    """Say what an image holds, for messages."""
+    array = image_arrays(element)[0]
+    return f"{array.sizes['c']} channels of {array.dtype}, named {shorten(_names(array))}"
 
 
 def image_levels(element: DataArray | DataTree) -> list[Level]:
-    """Return every resolution of an RGB image as a :class:`~spade.core.patches.tiles.Level`, finest first."""
+    """Return every resolution of an RGB image as a :class:`~spade.core.patches.tiles.Level`, finest first.
+
+    An image with opacity is laid on white.
+    """
     arrays = image_arrays(element)
     height, width = arrays[0].sizes["y"], arrays[0].sizes["x"]
-    levels, results = [], SharedResults()
-    for array in arrays:
-        data = array.transpose("c", "y", "x").data
-        source = _zarr_source(data)
-        if source is not None:
-            y_edges, x_edges = (
-                np.append(np.arange(0, n, chunk), n)
-                for n, chunk in zip(source.shape[1:], source.chunks[1:], strict=True)
-            )
-        else:
-            chunked = da.asarray(data)
-            y_edges, x_edges = (np.concatenate([[0], np.cumsum(sizes)]) for sizes in chunked.chunks[1:])
-            data = LazyPixels(chunked, results)
-        downsample = height / array.sizes["y"], width / array.sizes["x"]
-        levels.append(Level(_reader(data if source is None else source), y_edges, x_edges, downsample))
-    return levels
+    shared = SharedResults()
+    return [_level(array, (height / array.sizes["y"], width / array.sizes["x"]), shared) for array in arrays]
+
+
+def visible(
+    element: DataArray | DataTree, centres: Floats, inside: NDArray[np.bool_], px_per_patch: float, n_px: int
+) -> NDArray[np.bool_]:
+    """Return which patches show anything: the centre (x, y) lies inside the image, and not all is transparent."""
+    shown = inside.copy()
+    shown[inside] = show_anything(image_levels(element), centres[inside][:, ::-1], px_per_patch, n_px)
+    return shown
+
+
+def _names(array: DataArray) -> list[str]:
+    names = array.coords["c"].values if "c" in array.coords else range(array.sizes["c"])
+    return [str(name) for name in names]
+
+
+def _channels(array: DataArray) -> list[int]:
+    """Return the positions of red, green and blue (and of opacity, if there is one); empty if there are no colours."""
+    names = [name.lower() for name in _names(array)]
+    for colours in RGB_NAMES:
+        if len(names) in (3, len(colours)) and set(names) == set(colours[: len(names)]):
+            return [names.index(colour) for colour in colours[: len(names)]]
+    return []
+
+
+def _level(array: DataArray, downsample: tuple[float, float], shared: SharedResults) -> Level:
+    data = array.transpose("c", "y", "x").data
+    source = _zarr_source(data)
+    if source is not None:
+        y_edges, x_edges = (
+            np.append(np.arange(0, n, chunk), n) for n, chunk in zip(source.shape[1:], source.chunks[1:], strict=True)
+        )
+    else:
+        chunked = da.asarray(data)
+        y_edges, x_edges = (np.concatenate([[0], np.cumsum(sizes)]) for sizes in chunked.chunks[1:])
+    window = _reader(LazyPixels(chunked, shared) if source is None else source)
+    channels = _channels(array) or [0, 1, 2]
+
+    def read(y0: int, y1: int, x0: int, x1: int) -> NDArray[np.uint8]:
+        pixels = window(y0, y1, x0, x1)
+        if len(channels) == 3:
+            return pixels[:3] if channels == [0, 1, 2] else pixels[channels]
+        laid = on_white(np.moveaxis(pixels[channels[:3]], 0, -1), pixels[channels[3]])
+        return np.ascontiguousarray(np.moveaxis(laid, -1, 0))
+
+    def opacity(y0: int, y1: int, x0: int, x1: int) -> NDArray[np.uint8]:
+        return window(y0, y1, x0, x1)[channels[3]]
+
+    return Level(read, y_edges, x_edges, downsample, opacity if len(channels) == 4 else None)
+
+
+def _reader(data: LazyPixels | zarr.Array) -> Callable[[int, int, int, int], NDArray[np.uint8]]:
+    """Return a function that reads all channels of a window; errors name the store."""
+    place = Path(str(data.store_path).removeprefix("file://")) if isinstance(data, zarr.Array) else None
+
+    def read(y0: int, y1: int, x0: int, x1: int) -> NDArray[np.uint8]:
+        with nullcontext() if place is None else reading(place, "an image"):
+            return np.asarray(data[:, y0:y1, x0:x1])
+
+    return read
 
 
 def _zarr_source(data: da.Array) -> zarr.Array | None:
@@ -58,10 +123,3 @@ def _zarr_source(data: da.Array) -> zarr.Array | None:
         return None
     source = data.dask.layers[f"original-{data.name}"].get(f"original-{data.name}")
     return source if isinstance(source, zarr.Array) and source.shape == data.shape else None
-
-
-def _reader(data: LazyPixels | zarr.Array) -> Callable[[int, int, int, int], NDArray[np.uint8]]:
-    def read(y0: int, y1: int, x0: int, x1: int) -> NDArray[np.uint8]:
-        return np.asarray(data[:3, y0:y1, x0:x1])
-
-    return read

@@ -15,7 +15,7 @@ import anndata as ad
 import numpy as np
 import pandas as pd
 from scipy.sparse import csr_matrix
-from spatialdata import SpatialData, read_zarr
+from spatialdata import SpatialData
 from spatialdata.models import TableModel
 
 from spade import _keys
@@ -23,6 +23,7 @@ from spade._checks import shorten
 from spade._samples.sample import Sample, content_digest
 from spade.core.checks import check_ordered, check_path, check_text
 from spade.io._atomic import check_writable, replacing
+from spade.io._files.store import read_store
 from spade.io._store import is_store, stamp
 from spade.models import SealModel, SpadeModel
 
@@ -129,7 +130,7 @@ def iter_samples(
         item = listed.item if isinstance(listed, NamedSample) else listed
         real = item.resolve() if writes and isinstance(item, Path) else None
         with nullcontext() if real is None else replacing(real):
-            sdata, path = (read_zarr(item), item) if isinstance(item, Path) else (item, None)
+            sdata, path = (read_store(item), item) if isinstance(item, Path) else (item, None)
             name = listed.name if isinstance(listed, NamedSample) else _name(sdata, path, stems)
             if not sdata.tables and add_table is not None:
                 add_table(sdata)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from spatialdata import SpatialData
 
 from spade._checks import shorten
-from spade._samples.images import image_arrays, is_rgb
+from spade._samples.images import describe, image_arrays, is_rgb
 from spade.core.arrays import Floats
 from spade.io._recorded.frames import matrix_to, scale_factors, systems_of
 
@@ -21,6 +21,10 @@ logger = logging.getLogger("spade")
 SAME_SECTION = 0.8
 #: An axis may be stretched by at most this share more than the other.
 ISOTROPY = 0.05
+NAME_CHANNELS = (
+    "If one of them is the H&E image, name its channels: sdata.set_channel_names(image, ['r', 'g', 'b']), with 'a' for "
+    "a fourth that is opacity."
+)
 
 
 @dataclass(frozen=True)
@@ -149,12 +153,12 @@ def _image_of(
     if image_key is not None and image_key not in rgb:
         raise ValueError(
             f"{sample}: images[{image_key!r}] is not an 8-bit RGB image ({_describe(sdata, [image_key])}). "
-            f"RGB images: {shorten(rgb) or 'none'}."
+            f"RGB images: {shorten(rgb) or 'none'}. {NAME_CHANNELS}"
         )
     if image_key is None and not rgb:
         raise ValueError(
             f"{sample}: there is no 8-bit RGB image; images: {_describe(sdata, list(sdata.images)) or 'none'}. Add the "
-            "H&E image with spatialdata.models.Image2DModel."
+            f"H&E image with spatialdata.models.Image2DModel. {NAME_CHANNELS}"
         )
     systems = systems_of(sdata.shapes[region])
     systems_of_image = {key: systems_of(sdata.images[key]) for key in (rgb if image_key is None else [image_key])}
@@ -210,5 +214,4 @@ def _finest(
 
 
 def _describe(sdata: SpatialData, keys: list[str]) -> str:
-    arrays = {key: image_arrays(sdata.images[key])[0] for key in keys}
-    return ", ".join(f"{key!r}: {array.sizes['c']} channels of {array.dtype}" for key, array in arrays.items())
+    return "; ".join(f"{key!r}: {describe(sdata.images[key])}" for key in keys)

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import zipfile
 from collections.abc import Iterable
 from os import PathLike
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
 import h5py
@@ -16,7 +14,8 @@ from numpy.typing import NDArray
 from spade._checks import plural, shorten
 from spade.core.checks import check_path
 from spade.io._bytes import check_file
-from spade.io._state_dict import DAMAGED, reason
+from spade.io._files.hdf5 import open_hdf5
+from spade.io._state_dict import checked_tensor, load_torch
 
 H5, TORCH = (".h5", ".hdf5"), (".pt", ".pth")
 SUFFIXES = H5 + TORCH
@@ -59,7 +58,7 @@ def feature_shape(path: Path) -> tuple[int, int]:
     if path.suffix.lower() in TORCH:
         n_patches, n_features = _checked(_tensors(path), path).shape
     else:
-        with _Open(path) as file:
+        with open_hdf5(path, _slide(path)) as file:
             n_patches, n_features = _checked(file, path).shape[-2:]
     return int(n_patches), int(n_features)
 
@@ -70,7 +69,7 @@ def read_feature_file(path: Path) -> NDArray[np.float32]:
     if path.suffix.lower() in TORCH:
         values = _checked(_tensors(path), path).float().numpy()
     else:
-        with _Open(path) as file:
+        with open_hdf5(path, _slide(path)) as file:
             values = np.asarray(_checked(file, path)[...], dtype=np.float32)
     values = values.reshape(values.shape[-2:])
     finite = np.isfinite(values).all(1)
@@ -83,64 +82,36 @@ def read_feature_file(path: Path) -> NDArray[np.float32]:
     return values[finite]
 
 
-class _Open:
-    """An open HDF5 file; errors of reading it name the file."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __enter__(self) -> h5py.File:
-        try:
-            self.file = h5py.File(self.path, "r")
-        except OSError as error:
-            raise self._damaged(error) from error
-        return self.file
-
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        self.file.close()
-        if isinstance(error, OSError):
-            raise self._damaged(error) from error
-
-    def _damaged(self, error: BaseException) -> ValueError:
-        return ValueError(
-            f"slide {self.path.stem!r}: {str(self.path)!r} cannot be read ({reason(error)}); was the file cut off? "
-            "Download it again."
-        )
+def _slide(path: Path) -> str:
+    """Return what messages call a file."""
+    return f"slide {path.stem!r}"
 
 
 def _tensors(path: Path) -> dict[str, Any]:
     """Return the tensors of a ``.pt`` file by name; a bare tensor holds the features."""
     import torch
 
-    try:  # only torch files in zip form can be mapped, so that unread tensors stay on disk
-        loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path) or None)
-    except UnpicklingError as error:
-        raise ValueError(
-            f"slide {path.stem!r}: {str(path)!r} holds more than tensors, or is damaged. Only tensors are read, never "
-            "code: save them with torch.save(features, path)."
-        ) from error
-    except DAMAGED as error:
-        raise ValueError(
-            f"slide {path.stem!r}: {str(path)!r} cannot be read ({type(error).__name__}: {reason(error)}); was the "
-            "file cut off?"
-        ) from error
+    loaded = load_torch(path, _slide(path), "save them with torch.save(features, path)", mmap=True)
     parts = loaded if isinstance(loaded, dict) else {FEATURES: loaded}
-    if strange := [name for name in (FEATURES, COORDS) if name in parts and not isinstance(parts[name], torch.Tensor)]:
-        raise ValueError(
-            f"slide {path.stem!r}: {str(path)!r} holds {type(parts[strange[0]]).__name__} as {strange[0]}; expected a "
-            "tensor."
-        )
-    return parts
+    for name in (FEATURES, COORDS):
+        if name in parts and not isinstance(parts[name], torch.Tensor):
+            raise ValueError(
+                f"{_slide(path)}: {str(path)!r} holds {type(parts[name]).__name__} as {name}; expected a tensor."
+            )
+    return {
+        name: checked_tensor(value, path, _slide(path), str(name)) if isinstance(value, torch.Tensor) else value
+        for name, value in parts.items()
+    }
 
 
 def _checked(parts: Any, path: Path) -> Any:
     """Return the features of an open file, or raise if their shape, type or coordinates are not as expected."""
-    source = f"slide {path.stem!r}: {str(path)!r}"
+    source = f"{_slide(path)}: {str(path)!r}"
     if FEATURES not in parts:
         raise KeyError(f"{source} has no {FEATURES!r}; it has {shorten(parts) or 'nothing'}.")
     features = parts[FEATURES]
-    if not hasattr(features, "shape"):
-        raise ValueError(f"{source}: {FEATURES!r} is a group; expected an array (n, d).")
+    if getattr(features, "shape", None) is None:
+        raise ValueError(f"{source}: {FEATURES!r} is not an array; expected one of shape (n, d).")
     shape = tuple(features.shape)
     if len(shape) == 3 and shape[0] == 1:
         shape = shape[1:]
@@ -155,7 +126,7 @@ def _checked(parts: Any, path: Path) -> Any:
     if isinstance(features, h5py.Dataset) and not _is_whole(features):
         raise ValueError(f"{source}: {FEATURES!r} was not written completely. Encode the slide again.")
     if COORDS in parts:
-        coords_shape = tuple(getattr(parts[COORDS], "shape", ()))
+        coords_shape = tuple(getattr(parts[COORDS], "shape", None) or ())
         coords_shape = coords_shape[1:] if len(coords_shape) == 3 and coords_shape[0] == 1 else coords_shape
         if coords_shape != (shape[0], 2):
             raise ValueError(
@@ -168,6 +139,6 @@ def _checked(parts: Any, path: Path) -> Any:
 def _is_whole(features: h5py.Dataset) -> bool:
     """Return whether an array is stored completely; missing chunks would be read as zeros."""
     if features.chunks is None:
-        return bool(features.id.get_storage_size() > 0 or features.external or features.is_virtual)
+        return bool(features.id.get_storage_size() > 0)
     expected = np.prod([-(-n // chunk) for n, chunk in zip(features.shape, features.chunks, strict=True)])
     return bool(features.id.get_num_chunks() == expected)

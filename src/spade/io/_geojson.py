@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections import Counter
 from collections.abc import Collection, Iterable
@@ -14,7 +13,8 @@ import shapely
 from shapely.geometry.base import BaseGeometry
 
 from spade._checks import plural, shorten
-from spade.io._bytes import MAX_BYTES, read_text
+from spade.io._bytes import MAX_BYTES, read_json
+from spade.io._files.damaged import reading
 from spade.io._polygons import checked_areas
 
 if TYPE_CHECKING:
@@ -39,14 +39,29 @@ def read_polygons(
     *,
     object_types: Collection[str] | None = None,
     other_geometry: str = "error",
-    most: int | None = MAX_BYTES,
+    most: int = MAX_BYTES,
     argument: str = "path",
 ) -> tuple[GeoDataFrame, int]:
     """Return the polygons of a file (``label``, ``name``, ``object_type``, ``geometry``) and how many were repaired."""
+    source = f"{argument}={str(path)!r}"
+    with reading(path, "GeoJSON", argument):
+        features = read_features(path, argument, most)
+        if not features:
+            raise ValueError(f"{source} holds no features. Annotate the image, or leave the file out.")
+        return _polygons(features, path, source, object_types=object_types, other_geometry=other_geometry)
+
+
+def _polygons(
+    features: list[dict[str, Any]],
+    path: Path,
+    source: str,
+    *,
+    object_types: Collection[str] | None,
+    other_geometry: str,
+) -> tuple[GeoDataFrame, int]:
+    """Return the polygons of features and how many were repaired."""
     from geopandas import GeoDataFrame
 
-    source = f"{argument}={str(path)!r}"
-    features = _features(read_text(path, argument, most), source)
     types = [_object_type(feature) for feature in features]
     chosen = _of_type(types, object_types, source)
     names = {i: _name(i, features[i]) for i in chosen}
@@ -79,17 +94,9 @@ def read_polygons(
     return GeoDataFrame(data, geometry=list(areas)), repaired
 
 
-def _features(text: str, source: str) -> list[dict[str, Any]]:
+def read_features(path: Path, argument: str, most: int = MAX_BYTES) -> list[dict[str, Any]]:
     """Return the features of a FeatureCollection, a list or a single Feature."""
-    try:
-        data = json.loads(text)
-    except ValueError as error:
-        raise ValueError(
-            f"{source} is not JSON, or was cut off ({error}). Export it again from QuPath: File > Export objects as "
-            "GeoJSON."
-        ) from error
-    except RecursionError as error:
-        raise ValueError(f"{source} is nested too deeply to be GeoJSON.") from error
+    source, data = f"{argument}={str(path)!r}", read_json(path, argument, most)
     kind = data.get("type") if isinstance(data, dict) else None
     if kind == "FeatureCollection":
         data = data.get("features")
@@ -101,9 +108,18 @@ def _features(text: str, source: str) -> list[dict[str, Any]]:
             f"{source} is JSON but holds no GeoJSON features (got {got}); expected a FeatureCollection, a list of "
             "Features or one Feature, as QuPath exports them."
         )
-    if not data:
-        raise ValueError(f"{source} holds no features. Annotate the image, or leave the file out.")
     return data
+
+
+def read_areas(path: Path, argument: str) -> tuple[list[dict[str, Any]], list[BaseGeometry]]:
+    """Return properties and geometries, as they are drawn, of the features of a file that are areas."""
+    with reading(path, "GeoJSON", argument):
+        features = read_features(path, argument)
+        source = f"{argument}: {str(path)!r}"
+        names = [_name(i, feature) for i, feature in enumerate(features)]
+        areas = [i for i, name in enumerate(names) if _kind(features[i], name, source) not in NO_AREAS]
+        shapes = [_shape(features[i]["geometry"], names[i], source)[0] for i in areas]
+        return [_properties(features[i]) for i in areas], shapes
 
 
 def _of_type(types: list[str | None], wanted: Collection[str] | None, source: str) -> list[int]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,7 +11,7 @@ import numpy as np
 import pandas as pd
 from scipy.sparse import csr_matrix
 
-from spade._checks import clean_label, shorten
+from spade._checks import clean_label, plural, shorten
 from spade.core.arrays import Floats
 from spade.core.checks import check_path, check_positive, check_text
 from spade.core.errors import warn
@@ -23,7 +22,11 @@ if TYPE_CHECKING:
     from spatialdata import SpatialData
 
 from spade.core.spots.lattice import check_spots, spot_pitch
-from spade.io._image import read_image, size
+from spade.io._bytes import read_json
+from spade.io._files.damaged import damaged, reading
+from spade.io._files.hdf5 import read_h5ad
+from spade.io._geojson import read_areas
+from spade.io._images.multiscale import read_image, size
 from spade.io._section import check_inside, section
 
 logger = logging.getLogger("spade")
@@ -70,8 +73,9 @@ def read_hest(path: str | Path, sample_id: str, *, mpp: float | None = None) -> 
     SpatialData
         Image ``"image"`` (the slide's own pyramid), circles ``"spots"`` and table ``"table"``: counts (CSR) as they
         are in the h5ad, ``obsm["spatial"]`` (pixel x, y), the metadata's ``patient``, ``organ``, ``species``,
-        ``technology``, ``disease_state`` and ``oncotree_code`` as categoricals in ``obs`` if they are stated (a sample
-        without patient is one of its own, named as the sample), and all its plain entries in ``uns["hest"]``. Polygons
+        ``technology``, ``disease_state`` and ``oncotree_code`` as categoricals in ``obs`` if they are stated (a column
+        of the h5ad with such a name is kept as it is; a sample without patient is one of its own, named as the
+        sample), and all its plain entries in ``uns["hest"]``. Polygons
         ``"tissue"`` and ``"cells"`` if their files are present. Microns per pixel, and for Visium and ST the pitch of
         the spots, are recorded in ``attrs``. The small copies of the image in the h5ad (``uns["spatial"]``) are left
         out.
@@ -81,7 +85,8 @@ def read_hest(path: str | Path, sample_id: str, *, mpp: float | None = None) -> 
     FileNotFoundError
         If the folder or one of the sample's three files is missing.
     ValueError
-        If a file is damaged, the scale is unknown or contradicts the spots, or no spot lies in the image.
+        If ``sample_id`` holds a path, a file is damaged or claims more than it can hold, the image is not RGB, the
+        scale is unknown or contradicts the spots, or no spot lies in the image.
 
     Examples
     --------
@@ -105,12 +110,13 @@ def read_hest(path: str | Path, sample_id: str, *, mpp: float | None = None) -> 
     >>> sdata["table"].shape, sdata["table"].obs["organ"].iloc[0], sdata.attrs["spade"]["mpp"]
     ((4, 3), 'Breast', {'image': 0.5})
     """
-    check_text("sample_id", sample_id)
+    if Path(check_text("sample_id", sample_id)).name != sample_id or "\0" in sample_id:
+        raise ValueError(f"sample_id={sample_id!r}: expected the name of a sample in the folder, without any path.")
     if mpp is not None:
         check_positive("mpp", mpp, "µm/px")
     folder = check_path("path", path)
     slide, expression, metadata = _files(folder, sample_id)
-    facts = _read_metadata(metadata)
+    facts = _read_metadata(metadata, sample_id)
     if mpp is None:
         mpp = next((v for k in ("estimated", "embedded") if (v := _positive(facts, f"pixel_size_um_{k}"))), None)
     if mpp is None:
@@ -120,7 +126,7 @@ def read_hest(path: str | Path, sample_id: str, *, mpp: float | None = None) -> 
             f"{facts.get('pixel_size_um_embedded')!r} in {str(metadata)!r}). Give mpp=."
         )
 
-    adata, centres, diameter_px = _read_expression(expression)
+    adata, centres, diameter_px = _read_expression(expression, sample_id)
     picture = read_image(slide, f"slide of {sample_id}")
     check_inside(centres, *size(picture), sample_id)
     lattice = facts.get("st_technology") in LATTICES
@@ -135,8 +141,9 @@ def read_hest(path: str | Path, sample_id: str, *, mpp: float | None = None) -> 
         diameter_px = pitch_px if pitch_px > 0 else VISIUM_DIAMETER_UM / mpp
 
     for key, fact in OBS.items():
-        if facts.get(fact) is not None and (value := clean_label(str(facts[fact]))):
-            adata.obs[key] = pd.Categorical([value] * adata.n_obs)
+        stated = facts.get(fact) is not None and clean_label(str(facts[fact]))
+        if key not in adata.obs and stated:
+            adata.obs[key] = pd.Categorical([stated] * adata.n_obs)
     if "patient" not in adata.obs:
         adata.obs["patient"] = pd.Categorical([sample_id] * adata.n_obs)
         logger.info('%s: the metadata names no patient; obs["patient"] is the name of the sample', sample_id)
@@ -144,7 +151,7 @@ def read_hest(path: str | Path, sample_id: str, *, mpp: float | None = None) -> 
     shapes = {}
     for element, names in SHAPES.items():
         file = next((f for name in names if (f := folder / name.format(id=sample_id)).is_file()), None)
-        polygons = _read_polygons(file) if file else None
+        polygons = _read_polygons(file, sample_id) if file else None
         if polygons is not None:
             shapes[element] = polygons
     return section(
@@ -171,12 +178,9 @@ def _files(folder: Path, sample_id: str) -> tuple[Path, Path, Path]:
     return files[0], files[1], files[2]
 
 
-def _read_metadata(file: Path) -> dict[str, Any]:
+def _read_metadata(file: Path, sample_id: str) -> dict[str, Any]:
     """Return the entries that are plain values (text, numbers, truth values, None); NaN becomes None."""
-    try:
-        facts = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{str(file)!r} is damaged: {error}. Download it again.") from error
+    facts = read_json(file, sample_id)
     if not isinstance(facts, dict):
         raise ValueError(f"{str(file)!r} holds {type(facts).__name__}; expected a JSON object of metadata.")
     plain = {k: v for k, v in facts.items() if v is None or isinstance(v, str | int | float | bool)}
@@ -192,22 +196,16 @@ def _positive(facts: Mapping[str, Any], key: str) -> float | None:
     return value if np.isfinite(value) and value > 0 else None
 
 
-def _read_expression(file: Path) -> tuple[AnnData, Floats, float | None]:
+def _read_expression(file: Path, sample_id: str) -> tuple[AnnData, Floats, float | None]:
     """Return table, pixel centres, and the diameter of spots in pixels if the file states it."""
-    from anndata import read_h5ad
-
-    try:
-        adata = read_h5ad(file)
-    except (OSError, KeyError, ValueError) as error:
-        raise ValueError(
-            f"{str(file)!r} cannot be read as h5ad ({error}). Compare its size with the source and download it again."
-        ) from error
+    adata = read_h5ad(file, sample_id)
     if "spatial" not in adata.obsm:
         raise ValueError(
             f"{str(file)!r} has no obsm['spatial'] with the spots' pixels; keys of obsm: "
             f"{sorted(adata.obsm) or 'none'}."
         )
-    centres = np.asarray(adata.obsm["spatial"], dtype=np.float64)
+    with reading(file, "h5ad: obsm['spatial']", sample_id):
+        centres = np.asarray(adata.obsm["spatial"], dtype=np.float64)
     if centres.ndim != 2 or centres.shape[1] != 2 or not np.isfinite(centres).all():
         raise ValueError(f"{str(file)!r}: obsm['spatial'] of shape {centres.shape} is not two finite numbers per spot.")
     if not adata.obs_names.is_unique:
@@ -220,45 +218,46 @@ def _read_expression(file: Path) -> tuple[AnnData, Floats, float | None]:
             "a suffix."
         )
         adata.var_names_make_unique()
-    adata.X = csr_matrix((adata.n_obs, adata.n_vars), dtype=np.float32) if adata.X is None else csr_matrix(adata.X)
+    with reading(file, "h5ad: X", sample_id):
+        adata.X = csr_matrix((adata.n_obs, adata.n_vars), dtype=np.float32) if adata.X is None else csr_matrix(adata.X)
     diameter = None
-    for library in adata.uns.pop("spatial", {}).values():
+    libraries = adata.uns.pop("spatial", {})
+    for library in libraries.values() if isinstance(libraries, dict) else ():
         scales = library.get("scalefactors", {}) if isinstance(library, dict) else {}
-        diameter = diameter or _positive(scales, "spot_diameter_fullres")
+        diameter = diameter or (_positive(scales, "spot_diameter_fullres") if isinstance(scales, dict) else None)
     return adata, centres, diameter
 
 
-def _read_polygons(file: Path) -> GeoDataFrame | None:
+def _read_polygons(file: Path, sample_id: str) -> GeoDataFrame | None:
     """Return the polygons of a GeoParquet or GeoJSON file in pixels, None if it holds none.
 
     GeoJSON is a feature collection or a plain list of features; one feature may hold all cells of a class.
     """
     import geopandas as gpd
-    from shapely.errors import GEOSException
-    from shapely.geometry import shape
     from spatialdata.models import ShapesModel
 
-    try:
+    with reading(file, "polygons", sample_id):
         if file.suffix == ".parquet":
             frame = gpd.read_parquet(file)
         else:
-            content = json.loads(file.read_text(encoding="utf-8"))
-            features = content["features"] if isinstance(content, dict) else content
-            rows = [_properties(feature) for feature in features]
-            frame = gpd.GeoDataFrame(pd.DataFrame(rows), geometry=[shape(feature["geometry"]) for feature in features])
-    except (OSError, ValueError, KeyError, TypeError, GEOSException) as error:
-        raise ValueError(f"{str(file)!r} cannot be read as polygons ({error}). Download it again.") from error
-    if frame.geometry.name != "geometry":
-        frame = frame.rename_geometry("geometry")
-    frame = frame.set_crs(None, allow_override=True)  # pixels, although GeoJSON means degrees
-    frame = frame.explode(ignore_index=True)
-    frame = frame[frame.geom_type == "Polygon"].reset_index(drop=True)
-    return ShapesModel.parse(frame) if len(frame) else None
+            properties, shapes = read_areas(file, sample_id)
+            frame = gpd.GeoDataFrame(pd.DataFrame([_plain(entry) for entry in properties]), geometry=shapes)
+        if frame.geometry.name != "geometry":
+            frame = frame.rename_geometry("geometry")
+        frame = frame.set_crs(None, allow_override=True)  # pixels, although GeoJSON means degrees
+        frame = frame.explode(ignore_index=True)
+        empty = frame.geometry.isna() | frame.is_empty
+        frame = frame[empty | (frame.geom_type == "Polygon")].reset_index(drop=True)
+        wrong = (frame.area == 0) | ~np.isfinite(frame.area) | frame.geometry.isna()
+        if wrong.any():
+            raise damaged(
+                file, "polygons", f"{plural(int(wrong.sum()), 'polygon')} enclose no area, the first {wrong.idxmax()}"
+            )
+        return ShapesModel.parse(frame) if len(frame) else None
 
 
-def _properties(feature: dict[str, Any]) -> dict[str, str | int | float | bool]:
+def _plain(properties: dict[str, Any]) -> dict[str, str | int | float | bool]:
     """Return the plain properties of a GeoJSON feature, with its class as ``class``."""
-    properties = feature.get("properties") or {}
     plain = {k: v for k, v in properties.items() if isinstance(v, str | int | float | bool)}
     kind = properties.get("classification")
     return {**plain, "class": str(kind["name"])} if isinstance(kind, dict) and "name" in kind else plain

@@ -13,7 +13,9 @@ import numpy as np
 import pandas as pd
 
 from spade._checks import MISSING, plural, shorten
-from spade.io._bytes import MAX_BYTES, read_text
+from spade.io._bytes import MAX_BYTES
+from spade.io._files.damaged import reading
+from spade.io._files.tables import table_text
 
 SUFFIXES = (".csv", ".tsv", ".txt")
 SAMPLE, SPOT = "sample", "spot"
@@ -29,12 +31,14 @@ def read_label_table(
     *,
     sample_col: str | None = None,
     spot_col: str | None = None,
-    most: int | None = MAX_BYTES,
+    most: int = MAX_BYTES,
     argument: str = "path",
 ) -> pd.DataFrame:
     """Read a table with the columns ``sample`` or ``spot`` or both, and at least one column of labels."""
     source = f"{argument}={str(path)!r}"
-    header, rows = _fields(read_text(path, argument, most), source)
+    text, separator = table_text(path, argument, most)
+    with reading(path, "a table of comma- or tab-separated values", argument):
+        header, rows = _fields(text, separator, source)
     sample = _key_column(header, SAMPLE_NAMES, sample_col, "sample_col", source)
     spot = _key_column(header, SPOT_NAMES, spot_col, "spot_col", source)
     if sample is None and spot is None:
@@ -97,17 +101,10 @@ def _check_names(columns: Iterable[str], source: str) -> None:
         raise ValueError(f"{source} has columns of the same name, {shorten(repeated)}. Rename them.")
 
 
-def _fields(text: str, source: str) -> tuple[list[str], list[list[str]]]:
+def _fields(text: str, sep: str, source: str) -> tuple[list[str], list[list[str]]]:
     """Return header and rows as stripped strings, without empty lines."""
-    first = text.lstrip().partition("\n")[0]
-    sep = max("\t,;", key=first.count)
-    try:
-        lines = [
-            [field.strip() for field in row]
-            for row in csv.reader(io.StringIO(text, newline=""), delimiter=sep, strict=True)
-        ]
-    except csv.Error as error:
-        raise ValueError(f"{source} is not a table of comma- or tab-separated values: {error}.") from error
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=sep, strict=True)
+    lines = [[field.strip() for field in row] for row in reader]
     numbered = [(number, row) for number, row in enumerate(lines, 1) if any(row)]
     if len(numbered) < 2:
         raise ValueError(f"{source} holds no more than one line; expected a header and one line per spot or sample.")

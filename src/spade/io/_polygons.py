@@ -10,6 +10,13 @@ import shapely
 from numpy.typing import NDArray
 from shapely.geometry.base import BaseGeometry
 
+from spade.core.arrays import Floats
+
+#: An outline that crosses itself more often takes minutes to repair, and is none.
+MAX_CROSSINGS = 1000
+#: Pairs of segments that are compared to count crossings.
+MAX_PAIRS = 20_000_000
+
 
 def checked_areas(
     geometries: Sequence[BaseGeometry | None] | NDArray[np.object_], names: Sequence[str], source: str
@@ -47,7 +54,7 @@ def checked_areas(
         )
     damaged = ~shapely.is_valid(shapes) | (shapely.get_type_id(shapes) == shapely.GeometryType.GEOMETRYCOLLECTION)
     for position in np.flatnonzero(damaged):
-        shapes[position] = shapely.union_all(_polygons(shapes[position]))
+        shapes[position] = shapely.union_all(_polygons(shapes[position], f"{source}: {names[position]}"))
     vanished = shapely.is_empty(shapes)
     if vanished.any():
         raise ValueError(
@@ -63,11 +70,46 @@ def count_kinds(geometries: NDArray[np.object_]) -> str:
     return ", ".join(f"{count} {kind}" for kind, count in sorted(counts.items()))
 
 
-def _polygons(geometry: BaseGeometry) -> list[BaseGeometry]:
+def _polygons(geometry: BaseGeometry, name: str) -> list[BaseGeometry]:
     """Return the valid polygons that make up a geometry; points and lines are left out."""
-    if geometry.geom_type == "Polygon":
-        return [geometry] if geometry.is_valid else _polygons(shapely.make_valid(geometry))
-    return [polygon for part in getattr(geometry, "geoms", ()) for polygon in _polygons(part)]
+    if geometry.geom_type != "Polygon":
+        return [polygon for part in getattr(geometry, "geoms", ()) for polygon in _polygons(part, name)]
+    if geometry.is_valid:
+        return [geometry]
+    if (n := n_crossings(geometry)) > MAX_CROSSINGS:
+        raise ValueError(
+            f"{name} crosses itself about {n:,} times, which is not an outline of an area; at most {MAX_CROSSINGS:,} "
+            "crossings are repaired. Draw or export it again."
+        )
+    return _polygons(shapely.make_valid(geometry), name)
+
+
+def n_crossings(polygon: shapely.Polygon) -> int:
+    """Return how often the outline of a polygon meets itself: exact up to a few thousand points, else estimated."""
+    rings = [shapely.get_coordinates(ring) for ring in (polygon.exterior, *polygon.interiors)]
+    start, end = (np.concatenate([ring[side] for ring in rings]) for side in (slice(-1), slice(1, None)))
+    moves = (start != end).any(axis=1)
+    start, end = start[moves], end[moves]
+    n = len(start)
+    if not n:
+        return 0
+    low, high = np.minimum(start, end), np.maximum(start, end)
+    sample = np.unique(np.linspace(0, n - 1, min(n, max(1, MAX_PAIRS // n))).astype(np.int64))
+    count = 0
+    for i in sample.tolist():
+        near = ((low <= high[i]) & (high >= low[i])).all(axis=1)
+        a, b = start[near], end[near]
+        apart = _turn(start[i], end[i], a) * _turn(start[i], end[i], b)
+        across = _turn(a, b, start[i]) * _turn(a, b, end[i])
+        count += int(((apart <= 0) & (across <= 0)).sum()) - 3  # itself and its two neighbours
+    return max(0, count) * n // len(sample) // 2
+
+
+def _turn(a: Floats, b: Floats, c: Floats) -> NDArray[np.float64]:
+    """Return the side of the line from a to b that c lies on, by sign."""
+    u, v = b - a, c - a
+    side: NDArray[np.float64] = np.sign(u[..., 0] * v[..., 1] - u[..., 1] * v[..., 0])
+    return side
 
 
 def _named(names: Sequence[str], mask: NDArray[np.bool_]) -> str:

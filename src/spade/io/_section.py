@@ -41,7 +41,8 @@ def section(
     image
         Multiscale image element.
     adata
-        Expression, one row per spot; it is modified.
+        Expression, one row per spot; it is modified. Columns ``region`` and ``spot_id`` of its own are kept, and the
+        table is joined to the spots by ``spots_region`` and ``spots_spot_id`` then.
     centres
         Pixel (x, y) of each spot at the image's finest level, ``(n, 2)``.
     radius
@@ -58,8 +59,10 @@ def section(
 
     ids = pd.Index(adata.obs_names.astype(str), name=None, dtype=object)
     adata.obs_names = ids
-    adata.obs["region"] = pd.Categorical([SPOTS] * len(ids))
-    adata.obs["spot_id"] = ids.to_numpy()
+    adata.uns.pop(TableModel.ATTRS_KEY, None)
+    region_key, instance_key = (_free(adata, name) for name in ("region", "spot_id"))
+    adata.obs[region_key] = pd.Categorical([SPOTS] * len(ids))
+    adata.obs[instance_key] = ids.to_numpy()
     adata.obsm["spatial"] = np.asarray(centres, dtype=np.float64)
     circles = gpd.GeoDataFrame(
         {"radius": np.full(len(ids), float(radius))}, geometry=gpd.points_from_xy(*adata.obsm["spatial"].T), index=ids
@@ -67,12 +70,17 @@ def section(
     sdata = SpatialData(
         images={IMAGE: image},
         shapes={SPOTS: ShapesModel.parse(circles), **(shapes or {})},
-        tables={TABLE: TableModel.parse(adata, region=SPOTS, region_key="region", instance_key="spot_id")},
+        tables={TABLE: TableModel.parse(adata, region=SPOTS, region_key=region_key, instance_key=instance_key)},
     )
     record_scale(
         sdata, sample=sample, mpp={IMAGE: mpp}, pitch_um=None if pitch_um is None else {SPOTS: float(pitch_um)}
     )
     return sdata
+
+
+def _free(adata: AnnData, name: str) -> str:
+    """Return the name of a column that the table does not have."""
+    return name if name not in adata.obs else _free(adata, f"{SPOTS}_{name}")
 
 
 def check_inside(centres: np.ndarray, width: int, height: int, sample: str) -> None:

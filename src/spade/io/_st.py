@@ -17,7 +17,7 @@ from spade.core.arrays import Floats
 from spade.core.checks import brief, check_choice, check_count, check_path, check_positive, check_text
 from spade.core.errors import warn
 from spade.core.spots.lattice import TOLERANCE, check_pitch
-from spade.io._image import read_image, size
+from spade.io._images.multiscale import read_image, size
 from spade.io._section import check_inside, section
 from spade.io._st_files import Labels, array_keys, parse_ids, read_counts, read_labels, read_positions
 

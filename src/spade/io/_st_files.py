@@ -13,7 +13,9 @@ from scipy.sparse import csr_matrix
 
 from spade._checks import plural, shorten
 from spade.core.arrays import Floats
-from spade.io._bytes import read_bytes
+from spade.io._bytes import read_text
+from spade.io._files.damaged import reading
+from spade.io._files.tables import table_text
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -25,10 +27,8 @@ SPOT_ID = re.compile(r"\s*(-?\d+(?:\.\d+)?)\s*[xX_]\s*(-?\d+(?:\.\d+)?)\s*")
 def read_counts(path: Path, duplicated_genes: str) -> tuple[list[str], list[str], csr_matrix]:
     """Return spot ids, gene names (both in the order of the file) and counts (spots × genes, float32 CSR)."""
     header, body, sep = _split(path, "counts")
-    try:
-        frame = pd.read_csv(io.BytesIO(body), sep=sep, header=None, dtype={0: str}, low_memory=False)
-    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
-        raise ValueError(f"counts={str(path)!r} is not a table of spots × genes: {error}") from error
+    with reading(path, "a table of spots × genes", "counts"):
+        frame = pd.read_csv(io.StringIO(body), sep=sep, header=None, dtype={0: str}, low_memory=False)
     genes = header[1:] if len(header) == frame.shape[1] else header
     if len(genes) != frame.shape[1] - 1:
         raise ValueError(
@@ -42,6 +42,8 @@ def read_counts(path: Path, duplicated_genes: str) -> tuple[list[str], list[str]
             "duplicated_genes='sum' to add up the counts of each name."
         )
     ids = frame[0].fillna("").tolist()
+    if SPOT_ID.fullmatch(header[0]) and not all(SPOT_ID.fullmatch(name) for name in header):
+        raise ValueError(f"counts={str(path)!r}: the first line is that of a spot, {header[0]!r}; expected gene names.")
     if not any(SPOT_ID.fullmatch(i) for i in ids) and all(SPOT_ID.fullmatch(g) for g in genes):
         raise ValueError(f"counts={str(path)!r} has genes in rows and spots in columns. Transpose it.")
     counts = csr_matrix(_raw(frame.iloc[:, 1:], ids, genes, path))
@@ -104,9 +106,9 @@ def array_keys(array: Floats, ids: list[str], argument: str) -> pd.MultiIndex:
 def read_table(path: Path, argument: str) -> pd.DataFrame:
     """Read a TSV or CSV file; ``argument`` names it in messages."""
     header, body, sep = _split(path, argument)
-    try:
+    with reading(path, "a table", argument):
         return pd.read_csv(
-            io.BytesIO(body),
+            io.StringIO(body),
             sep=sep,
             header=None,
             names=header,
@@ -115,8 +117,6 @@ def read_table(path: Path, argument: str) -> pd.DataFrame:
             keep_default_na=False,
             na_values=["", "NA", "NaN", "nan"],
         )
-    except (pd.errors.ParserError, pd.errors.EmptyDataError, ValueError) as error:
-        raise ValueError(f"{argument}={str(path)!r} is not a table: {error}") from error
 
 
 def read_positions(path: Path, argument: str, table: pd.DataFrame | None = None) -> pd.DataFrame | Floats:
@@ -184,23 +184,19 @@ def read_labels(path: Path) -> Labels:
     return Labels(pd.Series(values, index=array_keys(array, ids, "labels"), dtype=object), ids, table)
 
 
-def _split(path: Path, argument: str) -> tuple[list[str], bytes, str]:
+def _split(path: Path, argument: str) -> tuple[list[str], str, str]:
     """Return the fields of the first line, the rest, and the separator of a plain or gzipped text file."""
-    raw = read_bytes(path, argument)
-    first, _, body = raw.partition(b"\n")
-    try:
-        line = first.decode().rstrip("\r")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{argument}={str(path)!r} is not a text file.") from error
-    sep = "\t" if "\t" in line else ","
+    text, sep = table_text(path, argument)
+    first, _, body = text.lstrip("\n").partition("\n")
     if not body.strip():
         raise ValueError(f"{argument}={str(path)!r} holds no more than one line.")
-    return [field.strip().strip('"') for field in line.split(sep)], body, sep
+    return [field.strip().strip('"') for field in first.split(sep)], body, sep
 
 
 def _numbers(path: Path, argument: str) -> list[float] | None:
     """Return the nine numbers of an alignment file, None if the file is something else."""
-    words = read_bytes(path, argument)[:4096].split()
+    lines = read_text(path, argument).splitlines()
+    words = " ".join(line for line in lines[:100] if not line.startswith("#")).split()
     try:
         return [float(word) for word in words] if len(words) == 9 else None
     except ValueError:

@@ -1,10 +1,10 @@
-"""State dicts from other programs' files, read as data: nothing in them is ever executed."""
+"""State dicts and tensors from other programs' files, read as data: nothing in them is ever executed."""
 
 from __future__ import annotations
 
 import logging
 import re
-import struct
+import zipfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from pickle import UnpicklingError
@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from spade._checks import plural, shorten
 from spade.io._bytes import check_file
+from spade.io._files.damaged import DamagedFileError, damaged, reading, reason
 
 if TYPE_CHECKING:
     import torch
@@ -26,18 +27,10 @@ CONTAINERS = ("model", "state_dict", "teacher", "student")
 #: Names that wrappers put before every key, in any order and number.
 WRAPPERS = ("module", "_orig_mod", "model", "backbone", "teacher", "student")
 WRAPPED = re.compile(rf"(?:(?:{'|'.join(WRAPPERS)})\.)+")
-#: Errors of ``torch.load`` on files that are cut off or not torch files, besides ``UnpicklingError``.
-DAMAGED = (
-    AssertionError,
-    AttributeError,
-    EOFError,
-    LookupError,
-    OSError,
-    RuntimeError,
-    TypeError,
-    ValueError,
-    struct.error,
-)
+__all__ = [
+    "TORCH_SUFFIXES", "WRAPPERS", "check_finite", "checked_tensor", "keys_fitting", "load_torch", "other_prefix",
+    "read_state", "reason",
+]  # fmt: skip
 
 
 def read_state(path: Path) -> dict[str, torch.Tensor]:
@@ -46,28 +39,15 @@ def read_state(path: Path) -> dict[str, torch.Tensor]:
     Where several would do, as ``teacher`` and ``student`` of a self-distillation, the log says which was taken.
     """
     import torch
-    from safetensors import SafetensorError
     from safetensors.torch import load_file
 
     check_file(path, "weights")
     if path.suffix == ".safetensors":
-        try:
+        with reading(path, "safetensors", "weights"):
             return load_file(path)
-        except SafetensorError as error:
-            raise ValueError(f"weights={str(path)!r} cannot be read ({error}); was the file cut off?") from error
     if path.suffix not in TORCH_SUFFIXES:
         raise ValueError(f"weights={str(path)!r}: expected a file ending in .safetensors, {', '.join(TORCH_SUFFIXES)}.")
-    try:
-        state: Any = torch.load(path, map_location="cpu", weights_only=True)
-    except UnpicklingError as error:
-        raise ValueError(
-            f"weights={str(path)!r} is not a plain state dict of tensors, or is damaged. Only tensors are read, never "
-            "code: save model.state_dict() instead of the module."
-        ) from error
-    except DAMAGED as error:
-        raise ValueError(
-            f"weights={str(path)!r} cannot be read ({type(error).__name__}: {reason(error)}); was the file cut off?"
-        ) from error
+    state = load_torch(path, "weights", "save model.state_dict() instead of the module")
     while containers := [key for key in CONTAINERS if isinstance(state, dict) and isinstance(state.get(key), dict)]:
         if len(containers) > 1:
             logger.info("weights=%r holds %s; %r is read", str(path), shorten(containers), containers[0])
@@ -79,7 +59,7 @@ def read_state(path: Path) -> dict[str, torch.Tensor]:
             f"weights={str(path)!r} holds {type(state).__name__}, not a state dict of tensors by name, neither bare "
             f"nor under {', '.join(map(repr, CONTAINERS[:-1]))} or {CONTAINERS[-1]!r}."
         )
-    return tensors
+    return {name: checked_tensor(value, path, "weights", name) for name, value in tensors.items()}
 
 
 def keys_fitting(
@@ -151,6 +131,36 @@ def _n_not_finite(array: torch.Tensor | NDArray[Any]) -> int:
     return int((~(plain if plain.element_size() > 1 else plain.float()).isfinite()).sum())
 
 
-def reason(error: BaseException) -> str:
-    """Return the first sentence of an error."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0].split(". ")[0][:200]
+def load_torch(path: Path, argument: str, advice: str, *, mmap: bool = False) -> Any:
+    """Return what a file of ``torch.save`` holds, on the CPU; it may be mapped, so that unread tensors stay on disk."""
+    import torch
+
+    try:
+        with reading(path, "a torch file of tensors", argument):
+            is_zip = zipfile.is_zipfile(path)
+            if is_zip and not _is_stored_plainly(path):
+                raise damaged(path, "a torch file of tensors", "its parts are compressed", argument)
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=(mmap and is_zip) or None)
+    except DamagedFileError as error:
+        if isinstance(error.__cause__, UnpicklingError):
+            raise DamagedFileError(
+                f"{argument}: {str(path)!r} holds more than tensors, or is damaged. Only tensors are read, never code: "
+                f"{advice}."
+            ) from error
+        raise
+
+
+def checked_tensor(tensor: torch.Tensor, path: Path, argument: str, name: str) -> torch.Tensor:
+    """Return a tensor without its gradient; raise unless its values are numbers that all lie in the file."""
+    import torch
+
+    plain = tensor.layout == torch.strided and tensor.device.type == "cpu" and not tensor.is_quantized
+    if not plain or tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
+        raise damaged(path, "a torch file of tensors", f"{name!r} does not hold all of its values", argument)
+    return tensor.detach()
+
+
+def _is_stored_plainly(path: Path) -> bool:
+    """Return whether the parts of a zip archive are as large as in the file, as torch writes them."""
+    with zipfile.ZipFile(path) as archive:
+        return all(part.file_size <= part.compress_size for part in archive.infolist())

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import html
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -31,13 +33,13 @@ def model_card(title: str, summary: str, rows: Mapping[str, object], facts: Mapp
     table = [*rows.items(), *((name.replace("_", " "), value) for name, value in facts.items())]
     return "\n".join(
         [
-            f"# {title}",
+            f"# {_cell(title)}",
             "",
-            f"{summary}, written by spade {__version__}.",
+            f"{_cell(summary)}, written by spade {__version__}.",
             "",
             "| | |",
             "| --- | --- |",
-            *(f"| {name} | {value} |" for name, value in table),
+            *(f"| {_cell(name)} | {_cell(value)} |" for name, value in table),
             "",
             LICENCE,
             "",
@@ -50,6 +52,12 @@ def model_card(title: str, summary: str, rows: Mapping[str, object], facts: Mapp
             "",
         ]
     )
+
+
+def _cell(value: object) -> str:
+    """Return text that stays text in a Markdown table: names of samples and files may hold anything."""
+    text = " ".join(str(value).encode(errors="replace").decode().split())
+    return re.sub(r"([\\`|\[\]*])", r"\\\1", html.escape(text, quote=False))
 
 
 def optimiser(config: SpadeConfig | SealConfig) -> str:

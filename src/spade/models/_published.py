@@ -15,11 +15,13 @@ from spade.core.arrays import Rows
 from spade.core.checks import check_path
 from spade.core.experts.heads import Experts
 from spade.core.experts.routing import Routing
-from spade.io._bytes import check_file
+from spade.io._files.arrays import read_npy
 from spade.io._state_dict import TORCH_SUFFIXES, check_finite, keys_fitting, read_state
 from spade.models._config import SpadeConfig
 from spade.models._spade import SpadeModel
 
+#: An expert of a higher number is a mistake.
+MAX_EXPERTS = 2**16
 NUMBERED = re.compile(r"proto_?(\d+)(?!\d)")
 
 
@@ -90,15 +92,20 @@ def _prototypes(
     centroids: str | PathLike[str] | ArrayLike, assignment: str | PathLike[str] | ArrayLike
 ) -> tuple[NDArray[np.float64], Rows]:
     """Read the centroids and the expert of each."""
-    centres = _array(centroids, "centroids").astype(np.float64)
-    expert_of = _array(assignment, "assignment")
+    centres, expert_of = (_array(value, name) for value, name in ((centroids, "centroids"), (assignment, "assignment")))
+    if any(array.dtype.kind not in "biuf" for array in (centres, expert_of)):
+        raise ValueError(f"centroids ({centres.dtype}) and assignment ({expert_of.dtype}): expected numbers.")
+    centres = centres.astype(np.float64)
     if centres.ndim != 2 or expert_of.shape != (len(centres),):
         raise ValueError(
             f"centroids has shape {centres.shape} and assignment {expert_of.shape}; expected (K, D) and (K,): the "
             "expert of every centroid."
         )
-    if not np.array_equal(expert_of, expert_of.astype(np.int64)) or expert_of.min() < 0:
-        raise ValueError("assignment: expected whole numbers from 0, the expert of every centroid.")
+    whole = np.isfinite(expert_of).all() and np.array_equal(expert_of, np.rint(expert_of))
+    if not len(expert_of) or not whole or expert_of.min() < 0 or expert_of.max() >= MAX_EXPERTS:
+        raise ValueError(
+            f"assignment: expected whole numbers from 0 to below {MAX_EXPERTS:,}, the expert of every centroid."
+        )
     if not np.isfinite(centres).all():
         raise ValueError("centroids has NaN or infinite values.")
     return centres, expert_of.astype(np.int64)
@@ -121,13 +128,7 @@ def _stack(states: list[dict[str, torch.Tensor]], folder: Path) -> Experts:
 def _array(value: str | PathLike[str] | ArrayLike, name: str) -> NDArray[np.generic]:
     if not isinstance(value, (str, PathLike)):
         return np.asarray(value)
-    path = check_path(name, value)
-    check_file(path, name)
-    try:
-        array: NDArray[np.generic] = np.load(path, allow_pickle=False)
-    except (OSError, EOFError, ValueError) as error:
-        raise ValueError(f"{name}={str(value)!r} is not a .npy file of numbers ({error}).") from error
-    return array
+    return read_npy(check_path(name, value), name)
 
 
 def _files(folder: Path, n_experts: int) -> list[Path]:

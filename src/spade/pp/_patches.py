@@ -18,6 +18,7 @@ from spatialdata.transformations import get_transformation
 
 from spade import _keys
 from spade._checks import shorten
+from spade._samples.images import visible
 from spade._samples.open import Samples, add_empty_table, as_list, iter_samples
 from spade._samples.placement import SpotPlacement, place
 from spade._samples.sample import Sample, Section
@@ -99,9 +100,9 @@ def patches(
 ) -> None:
     """Lay a square patch of tissue around every spot.
 
-    Nothing is read from the image yet: the squares are stored as polygons in the pixel frame of the section's image,
-    with the image's transformations, and :func:`encode_patches` reads them. The defaults are those of the paper: 224 px
-    at 0.5 µm/px.
+    No colours are read from the image yet: the squares are stored as polygons in the pixel frame of the section's
+    image, with the image's transformations, and :func:`encode_patches` reads them. The defaults are those of the paper:
+    224 px at 0.5 µm/px.
 
     Parameters
     ----------
@@ -109,7 +110,9 @@ def patches(
         A ``SpatialData``, a path to a zarr store, or a list or dict of these.
     image_key
         H&E image, one name or a dict from region to name. None: the only 8-bit RGB image that shares a coordinate
-        system with the spots, or the finest of several that show the same area.
+        system with the spots, or the finest of several that show the same area. An image is RGB if its channels are
+        named ``r``, ``g``, ``b`` (with or without ``a``, opacity, which is laid on white) or ``red``, ``green``,
+        ``blue``, or are three without names. Any other image, such as stains of fluorescence, is refused.
     shapes_key
         Spots (circles) of an object that has no table yet: a table of width 0 is added for them. With a table: the only
         region to make patches for.
@@ -130,8 +133,9 @@ def patches(
     -------
     None
         Writes ``shapes[key_added]`` (one square per spot, same index; ``{key_added}_{region}`` if the table has several
-        regions), ``obs["spade_valid"]`` (whether the centre lies in the image; the part of a square beyond the border
-        is filled by reflection) and, in ``uns["spade"]``, the image, coordinate system and µm/px of each region.
+        regions), ``obs["spade_valid"]`` (whether the centre lies in the image, and not all of the patch is transparent;
+        the part of a square beyond the border is filled by reflection) and, in ``uns["spade"]``, the image, coordinate
+        system and µm/px of each region.
 
     Raises
     ------
@@ -192,23 +196,25 @@ def _lay_patches(sample: Sample, settings: PatchSettings) -> None:
         valid = table.obs[_keys.VALID].to_numpy(dtype=bool, copy=True)
     records = dict(_keys.read_provenance(table.uns, settings.key_added).get("regions", {}))
     squares: dict[str, GeoDataFrame] = {}
-    n_off = 0
+    n_off = n_transparent = 0
     for section in sample.sections:
         if shapes_key is None or section.region == shapes_key:
-            record, polygons, inside = _patches_of_section(sample, section, regions, settings)
+            record, polygons, inside, shown = _patches_of_section(sample, section, regions, settings)
             records[section.region], squares[record["element"]] = record, polygons
-            valid[section.rows] = inside
+            valid[section.rows] = shown
             n_off += int((~inside).sum())
+            n_transparent += int((inside & ~shown).sum())
     if not valid.any():
         raise ValueError(
-            f"{sample.name}: all {len(valid)} patches are off the image. Check the transformations of the spots and "
-            "the image, and the order of x and y."
+            f"{sample.name}: all {len(valid)} patches are off the image{' or wholly transparent' * (n_transparent > 0)}"
+            ". Check the transformations of the spots and the image, and the order of x and y."
         )
-    if n_off:
-        warn(
-            f"{sample.name}: the centres of {n_off} of {len(valid)} patches are off the image; they are marked "
-            f"obs[{_keys.VALID!r}]=False, get NaN features and are left out of training."
-        )
+    for n, of, what in ((n_off, "the centres of ", "off the image"), (n_transparent, "", "wholly transparent")):
+        if n:
+            warn(
+                f"{sample.name}: {of}{n} of {len(valid)} patches are {what}; they are marked obs[{_keys.VALID!r}]="
+                "False, get NaN features and are left out of training."
+            )
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*overwrit", category=UserWarning)
         for element, polygons in squares.items():
@@ -222,8 +228,8 @@ def _lay_patches(sample: Sample, settings: PatchSettings) -> None:
 
 def _patches_of_section(
     sample: Sample, section: Section, regions: list[str], settings: PatchSettings
-) -> tuple[_keys.RegionRecord, GeoDataFrame, NDArray[np.bool_]]:
-    """Return the record and squares of a section, and whether the centre of each row lies in the image."""
+) -> tuple[_keys.RegionRecord, GeoDataFrame, NDArray[np.bool_], NDArray[np.bool_]]:
+    """Return record and squares of a section, which rows lie in the image, and which of these show anything there."""
     placement = place(sample.sdata, section.name, section.region, regions, settings.image_of(section.region))
     rows = _join(section, placement)
     mpp, diameter_um = section_scale(sample, section, placement, rows, settings.mpp_of(section.region))
@@ -247,7 +253,9 @@ def _patches_of_section(
         "frame": dict(frame),
     }
     inside = placement.inside((frame["height"], frame["width"]))[rows]
-    return record, _squares(sample, placement, settings.size_um / mpp), inside
+    image, side = sample.sdata.images[placement.image_key], settings.size_um / mpp
+    shown = visible(image, placement.centres[rows], inside, side, settings.size_px)
+    return record, _squares(sample, placement, side), inside, shown
 
 
 def _join(section: Section, placement: SpotPlacement) -> Rows:

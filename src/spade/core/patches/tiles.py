@@ -29,12 +29,16 @@ class Level:
         Borders of the chunks along each axis, from 0 to the size.
     downsample
         Pixels of the finest level per pixel of this one, along y and x.
+    opacity
+        ``opacity(y0, y1, x0, x1)`` returns ``(y1 - y0, x1 - x0)`` uint8, 0 where a pixel is wholly transparent. None:
+        nothing is transparent.
     """
 
     read: Callable[[int, int, int, int], Pixels]
     y_edges: NDArray[np.int64]
     x_edges: NDArray[np.int64]
     downsample: tuple[float, float] = (1.0, 1.0)
+    opacity: Callable[[int, int, int, int], Pixels] | None = None
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -184,6 +188,23 @@ def on_level(
     level = choose_level(levels, px_per_patch, n_px)
     scale = np.asarray(level.downsample)
     return level, np.asarray(centres, dtype=np.float64) / scale, (px_per_patch / scale[0], px_per_patch / scale[1])
+
+
+def show_anything(levels: list[Level], centres: Floats, px_per_patch: float, n_px: int) -> NDArray[np.bool_]:
+    """Return which patches, whose centres lie in the image, have a pixel that is not wholly transparent.
+
+    The arguments are those of :func:`iter_patches`.
+    """
+    level, local, size = on_level(levels, centres, px_per_patch, n_px)
+    if level.opacity is None:
+        return np.ones(len(local), dtype=bool)
+    shape = np.array(level.shape)
+    low = np.clip(np.floor(local - np.array(size) / 2).astype(np.int64), 0, shape - 1)
+    high = np.clip(np.ceil(local + np.array(size) / 2).astype(np.int64), low + 1, shape)
+    return np.array(
+        [level.opacity(y0, y1, x0, x1).any() for (y0, x0), (y1, x1) in zip(low.tolist(), high.tolist(), strict=True)],
+        dtype=bool,
+    )
 
 
 def chunk_order(level: Level, local: Floats) -> tuple[NDArray[np.generic], ...]:

@@ -22,7 +22,6 @@ def chosen_columns(frame: pd.DataFrame, columns: str | Sequence[str] | None, sou
     if not chosen or any(column not in present for column in chosen):
         raise KeyError(f"columns={columns!r}: {source} has no such columns; columns: {shorten(present, 20)}.")
     for column in chosen:
-        _keys.check_key(str(column), "columns")
         kinds = {type(value).__name__ for value in frame[column].dropna()}
         if frame[column].dtype.kind not in "biuf" and not kinds <= {"str"}:
             raise TypeError(
@@ -30,6 +29,17 @@ def chosen_columns(frame: pd.DataFrame, columns: str | Sequence[str] | None, sou
                 "Convert it, or leave it out with columns=."
             )
     return chosen
+
+
+def storage_keys(chosen: list[str], source: str) -> dict[str, str]:
+    """Return the ``obs`` key of each column, which is its name with ``_`` for what a zarr store does not accept."""
+    keys = {column: _keys.check_key(_keys.storable(str(column)) or str(column), "columns") for column in chosen}
+    if twice := [column for column in chosen if list(keys.values()).count(keys[column]) > 1]:
+        raise ValueError(
+            f"{source}: columns {shorten(twice)} would be stored as {keys[twice[0]]!r}; choose one with columns=, or "
+            "rename them."
+        )
+    return keys
 
 
 def join(sample: Sample, frame: pd.DataFrame, source: str, *, only: bool) -> tuple[Rows, int]:

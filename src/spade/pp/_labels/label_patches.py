@@ -88,8 +88,8 @@ def label_patches(
     -------
     None
         Polygons: writes the categorical ``obs["label"]`` (NaN: no label) and ``obs["label_share"]``, the share of the
-        patch that its label covers (NaN without one). Table: writes ``obs[column]``, strings as a categorical. All
-        samples get the same categories. Existing columns are overwritten.
+        patch that its label covers (NaN without one). Table: writes ``obs[column]``, strings as a categorical; in the
+        name, ``_`` stands for blanks and what else a zarr store does not accept. All samples get the same categories. Existing columns are overwritten.
 
     Raises
     ------
@@ -103,7 +103,7 @@ def label_patches(
     Warns
     -----
     UserWarning
-        Numbers of polygons that were repaired, have no label or lie off the image; sections without annotations; spots
+        Columns that are stored under another name; numbers of polygons that were repaired, have no label or lie off the image; sections without annotations; spots
         and samples of a table that are not there.
 
     Examples
@@ -191,7 +191,7 @@ def _from_table(
         raise ValueError(
             f"key_added={key_added!r} renames one column, but {source} has {shorten(chosen)}. Choose one with columns=."
         )
-    keys = {column: key_added or column for column in chosen}
+    keys = {chosen[0]: key_added} if key_added is not None else tables.storage_keys(chosen, source)
     record = {"by": SPOT if SPOT in frame else SAMPLE}
     written: list[Columns] = []
     names: list[str] = []
@@ -207,7 +207,8 @@ def _from_table(
         n_unused += unused
         without += [section.name for section in sample.sections if (positions[section.rows] < 0).all()]
     check_names(names)
-    notes = []
+    renamed = [f"{column!r} as obs[{key!r}]" for column, key in keys.items() if key_added is None and key != column]
+    notes = [f"{source}: wrote {', '.join(renamed)}, names that a zarr store accepts."] if renamed else []
     if n_unused:
         notes.append(f"{n_unused} of {len(frame)} spots in {source} are not in the samples; their labels are not used.")
     if SAMPLE in frame and (others := sorted(set(frame[SAMPLE]) - set(names))):

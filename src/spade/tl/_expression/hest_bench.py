@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
+import io
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import anndata as ad
 import h5py
 import numpy as np
 import pandas as pd
@@ -19,6 +19,10 @@ from spade._checks import shorten
 from spade.core.spots.blocks import spacing
 from spade.encoders import Encoder
 from spade.encoders._output import encode_batch
+from spade.io._bytes import read_json
+from spade.io._files.damaged import reading
+from spade.io._files.hdf5 import open_hdf5, read_h5ad
+from spade.io._files.tables import table_text
 
 GENES = "var_50genes.json"
 #: Names that the datasets of a file with patches may have.
@@ -103,10 +107,9 @@ def _read_part(folder: Path, file: Path, files: dict[str, tuple[Path, Path]]) ->
 def _read_split(file: Path) -> pd.DataFrame:
     if not file.is_file():
         raise FileNotFoundError(f"{str(file)!r} is missing. Every train_k.csv needs its test_k.csv.")
-    try:
-        frame = pd.read_csv(file, dtype=str)
-    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
-        raise ValueError(f"{str(file)!r} cannot be read as CSV ({error}). {DOWNLOAD_AGAIN}") from error
+    text, separator = table_text(file, "samples")
+    with reading(file, "CSV", "samples"):
+        frame = pd.read_csv(io.StringIO(text), sep=separator, dtype=str)
     missing = [name for name in COLUMNS if name not in frame]
     if missing or frame[list(COLUMNS)].isna().any(axis=None) or frame.empty:
         what = f"lacks the columns {missing}" if missing else "has missing values" if len(frame) else "lists no sample"
@@ -124,10 +127,7 @@ def _within(folder: Path, name: str) -> Path:
 def _read_genes(file: Path) -> list[str]:
     if not file.is_file():
         raise FileNotFoundError(f'{str(file)!r} is missing; it holds {{"genes": [...]}}.')
-    try:
-        content: Any = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{str(file)!r} is damaged: {error}. {DOWNLOAD_AGAIN}") from error
+    content: Any = read_json(file, "samples")
     genes = content.get("genes") if isinstance(content, dict) else None
     if not isinstance(genes, list) or not genes or not all(isinstance(gene, str) for gene in genes):
         raise ValueError(f'{str(file)!r}: expected {{"genes": ["...", ...]}} with at least one name.')
@@ -142,7 +142,7 @@ def read_task_sample(task: BenchTask, name: str, encoder: Encoder, batch_size: i
     for file in (patches_file, expression_file):
         if not file.is_file():
             raise FileNotFoundError(f"{name}: {str(file)!r}, which the splits name, is missing.")
-    adata = _read_expression(name, expression_file)
+    adata = read_h5ad(expression_file, name)
     patches = _read_patches(name, patches_file, encoder, batch_size)
     for what, names in (
         ("barcodes of patches", patches.barcodes),
@@ -168,23 +168,28 @@ def read_task_sample(task: BenchTask, name: str, encoder: Encoder, batch_size: i
     return TaskSample(patches.x, counts, adata.var_names, patches.points)
 
 
-def _read_expression(name: str, file: Path) -> ad.AnnData:
-    try:
-        return ad.read_h5ad(file)
-    except (OSError, KeyError, ValueError) as error:
-        raise ValueError(f"{name}: {str(file)!r} cannot be read as h5ad ({error}). {DOWNLOAD_AGAIN}") from error
-
-
 def _read_patches(name: str, path: Path, encoder: Encoder, batch_size: int) -> _Patches:
-    try:
-        with h5py.File(path) as file:
-            return _encode(file, f"{name}: {str(path)!r}", encoder, batch_size)
-    except OSError as error:
-        raise ValueError(f"{name}: {str(path)!r} cannot be read as HDF5 ({error}). {DOWNLOAD_AGAIN}") from error
+    """Check and encode the patches in a file."""
+    with open_hdf5(path, name) as file:
+        barcodes, points, shape = _check_patches(file, f"{name}: {str(path)!r}", encoder)
+    x = np.empty((len(barcodes), encoder.dim), dtype=np.float32)
+    for start, patches in _batches(name, path, batch_size):
+        x[start : start + batch_size] = encode_batch(encoder, patches, SIDE_UM / shape[1])
+    return _Patches(x, pd.Index(barcodes), points)
 
 
-def _encode(file: h5py.File, source: str, encoder: Encoder, batch_size: int) -> _Patches:
-    """Check and encode the patches in a file; ``source`` names the sample and the file."""
+def _batches(name: str, path: Path, batch_size: int) -> Iterator[tuple[int, NDArray[np.uint8]]]:
+    """Read the patches of a file; what is done with them is not blamed on it."""
+    with open_hdf5(path, name) as file:
+        img = file[next(key for key in DATASETS["img"] if key in file)]
+        for start in range(0, len(img), batch_size):
+            yield start, img[start : start + batch_size]
+
+
+def _check_patches(
+    file: h5py.File, source: str, encoder: Encoder
+) -> tuple[list[str], NDArray[np.float64] | None, tuple[int, ...]]:
+    """Return barcodes, centres and the shape of the patches in a file; ``source`` names the sample and the file."""
     keys = {key: next((name for name in names if name in file), None) for key, names in DATASETS.items()}
     if keys["img"] is None or keys["barcode"] is None:
         raise ValueError(f"{source} has {shorten(file) or 'nothing'}; expected img, barcode and coords.")
@@ -204,10 +209,7 @@ def _encode(file: h5py.File, source: str, encoder: Encoder, batch_size: int) -> 
         raise ValueError(
             f"{source}: patches are {side} px wide, but encoder {encoder.name!r} reads {encoder.input_px} px."
         )
-    x = np.empty((len(img), encoder.dim), dtype=np.float32)
-    for start in range(0, len(img), batch_size):
-        x[start : start + batch_size] = encode_batch(encoder, img[start : start + batch_size], SIDE_UM / side)
-    return _Patches(x, pd.Index(barcodes), points)
+    return barcodes, points, img.shape
 
 
 def _check_places(spots: NDArray[np.float64], patches: NDArray[np.float64], name: str) -> None:

@@ -1,0 +1,1 @@
+"""Pictures of tissue: RGB images of any size as multiscale elements."""
