@@ -13,7 +13,7 @@ from scipy.sparse import csc_matrix, csr_array, csr_matrix
 from spatialdata import SpatialData
 
 import spade as sp
-from spade._samples.counts import read_counts
+from spade._samples.counts import has_counts, read_counts
 from spade._samples.features import read_features
 from spade._samples.obs import categorical, group_labels, obs_column
 from spade._samples.open import iter_samples
@@ -324,3 +324,8 @@ def test_x_can_be_named_like_a_layer():
     np.testing.assert_array_equal(read_counts(one, "X").toarray(), sample["table"].X.toarray())
     sample["table"].layers["X"] = sample["table"].X * 2
     np.testing.assert_array_equal(read_counts(one, "X").toarray(), 2 * sample["table"].X.toarray())
+
+
+def test_values_that_cancel_out_are_values():
+    counts = csr_matrix(np.array([[1.0, -1.0], [0.0, 0.0], [0.0, 2.0]]))
+    assert has_counts(counts).tolist() == [True, False, True]

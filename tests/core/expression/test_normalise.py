@@ -23,6 +23,11 @@ def test_log_normalise_equals_scanpy():
     assert (log_normalise(counts)[3].toarray() == 0).all()
 
 
+def test_a_spot_with_a_single_count_is_scaled_like_the_others():
+    counts = csr_matrix(np.array([[1.0, 0.0], [0.0, 0.5]], dtype=np.float32))
+    np.testing.assert_allclose(log_normalise(counts).toarray(), np.log1p([[1e4, 0], [0, 1e4]]), rtol=1e-6)
+
+
 def test_sums_within_groups_are_those_of_the_dense_matrix(monkeypatch):
     monkeypatch.setattr("spade.core.expression.normalise.CHUNK", 7)
     rng = np.random.default_rng(0)
