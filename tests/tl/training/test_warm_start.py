@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -100,6 +101,21 @@ def test_clusters_of_expression_are_those_of_expression():
     )
     assert len(set(zip(expert, look, kind, strict=True))) == 4  # both sides count
     assert joint.n_experts == 4
+
+
+def test_both_sides_count_whatever_the_units_of_the_images():
+    some, look, kind = data()
+    settings = {
+        "use_rep": "X_f",
+        "n_prototypes": 4,
+        "n_experts": 4,
+        "cluster_space": "joint",
+        "feature_scaling": "none",
+    }
+    for units in (1e-3, 1.0, 1e3):
+        scaled = replace(some, images=some.images * np.float32(units))
+        _, expert = cluster_training(scaled, SpadeConfig(**settings), "cpu")
+        assert len(set(zip(expert, look, kind, strict=True))) == 4, units
 
 
 @pytest.mark.parametrize("space", ["expression", "joint"])
