@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -95,7 +96,11 @@ def _advice(value: object) -> str:
 
 
 def iter_samples(
-    samples: Samples, *, table_key: str | None = None, add_table: Callable[[SpatialData], None] | None = None
+    samples: Samples,
+    *,
+    table_key: str | None = None,
+    add_table: Callable[[SpatialData], None] | None = None,
+    tables_only: bool = False,
 ) -> Iterator[Sample]:
     """Open samples one at a time.
 
@@ -107,13 +112,15 @@ def iter_samples(
         Table to use; may be left out when there is one.
     add_table
         Called with an object that has no table; None: such an object is an error.
+    tables_only
+        Whether a store is opened without images and shapes, for functions that need neither.
     """
     items = as_list(samples)
     stems = Counter(item.stem for item in items if isinstance(item, Path))
     for index, listed in enumerate(items):
         item = listed.item if isinstance(listed, NamedSample) else listed
         if isinstance(item, Path):
-            sdata, path = read_zarr(item), item
+            sdata, path = _read_tables(item) if tables_only else read_zarr(item), item
         else:
             sdata, path = item, None
         if isinstance(listed, NamedSample):
@@ -122,7 +129,16 @@ def iter_samples(
             name = _name(sdata, path, "sample" if len(items) == 1 else f"sample {index}", stems)
         if not sdata.tables and add_table is not None:
             add_table(sdata)
-        yield Sample(name, sdata, path, _table_key(sdata, name, table_key))
+        sample = Sample(name, sdata, path, _table_key(sdata, name, table_key))
+        if not sample.table.n_obs:
+            raise ValueError(f"{name}: tables[{sample.table_key!r}] has no rows left; leave the sample out.")
+        yield sample
+
+
+def _read_tables(path: Path) -> SpatialData:
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="The table is annotating")  # its shapes are in the store
+        return read_zarr(path, selection=("tables",))
 
 
 def _name(sdata: SpatialData, path: Path | None, number: str, stems: Counter[str]) -> str:
