@@ -5,7 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 import pytest
+from geopandas import GeoDataFrame
 from helpers.sections import GENES, circles, featured, picture, pixels, square_lattice, table, train
+from shapely import Point, Polygon, box
 from spatialdata import SpatialData
 from spatialdata.transformations import Identity, set_transformation
 
@@ -88,10 +90,7 @@ def test_splits_pass_an_emptied_region_over(emptied, other):
 
 
 def test_the_rest_is_one_image_for_polygons(emptied):
-    import shapely
-    from geopandas import GeoDataFrame
-
-    sp.pp.label_patches(emptied, GeoDataFrame({"label": ["x"]}, geometry=[shapely.box(0, 0, 400, 400)]))
+    sp.pp.label_patches(emptied, GeoDataFrame({"label": ["x"]}, geometry=[box(0, 0, 400, 400)]))
     assert set(emptied["table"].obs["label"]) == {"x"}
 
 
@@ -137,5 +136,18 @@ def test_a_sample_without_rows_is_named(other, model, call):
 def test_pp_names_a_sample_without_rows(function):
     nothing = two_regions()
     nothing["table"]._inplace_subset_obs(np.zeros(2 * N, dtype=bool))
-    with pytest.raises(ValueError, match="t: tables.* has no rows left"):
+    with pytest.raises(ValueError, match=r"t: tables.* has no rows left"):
         getattr(sp.pp, function)(nothing)
+
+
+@pytest.mark.parametrize("geometry", [None, Polygon(), Point()], ids=["None", "polygon", "point"])
+def test_a_spot_without_geometry_is_named(geometry):
+    sdata = featured()
+    spots = sdata.shapes["spots"]
+    shapes = [point.buffer(8) for point in spots.geometry]
+    shapes[3] = geometry
+    frame = GeoDataFrame(geometry=shapes, index=spots.index)
+    frame.attrs = spots.attrs
+    sdata.shapes.data["spots"] = frame  # as an object may become that is changed in place
+    with pytest.raises(ValueError, match=r"tiny: 1 of 36 shapes\['spots'\] have no geometry, such as 's03'"):
+        sp.pp.patches(sdata, size_um=40)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from geopandas import GeoDataFrame
-from helpers.invariants import following, order_of, section, shuffled, unchanged
+from helpers.attacks.invariants import following, order_of, section, shuffled, unchanged
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from shapely import box
@@ -64,7 +64,7 @@ WRITTEN = {
     "smooth_expression": {"new"},
     "spatial_context": {"X_new"},
     "split": {"new_split"},
-    "label_patches": {"new"},
+    "label_patches": {"new", "new_share"},
 }
 #: Functions whose choice of genes or draws may depend on the order of spots by rounding or by design.
 NOT_BY_ROW = {"select_genes"}

@@ -12,7 +12,7 @@ from spatialdata import SpatialData
 from spatialdata.models import Image2DModel, ShapesModel, TableModel
 
 import spade as sp
-from spade._samples.expert_colours import palette
+from spade._samples.experts import palette
 
 MPP = 2.0
 RED = (200, 30, 40)

@@ -8,7 +8,7 @@ from helpers.plots import MPP, grid, labels_of, pixels, section, shown_at, spots
 from matplotlib.colors import to_hex
 
 import spade as sp
-from spade._samples.expert_colours import palette
+from spade._samples.experts import palette
 from spade.core.experts.routing import routing_entropy
 from spade.pl._draw.colours import SAFE
 

@@ -8,7 +8,7 @@ from helpers.plots import grid, pixels, section, with_experts
 from matplotlib.colors import to_hex
 
 import spade as sp
-from spade._samples.expert_colours import palette
+from spade._samples.experts import palette
 
 
 def test_the_gallery_shows_the_largest_weights_of_every_section():

@@ -11,7 +11,7 @@ from matplotlib.colors import to_hex
 from matplotlib.container import BarContainer
 
 import spade as sp
-from spade._samples.expert_colours import palette
+from spade._samples.experts import palette
 
 
 @pytest.fixture(autouse=True)

@@ -13,7 +13,7 @@ from matplotlib.colors import to_hex
 from scipy.sparse import csr_matrix
 
 import spade as sp
-from spade._samples.expert_colours import palette
+from spade._samples.experts import palette
 
 
 def calls(samples, model):

@@ -8,7 +8,7 @@ import pytest
 from helpers.plots import labels_of
 
 import spade as sp
-from spade._samples.expert_colours import palette
+from spade._samples.experts import palette
 
 
 def test_training_lines_are_the_history(model):

@@ -6,6 +6,7 @@ import logging
 import tempfile
 from collections.abc import Hashable
 from functools import cached_property
+from threading import Lock
 from typing import Any
 
 import dask
@@ -23,9 +24,14 @@ class SharedResults:
 
     def __init__(self) -> None:
         self.held: dict[Hashable, NDArray[Any]] = {}
+        self.lock = Lock()
 
     def of(self, graph: dict[Hashable, Any], key: Hashable) -> NDArray[Any] | None:
-        """Return the result of a task, computed at the first call; None if it is not an array."""
+        """Return the result of a task, computed at the first call by any thread; None if it is not an array."""
+        with self.lock:
+            return self._of(graph, key)
+
+    def _of(self, graph: dict[Hashable, Any], key: Hashable) -> NDArray[Any] | None:
         if key not in self.held:
             result = dask.get(graph, key)  # type: ignore[attr-defined]
             if not isinstance(result, np.ndarray):

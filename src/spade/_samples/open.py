@@ -27,7 +27,7 @@ from spade.models import SealModel, SpadeModel
 
 logger = logging.getLogger("spade")
 #: Iterables that are no lists of samples.
-NOT_LISTS = (ad.AnnData, pd.DataFrame, pd.Series, np.ndarray, bytes)
+NOT_LISTS = (ad.AnnData, pd.DataFrame, bytes)
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
-from spade._samples.expert_colours import palette
+from spade._samples.experts import palette
 from spade._samples.open import Samples
 from spade.core.checks import brief, check_count, check_text
 from spade.core.rng import as_seed

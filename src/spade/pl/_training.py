@@ -9,7 +9,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from spade._checks import shorten
-from spade._samples.expert_colours import palette
+from spade._samples.experts import palette
 from spade.models import SealModel, SpadeModel
 from spade.pl._draw.axes import GREY, LEGEND_ROWS, TEXT, finish, given_axes, new_figure
 

@@ -24,7 +24,7 @@ from scipy.sparse import csr_matrix
 from spatialdata import SpatialData, read_zarr
 
 import spade as sp
-from spade._samples.expert_colours import palette
+from spade._samples.experts import palette
 from spade.core.expression.normalise import log_normalise
 from spade.models import GenePanel, SpadeModel
 

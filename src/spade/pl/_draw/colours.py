@@ -10,8 +10,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from spade._samples.expert_colours import palette
-from spade._samples.experts import expert_series
+from spade._samples.experts import expert_series, palette
 from spade._samples.obs import categorical, category_strings, obs_column, value_strings
 from spade._samples.sample import Sample
 

@@ -15,7 +15,7 @@ from spade import _keys
 from spade._checks import check_idle, shorten
 from spade._samples.counts import read_expression
 from spade._samples.encode import BATCH, encode_rows
-from spade._samples.expert_colours import palette
+from spade._samples.experts import palette
 from spade._samples.model_features import (
     Model,
     check_model,
