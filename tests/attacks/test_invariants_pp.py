@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from geopandas import GeoDataFrame
-from helpers.invariants import following, order_of, section, shuffled, unchanged
+from helpers.attacks.invariants import following, order_of, section, shuffled, unchanged
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from shapely import box

@@ -7,7 +7,7 @@ from functools import cache
 import numpy as np
 import pandas as pd
 import pytest
-from helpers.invariants import following, order_of, section, shuffled, unchanged
+from helpers.attacks.invariants import following, order_of, section, shuffled, unchanged
 from helpers.sections import GENES, train
 from hypothesis import given, settings
 from hypothesis import strategies as st

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from concurrent.futures import ThreadPoolExecutor
 
 import dask
 import dask.array as da
@@ -164,3 +165,12 @@ def test_patches_of_training_are_decoded_once(file, decoded):
         level.read(0, 50, 0, 50)
         level.read(50, 100, 50, 100)
     assert len(decoded) == 1
+
+
+def test_threads_decode_once():
+    data, calls = counted_image()
+    (level,) = image_levels(DataArray(data, dims=("c", "y", "x")))
+    with ThreadPoolExecutor(4) as pool:
+        parts = list(pool.map(lambda y: level.read(y, y + 32, 0, 128), range(0, 128, 32)))
+    np.testing.assert_array_equal(np.concatenate(parts, axis=1), pixels(shape=(3, 128, 128)))
+    assert len(calls) == 1

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import logging
 import tempfile
-from collections.abc import Hashable
 from functools import cached_property
+from threading import Lock
 from typing import Any
 
 import dask
 import dask.array as da
 import numpy as np
+from dask.typing import Key
 from numpy.typing import NDArray
 
 logger = logging.getLogger("spade")
@@ -22,12 +23,17 @@ class SharedResults:
     """Results that all chunks of the levels of an image need, each computed once and held while the image is read."""
 
     def __init__(self) -> None:
-        self.held: dict[Hashable, NDArray[Any]] = {}
+        self.held: dict[Key, NDArray[Any]] = {}
+        self.lock = Lock()
 
-    def of(self, graph: dict[Hashable, Any], key: Hashable) -> NDArray[Any] | None:
-        """Return the result of a task, computed at the first call; None if it is not an array."""
+    def of(self, graph: dict[Key, Any], key: Key) -> NDArray[Any] | None:
+        """Return the result of a task, computed at the first call by any thread; None if it is not an array."""
+        with self.lock:
+            return self._of(graph, key)
+
+    def _of(self, graph: dict[Key, Any], key: Key) -> NDArray[Any] | None:
         if key not in self.held:
-            result: Any = dask.get(graph, key)  # type: ignore[arg-type]
+            result: Any = dask.get(graph, key)
             if not isinstance(result, np.ndarray):
                 return None
             logger.info(
@@ -64,7 +70,7 @@ class LazyPixels:
         return da.Array(graph, self.data.name, self.data.chunks, meta=self.data)
 
 
-def shared_keys(data: da.Array) -> set[Hashable]:
+def shared_keys(data: da.Array) -> set[Key]:
     """Return the last tasks that the first and the last chunk both need; empty if they share none, or are the same."""
     keys = [(data.name, *index) for index in ((0,) * data.ndim, tuple(n - 1 for n in data.numblocks))]
     if keys[0] == keys[1]:

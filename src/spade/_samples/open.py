@@ -29,7 +29,7 @@ from spade.models import SealModel, SpadeModel
 
 logger = logging.getLogger("spade")
 #: Iterables that are no lists of samples.
-NOT_LISTS = (ad.AnnData, pd.DataFrame, pd.Series, np.ndarray, bytes)
+NOT_LISTS = (ad.AnnData, pd.DataFrame, bytes)
 
 
 @dataclass(frozen=True)
@@ -109,6 +109,7 @@ def iter_samples(
     table_key: str | None = None,
     add_table: Callable[[SpatialData], None] | None = None,
     writes: bool = False,
+    tables_only: bool = False,
 ) -> Iterator[Sample]:
     """Open samples one at a time.
 
@@ -123,6 +124,8 @@ def iter_samples(
     writes
         Whether the caller saves the samples. Stores that are read-only are then an error before the first is opened,
         and nobody else can save a store from its opening until the next sample is asked for.
+    tables_only
+        Whether a store is opened without images and shapes, for functions that need neither.
     """
     items = as_list(samples, writes=writes)
     stems = Counter(item.stem for item in items if isinstance(item, Path))
@@ -130,11 +133,13 @@ def iter_samples(
         item = listed.item if isinstance(listed, NamedSample) else listed
         real = item.resolve() if writes and isinstance(item, Path) else None
         with nullcontext() if real is None else replacing(real):
-            sdata, path = (read_store(item), item) if isinstance(item, Path) else (item, None)
+            sdata, path = (read_store(item, tables_only=tables_only), item) if isinstance(item, Path) else (item, None)
             name = listed.name if isinstance(listed, NamedSample) else _name(sdata, path, stems)
             if not sdata.tables and add_table is not None:
                 add_table(sdata)
             key = _table_key(sdata, name, table_key)
+            if not sdata.tables[key].n_obs:
+                raise ValueError(f"{name}: tables[{key!r}] has no rows left; leave the sample out.")
             yield Sample(name, sdata, path, key, None if real is None else stamp(real, [f"tables/{key}"]))
 
 

@@ -140,6 +140,12 @@ def _spots(sdata: SpatialData, sample: str, region: str) -> GeoDataFrame:
             f"{sample}: shapes[{region!r}] has {len(repeated)} instance ids more than once, such as "
             f"{shorten(repeated)}. Make the index unique."
         )
+    without = (shapes.geometry.isna() | shapes.geometry.is_empty).to_numpy()
+    if without.any():
+        raise ValueError(
+            f"{sample}: {int(without.sum())} of {len(shapes)} shapes[{region!r}] have no geometry, such as "
+            f"{shorten(shapes.index[without])}. Remove them and their rows of the table."
+        )
     return shapes
 
 

@@ -61,11 +61,13 @@ class Sample:
 
     @cached_property
     def sections(self) -> list[Section]:
-        """One section per region of the table; duplicated instance ids raise."""
+        """One section per region that has rows in the table; duplicated instance ids raise."""
         regions, region_key, instance_key = table_keys(self.table, self.name, self.table_key)
         sections = []
         for region in regions:
             rows = np.flatnonzero((self.table.obs[region_key] == region).to_numpy())
+            if not len(rows):  # all its spots were filtered out
+                continue
             ids = pd.Index(self.table.obs[instance_key].to_numpy()[rows])
             if not ids.is_unique:
                 repeated = ids[ids.duplicated()].unique()

@@ -150,7 +150,7 @@ def select_genes(
     common, names, dropped = _common_panel(samples, settings, table_key)
     chosen, rare = _variable_genes(samples, names, common, settings, table_key)
     panel = GenePanel(tuple(sorted(chosen)), n_common=len(common), dropped=tuple(dropped), fold_case=settings.fold_case)
-    for sample in iter_samples(samples, table_key=table_key, writes=True):
+    for sample in iter_samples(samples, table_key=table_key, writes=True, tables_only=True):
         if sample.has_expression:
             _mark_genes(sample, panel, settings, key, kept=sample.name in names)
     logger.info("%d genes of %d common to %d samples; wrote var[%r]", len(panel), len(common), len(names), key)
@@ -181,7 +181,7 @@ def _common_panel(
     """Return the common genes, and the names of the samples that are kept and dropped."""
     usable: dict[str, list[str]] = {}
     without = []
-    for sample in iter_samples(samples, table_key=table_key):
+    for sample in iter_samples(samples, table_key=table_key, tables_only=True):
         if not sample.has_expression:
             without.append(sample.name)
             continue
@@ -205,7 +205,7 @@ def _variable_genes(
     n_found, n_spots = np.zeros(len(common)), 0
     alone: list[set[str]] = []
     together: list[SectionCounts] = []
-    for sample in iter_samples(samples, table_key=table_key):
+    for sample in iter_samples(samples, table_key=table_key, tables_only=True):
         if sample.name not in names:
             continue
         counts, rows = _training_counts(sample, settings.layer, settings.split_key)

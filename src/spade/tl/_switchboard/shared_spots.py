@@ -24,7 +24,7 @@ from spade._samples.features import read_features
 from spade._samples.obs import read_labels, section_groups
 from spade._samples.open import Item, iter_samples
 from spade._samples.patches import patch_record, row_centres
-from spade._samples.sample import Sample
+from spade._samples.sample import Sample, table_keys
 from spade.core.arrays import Floats, Rows
 from spade.encoders import Encoder
 from spade.models import GenePanel
@@ -196,12 +196,15 @@ def _copy(
     (key,) = features
     records = copy.deepcopy(dict(table.uns.get(_keys.UNS, {})))
     copied = ad.AnnData(y, obs=table.obs.iloc[rows].copy(), var=pd.DataFrame(index=list(panel.names)), obsm=features)
+    regions, region_key, instance_key = table_keys(table, sample.name, sample.table_key)
+    left = [region for region in regions if (copied.obs[region_key] == region).any()]  # spatialdata wants no others
     copied.uns = {
-        "spatialdata_attrs": copy.deepcopy(table.uns["spatialdata_attrs"]),
+        "spatialdata_attrs": {"region": left, "region_key": region_key, "instance_key": instance_key},
         _keys.UNS: records | {key: origin},
     }
     attrs = copy.deepcopy(dict(sample.sdata.attrs))
-    attrs[_keys.UNS] = {**attrs.get(_keys.UNS, {}), "sample": sample.name}
+    name = f"{sample.name}/{left[0]}" if len(left) == 1 < len(regions) else sample.name  # as the section was called
+    attrs[_keys.UNS] = {**attrs.get(_keys.UNS, {}), "sample": name}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the table may annotate shapes that the sample lacks
         return SpatialData(

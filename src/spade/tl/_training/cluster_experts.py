@@ -122,7 +122,7 @@ def cluster_experts(
         )
     routing = replace(routing, settings=config.of_routing())
     prototypes, experts = ([str(i) for i in range(n)] for n in (routing.n_prototypes, routing.n_experts))
-    for sample in iter_samples(samples, table_key=table_key, writes=True):
+    for sample in iter_samples(samples, table_key=table_key, writes=True, tables_only=True):
         nearest = routing.assign(read_features(sample, use_rep))
         sample.table.obs[_keys.prototype(key_added)] = categorical(np.array([*prototypes, ""])[nearest], prototypes)
         sample.table.obs[_keys.cluster(key_added)] = categorical(
@@ -151,7 +151,7 @@ def _read(
 ) -> tuple[NDArray[np.float32], NDArray[np.str_], SpadeConfig]:
     """Read the features that shape the clusters, their groups, and the origin of the features."""
     reader, parts, groups, n_valid = FeatureReader(), [], [], 0
-    for sample in iter_samples(samples, table_key=table_key):
+    for sample in iter_samples(samples, table_key=table_key, tables_only=True):
         images = reader.read(sample, config)
         config = replace(config, **images.origin)
         n_valid += int(images.valid.sum())

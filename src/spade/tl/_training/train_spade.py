@@ -155,6 +155,11 @@ def train_spade(
     RuntimeError
         One of several processes ended early; ``checkpoint_dir`` keeps its state.
 
+    Warns
+    -----
+    UserWarning
+        If an expert has no training spots or fewer than 20, or a split leaves it none to choose its epoch by.
+
     Examples
     --------
     >>> import spade as sp
