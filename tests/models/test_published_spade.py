@@ -186,7 +186,7 @@ def test_code_in_a_file_is_never_run(release, tmp_path):
         ({"assignment": [0, 1, 2, 0.5, 0]}, ValueError, r"assignment: expected whole numbers from 0"),
         ({"centroids": np.full((5, D), np.nan)}, ValueError, r"centroids has NaN"),
         ({"centroids": "nowhere.npy"}, FileNotFoundError, r"centroids: there is no file 'nowhere\.npy'"),
-        ({"centroids": __file__}, ValueError, r"is not a \.npy file of numbers"),
+        ({"centroids": __file__}, ValueError, r"cannot be read as a \.npy file of numbers"),
         ({"folder": "nowhere"}, FileNotFoundError, r"folder='nowhere' is not a folder"),
     ],
 )

@@ -35,8 +35,8 @@ def read_annotations(
     ----------
     path
         GeoJSON as QuPath exports it (``.geojson``, ``.json``: a FeatureCollection, a list of features or one feature),
-        or a table with a header (``.csv``, ``.tsv``, ``.txt``; comma, tab or semicolon). Either may be gzipped
-        (``.gz``).
+        or a table with a header (``.csv``, ``.tsv``, ``.txt``; comma, tab or semicolon; lines that begin with ``#`` are
+        comments). Either may be gzipped (``.gz``).
     object_types
         GeoJSON: read these types of objects only, such as ``"annotation"``, ``"detection"`` or ``"cell"``. None: all.
     other_geometry
@@ -67,8 +67,9 @@ def read_annotations(
     KeyError
         If ``sample_col`` or ``spot_col`` is not a column.
     ValueError
-        If the file is damaged, too large or of another format; geometries are empty, not areas or not finite; a spot or
-        sample is named twice or not at all; or several columns may name it.
+        If the file is damaged, too large or of another format; geometries are empty, not areas, not finite or cross
+        themselves more than a thousand times; a spot or sample is named twice or not at all; or several columns may
+        name it.
 
     Warns
     -----

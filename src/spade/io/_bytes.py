@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import gzip
-import io
 import json
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
-from spade.io._files.damaged import damaged, reading
+from spade.io._files.damaged import MAX_RATIO, damaged, reading
 
 #: Bytes of the largest text file that is read, uncompressed, unless more are allowed.
 MAX_BYTES = 2**30
@@ -30,29 +29,27 @@ def check_file(path: Path, argument: str) -> None:
 def read_bytes(path: Path, argument: str, most: int = MAX_BYTES) -> bytes:
     """Return the bytes of a file, uncompressed; more than ``most`` bytes are an error, raised before they are held."""
     check_file(path, argument)
-    with path.open("rb") as file:
-        if zipped := file.read(2) == b"\x1f\x8b":
-            file.seek(max(0, path.stat().st_size - 4))  # the size that the content has, modulo 2³²
-        size = int.from_bytes(file.read(4), "little") if zipped else path.stat().st_size
-        if size <= most:
-            file.seek(0)
-            with reading(path, "a gzipped file" if zipped else "a file", argument):
-                raw = _up_to(gzip.GzipFile(fileobj=file) if zipped else file, most + 1)
-    if size > most or len(raw) > most:
+    with path.open("rb") as file, reading(path, "a file", argument):
+        size, zipped = path.stat().st_size, file.read(2) == b"\x1f\x8b"
+        file.seek(0)
+        plain: BinaryIO = gzip.GzipFile(fileobj=file) if zipped else file  # type: ignore[assignment]
+        fits = size <= most and (not zipped or size * MAX_RATIO <= most or _size(plain, most) <= most)
+        plain.seek(0)
+        raw = plain.read(most + 1) if fits else b""
+    if not fits or len(raw) > most:
         raise ValueError(
-            f"{argument}={str(path)!r} holds more than {most:,} bytes, uncompressed. Export less (annotations rather "
-            "than cells), or allow more with max_bytes= of sp.io.read_annotations; reading takes about ten times as "
-            "much memory."
+            f"{argument}={str(path)!r} holds more than {most:,} bytes. Export less (annotations rather than cells), or "
+            "allow more with max_bytes= of sp.io.read_annotations; reading takes about ten times as much memory."
         )
     return raw
 
 
-def _up_to(file: Any, most: int) -> bytes:
-    """Return at most ``most`` bytes, read piece by piece."""
-    raw = io.BytesIO()
-    while most > raw.tell() and (piece := file.read(min(PIECE, most - raw.tell()))):
-        raw.write(piece)
-    return raw.getvalue()
+def _size(file: BinaryIO, most: int) -> int:
+    """Return the number of bytes of a gzipped file, counted without keeping them until there are more than ``most``."""
+    n = 0
+    while n <= most and (piece := file.read(PIECE)):
+        n += len(piece)
+    return n
 
 
 def read_text(path: Path, argument: str, most: int = MAX_BYTES) -> str:

@@ -13,7 +13,7 @@ import shapely
 from shapely.geometry.base import BaseGeometry
 
 from spade._checks import plural, shorten
-from spade.io._bytes import MAX_BYTES, read_json
+from spade.io._bytes import MAX_BYTES, check_file, read_json
 from spade.io._files.damaged import reading
 from spade.io._polygons import checked_areas
 
@@ -44,6 +44,7 @@ def read_polygons(
 ) -> tuple[GeoDataFrame, int]:
     """Return the polygons of a file (``label``, ``name``, ``object_type``, ``geometry``) and how many were repaired."""
     source = f"{argument}={str(path)!r}"
+    check_file(path, argument)
     with reading(path, "GeoJSON", argument):
         features = read_features(path, argument, most)
         if not features:

@@ -110,7 +110,7 @@ def read_hest(path: str | Path, sample_id: str, *, mpp: float | None = None) -> 
     >>> sdata["table"].shape, sdata["table"].obs["organ"].iloc[0], sdata.attrs["spade"]["mpp"]
     ((4, 3), 'Breast', {'image': 0.5})
     """
-    if Path(check_text("sample_id", sample_id)).name != sample_id or "\0" in sample_id:
+    if check_text("sample_id", sample_id) in (".", "..") or set(sample_id) & set("/\\\0"):
         raise ValueError(f"sample_id={sample_id!r}: expected the name of a sample in the folder, without any path.")
     if mpp is not None:
         check_positive("mpp", mpp, "µm/px")

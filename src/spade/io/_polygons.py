@@ -53,7 +53,7 @@ def checked_areas(
             f"{_named(names, unbounded)}. Draw or export them again."
         )
     damaged = ~shapely.is_valid(shapes) | (shapely.get_type_id(shapes) == shapely.GeometryType.GEOMETRYCOLLECTION)
-    for position in np.flatnonzero(damaged):
+    for position in np.flatnonzero(damaged).tolist():
         shapes[position] = shapely.union_all(_polygons(shapes[position], f"{source}: {names[position]}"))
     vanished = shapely.is_empty(shapes)
     if vanished.any():

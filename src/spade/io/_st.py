@@ -60,11 +60,13 @@ def read_st(
     Parameters
     ----------
     counts
-        Table of spots × genes (TSV or CSV, plain or gzipped), with ids such as ``10x14``, ``16.92x9.015`` or ``17_9``
-        in the first column: array column, then row. None: a section without expression, whose spots are those of
+        Table of spots × genes (tabs, commas or semicolons, plain or gzipped; lines that begin with ``#`` are comments,
+        in all tables), with ids such as ``10x14``, ``16.92x9.015`` or ``17_9`` in the first column: array column, then
+        row. None: a section without expression, whose spots are those of
         ``spots``, else those of ``labels``.
     image
-        H&E image: JPEG, PNG or the like, or TIFF, which is read lazily.
+        H&E image: JPEG, PNG or the like, or TIFF, which is read lazily. Colours of 8 bits; transparency is laid on
+        white. CMYK, grey of 16 bits and TIFF of other channels are refused.
     spots
         Positions of the spots in the image: a selection table with array ``x``, ``y`` and image ``pixel_x``,
         ``pixel_y``; or a text file with the nine numbers of the 3 × 3 matrix from array to pixel coordinates, as ST

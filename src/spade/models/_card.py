@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -57,7 +56,7 @@ def model_card(title: str, summary: str, rows: Mapping[str, object], facts: Mapp
 def _cell(value: object) -> str:
     """Return text that stays text in a Markdown table: names of samples and files may hold anything."""
     text = " ".join(str(value).encode(errors="replace").decode().split())
-    return re.sub(r"([\\`|\[\]*])", r"\\\1", html.escape(text, quote=False))
+    return re.sub(r"([\\|\[\]*])", r"\\\1", text.replace("<", "&lt;").replace(">", "&gt;"))
 
 
 def optimiser(config: SpadeConfig | SealConfig) -> str:

@@ -92,10 +92,10 @@ def _prototypes(
     centroids: str | PathLike[str] | ArrayLike, assignment: str | PathLike[str] | ArrayLike
 ) -> tuple[NDArray[np.float64], Rows]:
     """Read the centroids and the expert of each."""
-    centres, expert_of = (_array(value, name) for value, name in ((centroids, "centroids"), (assignment, "assignment")))
-    if any(array.dtype.kind not in "biuf" for array in (centres, expert_of)):
-        raise ValueError(f"centroids ({centres.dtype}) and assignment ({expert_of.dtype}): expected numbers.")
-    centres = centres.astype(np.float64)
+    given = [_array(value, name) for value, name in ((centroids, "centroids"), (assignment, "assignment"))]
+    if any(array.dtype.kind not in "biuf" for array in given):
+        raise ValueError(f"centroids ({given[0].dtype}) and assignment ({given[1].dtype}): expected numbers.")
+    centres, expert_of = given[0].astype(np.float64), given[1].astype(np.float64)
     if centres.ndim != 2 or expert_of.shape != (len(centres),):
         raise ValueError(
             f"centroids has shape {centres.shape} and assignment {expert_of.shape}; expected (K, D) and (K,): the "

@@ -131,10 +131,10 @@ def test_folders_that_are_something_else(folder, tmp_path):
 def test_truncated_files(folder, name):
     content = (folder / name).read_bytes()
     (folder / name).write_bytes(content[: len(content) // 2])
-    with pytest.raises(ValueError, match=r"S0: .*cannot be read as|is damaged|lacks the columns|has missing values"):
+    with pytest.raises(ValueError, match=r"cannot be read as|lacks the columns|has missing values"):
         bench(folder)
     (folder / name).write_bytes(b"")
-    with pytest.raises(ValueError, match=r"S0: .*cannot be read as|is damaged|cannot be read as CSV"):
+    with pytest.raises(ValueError, match=r"cannot be read as|cannot be read as CSV"):
         bench(folder)
 
 

@@ -38,6 +38,7 @@ COMMON: tuple[type[Exception], ...] = (
 #: Errors of their own that libraries raise besides; a library that is not loaded has raised none.
 OF_LIBRARIES = (
     "_csv.Error",
+    "anndata._io.specs.registry.IORegistryError",
     "PIL.Image.DecompressionBombError",
     "pyarrow.lib.ArrowException",
     "safetensors.SafetensorError",
@@ -70,7 +71,8 @@ def reading(path: Path, what: str, argument: str | None = None) -> Iterator[None
     except PermissionError:
         raise
     except (*COMMON, *_of_libraries()) as error:
-        if isinstance(error, (KeyError, ValueError)) and (str(path) in str(error) or repr(str(path)) in str(error)):
+        ours = type(error) in (KeyError, ValueError, DamagedFileError)  # not those that libraries make of these
+        if ours and (str(path) in str(error) or repr(str(path)) in str(error)):
             raise
         raise damaged(path, what, f"{type(error).__name__}: {reason(error)}", argument) from error
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import threading
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -13,6 +13,8 @@ from spade.core.arrays import Rows
 from spade.io._files.damaged import DamagedFileError, check_claim, damaged, reading
 from spade.io._images.colours import WHITE, Pixels, flattened
 
+#: A page of tifffile, and its place in the file.
+Page: TypeAlias = tuple[tuple[int, ...], Any]
 TIFF_SUFFIXES = {".tif", ".tiff", ".btf", ".svs"}
 #: What tags of TIFF say of colours.
 RGB, YCBCR = 2, 6
@@ -125,14 +127,14 @@ def tiff_levels(path: Path, argument: str) -> list[TiffLevel]:
                 f"{argument}: {str(path)!r} holds {wrong}: {first.shape} {first.dtype} ({first.axes}); expected an "
                 "8-bit RGB image with interleaved channels. Convert it."
             )
-        levels = [((0,), first)]
+        levels: list[Page] = [((0,), first)]
         for place, page in sorted(_others(tif, first), key=lambda other: -other[1].shape[0]):
             if all(side < finer for side, finer in zip(page.shape[:2], levels[-1][1].shape[:2], strict=True)):
                 levels.append((place, page))
         for _, page in levels:
             _check_tiles(page, tif.filehandle.size, path, argument)
         n_channels = 4 if _alpha(first) else 3
-        return [TiffLevel(path, place, (n_channels, *page.shape[:2])) for place, page in levels]
+        return [TiffLevel(path, place, (n_channels, page.shape[0], page.shape[1])) for place, page in levels]
 
 
 def _page(tif: Any, place: tuple[int, ...]) -> Any:
@@ -140,13 +142,13 @@ def _page(tif: Any, place: tuple[int, ...]) -> Any:
     return page.pages[place[1]].aspage() if len(place) > 1 else page
 
 
-def _others(tif: Any, first: Any) -> list[tuple[tuple[int, ...], Any]]:
+def _others(tif: Any, first: Any) -> list[Page]:
     """Return place and page of every page that shows the first one at another size.
 
     A level is marked as a smaller copy of the slide; in SVS of Aperio, which marks none, levels alone are in tiles.
     Labels, macro images and thumbnails are told by their descriptions, marks and strips.
     """
-    pages = [((0, i), page.aspage()) for i, page in enumerate(first.pages or ())]
+    pages: list[Page] = [((0, i), page.aspage()) for i, page in enumerate(first.pages or ())]
     for i, page in enumerate(tif.pages[1:], start=1):
         page = page.aspage()
         if page.is_tiled if tif.is_svs else page.is_reduced:

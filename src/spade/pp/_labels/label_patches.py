@@ -89,7 +89,8 @@ def label_patches(
     None
         Polygons: writes the categorical ``obs["label"]`` (NaN: no label) and ``obs["label_share"]``, the share of the
         patch that its label covers (NaN without one). Table: writes ``obs[column]``, strings as a categorical; in the
-        name, ``_`` stands for blanks and what else a zarr store does not accept. All samples get the same categories. Existing columns are overwritten.
+        name, ``_`` stands for blanks and what else a zarr store does not accept. All samples get the same categories.
+        Existing columns are overwritten.
 
     Raises
     ------
@@ -103,8 +104,8 @@ def label_patches(
     Warns
     -----
     UserWarning
-        Columns that are stored under another name; numbers of polygons that were repaired, have no label or lie off the image; sections without annotations; spots
-        and samples of a table that are not there.
+        Columns that are stored under another name; numbers of polygons that were repaired, have no label or lie off the
+        image; sections without annotations; spots and samples of a table that are not there.
 
     Examples
     --------
