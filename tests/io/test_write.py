@@ -14,7 +14,7 @@ from types import SimpleNamespace
 import numpy as np
 import pandas as pd
 import pytest
-from helpers.write import make
+from helpers.sections import valued as make
 from spatialdata import SpatialData, read_zarr
 from spatialdata.models import Image2DModel
 
@@ -226,7 +226,7 @@ def test_leftovers_of_killed_writers_go_whoever_they_were(tmp_path):
 WRITERS = """
 import os, sys
 sys.path.insert(0, sys.argv[1])
-from helpers.write import make
+from helpers.sections import valued as make
 from spade.io._store import replace_elements, write
 path, how = sys.argv[2:4]
 first, second = make(1), make(2)
