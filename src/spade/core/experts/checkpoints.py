@@ -86,7 +86,7 @@ class Checkpoints(StateFolder):
         facts, arrays = self.read(path, names, needed, FACTS)
         if path != self.path(facts["expert"]):
             raise ValueError(
-                f"{path} holds the state of expert {facts['expert']}; was it renamed or copied? Delete it to train this "
-                "expert from the start."
+                f"{path} holds the state of expert {facts['expert']}; was it renamed or copied? Delete it to train "
+                "this expert from the start."
             )
         return facts, arrays
