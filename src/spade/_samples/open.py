@@ -123,7 +123,8 @@ def iter_samples(
         Called with an object that has no table; None: such an object is an error.
     writes
         Whether the caller saves the samples. Stores that are read-only are then an error before the first is opened,
-        and nobody else can save a store from its opening until the next sample is asked for.
+        and nobody else can save a store from its opening until the next sample is asked for. Such a call stands in the
+        head of a ``for`` loop, so that an error in the loop lets go of the store; a name would keep it.
     tables_only
         Whether a store is opened without images and shapes, for functions that need neither.
     """

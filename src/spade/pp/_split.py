@@ -108,8 +108,7 @@ def split(
         parts_of_samples = [
             _by_block(sample, blocks, shares, generator) for sample in iter_samples(samples, table_key=table_key)
         ]
-    opened = iter_samples(samples, table_key=table_key, writes=True)
-    for sample, parts in zip(opened, parts_of_samples, strict=True):
+    for sample, parts in zip(iter_samples(samples, table_key=table_key, writes=True), parts_of_samples, strict=True):
         sample.table.obs[key] = pd.Categorical(parts, categories=[*PARTS, _keys.GUARD])
         _keys.write_provenance(
             sample.table.uns,

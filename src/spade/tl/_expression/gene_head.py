@@ -48,8 +48,9 @@ def predict_by_head(
     listed = as_list(samples, writes=True)
     for sample in iter_samples(listed, table_key=table_key):  # nothing is written unless all can be predicted
         read_model_features(sample, use_rep, model)
-    opened = iter_samples(listed, table_key=table_key, writes=True)
-    for sample in tqdm(opened, total=len(listed), desc="predicting", unit="sample"):
+    for sample in tqdm(
+        iter_samples(listed, table_key=table_key, writes=True), total=len(listed), desc="predicting", unit="sample"
+    ):
         values = model.predict_expression(read_model_features(sample, use_rep, model))[:, columns]
         _write(sample, values, panel, key_added, use_rep=use_rep, model_id=model.id)
 

@@ -159,8 +159,9 @@ def predict_expression(
     known = read_reference(reference, settings, genes, table_key)
     _check_features(listed, known, settings, table_key)
     predictors = _Predictors(settings, known)
-    opened = iter_samples(listed, table_key=table_key, writes=True)
-    for sample in tqdm(opened, total=len(listed), desc="predicting", unit="sample"):
+    for sample in tqdm(
+        iter_samples(listed, table_key=table_key, writes=True), total=len(listed), desc="predicting", unit="sample"
+    ):
         mean, deviation, penalty = _predict_sample(sample, predictors)
         facts = _facts(known, settings) | {"alpha": penalty}
         _write(sample, mean, deviation, known.genes, key_added, facts)

@@ -126,8 +126,7 @@ def annotate(
         "scaling": scaling,
         "seed": seed,
     }
-    opened = iter_samples(listed, table_key=table_key, writes=True)
-    for sample, probability in zip(opened, probabilities, strict=True):
+    for sample, probability in zip(iter_samples(listed, table_key=table_key, writes=True), probabilities, strict=True):
         _write(sample, probability, rows.classes, colours, keys, record)
 
 
