@@ -8,7 +8,7 @@ import pytest
 from geopandas import GeoDataFrame
 from helpers.sections import GENES, circles, featured, picture, pixels, square_lattice, table, train
 from shapely import Point, Polygon, box
-from spade.io._scale import record_scale
+from spade.io._recorded.scale import record_scale
 from spatialdata import SpatialData
 from spatialdata.transformations import Identity, set_transformation
 
