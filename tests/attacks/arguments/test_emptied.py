@@ -8,11 +8,11 @@ import pytest
 from geopandas import GeoDataFrame
 from helpers.sections import GENES, circles, featured, picture, pixels, square_lattice, table, train
 from shapely import Point, Polygon, box
-from spade.io._recorded.scale import record_scale
 from spatialdata import SpatialData
 from spatialdata.transformations import Identity, set_transformation
 
 import spade as sp
+from spade.io._recorded.scale import record_scale
 
 N = 36
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from helpers.sections import cohort
 
 from spade._samples.counts import read_expression
 from spade._samples.open import iter_samples
@@ -11,8 +12,9 @@ from spade.tl._embedding.modalities import encode
 
 
 @pytest.mark.parametrize("modality", ["image", "expression"])
-def test_logits_weigh_the_experts_by_the_query_alone(model, sample, modality):
-    x = sample["table"].obsm["X_texture"]
+def test_logits_weigh_the_experts_by_the_query_alone(model, modality):
+    sample = cohort()[0]
+    x = sample["table"].obsm["X_f"]
     weights = model.route(x)
     if modality == "expression":
         (opened,) = iter_samples(sample)
