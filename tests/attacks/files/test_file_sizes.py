@@ -217,3 +217,32 @@ def test_a_store_given_as_a_path(tmp_path):
         finally:
             file.write_bytes(raw)
     assert refused > 10
+
+
+def test_a_store_cannot_claim_a_huge_array(tmp_path):
+    sp.io.write(tiny(6), tmp_path / "a.zarr")
+    arrays = [
+        file
+        for file in (tmp_path / "a.zarr").rglob("zarr.json")
+        if "shape" in json.loads(file.read_text()) and json.loads(file.read_text())["data_type"] in ("uint8", "float32")
+    ]
+    assert {file.relative_to(tmp_path / "a.zarr").parts[0] for file in arrays} == {"images", "tables"}
+    for file in arrays:
+        raw = file.read_text()
+        facts = json.loads(raw)
+        facts["shape"] = [n * 10**6 for n in facts["shape"]]
+        file.write_text(json.dumps(facts))
+        with pytest.raises(ValueError, match=r"^samples: '.*a\.zarr' cannot be read as a zarr store .*claims"):
+            list(iter_samples(tmp_path / "a.zarr"))
+        file.write_text(raw)
+    root = tmp_path / "a.zarr/zarr.json"  # what metadata collect counts too
+    facts = json.loads(root.read_text())
+    collected = facts["consolidated_metadata"]["metadata"]
+    for name in [name for name, entry in collected.items() if "shape" in entry and name.startswith("images")]:
+        collected[name]["shape"] = [3, 10**9, 10**9]
+    (tmp_path / "zarr.json").write_text(root.read_text())
+    root.write_text(json.dumps(facts))
+    with pytest.raises(ValueError, match=r"a\.zarr' cannot be read .*claims"):
+        list(iter_samples(tmp_path / "a.zarr"))
+    (tmp_path / "zarr.json").replace(root)
+    assert list(iter_samples(tmp_path / "a.zarr"))

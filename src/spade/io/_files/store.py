@@ -2,21 +2,55 @@
 
 from __future__ import annotations
 
+import json
+import math
+import os
 import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from spade.io._files.damaged import reading
+from spade.io._files.damaged import check_claim, damaged, reading
 
 if TYPE_CHECKING:
     from spatialdata import SpatialData
+
+#: Chunks of the largest array that is read lazily, and values of the largest one in a table, which is read at once,
+#: whatever the size of its files: what is not stored is zero.
+MAX_CHUNKS, MAX_VALUES = 2**22, 2**28
+METADATA = ("zarr.json", ".zarray", ".zmetadata")
+WHAT = "a zarr store of SpatialData"
 
 
 def read_store(path: Path, argument: str = "samples", *, tables_only: bool = False) -> SpatialData:
     """Read a store, images lazily, or its tables alone; errors name it."""
     from spatialdata import read_zarr
 
-    with reading(path, "a zarr store of SpatialData", argument), warnings.catch_warnings():
+    with reading(path, WHAT, argument), warnings.catch_warnings():
+        for place, below, files in os.walk(path):
+            folder = Path(place)
+            for name in METADATA:
+                facts = json.loads((folder / name).read_text()) if name in files else {}
+                _check_claims(facts, folder, path, argument)
+                if "shape" in facts:
+                    below.clear()  # its chunks
         if tables_only:
             warnings.filterwarnings("ignore", message="The table is annotating")  # its shapes are in the store
         return read_zarr(path, selection=("tables",) if tables_only else None)
+
+
+def _check_claims(facts: dict[str, Any], folder: Path, path: Path, argument: str) -> None:
+    """Raise if an array, or one that metadata collect, claims to be far larger than its files can make it."""
+    collected = facts.get("consolidated_metadata") or (facts if "zarr_consolidated_format" in facts else {})
+    for name, below in collected.get("metadata", {}).items():
+        _check_claims(below, folder / name.removesuffix("/.zarray"), path, argument)
+    if "shape" not in facts:
+        return
+    grid = facts.get("chunk_grid")
+    shape, chunks = facts["shape"], grid["configuration"]["chunk_shape"] if grid else facts["chunks"]
+    n_chunks = math.prod(-(-n // chunk) for n, chunk in zip(shape, chunks, strict=True))
+    inside = folder.relative_to(path)
+    if n_chunks > MAX_CHUNKS:
+        raise damaged(path, WHAT, f"{inside.as_posix()!r} claims shape {shape} in {n_chunks:,} chunks", argument)
+    if math.prod(shape) > MAX_VALUES and "tables" in inside.parts:
+        stored = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+        check_claim(path, f"{WHAT}: {inside.as_posix()!r}", math.prod(shape), stored=stored, argument=argument)
