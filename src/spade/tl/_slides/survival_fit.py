@@ -44,9 +44,7 @@ class SurvivalConfig(HeadConfig):
                 f'loss="cox" with head={self.head!r}: the partial likelihood compares patients, but such a head is '
                 'trained on one slide at a time. Use loss="nll", or head="mean".'
             )
-        if isinstance(self.strength, str):
-            check_choice("strength", self.strength, ("cv",))
-        elif not (is_number(self.strength) and float(self.strength) > 0):
+        if self.strength != "cv" and not (is_number(self.strength) and float(self.strength) > 0):
             raise ValueError(f'strength={brief(self.strength)}: expected a positive number or "cv".')
 
 
