@@ -15,7 +15,7 @@ from spatialdata import SpatialData
 import spade as sp
 from spade._samples.counts import has_counts, read_counts
 from spade._samples.features import read_features
-from spade._samples.obs import categorical, group_labels, obs_column
+from spade._samples.obs import categorical, group_labels, obs_column, value_strings
 from spade._samples.open import iter_samples
 from spade._samples.sample import check_names
 
@@ -330,3 +330,9 @@ def test_x_can_be_named_like_a_layer():
 def test_values_that_cancel_out_are_values():
     counts = csr_matrix(np.array([[1.0, -1.0], [0.0, 0.0], [0.0, 2.0]]))
     assert has_counts(counts).tolist() == [True, False, True]
+
+
+def test_whole_numbers_have_one_name_with_and_without_missing_values():
+    assert value_strings(pd.Series([1, 12])).tolist() == ["1", "12"]
+    assert value_strings(pd.Series([1, np.nan, 12])).tolist() == ["1", "", "12"]
+    assert value_strings(pd.Series([1.5, np.nan])).tolist() == ["1.5", ""]
