@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-ATTACK = Path(__file__).parents[2] / "benchmarks" / "attack_kills.py"
+ATTACK = Path(__file__).parents[3] / "benchmarks" / "attack_kills.py"
 
 
 @pytest.mark.slow
