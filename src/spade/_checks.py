@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Sequence
+from numbers import Number
 from os import PathLike
 from typing import Any
 
@@ -37,7 +38,7 @@ def check_idle(settings: Iterable[tuple[str, object, object]], reason: str) -> N
 
 def _is(value: object, default: object) -> bool:
     """Whether a value is the default, or a plain value equal to it."""
-    return value is default or (isinstance(value, (bool, int, float, str, tuple, PathLike)) and value == default)
+    return value is default or (isinstance(value, (Number, np.generic, str, tuple, PathLike)) and value == default)
 
 
 def check_shots(shots: int | Sequence[int]) -> list[int]:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Mapping, Sized
 from dataclasses import fields
 from numbers import Integral, Real
 from os import PathLike, fspath
+from os.path import expanduser
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -112,7 +113,7 @@ def check_path(name: str, value: object) -> Path:
             f"{name}={brief(path)} is an address, but only files on this machine are read and written. Download it, or "
             "mount the place, and give the local path."
         )
-    return Path(path).expanduser()
+    return Path(expanduser(path))  # unlike that of Path, it leaves an unknown user as it is
 
 
 def check_ordered(name: str, value: object) -> None:

@@ -107,3 +107,16 @@ def test_a_drive_is_no_address():
 def test_other_things_are_no_paths(value):
     with pytest.raises(TypeError, match=r"path: got .*; expected a path"):
         sp.io.write(featured(), value)
+
+
+def test_an_unknown_home_is_a_missing_file(home):
+    with pytest.raises(FileNotFoundError, match="no_such_user"):
+        sp.pp.select_genes("~no_such_user/one.zarr")
+
+
+def test_settings_of_numpy_are_not_idle_ones_changed():
+    from spade._checks import check_idle
+
+    check_idle([("k", np.int64(3), 3), ("x", np.float32(0.5), 0.5), ("y", None, None), ("z", ("a",), ("a",))], "unused")
+    with pytest.raises(ValueError, match=r"k=array\(\[3, 4\]\): unused"):
+        check_idle([("k", np.array([3, 4]), 3)], "unused")

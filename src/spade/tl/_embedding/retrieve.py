@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from os import PathLike
+from os.path import expanduser
 from pathlib import Path
 from typing import TypeGuard
 
@@ -234,7 +235,7 @@ def _is_path(value: object) -> bool:
     """Whether a value names a store, not a gene."""
     if not isinstance(value, str):
         return isinstance(value, PathLike)
-    return value.endswith(".zarr") or "://" in value or Path(value).expanduser().exists()
+    return value.endswith(".zarr") or "://" in value or Path(expanduser(value)).exists()
 
 
 def _change(model: Model, signature: Signature) -> NDArray[np.float64]:
