@@ -43,6 +43,11 @@ def digest(*parts: Any) -> str:
     return sha256.hexdigest()[:12]
 
 
+def plain(value: Any) -> str:
+    """Return a value of ``uns`` as text; entries are read in any order."""
+    return json.dumps(value, default=lambda array: np.asarray(array).tolist(), sort_keys=True)
+
+
 def store(path: Path) -> State:
     """Digest of every part of a store, which is read in full."""
     sdata = read_zarr(path)
@@ -56,8 +61,8 @@ def store(path: Path) -> State:
         found[f"{name} X"] = digest(x.indptr, x.indices, x.data)
         found |= {f"{name} obs {key}": digest(table.obs[key].astype(str).tolist()) for key in table.obs}
         found |= {f"{name} obsm {key}": digest(np.asarray(table.obsm[key])) for key in table.obsm}
-        found |= {f"{name} uns {key}": digest(table.uns[key]) for key in table.uns if key != "spade"}
-        found[f"{name} records"] = digest(json.dumps(table.uns.get("spade", {}), default=str, sort_keys=True))
+        found |= {f"{name} uns {key}": digest(plain(table.uns[key])) for key in table.uns if key != "spade"}
+        found[f"{name} records"] = digest(plain(table.uns.get("spade", {})))
     return found
 
 
