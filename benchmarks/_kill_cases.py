@@ -48,6 +48,11 @@ def digest(*parts: Any) -> str:
     return sha256.hexdigest()[:12]
 
 
+def plain(value: Any) -> str:
+    """Return a value of ``uns`` as text; entries are read in any order."""
+    return json.dumps(value, default=lambda array: np.asarray(array).tolist(), sort_keys=True)
+
+
 def store(path: Path) -> State:
     """Digest of every part of a store, which is read in full."""
     sdata = read_zarr(path)
