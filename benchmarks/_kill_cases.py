@@ -42,15 +42,10 @@ def digest(*parts: Any) -> str:
         if isinstance(part, np.ndarray):
             sha256.update(np.ascontiguousarray(part).tobytes())
         elif isinstance(part, dict):  # a store returns its keys in any order
-            sha256.update(json.dumps(part, default=str, sort_keys=True).encode())
+            sha256.update(json.dumps(part, default=lambda array: np.asarray(array).tolist(), sort_keys=True).encode())
         else:
             sha256.update(repr(part).encode())
     return sha256.hexdigest()[:12]
-
-
-def plain(value: Any) -> str:
-    """Return a value of ``uns`` as text; entries are read in any order."""
-    return json.dumps(value, default=lambda array: np.asarray(array).tolist(), sort_keys=True)
 
 
 def store(path: Path) -> State:
