@@ -144,8 +144,10 @@ def run_batch(targets: list[Target], numbers: list[int], seed: int | None, scrat
         place = scratch / str(number)
         place.mkdir()
         os.write(out, (json.dumps([number, target.name]) + "\n").encode())
-        signal.alarm(SECONDS)  # nothing handles it: it ends the process
+        signal.setitimer(signal.ITIMER_PROF, SECONDS)  # of computing; nothing handles it: it ends the process
+        signal.alarm(6 * SECONDS)  # of waiting
         end, line = read_one(target, target.place if seed is None else attacked(target, place, rng))
+        signal.setitimer(signal.ITIMER_PROF, 0)
         signal.alarm(0)
         os.write(out, (json.dumps([number, target.name, end, line]) + "\n").encode())
         shutil.rmtree(place, ignore_errors=True)
@@ -198,7 +200,7 @@ def _forked(
         return done, None
     number, name = started[-1]
     shutil.rmtree(scratch / str(number), ignore_errors=True)
-    hung = os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGALRM
+    hung = os.WIFSIGNALED(status) and os.WTERMSIG(status) in (signal.SIGALRM, signal.SIGPROF)
     return done, (number, name, HANG if hung else CRASH)
 
 
