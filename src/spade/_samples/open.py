@@ -47,10 +47,17 @@ Samples: TypeAlias = _One | Mapping[str, _One] | Iterable[_One | NamedSample]
 _EXPECTED = "a SpatialData, a path to a .zarr store, or an iterable of these (or a dict that names them)"
 
 
+<<<<<<< HEAD
 def as_list(samples: Samples, argument: str = "samples", *, writes: bool = False) -> list[Item]:
     """Return the samples of an argument one by one; the keys of a dict are kept as names.
 
     Paths stay unopened, but must be writable if they are written.
+=======
+def as_list(samples: Samples, argument: str = "samples") -> list[Item]:
+    """Return the samples of an argument one by one, and the keys of a dict as names; stores must be there.
+
+    They stay unopened.
+>>>>>>> i14-arguments
     """
     check_ordered(argument, samples)
     if isinstance(samples, (SpatialData, str, PathLike)):
@@ -67,12 +74,21 @@ def as_list(samples: Samples, argument: str = "samples", *, writes: bool = False
         ]
     if not items:
         raise ValueError(f"{argument} is empty; expected {_EXPECTED}.")
-    opened = [item.item if isinstance(item, NamedSample) else item for item in items]
-    if len({id(item) if isinstance(item, SpatialData) else item.resolve() for item in opened}) < len(items):
+    unnamed = [item.item if isinstance(item, NamedSample) else item for item in items]
+    if len({id(item) if isinstance(item, SpatialData) else item.resolve() for item in unnamed}) < len(items):
         raise ValueError(f"{argument}: the same object or path is listed more than once.")
+<<<<<<< HEAD
     for item in opened:
         if writes and isinstance(item, Path) and item.exists():
             check_writable(item.resolve())
+=======
+    for path in unnamed:
+        if isinstance(path, Path):
+            if not path.exists():
+                raise FileNotFoundError(f"{argument}: there is no store at {str(path)!r}.")
+            if not is_store(path):
+                raise ValueError(f"{argument}: {str(path)!r} is not a zarr store. Expected {_EXPECTED}.")
+>>>>>>> i14-arguments
     return items
 
 
@@ -81,12 +97,7 @@ def _item(item: object, argument: str, which: str) -> SpatialData | Path:
     if isinstance(item, SpatialData):
         return item
     if isinstance(item, (str, PathLike)):
-        path = check_path(argument, item)
-        if not path.exists():
-            raise FileNotFoundError(f"{argument}: there is no store at {str(item)!r}.")
-        if not is_store(path):
-            raise ValueError(f"{argument}: {str(item)!r} is not a zarr store. Expected {_EXPECTED}.")
-        return path
+        return check_path(argument, item)
     raise TypeError(f"{argument}: item {which} is {_kind(item)}; expected {_EXPECTED}.{_advice(item)}")
 
 
