@@ -66,13 +66,9 @@ def test_objects_and_paths_may_be_mixed_and_are_opened_one_at_a_time(stores):
     iterator = iter_samples([tiny(6), stores[0]])
     assert [next(iterator).name, next(iterator).name] == ["tiny", "left"]
     with pytest.raises(FileNotFoundError, match=r"no store at 'no/such.zarr'"):
-<<<<<<< HEAD
         next(iter_samples([tiny(6), "no/such.zarr"]))  # before the first is worked on
     with pytest.raises(ValueError, match="listed more than once"):
         opened([stores[0], stores[0].parent / "." / "left.zarr"])
-=======
-        next(iter_samples([tiny(6), stores[0], "no/such.zarr"]))  # before the first is worked on
->>>>>>> i14-arguments
 
 
 def test_names_are_recorded_ones_or_stores_or_come_from_the_content(stores):

@@ -47,17 +47,10 @@ Samples: TypeAlias = _One | Mapping[str, _One] | Iterable[_One | NamedSample]
 _EXPECTED = "a SpatialData, a path to a .zarr store, or an iterable of these (or a dict that names them)"
 
 
-<<<<<<< HEAD
 def as_list(samples: Samples, argument: str = "samples", *, writes: bool = False) -> list[Item]:
-    """Return the samples of an argument one by one; the keys of a dict are kept as names.
-
-    Paths stay unopened, but must be writable if they are written.
-=======
-def as_list(samples: Samples, argument: str = "samples") -> list[Item]:
     """Return the samples of an argument one by one, and the keys of a dict as names; stores must be there.
 
-    They stay unopened.
->>>>>>> i14-arguments
+    They stay unopened, but must be writable if they are written.
     """
     check_ordered(argument, samples)
     if isinstance(samples, (SpatialData, str, PathLike)):
@@ -77,18 +70,14 @@ def as_list(samples: Samples, argument: str = "samples") -> list[Item]:
     unnamed = [item.item if isinstance(item, NamedSample) else item for item in items]
     if len({id(item) if isinstance(item, SpatialData) else item.resolve() for item in unnamed}) < len(items):
         raise ValueError(f"{argument}: the same object or path is listed more than once.")
-<<<<<<< HEAD
-    for item in opened:
-        if writes and isinstance(item, Path) and item.exists():
-            check_writable(item.resolve())
-=======
     for path in unnamed:
         if isinstance(path, Path):
             if not path.exists():
                 raise FileNotFoundError(f"{argument}: there is no store at {str(path)!r}.")
             if not is_store(path):
                 raise ValueError(f"{argument}: {str(path)!r} is not a zarr store. Expected {_EXPECTED}.")
->>>>>>> i14-arguments
+            if writes:
+                check_writable(path.resolve())
     return items
 
 
