@@ -65,8 +65,7 @@ def fit_ridge(x: Floats, y: csr_matrix | Floats, *, intercept: bool = True) -> R
     offset = np.asarray(y.mean(0), dtype=np.float64).ravel() if intercept else np.zeros(y.shape[1])
     centred = x - mean
     values, vectors = np.linalg.eigh(centred.T @ centred)
-    # centred features sum to 0, so the means of y cancel
-    cross = np.asarray(y.T @ centred).T
+    cross = np.asarray(y.T @ centred).T  # centred features sum to 0, so the means of y cancel
     return Ridge(mean, offset, vectors, np.maximum(values, 0), vectors.T @ cross)
 
 

@@ -22,10 +22,8 @@ def cox_loss(risk: torch.Tensor, time: torch.Tensor, event: torch.Tensor, ties: 
 
     Parameters
     ----------
-    risk
-        Log risks ``(n,)``.
-    time
-        Times ``(n,)``.
+    risk, time
+        Log risks and times ``(n,)``.
     event
         Whether the event was seen, bool ``(n,)``.
     ties

@@ -49,15 +49,8 @@ def score(
 
 
 def _row(task: str, metric: str, by: str, value: float, chance: float, *, direction: str = "", shots: int = 0) -> Row:
-    return {
-        "task": task,
-        "metric": metric,
-        "by": by,
-        "direction": direction,
-        "shots": shots,
-        "value": value,
-        "chance": chance,
-    }
+    row: Row = {"task": task, "metric": metric, "by": by, "direction": direction}
+    return row | {"shots": shots, "value": value, "chance": chance}
 
 
 def _profile(expression: Floats, fold: Fold) -> Floats:

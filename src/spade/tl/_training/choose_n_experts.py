@@ -71,13 +71,7 @@ def read_groups(
 
 
 def sweep_clusters(
-    x: Floats,
-    groups: NDArray[np.str_],
-    counts: Sequence[int],
-    *,
-    n_prototypes: int,
-    feature_scaling: str,
-    seed: int,
+    x: Floats, groups: NDArray[np.str_], counts: Sequence[int], *, n_prototypes: int, feature_scaling: str, seed: int
 ) -> ClusterSweep:
     """Cluster each group, and then the groups' prototypes together, into every number of clusters.
 
