@@ -44,7 +44,9 @@ class SurvivalConfig(HeadConfig):
                 f'loss="cox" with head={self.head!r}: the partial likelihood compares patients, but such a head is '
                 'trained on one slide at a time. Use loss="nll", or head="mean".'
             )
-        if self.strength != "cv" and not (is_number(self.strength) and float(self.strength) > 0):
+        if isinstance(self.strength, str) and self.strength == "cv":
+            return
+        if not is_number(self.strength) or float(self.strength) <= 0:
             raise ValueError(f'strength={brief(self.strength)}: expected a positive number or "cv".')
 
 
