@@ -83,7 +83,7 @@ def check_baseline(baseline: object, names: Sequence[str], what: str) -> None:
 
 def plural(n: int, noun: str) -> str:
     """Return a count with its noun: ``1 spot``, ``1,200 spots``."""
-    return f"{n:,} {noun}{'' if n == 1 else 's'}"
+    return f"{n:,} {noun}{'' if n == 1 else 'es' if noun.endswith('ch') else 's'}"
 
 
 def shorten(items: Iterable[Any], most: int = 5) -> str:

@@ -25,7 +25,7 @@ from spatialdata.transformations import Affine, set_transformation
 
 import spade as sp
 from spade._keys import REVISION, write_provenance
-from spade._samples.images import image_arrays
+from spade.io._recorded.frames import image_arrays
 from spade.io._recorded.scale import record_scale
 
 SIDE = 400

@@ -33,8 +33,9 @@ def placed_sections(sample: Sample, patches_key: str) -> list[tuple[NDArray[np.i
     for section in sample.sections:
         if section.region in record["regions"]:
             placed = placed_patches(sample, section, record)
-            shown = visible(placed.image, placed.centres, placed.inside, placed.side, record["size_px"])
-            patches = SectionPatches(image_levels(placed.image), placed.centres[shown][:, ::-1], placed.side)
+            levels = image_levels(placed.image)
+            shown = visible(levels, placed.centres, placed.inside, placed.side, record["size_px"])
+            patches = SectionPatches(levels, placed.centres[shown][:, ::-1], placed.side)
             sections.append((section.rows[shown], patches))
     return sections
 

@@ -18,17 +18,10 @@ from spade.core.arrays import Floats
 from spade.core.patches.tiles import Level, show_anything
 from spade.io._files.damaged import reading
 from spade.io._images.colours import on_white
+from spade.io._recorded.frames import image_arrays, image_size
 
 #: Names of channels that are red, green and blue (and opacity), in any order. Numbers are what unnamed channels get.
 RGB_NAMES = (("r", "g", "b", "a"), ("red", "green", "blue", "alpha"), ("0", "1", "2"))
-
-
-def image_arrays(element: DataArray | DataTree) -> list[DataArray]:
-    """Return the resolutions of an image element, finest first."""
-    if isinstance(element, DataArray):
-        return [element]
-    arrays = [next(iter(element[name].data_vars.values())) for name in element]
-    return sorted(arrays, key=lambda array: -array.sizes["x"])
 
 
 def is_rgb(element: DataArray | DataTree) -> bool:
@@ -51,18 +44,19 @@ def image_levels(element: DataArray | DataTree) -> list[Level]:
 
     An image with opacity is laid on white.
     """
-    arrays = image_arrays(element)
-    height, width = arrays[0].sizes["y"], arrays[0].sizes["x"]
+    width, height = image_size(element)
     shared = SharedResults()
-    return [_level(array, (height / array.sizes["y"], width / array.sizes["x"]), shared) for array in arrays]
+    return [
+        _level(array, (height / array.sizes["y"], width / array.sizes["x"]), shared) for array in image_arrays(element)
+    ]
 
 
 def visible(
-    element: DataArray | DataTree, centres: Floats, inside: NDArray[np.bool_], px_per_patch: float, n_px: int
+    levels: list[Level], centres: Floats, inside: NDArray[np.bool_], px_per_patch: float, n_px: int
 ) -> NDArray[np.bool_]:
     """Return which patches show anything: the centre (x, y) lies inside the image, and not all is transparent."""
     shown = inside.copy()
-    shown[inside] = show_anything(image_levels(element), centres[inside][:, ::-1], px_per_patch, n_px)
+    shown[inside] = show_anything(levels, centres[inside][:, ::-1], px_per_patch, n_px)
     return shown
 
 

@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from spatialdata import SpatialData
 
 from spade._checks import shorten
-from spade._samples.images import describe, image_arrays, is_rgb
+from spade._samples.images import describe, is_rgb
 from spade.core.arrays import Floats
-from spade.io._recorded.frames import matrix_to, scale_factors, systems_of
+from spade.io._recorded.frames import image_size, matrix_to, scale_factors, systems_of
 
 logger = logging.getLogger("spade")
 #: Images whose boxes overlap by at least this share (intersection over union) show the same section.
@@ -62,10 +62,8 @@ def pixels_of(sdata: SpatialData, shapes: GeoDataFrame, image_key: str, system: 
 
 
 def _extent(sdata: SpatialData, image_key: str, coordinate_system: str) -> Floats:
-    array = image_arrays(sdata.images[image_key])[0]
-    corners = np.array(
-        [[0, 0, 1], [array.sizes["x"], 0, 1], [0, array.sizes["y"], 1], [array.sizes["x"], array.sizes["y"], 1]]
-    )
+    width, height = image_size(sdata.images[image_key])
+    corners = np.array([[0, 0, 1], [width, 0, 1], [0, height, 1], [width, height, 1]])
     mapped = corners @ matrix_to(sdata.images[image_key], coordinate_system).T
     return np.concatenate([mapped[:, :2].min(0), mapped[:, :2].max(0)])
 

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from spade._checks import plural
 from spade.core.checks import brief, check_count, check_text
 from spade.encoders._spec import Encoder
 
@@ -56,7 +57,7 @@ def check_features(encoder: Encoder, features: Any, n: int, dim: int | None = No
     wanted = f"({n}, {'d' if dim is None else dim})"
     if values.ndim != 2 or len(values) != n or dim not in (None, values.shape[1]) or not values.shape[1]:
         raise ValueError(
-            f"{named} returned features of shape {values.shape} for {_many(n)}; "
+            f"{named} returned features of shape {values.shape} for {plural(n, 'patch')}; "
             f"expected {wanted}: one row of encoder.dim numbers for every patch."
         )
     with np.errstate(over="ignore"):  # reported below
@@ -64,7 +65,7 @@ def check_features(encoder: Encoder, features: Any, n: int, dim: int | None = No
     bad = ~np.isfinite(plain).all(1)
     if bad.any():
         raise ValueError(
-            f"{named} returned NaN or infinite features for {int(bad.sum())} of {_many(n)}, the first in row "
+            f"{named} returned NaN or infinite features for {int(bad.sum())} of {plural(n, 'patch')}, the first in row "
             f"{int(np.argmax(bad))} of a batch. Only spots without a valid patch have NaN. Look for damaged weights or "
             "a division by zero in the encoder; if its precision is 'bf16', try precision='fp32'."
         )
@@ -91,7 +92,3 @@ def _as_array(features: Any, named: str) -> NDArray[Any]:
 def _named(encoder: Encoder) -> str:
     precision = getattr(encoder, "precision", None)
     return f"encoder {encoder.name!r}{f' in precision {precision!r}' if precision else ''}"
-
-
-def _many(n: int) -> str:
-    return f"{n:,} patch{'' if n == 1 else 'es'}"

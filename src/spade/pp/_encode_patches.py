@@ -142,8 +142,10 @@ def _encode_sample(sample: Sample, encoder: Encoder, patches_key: str, batch_siz
 
 def _mark_valid(sample: Sample, features: NDArray[np.float32], patches_key: str) -> None:
     """Mark the patches that were not encoded as not valid, such as those that a crop of the image left outside."""
+    if _keys.VALID not in sample.table.obs:
+        return
     regions = patch_record(sample, patches_key)["regions"]
-    rows = np.concatenate([section.rows for section in sample.sections if section.region in regions])
+    rows = np.concatenate([[], *(section.rows for section in sample.sections if section.region in regions)]).astype(int)
     valid = sample.table.obs[_keys.VALID].to_numpy(dtype=bool, copy=True)
     lost = rows[valid[rows] & np.isnan(features[rows]).all(1)]
     if len(lost):

@@ -18,7 +18,7 @@ from spatialdata.transformations import get_transformation
 
 from spade import _keys
 from spade._checks import shorten
-from spade._samples.images import visible
+from spade._samples.images import image_levels, visible
 from spade._samples.open import Samples, add_empty_table, as_list, iter_samples
 from spade._samples.placement import SpotPlacement, place
 from spade._samples.sample import Sample, Section
@@ -253,8 +253,8 @@ def _patches_of_section(
         "frame": dict(frame),
     }
     inside = placement.inside((frame["height"], frame["width"]))[rows]
-    image, side = sample.sdata.images[placement.image_key], settings.size_um / mpp
-    shown = visible(image, placement.centres[rows], inside, side, settings.size_px)
+    levels, side = image_levels(sample.sdata.images[placement.image_key]), settings.size_um / mpp
+    shown = visible(levels, placement.centres[rows], inside, side, settings.size_px)
     return record, _squares(sample, placement, side), inside, shown
 
 

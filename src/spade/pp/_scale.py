@@ -29,6 +29,7 @@ logger = logging.getLogger("spade")
 ARRAY = ["array_row", "array_col"]
 #: End of the name that spatialdata-io gives to the bins of Visium HD, with their side in µm.
 BINS = re.compile(r"square_(\d{3})um$")
+VISIUM = "spots recognised as Visium"
 #: ``obs`` column with the area of cells in µm², as Xenium tables have it.
 CELL_AREA = "cell_area"
 #: Radii of cells and ``cell_area`` belong together if half of their ratios differ by at most this share.
@@ -108,12 +109,12 @@ def _measured(
                 return None, float(mpp), f"cells whose area in µm² is in obs[{CELL_AREA!r}]"
     array = obs[ARRAY].apply(pd.to_numeric, errors="coerce").to_numpy(float) if set(ARRAY) <= set(obs) else None
     visium = visium_mpp(placement.centres[rows], placement.radii[rows], array)
-    return None, visium, "spots recognised as Visium"
+    return None, visium, VISIUM
 
 
 def _check(mpp: float, measured: float, what: str, section: str) -> None:
     """Raise if the µm/px contradict what was measured."""
-    if what.endswith("Visium"):
+    if what == VISIUM:
         check_pitch(VISIUM_PITCH_UM / measured, mpp, VISIUM_PITCH_UM, f"{section} ({what})")
     elif abs(mpp / measured - 1) > TOLERANCE:
         raise ValueError(

@@ -202,3 +202,15 @@ def test_concatenated_objects_keep_their_patches(whole):
         KeyError, match=r"the record of their size and µm/px is gone, as after spatialdata\.concatenate"
     ):
         sp.pp.encode_patches(merged)
+
+
+def test_a_dropped_column_and_regions_without_patches_are_no_obstacle(whole):
+    bare = cropped(whole, 100)
+    del bare["table"].obs["spade_valid"]
+    sp.pp.encode_patches(bare)
+    np.testing.assert_allclose(features(bare), of_whole(whole, bare), rtol=1e-4, atol=1e-5)
+    other = cropped(whole, 100)
+    other["table"].uns["spade"]["patches"]["regions"] = {}
+    with pytest.warns(UserWarning, match="has no patches, so its 60 spots get NaN features"):
+        sp.pp.encode_patches(other)
+    assert np.isnan(features(other)).all()

@@ -17,7 +17,8 @@ from xarray import DataArray
 
 import spade as sp
 from spade._samples import lazy
-from spade._samples.images import image_arrays, image_levels
+from spade._samples.images import image_levels
+from spade.io._recorded.frames import image_arrays
 
 CHUNKS = {"c": 3, "y": 64, "x": 64}
 

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from spatialdata.models import SpatialElement
+    from xarray import DataArray, DataTree
 
 #: Relative differences below this are rounding.
 ROUNDING = 1e-9
@@ -54,12 +55,20 @@ def scale_factors(matrix: Floats) -> tuple[float, float]:
     return float(longest), float(shortest)
 
 
-def image_size(image: Any) -> tuple[int, int]:
-    """Return width and height of an image at its finest level."""
+def image_arrays(image: DataArray | DataTree) -> list[DataArray]:
+    """Return the resolutions of an image element, finest first."""
     from xarray import DataArray
 
-    arrays = [image] if isinstance(image, DataArray) else [next(iter(image[name].data_vars.values())) for name in image]
-    return max((int(array.sizes["x"]), int(array.sizes["y"])) for array in arrays)
+    if isinstance(image, DataArray):
+        return [image]
+    arrays = [next(iter(image[name].data_vars.values())) for name in image]
+    return sorted(arrays, key=lambda array: -array.sizes["x"])
+
+
+def image_size(image: DataArray | DataTree) -> tuple[int, int]:
+    """Return width and height of an image at its finest level."""
+    finest = image_arrays(image)[0]
+    return int(finest.sizes["x"]), int(finest.sizes["y"])
 
 
 def frame_of(image: SpatialElement, coordinate_system: str | None = None) -> FrameRecord:
