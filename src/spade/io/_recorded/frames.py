@@ -61,14 +61,14 @@ def image_arrays(image: DataArray | DataTree) -> list[DataArray]:
 
     if isinstance(image, DataArray):
         return [image]
-    arrays = [next(iter(image[name].data_vars.values())) for name in image]
-    return sorted(arrays, key=lambda array: -array.sizes["x"])
+    levels = (next(iter(image[name].data_vars.values())) for name in image)
+    return sorted(levels, key=lambda level: -level.sizes["x"])
 
 
 def image_size(image: DataArray | DataTree) -> tuple[int, int]:
     """Return width and height of an image at its finest level."""
-    finest = image_arrays(image)[0]
-    return int(finest.sizes["x"]), int(finest.sizes["y"])
+    sizes = image_arrays(image)[0].sizes
+    return int(sizes["x"]), int(sizes["y"])
 
 
 def frame_of(image: SpatialElement, coordinate_system: str | None = None) -> FrameRecord:
@@ -100,9 +100,8 @@ def pixel_growth(then: Mapping[str, Any], image: SpatialElement) -> float | None
     if (new[0] < old[0] - slack).any() or (new[1] > old[1] + slack).any():
         return None
     growth = float(np.sqrt(abs(np.linalg.det(now[:, :2]) / np.linalg.det(before[:, :2]))))
-    if abs(growth - 1) < ROUNDING:
-        return 1.0
-    return growth if growth > 1 else None
+    growth = 1.0 if abs(growth - 1) < ROUNDING else growth
+    return growth if growth >= 1 else None
 
 
 def _box(matrix: Floats, width: int, height: int) -> Floats:
