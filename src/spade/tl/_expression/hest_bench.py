@@ -170,7 +170,7 @@ def read_task_sample(task: BenchTask, name: str, encoder: Encoder, batch_size: i
 
 def _read_patches(name: str, path: Path, encoder: Encoder, batch_size: int) -> _Patches:
     """Check and encode the patches in a file."""
-    with open_hdf5(path, name) as file:
+    with open_hdf5(path, name, texts=True) as file:
         barcodes, points, shape = _check_patches(file, f"{name}: {str(path)!r}", encoder)
     x = np.empty((len(barcodes), encoder.dim), dtype=np.float32)
     for start, patches in _batches(name, path, batch_size):
