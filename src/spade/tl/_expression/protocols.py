@@ -11,9 +11,9 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy.sparse import csr_matrix, vstack
 
-from spade._samples.features import column_scale
 from spade.core.arrays import Floats, Rows
 from spade.core.evaluation.folds import section_folds
+from spade.core.evaluation.scaling import column_scale
 from spade.core.expression.correlation import pearson_per_gene
 from spade.core.expression.normalise import log_normalise
 from spade.core.expression.ridge import ALPHAS, Ridge, best_penalty, fit_ridge, ridge_errors

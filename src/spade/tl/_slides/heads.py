@@ -13,7 +13,6 @@ from scipy.special import softmax
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from spade._samples.features import column_scale
 from spade.core.arrays import Floats, Rows, scale_of
 from spade.core.checks import (
     brief,
@@ -25,6 +24,7 @@ from spade.core.checks import (
     check_share,
 )
 from spade.core.evaluation.folds import inner_split
+from spade.core.evaluation.scaling import column_scale
 from spade.core.rng import numpy_stream, torch_stream
 from spade.core.slides.heads import HEADS, N_HEADS, make_head
 from spade.core.slides.train import train_bags

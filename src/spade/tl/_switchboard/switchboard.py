@@ -86,8 +86,8 @@ def switchboard(
     - retrieval among the spots of the section: the same prediction is compared with measured expression by their
       correlation over genes, each gene standardised by the training spots. This needs no joint space, so variants
       without one are measured like all others;
-    - few-shot classes: logistic regression on labelled spots of the training groups, features scaled within each
-      section.
+    - few-shot classes: logistic regression on labelled spots of the training groups, with the scaling and penalty of
+      :func:`few_shot`.
 
     Where the ``"model"`` was trained for a task, its own output is measured too: expression by the image-to-gene head,
     retrieval by cosines in the joint space of models with a contrastive loss (for experts, their concatenated
@@ -234,7 +234,7 @@ def _train_and_run(
 ) -> VariantOutputs:
     """Train a variant and apply it to the shared spots; warnings of the training are given with its name."""
     if variant.train is None:
-        return VariantOutputs(shared.x)
+        return VariantOutputs(shared.x, from_encoder=True)
     title = f"{variant.name}, {fold.name} held out"
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
