@@ -66,7 +66,7 @@ CORDS = [
 TASKS = [
     Task("layers, within sections", ("MOB_11",), BULB, "label", "another animal"),
     Task("layers, across sections", ("MOB_11",), BULB, "label", "another animal", groupby="section"),
-    *(Task("regions", *pair[:2], "region", pair[2]) for pair in PAIRED),
+    *(Task("regions", *pair[:2], "tissue", pair[2]) for pair in PAIRED),
     *(Task("molecular", *pair[:2], "molecular", pair[2]) for pair in PAIRED + CORDS),
     *(Task("signature", *pair[:2], "signature", pair[2]) for pair in PAIRED),
 ]
@@ -94,8 +94,8 @@ def add_measured(sample, rng):
     number = KMeans(4, n_init=10, random_state=rng).fit_predict(pcs)
     table.obs["molecular"] = without_rare(pd.Series(number, table.obs_names).astype(str))
     if "label" in table.obs:
-        region = table.obs["label"].astype(object)
-        table.obs["region"] = without_rare(region.where(~region.isin(["none", "undetermined"])))
+        tissue = table.obs["label"].astype(object)
+        table.obs["tissue"] = without_rare(tissue.where(~tissue.isin(["none", "undetermined"])))
     if known := [gene for gene in AMPLICON if gene in table.var_names]:
         counts = np.asarray(table[:, known].X.sum(1)).ravel() / np.asarray(table.X.sum(1)).ravel()
         table.obs["signature"] = np.where(counts > np.median(counts), "high", "low")
@@ -198,7 +198,9 @@ def main(arguments=None):
     table = pd.concat(tables)
     for (name, animal), rows in table.groupby(["task", "animal"], sort=False):
         units = rows["unit"].unique()
-        print(f"\n{name}, {animal}: balanced accuracy, {options.draws} draws, {len(units)} sections ({', '.join(units)})\n")
+        print(
+            f"\n{name}, {animal}: balanced accuracy, {options.draws} draws, {len(units)} sections ({', '.join(units)})\n"
+        )
         show(rows)
     return table
 

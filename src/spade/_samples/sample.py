@@ -63,6 +63,7 @@ class Sample:
     def sections(self) -> list[Section]:
         """One section per region that has rows in the table; duplicated instance ids raise."""
         regions, region_key, instance_key = table_keys(self.table, self.name, self.table_key)
+        self._check_regions(regions, region_key)
         sections = []
         for region in regions:
             rows = np.flatnonzero((self.table.obs[region_key] == region).to_numpy())
@@ -79,6 +80,16 @@ class Sample:
             name = self.name if len(regions) == 1 else f"{self.name}/{region}"
             sections.append(Section(name, region, rows, ids))
         return sections
+
+    def _check_regions(self, regions: list[str], region_key: str) -> None:
+        """Raise if rows belong to none of the regions that the table annotates."""
+        stray = self.table.obs[region_key][~self.table.obs[region_key].isin(regions)]
+        if len(stray):
+            raise ValueError(
+                f"{self.name}: {len(stray)} of {self.table.n_obs} rows of tables[{self.table_key!r}] have values in "
+                f"obs[{region_key!r}], such as {shorten(stray.astype(str).unique(), 3)}, that are not its regions, "
+                f"{shorten(regions)}. This column names the shapes of a row: keep other values in another column."
+            )
 
     def section_of_row(self) -> NDArray[np.str_]:
         """Name of the section of every row."""
