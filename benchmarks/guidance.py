@@ -1,7 +1,7 @@
 """Does expression of other sections help to tell tissue from its image with few labels?
 
-Every representation stands beside frozen + context features, with the probe of ``sp.tl.few_shot``. Models learn from the
-training sections of a task alone; its test sections give only their images. Tasks:
+Every representation stands beside frozen + context features, with the probe of ``sp.tl.few_shot``. Models learn from
+the training sections of a task alone; its test sections give only their images. Tasks:
 
 - ``layers``: layers of the olfactory bulb, by experts; trained on another animal.
 - ``regions``: tumour regions of breast cancer, derived labels; trained on the same or another patient.
