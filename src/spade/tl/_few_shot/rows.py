@@ -93,7 +93,8 @@ def guard_width(
 ) -> float:
     """Distance in µm from which spots share no tissue and are no neighbours, the largest of all sections.
 
-    It is the guard band around squares with the side of a patch plus twice the radius of the context; only features of :func:`spade.pp.spatial_context` have a context.
+    It is the guard band around squares with the side of a patch plus twice the radius of the context; only
+    features of :func:`spade.pp.spatial_context` have a context.
     """
     width = 0.0
     for sample in iter_samples(samples, table_key=table_key):
