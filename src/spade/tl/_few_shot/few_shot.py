@@ -88,8 +88,8 @@ def few_shot(
         Side of the blocks in µm; the sections need patches (:func:`spade.pp.patches`).
     guard_um
         Width of the guard band in µm: support spots closer than this to a query spot are left out. None: the side of a
-        patch and, for representations of :func:`spade.pp.spatial_context`, twice their radius. A model trained on such
-        features has the same reach.
+        patch and, for representations of :func:`spade.pp.spatial_context`, twice their radius (a model trained on such
+        features has the same reach), and at least twice the distance between neighbouring spots.
     scaling
         ``"block"``: every key of a tuple is a block, and all blocks get the same total variance over each section (this
         reads no label, but the whole section). Image features (what :func:`spade.pp.encode_patches` wrote, and their

@@ -15,8 +15,9 @@ from spade._samples.collect import Collector
 from spade._samples.features import beside, block_widths, check_scaling, read_blocks, warn_of_expression
 from spade._samples.obs import group_labels, read_labels
 from spade._samples.open import Samples, iter_samples
-from spade._samples.patches import patch_record, row_centres
+from spade._samples.patches import row_centres
 from spade.core.arrays import Floats, Rows
+from spade.core.spots.blocks import guard_band
 
 logger = logging.getLogger("spade")
 
@@ -101,13 +102,16 @@ def read_rows(
 def guard_width(
     samples: Samples, named: Mapping[str, tuple[str, ...]], patches_key: str, table_key: str | None
 ) -> float:
-    """Distance in µm from which two spots share no tissue: the side of a patch plus twice the radius of the context.
+    """Distance in µm from which spots share no tissue and are no neighbours, the largest of all sections.
 
-    The largest of all samples; only features of :func:`spade.pp.spatial_context` have a context.
+    It is the guard band around squares with the side of a patch plus twice the radius of the context; only
+    features of :func:`spade.pp.spatial_context` have a context.
     """
     width = 0.0
     for sample in iter_samples(samples, table_key=table_key):
         records = [_keys.read_provenance(sample.table.uns, key) for keys in named.values() for key in keys]
         radii = [float(facts["radius_um"]) for facts in records if facts.get("function") == "pp.spatial_context"]
-        width = max(width, patch_record(sample, patches_key)["size_um"] + 2 * max(radii, default=0.0))
+        points, side = row_centres(sample, patches_key, required=True)
+        reach = side + 2 * max(radii, default=0.0)
+        width = max([width, *(guard_band(points[section.rows], reach) for section in sample.sections)])
     return width
