@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from spade._checks import shorten
-from spade._samples.matrices import to_dense
+from spade.io._files.matrices import to_dense
 from spade._samples.sample import Sample
 from spade.core.arrays import Floats, scale_of
 from spade.core.checks import brief, check_choice, check_ordered, check_text
