@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from spade import _keys
 from spade._checks import shorten
-from spade._samples.matrices import to_dense
+from spade.io._files.matrices import to_dense
 from spade._samples.open import Samples, iter_samples
 from spade._samples.sample import Sample, check_names
 

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from spade import _keys
 from spade._checks import shorten
-from spade._samples.matrices import to_dense
+from spade.io._files.matrices import to_dense
 from spade._samples.sample import Sample
 from spade.core.arrays import Floats, Rows
 from spade.core.checks import brief, check_choice, check_not_negative, check_ordered, check_text

@@ -7,23 +7,24 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import anndata as ad
 import numpy as np
 import pandas as pd
 import shapely
 from numpy.typing import NDArray
-from scipy.sparse import issparse
 from spatialdata import SpatialData
 from spatialdata.models import TableModel, get_table_keys
 
 from spade import _keys
 from spade._checks import shorten
 from spade.core.files import digest
+from spade.io._files.matrices import to_csr
 from spade.io._store import replace_elements, stamp
 
-#: Names and values of a table that its digest covers: enough to tell sections apart, quick on large ones.
-MOST_NAMES, MOST_VALUES = 1_000, 100_000
+#: Names, rows and values of a table that its digest covers: enough to tell sections apart, quick on large ones.
+MOST_NAMES, MOST_ROWS, MOST_VALUES = 1_000, 10_000, 100_000
 
 
 @dataclass(frozen=True)
@@ -155,13 +156,19 @@ def content_digest(sdata: SpatialData) -> str:
             *map(str, table.obs_names[:MOST_NAMES]),
             *map(str, table.var_names[:MOST_NAMES]),
         ]
-        counts = table.X.data if issparse(table.X) else table.X
-        if isinstance(counts, np.ndarray):
-            parts.append(counts.ravel()[:MOST_VALUES])
+        parts.append(_first_counts(table.X))
         for region in table_keys(table, key, key)[0] if TableModel.ATTRS_KEY in table.uns else []:
             if region in sdata.shapes:
                 parts.append(shapely.get_coordinates(sdata.shapes[region].geometry.to_numpy()))
     return digest(*parts)
+
+
+def _first_counts(matrix: Any) -> NDArray[np.float32]:
+    """Return the first counts other than zero, which do not depend on how a table holds them; none if it has none."""
+    if matrix is None or matrix.dtype.kind not in "biuf":
+        return np.zeros(0, np.float32)
+    values = to_csr(matrix[:MOST_ROWS], "X").data
+    return values[values != 0][:MOST_VALUES]
 
 
 def table_keys(table: ad.AnnData, sample: str, table_key: str) -> tuple[list[str], str, str]:

@@ -106,7 +106,7 @@ def few_shot(
     table_key
         Table; may be left out when there is one.
     rng
-        Seed of the draws.
+        Seed of the draws. They follow the order of the rows: the same spots in another order give other draws.
     key_added
         ``uns`` key.
 

@@ -19,7 +19,7 @@ from spatialdata import SpatialData
 
 from spade._checks import shorten
 from spade._samples.features import read_features
-from spade._samples.matrices import to_dense
+from spade.io._files.matrices import to_dense
 from spade._samples.obs import group_labels, value_strings
 from spade._samples.open import Item, Samples, as_list, iter_samples
 from spade._samples.sample import Sample, check_names

@@ -170,7 +170,8 @@ def train_seal(
     table_key
         Table; may be left out when there is one.
     rng
-        Seed of initialisation, order, augmentation, dropout and noise. The same seed, machine and number of threads
+        Seed of initialisation, order, augmentation, dropout and noise. Batches follow the order of the rows: the same
+        spots in another order give another model. The same seed, machine and number of threads
         (``torch.set_num_threads``) give the same bytes; with another number, sums are rounded in another order.
 
     Returns
