@@ -127,6 +127,11 @@ ODD = {
         "n_repeats": (None, *COUNTS), "device": (None, *KEYS), "table_key": CHOICES, "rng": SEEDS,
     },
     "switchboard_summary": {"table": TABLES, "baseline": (None, *CHOICES), "over": (None, *CHOICES), **SPREAD},
+    "train_programs": {
+        "use_rep": (None, *CHOICES), "genes": GENE_LISTS, "layer": CHOICES, "targets": (None, *CHOICES),
+        "n_programs": COUNTS, "n_clusters": (*COUNTS, [1], ["a"], ()), "split_key": CHOICES,
+        "shuffle_pairs": (None, *FLAGS), "table_key": CHOICES, "rng": SEEDS,
+    },
     "train_seal": {
         "encoder": (["a"], 3, "", HUGE), "on_features": (None, *CHOICES), "genes": GENE_LISTS, "layer": CHOICES,
         "normalized": (None, *FLAGS), "dim": COUNTS, "hidden": (None, *COUNTS), "head": (None, *CHOICES),
@@ -218,6 +223,7 @@ def works(tmp_path_factory):
                         "spade_settings": {"n_prototypes": 4, "n_experts": 2, "dim": 8, **small},
                         "variants": ["frozen", "spade"], "control": False},
         "switchboard_summary": {"table": folds, "n_boot": 10},
+        "train_programs": {"samples": pair, "use_rep": "X_f", "n_clusters": (3,), "n_programs": 2},
         "train_seal": {"samples": pair, "on_features": "X_f", "genes": list(GENES[:10]), "dim": 8, "hidden": 8,
                        "n_epochs": 1, "batch_size": 16},
         "train_spade": {"samples": pair, "use_rep": "X_f", "genes": list(GENES[:10]), "n_prototypes": 4,
