@@ -21,7 +21,7 @@ from spade.core.files import digest, parse_json, read_small_text
 from spade.io._atomic import publish, replacing
 from spade.io._state_dict import check_finite
 from spade.models._checksums import check_checksums, write_checksums
-from spade.models._config import ProgramConfig, SealConfig, SpadeConfig, settings_of
+from spade.models._config import STORED_IF_GIVEN, ProgramConfig, SealConfig, SpadeConfig, settings_of
 from spade.models._genes import GenePanel
 
 FORMAT = 1
@@ -167,7 +167,8 @@ def read_folder(path: Path, kind: str) -> tuple[Any, dict[str, NDArray[Any]], Ge
 
 def read_config(cls: type[Config], stored: Mapping[str, Any]) -> Config:
     """Return the settings of a description; unknown or missing ones are an error."""
-    if odd := sorted(set(stored) ^ {field.name for field in fields(cls)}):
+    known = {field.name for field in fields(cls)}
+    if odd := sorted((set(stored) - known) | (known - set(stored) - STORED_IF_GIVEN)):
         raise ValueError(f"the settings {odd} in {CONFIG} are unknown or missing")
     return cls(**settings_of(stored))
 
