@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -14,15 +16,23 @@ def column_scale(x: NDArray[np.floating]) -> tuple[Floats, Floats]:
     return mean, scale_of(mean, x.var(0, dtype=np.float64))
 
 
-def block_scale(x: NDArray[np.floating], *, by_column: bool) -> tuple[Floats, Floats]:
-    """Mean and scale of every column, after which the variances of all columns sum to 1.
+def block_scale(mean: Floats, variance: Floats, *, by_column: bool) -> Floats:
+    """Scale of every column of a block, after which their variances sum to 1.
 
     ``by_column``: every column gets the same variance; otherwise one scalar keeps the ratios between columns.
     """
-    mean, deviation = column_scale(x)
-    variance = ((x - mean) / deviation).var(0) if by_column else x.var(0, dtype=np.float64)
-    total = scale_of(np.zeros(1), variance.sum(keepdims=True))
-    return mean, deviation * total if by_column else np.repeat(total, len(mean))
+    deviation = scale_of(mean, variance) if by_column else np.ones(len(mean))
+    return deviation * scale_of(np.zeros(1), np.sum(variance / deviation**2, keepdims=True))
+
+
+def scale_of_blocks(mean: Floats, variance: Floats, blocks: Sequence[tuple[int, bool]]) -> Floats:
+    """Scale of the columns of several blocks, ``(width, by_column)``: alike in variance, which is 1 a column overall."""
+    ends = np.cumsum([width for width, _ in blocks])
+    parts = [
+        block_scale(mean[end - width : end], variance[end - width : end], by_column=by_column)
+        for end, (width, by_column) in zip(ends, blocks, strict=True)
+    ]
+    return np.concatenate(parts) / np.sqrt(len(mean) / len(blocks))
 
 
 def within_sections(x: NDArray[np.floating], section: NDArray[np.str_], *, block: bool, by_column: bool) -> Floats:
@@ -30,6 +40,8 @@ def within_sections(x: NDArray[np.floating], section: NDArray[np.str_], *, block
     scaled = np.empty(x.shape, dtype=np.float64)
     for name in np.unique(section):
         rows = section == name
-        mean, scale = block_scale(x[rows], by_column=by_column) if block else column_scale(x[rows])
+        mean, scale = column_scale(x[rows])
+        if block:
+            scale = block_scale(mean, x[rows].var(0, dtype=np.float64), by_column=by_column)
         scaled[rows] = (x[rows] - mean) / scale
     return scaled

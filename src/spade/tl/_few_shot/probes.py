@@ -94,12 +94,12 @@ class Probe:
         return weights
 
 
-def check_strength(c: object) -> None:
+def check_strength(c: object, rules: Sequence[str] = ("norm", "paper", "cv")) -> None:
     """Raise if this is no inverse strength of a penalty."""
     if not isinstance(c, str):
         check_positive("C", c)
-    elif c not in ("norm", "paper", "cv"):
-        raise ValueError(f'C={brief(c)}: expected a positive number, "norm", "paper" or "cv".')
+    elif c not in rules:
+        raise ValueError(f"C={brief(c)}: expected a positive number or one of {', '.join(map(repr, rules))}.")
 
 
 def check_paper(c: object, scaling: str, *, class_weights: bool = False) -> None:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from spatialdata import SpatialData
 
 from spade._checks import shorten
-from spade._samples.features import read_features
+from spade._samples.features import is_image_features, read_features
 from spade._samples.obs import group_labels, value_strings
 from spade._samples.open import Item, Samples, as_list, iter_samples
 from spade._samples.sample import Sample, check_names
@@ -46,8 +46,8 @@ class Bags:
     ----------
     names
         Names of the slides.
-    widths
-        Number of features of every representation.
+    blocks
+        Blocks of every representation: their widths, and whether an encoder wrote them.
     facts
         Values per slide by the argument that named their column: strings, ``""`` where missing.
     places
@@ -57,13 +57,18 @@ class Bags:
     """
 
     names: list[str]
-    widths: dict[str, int]
+    blocks: dict[str, list[tuple[int, bool]]]
     facts: dict[str, NDArray[np.object_]]
     places: list[tuple[int, Rows]]
     readers: dict[str, list[Reader]]
 
     def __len__(self) -> int:
         return len(self.names)
+
+    @property
+    def widths(self) -> dict[str, int]:
+        """Number of features of every representation."""
+        return {name: sum(width for width, _ in blocks) for name, blocks in self.blocks.items()}
 
     def read(self, i: int, name: str) -> Block:
         """Read the patches of slide ``i`` in one representation, ``(n, d)`` finite float32 with n > 0."""
@@ -183,7 +188,7 @@ def _of_files(files: Mapping[str, Files]) -> Bags:
     readers: dict[str, list[Reader]] = {
         name: [partial(read_feature_file, path_of[slide]) for slide in names] for name, path_of in paths.items()
     }
-    return Bags(names, widths, {}, [], readers)
+    return Bags(names, {name: [(width, True)] for name, width in widths.items()}, {}, [], readers)
 
 
 def _of_samples(
@@ -199,7 +204,8 @@ def _of_samples(
     facts: dict[str, list[str]] = {argument: [] for argument in wanted}
     places: list[tuple[int, Rows]] = []
     readers: dict[str, list[Reader]] = {name: [] for name in named}
-    widths: dict[str, dict[str, int]] = {name: {} for name in named}
+    widths: dict[str, dict[str, int]] = {key: {} for keys in named.values() for key in keys}
+    of_encoder: dict[str, bool] = {}
     n_left_out = 0
     lacking: list[dict[str, str]] = []
     for number, sample in enumerate(iter_samples(items, table_key=table_key)):
@@ -207,7 +213,8 @@ def _of_samples(
         slide_of_row = group_labels(sample, slide_key, "slide_key")
         slides = list(dict.fromkeys(slide_of_row.tolist()))
         check_names([*names, *slides], "slides")
-        complete, width = _complete_rows(sample, dict.fromkeys(key for keys in named.values() for key in keys))
+        complete, width = _complete_rows(sample, widths)
+        of_encoder |= {key: is_image_features(sample, key) for key in widths}
         n_left_out += int((~complete).sum())
         source = sample.table if sample.path is None else (sample.path, sample.table_key)
         for slide in slides:
@@ -219,20 +226,22 @@ def _of_samples(
                     f"({shorten(width)}). Look at sp.pl.patches, or leave the slide out."
                 )
             places.append((number, rows))
+            for key in widths:
+                widths[key][slide] = width[key]
             for argument, column in wanted.items():
                 facts[argument].append(_value_of_slide(sample, argument, column, slide, of_slide))
             for name, keys in named.items():
                 readers[name].append(partial(_read_rows, source, keys, rows))
-                widths[name][slide] = sum(width[key] for key in keys)
         names += slides
     for argument, message in lacking[0].items():
         if all(argument in of_sample for of_sample in lacking):
             raise KeyError(message)
     if n_left_out:
         logger.info("%d patches without a representation are not used", n_left_out)
+    one_width = {key: _one_width(width_of, key) for key, width_of in widths.items()}
     return Bags(
         names,
-        {name: _one_width(width_of, name) for name, width_of in widths.items()},
+        {name: [(one_width[key], of_encoder[key]) for key in keys] for name, keys in named.items()},
         {argument: np.array(values, dtype=object) for argument, values in facts.items()},
         places,
         readers,
@@ -334,4 +343,4 @@ def _labelled(bags: Bags, labels: pd.DataFrame, wanted: Mapping[str, str]) -> Ba
                 f"{ADVICE.get(argument, '')}"
             )
         facts[argument] = value_strings(frame[column])[position]
-    return Bags(bags.names, bags.widths, facts, bags.places, bags.readers)
+    return Bags(bags.names, bags.blocks, facts, bags.places, bags.readers)

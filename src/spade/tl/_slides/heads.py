@@ -24,18 +24,18 @@ from spade.core.checks import (
     check_share,
 )
 from spade.core.evaluation.folds import inner_split
-from spade.core.evaluation.scaling import column_scale
+from spade.core.evaluation.scaling import scale_of_blocks
 from spade.core.rng import numpy_stream, torch_stream
 from spade.core.slides.epochs import SCHEDULES
 from spade.core.slides.heads import HEADS, N_HEADS, Widths, check_widths, first_width, make_head
 from spade.core.slides.train import train_bags
-from spade.tl._few_shot.probes import linear
+from spade.tl._few_shot.probes import check_paper, check_strength, linear, strength
 from spade.tl._slides.bags import Bags
 from spade.tl._slides.slides import Slides
 
 #: Patches that are held in double precision at a time.
 PATCHES_AT_A_TIME = 4_096
-SCALINGS = ("train", "none")
+SCALINGS = ("block", "train", "none")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,7 +68,8 @@ class HeadConfig:
 class SlideConfig(HeadConfig):
     """Settings of heads that learn classes; see :func:`spade.tl.slide_task`."""
 
-    scaling: str = "train"
+    C: float | str = "norm"
+    scaling: str = "block"
     class_weights: bool = True
 
     def __post_init__(self) -> None:
@@ -76,6 +77,8 @@ class SlideConfig(HeadConfig):
         super().__post_init__()
         check_choice("scaling", self.scaling, SCALINGS)
         check_flag("class_weights", self.class_weights)
+        check_strength(self.C, ("norm", "paper"))
+        check_paper(self.C, self.scaling, class_weights=self.class_weights)
 
 
 def check_heads(head: object, choices: Sequence[str] = HEADS, *, hidden: Widths) -> list[str]:
@@ -98,10 +101,14 @@ class Moments:
     mean: Floats
     variance: Floats
 
+    def over(self, slides: Rows) -> tuple[Floats, Floats]:
+        """Mean and variance over the patches of some slides, each of which counts alike."""
+        return self.mean[slides].mean(0), self.variance[slides].mean(0) + self.mean[slides].var(0)
+
     def scale(self, slides: Rows) -> tuple[Floats, Floats]:
-        """Mean and deviation over the patches of some slides, each of which counts alike; constant columns have 1."""
-        mean = self.mean[slides].mean(0)
-        return mean, scale_of(mean, self.variance[slides].mean(0) + self.mean[slides].var(0))
+        """Mean and deviation over the patches of some slides; constant columns have 1."""
+        mean, variance = self.over(slides)
+        return mean, scale_of(mean, variance)
 
 
 def read_moments(bags: Bags, name: str, slides: Rows) -> Moments:
@@ -145,8 +152,8 @@ def fit_slide_head(
 ) -> SlideHead:
     """Train a head on the classes of the slides ``train``, in one representation."""
     if head == "mean":
-        return _fit_mean(slides, moments, train, config)
-    scale = moments.scale(train) if config.scaling == "train" else _no_scale(slides.bags.widths[name])
+        return _fit_mean(slides, name, moments, train, config)
+    scale = _scale(*moments.over(train), slides.bags.blocks[name], config)
     mean, deviation = (torch.from_numpy(values).to(device, torch.float32) for values in scale)
 
     def read(i: int) -> Tensor:
@@ -176,17 +183,21 @@ def fit_slide_head(
     return SlideHead(predict, selected)
 
 
-def _no_scale(width: int) -> tuple[Floats, Floats]:
-    return np.zeros(width), np.ones(width)
+def _scale(
+    mean: Floats, variance: Floats, blocks: Sequence[tuple[int, bool]], config: SlideConfig
+) -> tuple[Floats, Floats]:
+    """Mean and deviation that features are scaled by, as ``(x - mean) / deviation``."""
+    if config.scaling == "none":
+        return np.zeros(len(mean)), np.ones(len(mean))
+    return mean, scale_of_blocks(mean, variance, blocks) if config.scaling == "block" else scale_of(mean, variance)
 
 
-def _fit_mean(slides: Slides, moments: Moments, train: Rows, config: SlideConfig) -> SlideHead:
+def _fit_mean(slides: Slides, name: str, moments: Moments, train: Rows, config: SlideConfig) -> SlideHead:
     """Logistic regression on the mean over patches."""
     x = moments.mean[train]
-    width = x.shape[1]
-    mean, deviation = column_scale(x) if config.scaling == "train" else _no_scale(width)
-    strength = width * len(slides.classes) / 100
-    probabilities = linear((x - mean) / deviation, slides.y[train], strength, balanced=bool(config.class_weights))
+    mean, deviation = _scale(x.mean(0), x.var(0), slides.bags.blocks[name], config)
+    scaled = (x - mean) / deviation
+    probabilities = linear(scaled, slides.y[train], strength(config.C, scaled), balanced=bool(config.class_weights))
 
     def predict(i: int) -> tuple[Floats, Floats]:
         return probabilities((moments.mean[[i]] - mean) / deviation)[0], np.zeros(0)

@@ -13,6 +13,7 @@ Config = TypeVar("Config", bound=HeadConfig)
 PRESETS: dict[str, dict[str, Any]] = {
     "paper": {
         "hidden": (512, 512, 384), "lr": 1e-5, "schedule": "cosine", "scaling": "none", "class_weights": False,
+        "C": "paper",
     },
 }  # fmt: skip
 

@@ -46,6 +46,7 @@ def slide_task(
     shots: int | Sequence[int] | None = None,
     n_repeats: int = 1,
     preset: str | None = None,
+    C: float | str | None = None,
     scaling: str | None = None,
     class_weights: bool | None = None,
     hidden: int | Sequence[int] | None = None,
@@ -80,7 +81,7 @@ def slide_task(
         For samples: ``obsm`` key of a representation; a tuple of keys is concatenated; a list of these compares
         several; a dict names them. Patches that lack one of them are not used for any. None for feature files.
     head
-        ``"mean"``: logistic regression on the mean over patches, C = width × classes / 100, as in the SPADE paper.
+        ``"mean"``: logistic regression on the mean over patches.
         ``"abmil"``: gated attention (Ilse et al. 2018). ``"transmil"``: TransMIL (Shao et al. 2021), with exact
         attention. A list compares several.
     labels
@@ -100,11 +101,17 @@ def slide_task(
         Draws of shots, inner splits and initial weights; the folds stay the same.
     preset
         ``"paper"``: what the authors of SPADE state of their heads, in place of the defaults of settings that are not
-        given: ``hidden=(512, 512, 384)``, ``lr=1e-5``, ``schedule="cosine"``, ``scaling="none"`` and
+        given: ``C="paper"``, ``hidden=(512, 512, 384)``, ``lr=1e-5``, ``schedule="cosine"``, ``scaling="none"`` and
         ``class_weights=False``. All others keep their defaults, as the authors do not state them.
+    C
+        Inverse strength of the L2 penalty of ``"mean"``: a number; ``"norm"`` (default): 4 divided by the mean of the
+        squared lengths of the training rows; ``"paper"``: 2, for features that are not scaled and slides that count
+        alike.
     scaling
-        ``"train"`` (default): features get mean 0 and deviation 1 over the training slides (for ``"mean"``, slide means
-        do). ``"none"``: features are not scaled.
+        ``"block"`` (default): every key of a tuple is a block, and all blocks get the same variance over the training
+        slides (for ``"mean"``, over slide means); columns of image features get the same variance, other blocks keep
+        the ratios between their columns, as in :func:`few_shot`. ``"train"``: every column gets mean 0 and deviation 1.
+        ``"none"``: features are not scaled.
     class_weights
         Weigh slides so that all classes count alike; True by default.
     hidden
@@ -172,7 +179,7 @@ def slide_task(
     [['X_texture', 0, 8]]
     """
     may_be_preset = {
-        "scaling": scaling, "class_weights": class_weights, "hidden": hidden, "lr": lr, "schedule": schedule,
+        "C": C, "scaling": scaling, "class_weights": class_weights, "hidden": hidden, "lr": lr, "schedule": schedule,
     }  # fmt: skip
     config = settings_with(
         SlideConfig, preset, may_be_preset, dropout=dropout, n_epochs=n_epochs, weight_decay=weight_decay,
