@@ -8,10 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from spade._checks import shorten
-from spade.io._files.matrices import to_dense
 from spade._samples.sample import Sample
 from spade.core.arrays import Floats, scale_of
 from spade.core.checks import brief, check_choice, check_ordered, check_text
+from spade.io._files.matrices import to_dense
 
 SCALINGS = ("section", "support", "none")
 #: A representation: an ``obsm`` key, or several keys whose features are concatenated.
