@@ -63,5 +63,5 @@ def _stored_names(path: Path, table_key: str) -> pd.Index | None:
         store = zarr.open_group(path, mode="r", use_consolidated=False)
         if (name := f"tables/{table_key}/obs") not in store:
             return None
-        obs = store[name]
-        return pd.Index(ad.io.read_elem(obs[obs.attrs["_index"]]))
+        index = str(store[name].attrs["_index"])
+        return pd.Index(ad.io.read_elem(store[f"{name}/{index}"]))

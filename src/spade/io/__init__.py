@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from spade.io._annotations import read_annotations
+from spade.io._cohort.metadata import read_hest_metadata
+from spade.io._cohort.spade_samples import spade_samples
 from spade.io._hest import read_hest
 from spade.io._st import read_st
 from spade.io._store import write
 
-__all__ = ["read_annotations", "read_hest", "read_st", "write"]
+__all__ = ["read_annotations", "read_hest", "read_hest_metadata", "read_st", "spade_samples", "write"]

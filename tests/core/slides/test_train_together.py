@@ -37,7 +37,9 @@ def one_step(name, monkeypatch, x, dropout=0.0):
 
     monkeypatch.setattr(torch.optim.AdamW, "step", note)
     settings = EpochSettings(n_epochs=1, lr=1e-3)
-    ((value, _),) = train_together(lambda i: x[i], loss, lambda rng: [list(range(len(x)))], (), module, settings=settings)
+    ((value, _),) = train_together(
+        lambda i: x[i], loss, lambda rng: [list(range(len(x)))], (), module, settings=settings
+    )
     return module, before, seen, value
 
 
@@ -59,7 +61,7 @@ def test_the_gradient_is_the_closed_form(monkeypatch):
 @pytest.mark.parametrize("dropout", [0.0, 0.4])
 def test_reading_twice_gives_the_gradient_of_all_bags_at_once(name, dropout, monkeypatch):
     x = bags()
-    module, before, seen, value = one_step(name, monkeypatch, x, dropout)
+    _, before, seen, value = one_step(name, monkeypatch, x, dropout)
     twin = make_head(name, 4, 1, hidden=8, dropout=dropout, generator=torch_stream(0, "test"))
     twin.load_state_dict(before)
     stream = torch_stream(0, "dropout of bags", 0, "cpu")

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from spade.core.arrays import Rows
@@ -103,7 +104,7 @@ def train_together(
     return run_epochs(head, settings, deal_checked, step, validate)
 
 
-def deal_with_events(group: Rows, event: Rows, size: int, rng: np.random.Generator) -> list[list[int]]:
+def deal_with_events(group: Rows, event: NDArray[np.bool_], size: int, rng: np.random.Generator) -> list[list[int]]:
     """Deal positions to batches of about ``size`` groups, each whole and every batch with an event.
 
     Parameters
@@ -116,7 +117,7 @@ def deal_with_events(group: Rows, event: Rows, size: int, rng: np.random.Generat
         Generator.
     """
     names, first = np.unique(group, return_index=True)
-    with_event = event[first].astype(bool)
+    with_event = event[first]
     n_batches = max(1, min(math.ceil(len(names) / size), int(with_event.sum())))
     dealt = np.concatenate([rng.permutation(names[with_event]), rng.permutation(names[~with_event])])
     return [np.flatnonzero(np.isin(group, dealt[start::n_batches])).tolist() for start in range(n_batches)]
