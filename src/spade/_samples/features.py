@@ -9,12 +9,12 @@ from numpy.typing import NDArray
 
 from spade import _keys
 from spade._checks import shorten
-from spade.io._files.matrices import to_dense
 from spade._samples.sample import Sample
 from spade.core.arrays import Floats, Rows
 from spade.core.checks import brief, check_choice, check_not_negative, check_ordered, check_text
 from spade.core.errors import warn
 from spade.core.evaluation.scaling import column_scale, within_sections
+from spade.io._files.matrices import to_dense
 
 SCALINGS = ("block", "section", "support", "none")
 #: What other programs make of the expression of a spot, and how keys of it end that ``tl.embed`` writes.
