@@ -197,10 +197,8 @@ def main(arguments=None):
         tables.append(run_task(task, cohort, ways[task.train], options.draws, options.seed))
     table = pd.concat(tables)
     for (name, animal), rows in table.groupby(["task", "animal"], sort=False):
-        units = rows["unit"].unique()
-        print(
-            f"\n{name}, {animal}: balanced accuracy, {options.draws} draws, {len(units)} sections ({', '.join(units)})\n"
-        )
+        units = ", ".join(rows["unit"].unique())
+        print(f"\n{name}, {animal}: balanced accuracy, {options.draws} draws; {units}\n")
         show(rows)
     return table
 

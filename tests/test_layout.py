@@ -30,7 +30,7 @@ STAIRCASE = [
     "models",
     "_samples",
     "datasets pp tl._training tl._embedding tl._experts tl._few_shot",
-    "tl._expression tl._slides",
+    "tl._expression tl._slides tl._programs",
     "tl._switchboard",
     "tl",
     "pl._draw",

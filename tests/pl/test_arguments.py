@@ -62,6 +62,9 @@ ODD = {
         "rng": SEEDS, "ax": AXES, "show": FLAGS,
     },
     "patches": {"spots": NAMES, "n": COUNTS, "rng": SEEDS, **ON_TISSUE},
+    "programs": {
+        "model": (None, 3, "model", sp.models.ProgramModel), "n_programs": COUNTS, "layer": COLUMNS, **ON_TISSUE,
+    },
     "retrieval": {"table": TABLES, "n_queries": COUNTS, "n_patches": COUNTS, "query_samples": (3, []), **ON_TISSUE},
     "survival": {
         "table": TABLES, "groups": (3, math.nan, "no such", ["a"], []), "n_groups": COUNTS, "time_label": (None, 3,
@@ -128,6 +131,7 @@ def works():
     sdata.attrs["spade"]["sample"] = "sample"
     composition, genes, few, bench, variants, found, history = tables()
     patients = {"time": [5, 8, 12, 3], "event": [1, 0, 1, 1]}
+    programs = sp.tl.train_programs(sdata, use_rep="X_f", genes=list(sdata["table"].var_names), n_clusters=(3,), n_programs=2)
     return {
         "attention": {"samples": sdata, "key": "looks"},
         "choose_n_experts": {"samples": sdata, "use_rep": "X_f", "counts": (1, 2), "n_prototypes": 3},
@@ -140,6 +144,7 @@ def works():
         "expression_ranking": {"table": bench, "n_boot": 10},
         "few_shot": {"table": few, "n_boot": 10},
         "patches": {"samples": sdata, "n": 1},
+        "programs": {"samples": sdata, "model": programs, "n_programs": 1},
         "retrieval": {"table": found, "samples": sdata},
         "survival": {"table": patients, "groups": ["a", "a", "b", "b"]},
         "switchboard": {"table": variants, "n_boot": 10},

@@ -13,7 +13,7 @@ from spade import _keys
 from spade._samples.features import read_features
 from spade._samples.sample import Sample
 from spade.core.checks import brief, check_text
-from spade.models import SealConfig, SealModel, SpadeConfig, SpadeModel
+from spade.models import ProgramConfig, ProgramModel, SealConfig, SealModel, SpadeConfig, SpadeModel
 
 Model: TypeAlias = SpadeModel | SealModel
 #: Origin of features: names in the settings, and in the record that ``pp.encode_patches`` writes.
@@ -44,6 +44,21 @@ def _describe(source: Mapping[str, Any]) -> str:
     if "patch_um" in source:
         parts.append(f"patches of {source['patch_um']:g} µm at {source.get('patch_px')} px")
     return ", ".join(parts)
+
+
+def read_program_features(sample: Sample, model: ProgramModel) -> NDArray[np.float32]:
+    """Return the features ``(n_obs, D)`` of all keys that the model reads, NaN in rows where one is missing."""
+    blocks = []
+    for key, width in zip(model.config.keys, model.config.widths, strict=True):
+        block = read_features(sample, key)
+        if block.shape[1] != width:
+            raise ValueError(
+                f"{sample.name}: obsm[{key!r}] has {block.shape[1]} features, but the model reads {width} of encoder "
+                f"{model.config.encoder!r}. Encode the patches with that encoder."
+            )
+        blocks.append(block)
+    check_source(sample, model.config.keys[0], source_of(model.config), "the model's features are")
+    return np.concatenate(blocks, axis=1)
 
 
 def check_model(model: object, argument: str = "model") -> None:
@@ -122,6 +137,6 @@ def read_model_features(sample: Sample, use_rep: str, model: Model) -> NDArray[n
     return features
 
 
-def source_of(config: SpadeConfig | SealConfig) -> dict[str, Any]:
+def source_of(config: SpadeConfig | SealConfig | ProgramConfig) -> dict[str, Any]:
     """Return the origin of the features that a model was trained on."""
     return {name: getattr(config, name) for name in SOURCE}

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from spade.core.checks import check_choice, check_count, check_text
+from spade.core.checks import brief, check_choice, check_count, check_kinds, check_text
 from spade.core.experts.config import TrainingConfig
 from spade.core.seal.config import SealTraining
 
@@ -22,6 +22,8 @@ ROUTING_SETTINGS = (
     "patch_um",
     "patch_px",
 )
+#: Settings that came after the first models were saved: in files and all that is hashed they stand if they are given.
+STORED_IF_GIVEN = frozenset({"gene_lr"})
 #: What stands in files, and in all that is hashed, for settings that were not given. All others are stored as null.
 STORED_FOR_NONE: Mapping[str, str | int] = {"micro_batch_size": 0, "use_rep": "", "weights": ""}
 
@@ -93,9 +95,47 @@ class SealConfig(SealTraining):
         return self.use_rep is not None
 
 
-def stored_settings(config: SpadeConfig | SealConfig) -> dict[str, Any]:
+@dataclass(frozen=True)
+class ProgramConfig:
+    """Settings of :func:`spade.tl.train_programs`; ``use_rep`` holds its keys, joined by ``" + "``."""
+
+    use_rep: str = "X_texture"
+    widths: tuple[int, ...] = ()
+    encoder: str | None = None
+    encoder_id: str | None = None
+    patch_um: float | None = None
+    patch_px: int | None = None
+    layer: str | None = None
+    targets: str = "expression"
+    n_programs: int = 8
+    n_clusters: tuple[int, ...] = (6, 8, 10, 12, 16)
+    split_key: str | None = None
+    shuffle_pairs: bool = False
+    seed: int = 0
+    strength: float = 0.0
+    alpha: float = 0.0
+
+    def __post_init__(self) -> None:
+        """Check every value; lists, as files hold them, become tuples."""
+        check_kinds(self)
+        check_text("use_rep", self.use_rep)
+        check_text("targets", self.targets)
+        check_count("n_programs", self.n_programs, 0)
+        for name, least in (("widths", 1), ("n_clusters", 2)):
+            values = getattr(self, name)
+            if not isinstance(values, Sequence) or isinstance(values, str) or (name == "n_clusters" and not values):
+                raise ValueError(f"{name}={brief(values)}: expected whole numbers, such as (6, 8, 10).")
+            object.__setattr__(self, name, tuple(check_count(name, value, least) for value in values))
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """The ``obsm`` keys that are read."""
+        return tuple(self.use_rep.split(" + "))
+
+
+def stored_settings(config: SpadeConfig | SealConfig | ProgramConfig) -> dict[str, Any]:
     """Return settings as files, ids and the identity of a training hold them."""
-    settings = asdict(config)
+    settings = {name: value for name, value in asdict(config).items() if name not in STORED_IF_GIVEN or value is not None}
     return settings | {name: settings[name] or stored for name, stored in STORED_FOR_NONE.items() if name in settings}
 
 

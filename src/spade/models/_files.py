@@ -21,7 +21,7 @@ from spade.core.files import digest, parse_json, read_small_text
 from spade.io._atomic import publish, replacing
 from spade.io._state_dict import check_finite
 from spade.models._checksums import check_checksums, write_checksums
-from spade.models._config import SealConfig, SpadeConfig, settings_of
+from spade.models._config import STORED_IF_GIVEN, ProgramConfig, SealConfig, SpadeConfig, settings_of
 from spade.models._genes import GenePanel
 
 FORMAT = 1
@@ -30,7 +30,7 @@ CONFIG, ARRAYS, GENES, CARD = "config.json", "model.safetensors", "genes.json", 
 ID_DIGITS = 12
 #: Errors that files raise if they were edited or do not belong together.
 DAMAGED = (AttributeError, KeyError, RuntimeError, TypeError, ValueError)
-Config = TypeVar("Config", SpadeConfig, SealConfig)
+Config = TypeVar("Config", SpadeConfig, SealConfig, ProgramConfig)
 
 
 class History(TypedDict):
@@ -78,10 +78,17 @@ class SealDescription(Description):
     merged: bool
 
 
+class ProgramDescription(Description):
+    """What ``config.json`` says of a :class:`ProgramModel`."""
+
+    sizes: list[int]
+
+
 #: Entries that the description of each kind of model must have.
 REQUIRED: dict[str, frozenset[str]] = {
     "SpadeModel": SpadeDescription.__required_keys__,
     "SealModel": SealDescription.__required_keys__,
+    "ProgramModel": ProgramDescription.__required_keys__,
 }
 
 
@@ -106,7 +113,7 @@ def check_panel(genes: GenePanel, n_genes: int) -> None:
 def write_folder(
     path: Path,
     kind: str,
-    description: SpadeDescription | SealDescription,
+    description: SpadeDescription | SealDescription | ProgramDescription,
     arrays: Mapping[str, NDArray[Any]],
     genes: GenePanel | None,
     card: str,
@@ -160,7 +167,8 @@ def read_folder(path: Path, kind: str) -> tuple[Any, dict[str, NDArray[Any]], Ge
 
 def read_config(cls: type[Config], stored: Mapping[str, Any]) -> Config:
     """Return the settings of a description; unknown or missing ones are an error."""
-    if odd := sorted(set(stored) ^ {field.name for field in fields(cls)}):
+    known = {field.name for field in fields(cls)}
+    if odd := sorted((set(stored) - known) | (known - set(stored) - STORED_IF_GIVEN)):
         raise ValueError(f"the settings {odd} in {CONFIG} are unknown or missing")
     return cls(**settings_of(stored))
 

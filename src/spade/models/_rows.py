@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.sparse import csr_matrix, issparse
 
-from spade.core.arrays import Floats
+from spade.core.arrays import Floats, scale_of
 
 Matrix: TypeAlias = Floats | csr_matrix
 
@@ -45,4 +45,19 @@ def check_output(out: NDArray[np.floating], model: object, *inputs: NDArray[Any]
             f"the output of {int(bad.sum())} of {len(out)} rows is NaN or infinite, although their input is not. Are "
             f"the features or the expression far larger than in training? {model!r}"
         )
+    return out
+
+
+def scale_by_section(x: Floats, section: NDArray[Any]) -> NDArray[np.float64]:
+    """Return features with mean 0 and deviation 1 in every section; rows with NaN are left out, and stay NaN.
+
+    A constant column becomes 0.
+    """
+    out = np.full(x.shape, np.nan)
+    valid = ~np.isnan(x).any(1)
+    for name in np.unique(section[valid]):
+        rows = np.flatnonzero(valid & (section == name))
+        values = x[rows].astype(np.float64)
+        mean = values.mean(0)
+        out[rows] = (values - mean) / scale_of(mean, values.var(0))
     return out

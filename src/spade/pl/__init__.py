@@ -11,6 +11,7 @@ from spade.pl._expression import expression
 from spade.pl._expression_ranking import expression_ranking
 from spade.pl._few_shot import few_shot
 from spade.pl._patches import patches
+from spade.pl._programs import programs
 from spade.pl._retrieval import retrieval
 from spade.pl._survival import survival
 from spade.pl._switchboard import switchboard
@@ -28,6 +29,7 @@ __all__ = [
     "expression_ranking",
     "few_shot",
     "patches",
+    "programs",
     "retrieval",
     "survival",
     "switchboard",

@@ -24,6 +24,7 @@ from spade.pl._draw.tissue import View, common_frames, draw_spots, draw_tissue, 
 FADE = 0.35
 PANEL = 2.7
 CMAP = "viridis"
+UNIT = "log expression"
 
 
 def expression(
@@ -101,11 +102,11 @@ def expression(
         drawn += [(view, values) for view in views(sample, patches_key)]
     frames = common_frames([view.frame() for view, _ in drawn])
     names = [name for name in _Values._fields if any(getattr(values, name) is not None for _, values in drawn)]
-    axes = _panels(ax, len(drawn) * len(wanted), names, frames[0])
+    axes = panels_of(ax, len(drawn) * len(wanted), names, frames[0])
     rows = iter(axes)
     for (view, values), box in zip(drawn, frames, strict=True):
         for i, gene in enumerate(wanted):
-            _draw_row(next(rows), view, box, values.of(names, view.rows, i), gene)
+            draw_row(next(rows), view, box, values.of(names, view.rows, i), gene)
     finish(show=show)
     return axes
 
@@ -149,7 +150,8 @@ def _read(
     )
 
 
-def _panels(ax: Any, n_rows: int, names: list[str], frame: Floats) -> NDArray[Any]:
+def panels_of(ax: Any, n_rows: int, names: list[str], frame: Floats) -> NDArray[Any]:
+    """Return the Axes given, or those of a new figure, ``(n_rows, len(names))``."""
     if ax is not None:
         return given_axes(ax, (n_rows, len(names)), f"{plural(n_rows, 'row')} × ({', '.join(names)})")
     aspect = (frame[3] - frame[1]) / (frame[2] - frame[0])
@@ -157,8 +159,10 @@ def _panels(ax: Any, n_rows: int, names: list[str], frame: Floats) -> NDArray[An
     return figure.subplots(n_rows, len(names), squeeze=False)
 
 
-def _draw_row(axes: NDArray[Any], view: View, box: Floats, panels: dict[str, Floats], gene: str) -> None:
-    """Draw one gene in one section."""
+def draw_row(
+    axes: NDArray[Any], view: View, box: Floats, panels: dict[str, Floats], gene: str, unit: str = UNIT
+) -> None:
+    """Draw one gene (or score, in its ``unit``) in one section: a panel per entry of ``panels``."""
     for ax, (name, values) in zip(axes, panels.items(), strict=True):
         draw_tissue(ax, view, box, FADE)
         known = values[np.isfinite(values)]
@@ -170,7 +174,7 @@ def _draw_row(axes: NDArray[Any], view: View, box: Floats, panels: dict[str, Flo
         low, high = np.percentile(known, [2, 98]) if name != "deviation" else (0.0, float(known.max()))
         spots.set_norm(Normalize(low, max(high, low + 1e-6)))
         spots.set_array(np.ma.masked_invalid(values))
-        colour_bar(ax, spots, "log expression" if name != "deviation" else "deviation")
+        colour_bar(ax, spots, unit if name != "deviation" else "deviation")
         title(ax, head + (_agreement(panels) if name == "predicted" else ""))
 
 

@@ -15,6 +15,7 @@ from spade.tl._expression.predict_expression import predict_expression
 from spade.tl._few_shot.annotate import annotate
 from spade.tl._few_shot.few_shot import few_shot
 from spade.tl._few_shot.few_shot_summary import few_shot_summary
+from spade.tl._programs.train_programs import train_programs
 from spade.tl._slides.attention import attention
 from spade.tl._slides.slide_task import slide_task
 from spade.tl._slides.survival import survival
@@ -48,6 +49,7 @@ __all__ = [
     "survival_summary",
     "switchboard",
     "switchboard_summary",
+    "train_programs",
     "train_seal",
     "train_spade",
 ]

@@ -28,8 +28,8 @@ TABLES = (None, 3, "table", [1], {}, pd.DataFrame(), HUGE)
 STEMS = (None, "my key", *KEYS)
 SPREAD = {"n_boot": (None, *COUNTS), "level": (None, 0, 1, *NUMBERS), "rng": SEEDS}
 FITTING = {
-    "class_weights": (None, *FLAGS), "hidden": (None, *COUNTS), "dropout": (None, 1, *NUMBERS),
-    "n_epochs": (None, *COUNTS), "lr": (None, *NUMBERS), "weight_decay": (None, *NUMBERS),
+    "preset": CHOICES, "class_weights": FLAGS, "hidden": ((8,), [8, 0], *COUNTS), "dropout": (None, 1, *NUMBERS),
+    "n_epochs": (None, *COUNTS), "lr": NUMBERS, "schedule": CHOICES, "weight_decay": (None, *NUMBERS),
     "patience": (None, *COUNTS), "inner_val": (None, 0.7, *NUMBERS), "device": (None, *KEYS),
     "table_key": CHOICES, "rng": SEEDS,
 }  # fmt: skip
@@ -51,7 +51,7 @@ ODD = {
     },
     "attention": {
         "label_key": (None, *CHOICES), "use_rep": (None, {"X_f"}, *CHOICES), "head": (None, "mean", *CHOICES),
-        "labels": TABLES[1:], "slide_key": CHOICES, "groupby": CHOICES, "scaling": (None, *CHOICES), **FITTING,
+        "labels": TABLES[1:], "slide_key": CHOICES, "groupby": CHOICES, "scaling": CHOICES, **FITTING,
         "key_added": ("my key", *KEYS),
     },
     "cluster_experts": {"use_rep": (None, *CHOICES), **CLUSTERING, "key_added": STEMS},
@@ -105,14 +105,14 @@ ODD = {
         "label_key": (None, *CHOICES), "use_rep": (None, {"X_f"}, [], {}, *CHOICES), "head": (None, *LISTS, *CHOICES),
         "labels": TABLES[1:], "slide_key": CHOICES, "groupby": CHOICES, "fold_key": CHOICES,
         "n_folds": (None, *COUNTS), "shots": ("3", [], {}, ["a"], [0], math.nan, True, HUGE),
-        "n_repeats": (None, *COUNTS), "scaling": (None, *CHOICES), **FITTING, "return_predictions": (None, *FLAGS),
+        "n_repeats": (None, *COUNTS), "scaling": CHOICES, **FITTING, "return_predictions": (None, *FLAGS),
         "key_added": STEMS,
     },
     "survival": {
         "time_key": (None, *CHOICES), "event_key": (None, *CHOICES), "use_rep": (None, {"X_f"}, [], {}, *CHOICES),
         "labels": TABLES[1:], "slide_key": CHOICES, "groupby": CHOICES, "head": (None, *CHOICES),
         "loss": (None, *CHOICES), "n_bins": (None, *COUNTS), "strength": (None, *NUMBERS), "n_folds": (None, *COUNTS),
-        "n_repeats": (None, *COUNTS), "fold_key": CHOICES,
+        "n_repeats": (None, *COUNTS), "fold_key": CHOICES, "batch_size": (None, *COUNTS),
         **{name: values for name, values in FITTING.items() if name != "class_weights"},
     },
     "survival_summary": {
@@ -127,12 +127,18 @@ ODD = {
         "n_repeats": (None, *COUNTS), "device": (None, *KEYS), "table_key": CHOICES, "rng": SEEDS,
     },
     "switchboard_summary": {"table": TABLES, "baseline": (None, *CHOICES), "over": (None, *CHOICES), **SPREAD},
+    "train_programs": {
+        "use_rep": (None, *CHOICES), "genes": GENE_LISTS, "layer": CHOICES, "targets": (None, *CHOICES),
+        "n_programs": COUNTS, "n_clusters": (*COUNTS, [1], ["a"], ()), "split_key": CHOICES,
+        "shuffle_pairs": (None, *FLAGS), "table_key": CHOICES, "rng": SEEDS,
+    },
     "train_seal": {
         "encoder": (["a"], 3, "", HUGE), "on_features": (None, *CHOICES), "genes": GENE_LISTS, "layer": CHOICES,
         "normalized": (None, *FLAGS), "dim": COUNTS, "hidden": (None, *COUNTS), "head": (None, *CHOICES),
         "contrastive": (None, *NUMBERS), "gene_reconstruction": (None, *NUMBERS), "image_to_gene": (None, *NUMBERS),
         "kl": (None, *NUMBERS), "temperature": (None, *NUMBERS), "negatives": (None, *CHOICES),
         "balance_sections": (None, *FLAGS), "adversary": (None, *NUMBERS), "gene_warmup": (None, *COUNTS),
+        "gene_lr": NUMBERS,
         "n_epochs": (None, *COUNTS), "batch_size": (None, *COUNTS), "micro_batch_size": COUNTS,
         "lr": (None, *NUMBERS), "weight_decay": (None, *NUMBERS), "shuffle_pairs": (None, *FLAGS),
         "split_key": CHOICES, "device": (None, *KEYS), "devices": (None, *COUNTS), "precision": CHOICES,
@@ -218,6 +224,7 @@ def works(tmp_path_factory):
                         "spade_settings": {"n_prototypes": 4, "n_experts": 2, "dim": 8, **small},
                         "variants": ["frozen", "spade"], "control": False},
         "switchboard_summary": {"table": folds, "n_boot": 10},
+        "train_programs": {"samples": pair, "use_rep": "X_f", "n_clusters": (3,), "n_programs": 2},
         "train_seal": {"samples": pair, "on_features": "X_f", "genes": list(GENES[:10]), "dim": 8, "hidden": 8,
                        "n_epochs": 1, "batch_size": 16},
         "train_spade": {"samples": pair, "use_rep": "X_f", "genes": list(GENES[:10]), "n_prototypes": 4,

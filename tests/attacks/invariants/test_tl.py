@@ -101,6 +101,12 @@ CALLS = {
                "spade_settings": st.just({"n_prototypes": 2, "n_experts": 1, **SMALL})}),
         set(),
     ),
+    "train_programs": (
+        drawn({"use_rep": st.sampled_from(["X_f", ("X_f", "X_theirs")]), "n_clusters": st.just((3,)),
+               "n_programs": st.integers(0, 2), "targets": st.just("expression"), "shuffle_pairs": st.booleans(),
+               "split_key": st.sampled_from([None, "part"]), "rng": SEEDS}),
+        set(),
+    ),
     "train_seal": (
         drawn({"on_features": st.just("X_f"), "genes": st.just(list(GENES[:8])), "n_epochs": st.just(1),
                "dim": st.just(8), "hidden": st.just(8), "batch_size": st.integers(8, 40), "rng": SEEDS,

@@ -36,9 +36,8 @@ def test_the_damaged_file_is_named(store, name, spoilt):
     whole = (path / name).read_bytes()
     (path / name).write_bytes(SPOILT[spoilt])
     try:
-        with pytest.raises(
-            ValueError, match=re.escape(f"path: {str(path / name)!r} cannot be read") + r"|is not a UTF-8"
-        ):
+        said = re.escape(f"path: {str(path / name)!r} cannot be read") + r"|is not a UTF-8"
+        with pytest.raises(ValueError, match=said):
             replace_elements(sdata, path, ["tables/table"])
         if name == "zarr.json":  # it alone tells whether the store was saved by someone else
             with pytest.raises(ValueError, match=re.escape(str(path / name))):

@@ -200,9 +200,7 @@ def test_the_card_is_for_people_who_may_edit_or_remove_it(model, headed, tmp_pat
 DEEP, LARGE = b"[" * 200_000, b" " * (2**26 + 1)
 
 
-@pytest.mark.parametrize(
-    "content", [DEEP, LARGE, b"[]", b"null", b"\xff"], ids=["deep", "large", "list", "null", "odd"]
-)
+@pytest.mark.parametrize("content", [DEEP, LARGE, b"[]", b"null", b"\xff"], ids=["deep", "large", "list", "null", "x"])
 @pytest.mark.parametrize("name", ["config.json", "genes.json", "checksums.json"])
 def test_json_of_a_model_is_bounded_in_size_and_depth(name, content, model, tmp_path):
     model.save(tmp_path / "model")

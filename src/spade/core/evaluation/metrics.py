@@ -40,10 +40,13 @@ def macro_auroc(truth: Labels, scores: Floats) -> float:
 
     Ties count half. NaN if all rows have the same class.
     """
-    areas = []
-    for k in np.unique(truth):
-        is_k = truth == k
-        n, n_rest = int(is_k.sum()), int((~is_k).sum())
-        if n_rest:
-            areas.append((rankdata(scores[:, k])[is_k].sum() - n * (n + 1) / 2) / (n * n_rest))
-    return float(np.mean(areas)) if areas else np.nan
+    areas = [area_under_roc(truth == k, scores[:, k]) for k in np.unique(truth)]
+    return float(np.mean(areas)) if len(areas) > 1 else np.nan
+
+
+def area_under_roc(is_positive: NDArray[np.bool_], scores: Floats) -> float:
+    """Return the area under the ROC curve; ties count half. NaN if all rows are of one kind."""
+    n, n_rest = int(is_positive.sum()), int((~is_positive).sum())
+    if not (n and n_rest):
+        return np.nan
+    return float((rankdata(scores)[is_positive].sum() - n * (n + 1) / 2) / (n * n_rest))

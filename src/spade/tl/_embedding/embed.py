@@ -30,8 +30,9 @@ from spade._samples.patches import patch_record
 from spade._samples.sample import Sample
 from spade.core.checks import check_choice, check_count, check_flag, check_share, check_text
 from spade.core.errors import warn
-from spade.models import GenePanel, SealModel, SpadeModel
+from spade.models import GenePanel, ProgramModel, SealModel, SpadeModel
 from spade.models._gene_names import MATCHING
+from spade.tl._embedding.embed_programs import embed_programs
 from spade.tl._embedding.modalities import unit
 
 logger = logging.getLogger("spade")
@@ -39,7 +40,7 @@ logger = logging.getLogger("spade")
 
 def embed(
     samples: Samples,
-    model: Model,
+    model: Model | ProgramModel,
     *,
     key_added: str | None = None,
     mix: str = "mean",
@@ -59,14 +60,18 @@ def embed(
     prototypes, and the expression side uses the same weights. For a :class:`spade.models.SealModel`, the sides are the
     outputs of its two towers; a tuned encoder reads the patches.
 
+    A :class:`spade.models.ProgramModel` has an image side only: logits of its clusters and its programs, predicted from
+    the features that it was trained on, scaled within each section. Only ``key_added`` and ``table_key`` apply to it.
+
     Parameters
     ----------
     samples
         A ``SpatialData``, a path to a zarr store, or a list or dict of these; expression is not needed.
     model
-        From :func:`train_spade` or :func:`train_seal`, or loaded.
+        From :func:`train_spade`, :func:`train_seal` or :func:`train_programs`, or loaded.
     key_added
-        Stem of the keys written; by default ``"spade"``, or ``"seal"`` for a ``SealModel``.
+        Stem of the keys written; by default ``"spade"``, or ``"seal"`` for a ``SealModel`` and ``"programs"`` for a
+        ``ProgramModel``.
     mix
         ``"mean"``, or ``"concat"``: the outputs of all experts concatenated, each scaled by its weight.
     use_rep
@@ -92,7 +97,8 @@ def embed(
         (float32 ``(n_obs, d)``) and, for a mixture, ``["spade_expert_weights"]`` ``(n_obs, E)``,
         ``obs["spade_expert"]`` (largest weight) and its colours in ``uns``. Without expression, ``X_spade`` is the
         L2-normalised image side and ``X_spade_expression`` is not written. Rows without a valid patch are NaN; a spot
-        without counts has NaN in ``X_spade_expression`` and its image side in ``X_spade``.
+        without counts has NaN in ``X_spade_expression`` and its image side in ``X_spade``. For a ``ProgramModel`` only
+        ``obsm["X_programs"]``, float32 ``(n_obs, d)``, is written.
 
     Raises
     ------
@@ -120,6 +126,18 @@ def embed(
     >>> samples[0]["table"].obsm["X_spade"].shape
     (60, 256)
     """
+    if isinstance(model, ProgramModel):
+        check_idle(
+            [
+                ("mix", mix, "mean"), ("use_rep", use_rep, None), ("layer", layer, None),
+                ("normalized", normalized, None), ("genes", genes, None), ("min_overlap", min_overlap, 0.5),
+                ("patches_key", patches_key, _keys.PATCHES), ("batch_size", batch_size, BATCH),
+            ],
+            "a ProgramModel reads the features that it was trained on, and nothing else",
+        )  # fmt: skip
+        stem = _keys.PROGRAMS if key_added is None else check_text("key_added", key_added)
+        embed_programs(samples, model, _keys.check_key(stem), table_key)
+        return
     check_model(model)
     stem = _keys.check_key(_stem(model) if key_added is None else check_text("key_added", key_added))
     settings = _Settings(

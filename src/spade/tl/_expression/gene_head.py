@@ -1,28 +1,29 @@
-"""Prediction of expression by the image-to-gene head of a tuned encoder, which needs no reference."""
+"""Prediction of expression by a model that needs no reference: a tuned encoder's head, or clusters of expression."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
 from spade import _keys
-from spade._checks import shorten
-from spade._samples.model_features import Model, features_key, read_model_features
+from spade._checks import check_idle, shorten
+from spade._samples.model_features import Model, features_key, read_model_features, read_program_features
 from spade._samples.open import Samples, as_list, iter_samples
 from spade._samples.sample import Sample
 from spade.core.checks import brief
-from spade.models import GenePanel, SealModel
+from spade.models import GenePanel, ProgramModel, SealModel
 
 logger = logging.getLogger("spade")
 
 
 def predict_by_head(
     samples: Samples,
-    model: Model | None,
+    model: Model | ProgramModel | None,
     genes: GenePanel | Sequence[str] | None,
     use_rep: object,
     *,
@@ -30,29 +31,59 @@ def predict_by_head(
     table_key: str | None,
 ) -> None:
     """As :func:`spade.tl.predict_expression` with ``method="head"``."""
-    if not isinstance(model, SealModel):
+    if not isinstance(model, (SealModel, ProgramModel)):
         raise TypeError(
-            f'model={model!r}: method="head" needs a SealModel, from sp.tl.train_seal or sp.models.SealModel.load.'
+            f'model={model!r}: method="head" needs a SealModel, from sp.tl.train_seal or sp.models.SealModel.load, or '
+            "a ProgramModel."
         )
     if not (use_rep is None or isinstance(use_rep, str)):
         raise ValueError(f"use_rep={brief(use_rep)}: a model reads one obsm key; name it, or leave it out.")
-    model.check_head()
-    panel = model.genes if genes is None else GenePanel.of(genes)
-    columns = panel.columns(model.genes.names)
+    known, reader = _reader(model, use_rep)
+    panel = known if genes is None else GenePanel.of(genes)
+    columns = panel.columns(known.names)
     if (columns < 0).any():
         missing = [name for name, column in zip(panel.names, columns, strict=True) if column < 0]
-        raise KeyError(f"genes: {shorten(missing)} are not among the {model.n_genes} genes that the model predicts.")
-    use_rep = features_key(model, use_rep)
-    if use_rep == _keys.predicted(key_added):
-        raise ValueError(f"key_added={key_added!r} would replace obsm[{use_rep!r}], which the prediction reads.")
+        raise KeyError(f"genes: {shorten(missing)} are not among the {len(known)} genes that the model predicts.")
+    if _keys.predicted(key_added) in reader.keys:
+        raise ValueError(
+            f"key_added={key_added!r} would replace obsm[{_keys.predicted(key_added)!r}], which the prediction reads."
+        )
+    method = "programs" if isinstance(model, ProgramModel) else "head"
     listed = as_list(samples, writes=True)
     for sample in iter_samples(listed, table_key=table_key):  # nothing is written unless all can be predicted
-        read_model_features(sample, use_rep, model)
+        reader.features(sample)
     for sample in tqdm(
         iter_samples(listed, table_key=table_key, writes=True), total=len(listed), desc="predicting", unit="sample"
     ):
-        values = model.predict_expression(read_model_features(sample, use_rep, model))[:, columns]
-        _write(sample, values, panel, key_added, use_rep=use_rep, model_id=model.id)
+        values = reader.predict(sample)[:, columns]
+        _write(sample, values, panel, key_added, method=method, use_rep=" + ".join(reader.keys), model_id=model.id)
+
+
+class _Reader(NamedTuple):
+    """The keys that a model reads, its features of a sample, and the expression ``(n_obs, G)`` that it predicts."""
+
+    keys: tuple[str, ...]
+    features: Callable[[Sample], NDArray[np.floating]]
+    predict: Callable[[Sample], NDArray[np.float32]]
+
+
+def _reader(model: SealModel | ProgramModel, use_rep: str | None) -> tuple[GenePanel, _Reader]:
+    """Return the genes that a model predicts, and how; raise if it cannot predict any."""
+    if isinstance(model, SealModel):
+        model.check_head()
+        key = features_key(model, use_rep)
+
+        def features(sample: Sample) -> NDArray[np.floating]:
+            return read_model_features(sample, key, model)
+
+        return model.genes, _Reader((key,), features, lambda sample: model.predict_expression(features(sample)))
+    genes = model.check_expression("predict_expression")
+    check_idle([("use_rep", use_rep, None)], f"this model reads {model.config.use_rep}")
+
+    def predict(sample: Sample) -> NDArray[np.float32]:
+        return model.predict_expression(read_program_features(sample, model), sample.section_of_row())
+
+    return genes, _Reader(model.config.keys, lambda sample: read_program_features(sample, model), predict)
 
 
 def _write(sample: Sample, values: NDArray[np.float32], panel: GenePanel, key_added: str, **facts: object) -> None:
@@ -66,7 +97,6 @@ def _write(sample: Sample, values: NDArray[np.float32], panel: GenePanel, key_ad
         sample.table.uns,
         key,
         function="tl.predict_expression",
-        method="head",
         **facts,
         fold_case=panel.fold_case or None,
     )

@@ -16,7 +16,7 @@ from spade._samples.open import Item, Samples, as_list, iter_samples
 from spade._samples.sample import Sample, Section
 from spade.core.checks import check_choice
 from spade.core.errors import warn
-from spade.models import GenePanel
+from spade.models import GenePanel, ProgramModel
 from spade.tl._expression.gene_head import predict_by_head
 from spade.tl._expression.predictor import Predictor, RidgePredictor, fit_predictor
 from spade.tl._expression.reference import Reference, read_reference
@@ -27,7 +27,7 @@ logger = logging.getLogger("spade")
 
 def predict_expression(
     samples: Samples,
-    model: Model | None = None,
+    model: Model | ProgramModel | None = None,
     *,
     reference: Samples | None = None,
     genes: GenePanel | Sequence[str] | None = None,
@@ -49,16 +49,17 @@ def predict_expression(
     ``"neighbours"``: the image is compared with the expression of all reference spots in the joint space of a model,
     each modality routed by itself; the prediction is the mean of the ``k`` best spots, weighted by
     softmax(similarity / temperature). ``"ridge"``: linear regression from any representation. ``"head"``: the
-    image-to-gene head of a :class:`spade.models.SealModel`, which needs no reference. Samples need no expression. A
-    section never predicts itself: if it is in ``reference`` as well (as the same object or store; a copy is another
-    section), its rows there are left out.
+    image-to-gene head of a :class:`spade.models.SealModel`, which needs no reference. A
+    :class:`spade.models.ProgramModel` needs none either, and predicts in its own way whatever the method. Samples need
+    no expression. A section never predicts itself: if it is in ``reference`` as well (as the same object or store; a
+    copy is another section), its rows there are left out.
 
     Parameters
     ----------
     samples
         A ``SpatialData``, a path to a zarr store, or a list or dict of these, with image features.
     model
-        A trained model, for ``"neighbours"`` and ``"head"``.
+        A trained model, for ``"neighbours"`` and ``"head"``, or a ``ProgramModel``.
     reference
         Samples with image features and expression; not for ``"head"``.
     genes
@@ -127,9 +128,10 @@ def predict_expression(
     """
     _keys.check_key(key_added)
     check_choice("method", method, (*METHODS, HEAD))
-    if method == HEAD:
+    if method == HEAD or isinstance(model, ProgramModel):
         if reference is not None:
-            raise ValueError('reference=: method="head" predicts from the image alone; leave reference= out.')
+            head = "a ProgramModel" if isinstance(model, ProgramModel) else 'method="head"'
+            raise ValueError(f"reference=: {head} predicts from the image alone; leave reference= out.")
         predict_by_head(samples, model, genes, use_rep, key_added=key_added, table_key=table_key)
         return
     if reference is None:

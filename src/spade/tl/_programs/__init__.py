@@ -1,0 +1,1 @@
+"""Programs of expression, distilled into the image side."""
