@@ -135,7 +135,9 @@ class ProgramConfig:
 
 def stored_settings(config: SpadeConfig | SealConfig | ProgramConfig) -> dict[str, Any]:
     """Return settings as files, ids and the identity of a training hold them."""
-    settings = {name: value for name, value in asdict(config).items() if name not in STORED_IF_GIVEN or value is not None}
+    settings = {
+        name: value for name, value in asdict(config).items() if name not in STORED_IF_GIVEN or value is not None
+    }
     return settings | {name: settings[name] or stored for name, stored in STORED_FOR_NONE.items() if name in settings}
 
 

@@ -92,17 +92,33 @@ def report(
     n = int(train.sum())
     for block, size in zip(blocks_of(found.sizes), found.sizes, strict=True):
         for k in range(size):
-            score, spots, named = scores[0][block.start + k], int(member[:, block.start + k].sum()), top[block.start + k]
+            score, spots, named = (
+                scores[0][block.start + k],
+                int(member[:, block.start + k].sum()),
+                top[block.start + k],
+            )
             error = np.sqrt((n + 1) / (12 * max(spots, 1) * max(n - spots, 1)))
             good = bool(score > max(MIN_AUROC, 0.5 + ERRORS * error))
             name = found.names[k] if found.names else ", ".join(named[:3]) or f"cluster {k} of {size}"
-            entries.append(["cluster", block.start + k, size, name, "auroc", float(score), good, spots, ", ".join(named)])
+            entries.append(
+                ["cluster", block.start + k, size, name, "auroc", float(score), good, spots, ", ".join(named)]
+            )
     for p, score in enumerate(scores[1]):
         named = top[member.shape[1] + p]
         good = bool(score > max(MIN_CORRELATION, ERRORS / np.sqrt(n)))
         spots = int((activity[train, p] > 0).sum())
         entries.append(
-            ["program", len(entries), 0, ", ".join(named[:3]), "correlation", float(score), good, spots, ", ".join(named)]
+            [
+                "program",
+                len(entries),
+                0,
+                ", ".join(named[:3]),
+                "correlation",
+                float(score),
+                good,
+                spots,
+                ", ".join(named),
+            ]
         )
     return pd.DataFrame(entries, columns=COLUMNS)
 

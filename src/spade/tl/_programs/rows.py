@@ -69,7 +69,9 @@ class ProgramRows(TrainingData):
         return [(np.flatnonzero(number != i), np.flatnonzero(number == i)) for i in np.unique(number)]
 
 
-def training_panel(samples: Sequence[Item], genes: GenePanel | Sequence[str] | None, table_key: str | None) -> GenePanel:
+def training_panel(
+    samples: Sequence[Item], genes: GenePanel | Sequence[str] | None, table_key: str | None
+) -> GenePanel:
     """Return the genes given, or all that the samples have in common."""
     if genes is not None:
         return GenePanel.of(genes)
@@ -123,9 +125,7 @@ def read_rows(
     return (rows_read.shuffled(config.seed) if config.shuffle_pairs else rows_read), config
 
 
-def _targets(
-    sample: Sample, config: ProgramConfig, panel: GenePanel | None
-) -> tuple[csr_matrix, NDArray[np.str_]]:
+def _targets(sample: Sample, config: ProgramConfig, panel: GenePanel | None) -> tuple[csr_matrix, NDArray[np.str_]]:
     """Return expression ``(n_obs, G)`` and labels of all rows; rows without a target have the label ``""``."""
     n = sample.table.n_obs
     if panel is None:

@@ -75,7 +75,7 @@ def set_by_spots(
     else:
         clusters = {"n_experts": config.n_experts, "n_prototypes": config.n_prototypes}
     no_warm_start = {} if config.init is None else {"warm_start": 0}
-    recipe = clusters | spade_recipe(n_spots, {**no_warm_start, **given, "n_experts": clusters["n_experts"]})
+    recipe = clusters | spade_recipe(n_spots, {**no_warm_start, **given, **clusters})
     chosen = ", ".join(f"{name}={value:g}" for name, value in recipe.items() if name not in given)
     logger.info("by the number of training spots (%d): %s", n_spots, chosen or "nothing, all settings are given")
     return replace(config, **recipe)  # type: ignore[arg-type]

@@ -136,9 +136,9 @@ def train_seal(
         stains vary.
     n_epochs, batch_size
         Passes over the training spots, and spots per step (approximately, as all batches of an epoch have one size).
-        The negatives are those of the whole batch. None: batches of 384, or the power of two at or below half the training
-        spots; 10 epochs, or as many as 2,000 steps of a head on features need, 200 of a tuned encoder, of which one
-        step may take seconds on a CPU. The log says what was chosen, and warns of fewer than 100 steps.
+        The negatives are those of the whole batch. None: batches of 384, or the power of two at or below half the
+        training spots; 10 epochs, or as many as 2,000 steps of a head on features need, 200 of a tuned encoder, of
+        which one step may take seconds on a CPU. The log says what was chosen, and warns of fewer than 100 steps.
     micro_batch_size
         Patches that are in the encoder at a time; None: the whole batch. A smaller number needs less memory, but
         encodes every patch twice. The gradient is the same.
