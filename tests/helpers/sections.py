@@ -97,7 +97,9 @@ def featured(n: int = 36, *, width: int = 8, key: str = "X_f", seed: int = 0, **
 
 
 #: Settings of a training that takes a moment.
-FAST = {"n_prototypes": 4, "n_experts": 2, "n_epochs": 2, "dim": 8, "batch_size": 16, "lr": 1e-2}
+FAST = {
+    "n_prototypes": 4, "n_experts": 2, "n_epochs": 2, "dim": 8, "batch_size": 16, "lr": 1e-2, "warm_start": 0,
+}  # fmt: skip
 
 
 def train(samples, genes=GENES[:20], **options):
