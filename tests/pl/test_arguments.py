@@ -131,7 +131,9 @@ def works():
     sdata.attrs["spade"]["sample"] = "sample"
     composition, genes, few, bench, variants, found, history = tables()
     patients = {"time": [5, 8, 12, 3], "event": [1, 0, 1, 1]}
-    programs = sp.tl.train_programs(sdata, use_rep="X_f", genes=list(sdata["table"].var_names), n_clusters=(3,), n_programs=2)
+    programs = sp.tl.train_programs(
+        sdata, use_rep="X_f", genes=list(sdata["table"].var_names), n_clusters=(3,), n_programs=2
+    )
     return {
         "attention": {"samples": sdata, "key": "looks"},
         "choose_n_experts": {"samples": sdata, "use_rep": "X_f", "counts": (1, 2), "n_prototypes": 3},

@@ -11,7 +11,6 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
 from spade._checks import plural
-from spade.core.arrays import Floats
 from spade.core.checks import check_path
 from spade.core.expression.activity import program_activity
 from spade.core.expression.gates import Gates, log_probabilities
@@ -183,7 +182,7 @@ class ProgramModel:
         """Return the genes of the model, or raise if it was not trained on expression."""
         if self.genes is None:
             raise ValueError(
-                f'{what}: this model was trained with targets={self.config.targets!r} and knows no genes; train one '
+                f"{what}: this model was trained with targets={self.config.targets!r} and knows no genes; train one "
                 'with sp.tl.train_programs(targets="expression").'
             )
         return self.genes
