@@ -1,4 +1,4 @@
-"""Real sections: the olfactory bulb of two mice, and breast cancer of two patients."""
+"""Real sections: the olfactory bulb of two mice, breast cancer of two patients, and the spinal cord of two mice."""
 
 from __future__ import annotations
 
@@ -14,9 +14,16 @@ def read_bulb(folder, name):
     return sp.io.read_st(counts, section / f"{name}.jpg", labels=section / f"{name}_01.tsv", sample_id=f"MOB_{name}")
 
 
-def read_tumour(folder, name):
-    """Read a section of patient B or C."""
+def read_tumour(folder, name, *, labels=False):
+    """Read a section of patient B or C, with regions if asked for."""
     place = folder / name
-    return sp.io.read_st(
-        place / f"{name}.tsv.gz", place / TUMOURS[name], place / f"{name}_selection.tsv", sample_id=name
-    )
+    files = place / f"{name}.tsv.gz", place / TUMOURS[name], place / f"{name}_selection.tsv"
+    regions = folder / "derived_labels" / f"{name}_transferred_labels.tsv" if labels else None
+    return sp.io.read_st(*files, labels=regions, sample_id=name)
+
+
+def read_cord(folder, name):
+    """Read a section of spinal cord; two of them, of one animal, lie on one image."""
+    slide = folder / name[:7]
+    files = slide / f"{name}_stdata_aligned_counts_IDs.txt", slide / f"{slide.name}_HE.jpg"
+    return sp.io.read_st(*files, sample_id=name, duplicated_genes="sum")

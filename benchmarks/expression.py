@@ -30,7 +30,7 @@ from spade.tl._expression.protocols import BenchSection, variable_genes
 from spade.tl._expression.table import mean_bounds
 
 FROZEN, CONTEXT = "X_texture", "X_texture_context"
-COMMON = {"lr": 1e-3, "batch_size": 64, "n_prototypes": 8, "n_experts": 2, "temperature": 1.0}
+COMMON = {"lr": 1e-3, "batch_size": 64, "n_prototypes": 8, "n_experts": 2, "temperature": 1.0, "warm_start": 0}
 
 
 def read(folder):

@@ -14,8 +14,8 @@ for name, image in (("B4", "BT10737_D2_HE.jpg"), ("C2", "5714_HE_BT_C2.jpg")):
     samples.append(sp.io.read_st(*files, labels=labels, sample_id=name))
 sp.pp.patches(samples)
 sp.pp.encode_patches(samples, "texture")
-genes = sp.pp.select_genes(samples, n_top_genes=1000)
 sp.pp.split(samples, block_um=1000, fractions=(0.7, 0, 0.3))
+genes = sp.pp.select_genes(samples, n_top_genes=1000, split_key="spade_split")
 settings = {"use_rep": "X_texture", "genes": genes, "split_key": "spade_split", "lr": 1e-3, "batch_size": 64}
 model = sp.tl.train_spade(samples, n_prototypes=8, n_experts=4, **settings)
 sp.tl.embed(samples, model)

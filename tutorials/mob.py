@@ -12,8 +12,8 @@ counts, image, labels = (data / name for name in ("Rep11_MOB_count_matrix-1.tsv.
 sdata = sp.io.read_st(counts, image, labels=labels, sample_id="MOB_11")
 sp.pp.patches(sdata)
 sp.pp.encode_patches(sdata, "texture")
-genes = sp.pp.select_genes(sdata, n_top_genes=1000)
 sp.pp.split(sdata, block_um=1000, fractions=(0.7, 0, 0.3))
+genes = sp.pp.select_genes(sdata, n_top_genes=1000, split_key="spade_split")
 routing = sp.tl.cluster_experts(sdata, use_rep="X_texture", split_key="spade_split", n_prototypes=8, n_experts=2)
 settings = {"use_rep": "X_texture", "genes": genes, "split_key": "spade_split", "lr": 1e-3, "batch_size": 64}
 model = sp.tl.train_spade(sdata, routing=routing, **settings)

@@ -112,6 +112,19 @@ def test_no_two_parts_show_the_same_tissue(seed):
     np.testing.assert_array_equal(part[kept], unguarded[kept])
 
 
+def test_the_guard_band_holds_the_neighbours_of_spots_that_lie_far_apart(caplog):
+    sdata = field(pitch=60.0, patch=40.0)  # patches of neighbours do not touch
+    with caplog.at_level("INFO", logger="spade"):
+        sp.pp.split(sdata, block_um=300, fractions=(0.6, 0, 0.4))
+    part = np.array(parts([sdata]))
+    place = np.column_stack(np.divmod(np.arange(196), 14))
+    steps = np.abs(place[part == "train"][:, None] - place[part == "test"][None]).max(2)
+    assert steps.min() == 2
+    n_guard = int((part == "guard").sum())
+    assert n_guard >= 14
+    assert f"a guard band of 120 µm holds {n_guard} of 196 spots" in caplog.text
+
+
 def test_spots_of_a_block_go_together():
     sdata = field()
     sp.pp.split(sdata, block_um=120, guard_um=0, fractions=(0.6, 0, 0.4))

@@ -63,13 +63,14 @@ def run(out: str | PathLike[str], data: str | PathLike[str] | None = None, seed:
     expressed = [sample.sdata for sample in iter_samples(samples) if sample.has_expression]
     if not expressed:
         raise ValueError(f"none of {', '.join(names)} has expression, which training needs.")
-    with clock("gene panel"):
-        # with few sections, more genes of each make up for the few spots
-        panel = sp.pp.select_genes(expressed, n_top_genes=500 if len(expressed) < 4 else 50)
     with clock("patches and image features"):
         sp.pp.patches(samples)
         sp.pp.encode_patches(samples)
-    with clock("split, experts, training"):
+    with clock("split and gene panel"):
+        sp.pp.split(expressed, block_um=_block_side(expressed), fractions=(0.75, 0.0, 0.25), rng=seed)
+        # with few sections, more genes of each make up for the few spots
+        panel = sp.pp.select_genes(expressed, n_top_genes=500 if len(expressed) < 4 else 50, split_key=SPLIT)
+    with clock("experts and training"):
         model = _train(expressed, panel, seed)
     with clock("embedding and retrieval"):
         sp.tl.embed(samples, model)
@@ -92,9 +93,8 @@ def run(out: str | PathLike[str], data: str | PathLike[str] | None = None, seed:
 
 
 def _train(samples: list[SpatialData], panel: sp.models.GenePanel, seed: int) -> sp.models.SpadeModel:
-    """Hold spatial blocks out and train on the others, with more experts for more spots."""
+    """Train on the spots that are not held out, with more experts for more spots."""
     n_experts = int(np.clip(_n_spots(samples) // SPOTS_PER_EXPERT, 2, 16))
-    sp.pp.split(samples, block_um=_block_side(samples), fractions=(0.75, 0.0, 0.25), rng=seed)
     return sp.tl.train_spade(
         samples,
         use_rep=USE_REP,

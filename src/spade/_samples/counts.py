@@ -10,10 +10,10 @@ from scipy.sparse import csr_matrix
 
 from spade import _keys
 from spade._checks import shorten
-from spade._samples.matrices import to_csr
 from spade._samples.sample import Sample
 from spade.core.checks import check_flag, check_text
 from spade.core.expression.normalise import log_normalise
+from spade.io._files.matrices import to_csr
 from spade.models import GenePanel
 
 

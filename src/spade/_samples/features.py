@@ -7,13 +7,18 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from spade import _keys
 from spade._checks import shorten
-from spade._samples.matrices import to_dense
 from spade._samples.sample import Sample
-from spade.core.arrays import Floats, scale_of
-from spade.core.checks import brief, check_choice, check_ordered, check_text
+from spade.core.arrays import Floats, Rows
+from spade.core.checks import brief, check_choice, check_not_negative, check_ordered, check_text
+from spade.core.errors import warn
+from spade.core.evaluation.scaling import column_scale, within_sections
+from spade.io._files.matrices import to_dense
 
-SCALINGS = ("section", "support", "none")
+SCALINGS = ("block", "section", "support", "none")
+#: What other programs make of the expression of a spot, and how keys of it end that ``tl.embed`` writes.
+MADE_OF_EXPRESSION, OF_EXPRESSION = ("X_pca", "X_umap", "X_tsne", "X_diffmap", "X_scVI"), "_expression"
 #: A representation: an ``obsm`` key, or several keys whose features are concatenated.
 Representation = str | tuple[str, ...]
 
@@ -67,10 +72,24 @@ def _is_representation(value: object) -> bool:
     return isinstance(keys, Sequence) and bool(keys) and all(isinstance(key, str) and key for key in keys)
 
 
-def column_scale(x: NDArray[np.floating]) -> tuple[Floats, Floats]:
-    """Mean and deviation of every column; that of a constant column is 1."""
-    mean = x.mean(0, dtype=np.float64)
-    return mean, scale_of(mean, x.var(0, dtype=np.float64))
+def check_scaling(scaling: str) -> None:
+    """Raise if the scaling is unknown."""
+    check_choice("scaling", scaling, SCALINGS)
+
+
+def check_weights(weights: object, named: Mapping[str, tuple[str, ...]]) -> dict[str, float]:
+    """Return the weight of every block that has one; none with ``"auto"``, which chooses them later."""
+    if weights is None or (isinstance(weights, str) and weights == "auto"):
+        return {}
+    blocks = {key for keys in named.values() if len(keys) > 1 for key in keys}
+    if not isinstance(weights, Mapping):
+        raise ValueError(f'weights={brief(weights)}: expected "auto", or a dict from obsm key to weight.')
+    if idle := [key for key in weights if key not in blocks]:
+        raise ValueError(
+            f"weights: {shorten(idle)} is not among the keys of a tuple in use_rep; these are "
+            f"{shorten(sorted(blocks)) or 'none'}. A weight only has a meaning beside other keys."
+        )
+    return {str(key): check_not_negative(f"weights[{key!r}]", weight) for key, weight in weights.items()}
 
 
 def support_scale(support: NDArray[np.floating], scaling: str) -> tuple[Floats, Floats]:
@@ -78,28 +97,74 @@ def support_scale(support: NDArray[np.floating], scaling: str) -> tuple[Floats, 
     return column_scale(support) if scaling == "support" else (np.zeros(support.shape[1]), np.ones(support.shape[1]))
 
 
+def read_blocks(
+    sample: Sample, named: Mapping[str, tuple[str, ...]], scaling: str, weights: Mapping[str, float]
+) -> tuple[dict[str, NDArray[np.float32]], Rows]:
+    """Return the features of every key, scaled and weighted, of the rows that have all of them, and these rows."""
+    blocks = {key: read_features(sample, key) for key in dict.fromkeys(key for keys in named.values() for key in keys)}
+    rows = np.flatnonzero(np.logical_and.reduce([~np.isnan(block).any(1) for block in blocks.values()]))
+    section = sample.section_of_row()[rows]
+    for key, block in blocks.items():
+        values: NDArray[np.floating] = block[rows]
+        if scaling in ("block", "section"):
+            by_column = scaling == "section" or is_image_features(sample, key)
+            values = within_sections(values, section, block=scaling == "block", by_column=by_column)
+        blocks[key] = np.asarray(values * weights.get(key, 1.0), dtype=np.float32)
+    return blocks, rows
+
+
 def read_representations(
     sample: Sample, named: Mapping[str, tuple[str, ...]], scaling: str
-) -> tuple[dict[str, NDArray[np.float32]], NDArray[np.int64]]:
+) -> tuple[dict[str, NDArray[np.float32]], Rows]:
     """Return every representation of the rows that have all of them, and these rows."""
-    blocks = {key: read_features(sample, key) for keys in named.values() for key in keys}
-    rows = np.flatnonzero(np.logical_and.reduce([~np.isnan(block).any(1) for block in blocks.values()]))
-    if scaling == "section":
-        section = sample.section_of_row()
-        for key, block in blocks.items():
-            scaled = np.full_like(block, np.nan)
-            for name in np.unique(section[rows]):
-                section_rows = rows[section[rows] == name]
-                mean, deviation = column_scale(block[section_rows])
-                scaled[section_rows] = (block[section_rows] - mean) / deviation
-            blocks[key] = scaled
-    return {name: np.concatenate([blocks[key][rows] for key in keys], 1) for name, keys in named.items()}, rows
+    blocks, rows = read_blocks(sample, named, scaling, {})
+    return beside(named, blocks), rows
 
 
-def check_scaling(scaling: str, named: Mapping[str, tuple[str, ...]]) -> None:
-    """Raise if the scaling is unknown or does not suit the representations."""
-    check_choice("scaling", scaling, SCALINGS)
-    if scaling == "none" and (several := [name for name, keys in named.items() if len(keys) > 1]):
-        raise ValueError(
-            f'scaling="none": {shorten(several)} concatenates features of different scales. Use "section" or "support".'
+def beside(
+    named: Mapping[str, tuple[str, ...]], blocks: Mapping[str, NDArray[np.float32]]
+) -> dict[str, NDArray[np.float32]]:
+    """Put the blocks of every representation side by side."""
+    return {
+        name: blocks[keys[0]] if len(keys) == 1 else np.concatenate([blocks[key] for key in keys], 1)
+        for name, keys in named.items()
+    }
+
+
+def block_widths(
+    named: Mapping[str, tuple[str, ...]], blocks: Mapping[str, NDArray[np.float32]]
+) -> dict[str, list[int]]:
+    """Return the number of columns of every block of every representation."""
+    return {name: [blocks[key].shape[1] for key in keys] for name, keys in named.items()}
+
+
+def is_image_features(sample: Sample, key: str) -> bool:
+    """Whether an encoder wrote ``obsm[key]``, or it is the context of such features."""
+    record = _keys.read_provenance(sample.table.uns, key)
+    if record.get("function") == "pp.spatial_context":
+        return is_image_features(sample, str(record.get("use_rep", "")))
+    return record.get("function") == "pp.encode_patches"
+
+
+def holds_expression(sample: Sample, key: str) -> bool:
+    """Whether ``obsm[key]`` was made from the measured expression of the spots themselves, as far as is known."""
+    record = _keys.read_provenance(sample.table.uns, key)
+    if record.get("function") == "pp.spatial_context":
+        return holds_expression(sample, str(record.get("use_rep", "")))
+    if record.get("function") == "tl.embed":
+        obsm = sample.table.obsm
+        return any(
+            key == name or (key == name.removesuffix(OF_EXPRESSION)) for name in obsm if name.endswith(OF_EXPRESSION)
         )
+    return key in MADE_OF_EXPRESSION
+
+
+def warn_of_expression(sample: Sample, named: Mapping[str, tuple[str, ...]], what: str) -> None:
+    """Warn of representations with the measured expression of the spots that are classified."""
+    for name, keys in named.items():
+        if own := [key for key in keys if holds_expression(sample, key)]:
+            warn(
+                f"use_rep={name!r}: obsm[{own[0]!r}] of {sample.name} was made from the measured expression of the "
+                f"spots. {what} then say how well expression tells the classes; tissue that has only an image will "
+                "do worse. The image side alone is in keys such as 'X_spade_image' or 'X_programs'."
+            )

@@ -20,6 +20,7 @@ from spatialdata.models import TableModel
 
 from spade import _keys
 from spade._checks import shorten
+from spade._samples.listed import Listed
 from spade._samples.sample import Sample, content_digest
 from spade.core.checks import check_ordered, check_path, check_text
 from spade.io._atomic import check_writable, replacing
@@ -47,12 +48,14 @@ Samples: TypeAlias = _One | Mapping[str, _One] | Iterable[_One | NamedSample]
 _EXPECTED = "a SpatialData, a path to a .zarr store, or an iterable of these (or a dict that names them)"
 
 
-def as_list(samples: Samples, argument: str = "samples", *, writes: bool = False) -> list[Item]:
+def as_list(samples: Samples, argument: str = "samples", *, writes: bool = False) -> Listed[Item]:
     """Return the samples of an argument one by one, and the keys of a dict as names; stores must be there.
 
-    They stay unopened, but must be writable if they are written.
+    They stay unopened, but must be writable if they are written. A function that opens them more than once passes this
+    list to :func:`iter_samples`, which then finds rows that were changed in between.
     """
     check_ordered(argument, samples)
+    given = samples
     if isinstance(samples, (SpatialData, str, PathLike)):
         samples = [samples]
     if isinstance(samples, Mapping):
@@ -78,7 +81,7 @@ def as_list(samples: Samples, argument: str = "samples", *, writes: bool = False
                 raise ValueError(f"{argument}: {str(path)!r} is not a zarr store. Expected {_EXPECTED}.")
             if writes:
                 check_writable(path.resolve())
-    return items
+    return given if isinstance(given, Listed) else Listed(items)
 
 
 def _item(item: object, argument: str, which: str) -> SpatialData | Path:
@@ -122,15 +125,18 @@ def iter_samples(
     add_table
         Called with an object that has no table; None: such an object is an error.
     writes
-        Whether the caller saves the samples. Stores that are read-only are then an error before the first is opened,
-        and nobody else can save a store from its opening until the next sample is asked for. Such a call stands in the
-        head of a ``for`` loop, so that an error in the loop lets go of the store; a name would keep it.
+        Whether the caller saves the samples. Stores that are read-only, or whose rows were changed since they were
+        opened from the same list (see :func:`as_list`), are then an error before the first is opened. Nobody else can
+        save a store from its opening until the next sample is asked for. Such a call stands in the head of a ``for``
+        loop, so that an error in the loop lets go of the store; a name would keep it.
     tables_only
         Whether a store is opened without images and shapes, for functions that need neither.
     """
     items = as_list(samples, writes=writes)
     stems = Counter(item.stem for item in items if isinstance(item, Path))
-    for listed in items:
+    if writes:
+        items.check_stores()
+    for number, listed in enumerate(items):
         item = listed.item if isinstance(listed, NamedSample) else listed
         real = item.resolve() if writes and isinstance(item, Path) else None
         with nullcontext() if real is None else replacing(real):
@@ -141,7 +147,9 @@ def iter_samples(
             key = _table_key(sdata, name, table_key)
             if not sdata.tables[key].n_obs:
                 raise ValueError(f"{name}: tables[{key!r}] has no rows left; leave the sample out.")
-            yield Sample(name, sdata, path, key, None if real is None else stamp(real, [f"tables/{key}"]))
+            sample = Sample(name, sdata, path, key, None if real is None else stamp(real, [f"tables/{key}"]))
+            items.check_rows(number, sample)
+            yield sample
 
 
 def _name(sdata: SpatialData, path: Path | None, stems: Counter[str]) -> str:

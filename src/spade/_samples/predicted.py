@@ -10,10 +10,10 @@ import pandas as pd
 from spade import _keys
 from spade._checks import shorten
 from spade._samples.counts import has_counts, read_counts
-from spade._samples.matrices import to_dense
 from spade._samples.sample import Sample
 from spade.core.arrays import Floats
 from spade.core.expression.normalise import log_normalise
+from spade.io._files.matrices import to_dense
 from spade.models import GenePanel
 
 

@@ -7,23 +7,24 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import anndata as ad
 import numpy as np
 import pandas as pd
 import shapely
 from numpy.typing import NDArray
-from scipy.sparse import issparse
 from spatialdata import SpatialData
 from spatialdata.models import TableModel, get_table_keys
 
 from spade import _keys
 from spade._checks import shorten
 from spade.core.files import digest
+from spade.io._files.matrices import to_csr
 from spade.io._store import replace_elements, stamp
 
-#: Names and values of a table that its digest covers: enough to tell sections apart, quick on large ones.
-MOST_NAMES, MOST_VALUES = 1_000, 100_000
+#: Names, rows and values of a table that its digest covers: enough to tell sections apart, quick on large ones.
+MOST_NAMES, MOST_ROWS, MOST_VALUES = 1_000, 10_000, 100_000
 
 
 @dataclass(frozen=True)
@@ -63,6 +64,7 @@ class Sample:
     def sections(self) -> list[Section]:
         """One section per region that has rows in the table; duplicated instance ids raise."""
         regions, region_key, instance_key = table_keys(self.table, self.name, self.table_key)
+        self._check_regions(regions, region_key)
         sections = []
         for region in regions:
             rows = np.flatnonzero((self.table.obs[region_key] == region).to_numpy())
@@ -79,6 +81,16 @@ class Sample:
             name = self.name if len(regions) == 1 else f"{self.name}/{region}"
             sections.append(Section(name, region, rows, ids))
         return sections
+
+    def _check_regions(self, regions: list[str], region_key: str) -> None:
+        """Raise if rows belong to none of the regions that the table annotates."""
+        stray = self.table.obs[region_key][~self.table.obs[region_key].isin(regions)]
+        if len(stray):
+            raise ValueError(
+                f"{self.name}: {len(stray)} of {self.table.n_obs} rows of tables[{self.table_key!r}] have values in "
+                f"obs[{region_key!r}], such as {shorten(stray.astype(str).unique(), 3)}, that are not its regions, "
+                f"{shorten(regions)}. This column names the shapes of a row: keep other values in another column."
+            )
 
     def section_of_row(self) -> NDArray[np.str_]:
         """Name of the section of every row."""
@@ -144,13 +156,19 @@ def content_digest(sdata: SpatialData) -> str:
             *map(str, table.obs_names[:MOST_NAMES]),
             *map(str, table.var_names[:MOST_NAMES]),
         ]
-        counts = table.X.data if issparse(table.X) else table.X
-        if isinstance(counts, np.ndarray):
-            parts.append(counts.ravel()[:MOST_VALUES])
+        parts.append(_first_counts(table.X))
         for region in table_keys(table, key, key)[0] if TableModel.ATTRS_KEY in table.uns else []:
             if region in sdata.shapes:
                 parts.append(shapely.get_coordinates(sdata.shapes[region].geometry.to_numpy()))
     return digest(*parts)
+
+
+def _first_counts(matrix: Any) -> NDArray[np.float32]:
+    """Return the first counts other than zero, which do not depend on how a table holds them; none if it has none."""
+    if matrix is None or matrix.dtype.kind not in "biuf":
+        return np.zeros(0, np.float32)
+    values = to_csr(matrix[:MOST_ROWS], "X").data
+    return values[values != 0][:MOST_VALUES]
 
 
 def table_keys(table: ad.AnnData, sample: str, table_key: str) -> tuple[list[str], str, str]:

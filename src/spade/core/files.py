@@ -1,11 +1,13 @@
-"""Digests of arrays, and atomic writes of files."""
+"""Digests of arrays, atomic writes of files, and files of JSON, whose size and depth are bounded."""
 
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +18,8 @@ from spade.core.locks import locked
 CSR_PARTS = ("indptr", "indices", "data")
 #: Elements of an array that are hashed at a time.
 CHUNK = 1 << 26
+#: Bytes of the largest file of JSON that this package writes; lists of 100,000 genes take 2 MB.
+MAX_JSON = 1 << 26
 
 
 def digest(*parts: NDArray[np.generic] | str | memoryview) -> str:
@@ -54,3 +58,18 @@ def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
             part.replace(path)
         finally:
             part.unlink(missing_ok=True)
+
+
+def read_small_text(path: Path) -> str:
+    """Return the text of a file that this package wrote; more than ``MAX_JSON`` bytes are a ValueError."""
+    if (size := path.stat().st_size) > MAX_JSON:
+        raise ValueError(f"it has {size:,} bytes, and no such file has more than {MAX_JSON:,}")
+    return path.read_text(encoding="utf-8")
+
+
+def parse_json(text: str) -> Any:
+    """Return what JSON says; text that is none, or is nested too deeply to be read, is a ValueError."""
+    try:
+        return json.loads(text)
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from spade.core.files import digest, write_atomically
+from spade.core.files import digest, parse_json, read_small_text, write_atomically
 
 #: File of the settings that identify a training.
 SETTINGS = "training.json"
@@ -54,7 +54,9 @@ class StateFolder:
                 )
             write_atomically(path, lambda part: _write_text(part, json.dumps(wanted, indent=1) + "\n"))
         try:
-            stored = json.loads(path.read_text())
+            stored = parse_json(read_small_text(path))
+            if not isinstance(stored, dict):
+                raise ValueError("it does not hold settings")
         except ValueError as error:
             raise ValueError(f"{path} cannot be read ({error}). Choose another checkpoint_dir.") from error
         if stored != wanted:
@@ -108,7 +110,9 @@ class StateFolder:
         try:
             with np.load(path, allow_pickle=False) as file:
                 arrays = {name: file[name] for name in file.files if name != "facts"}
-                stored = json.loads(str(file["facts"]))
+                stored = parse_json(str(file["facts"]))
+            if not isinstance(stored, dict):
+                raise ValueError("its facts are no object of JSON")
             self._check(stored, arrays)
             if names is not None:
                 arrays = {name: arrays[name] for name in names if name in arrays}

@@ -8,6 +8,7 @@ import re
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from spade.core.files import parse_json
 from spade.io._files.damaged import MAX_RATIO, damaged, reading
 
 #: Bytes of the largest text file that is read, uncompressed, unless more are allowed.
@@ -66,11 +67,9 @@ def read_json(path: Path, argument: str, most: int = MAX_BYTES) -> Any:
     """Return what a JSON file holds; text in it can be written again."""
     text = read_text(path, argument, most)
     try:
-        content = json.loads(text)
+        content = parse_json(text)
         if re.search(r"\\u[dD][89a-fA-F]", text):  # halves of characters, which no file can hold
             json.dumps(content, ensure_ascii=False).encode()
-    except RecursionError as error:
-        raise damaged(path, "JSON", "it is nested too deeply", argument) from error
     except ValueError as error:
         raise damaged(path, "JSON", str(error), argument) from error
     return content

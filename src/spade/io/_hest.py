@@ -25,6 +25,7 @@ from spade.core.spots.lattice import check_spots, spot_pitch
 from spade.io._bytes import read_json
 from spade.io._files.damaged import damaged, reading
 from spade.io._files.hdf5 import read_h5ad
+from spade.io._files.matrices import to_csr
 from spade.io._geojson import read_areas
 from spade.io._images.multiscale import read_image, size
 from spade.io._section import check_inside, section
@@ -219,7 +220,8 @@ def _read_expression(file: Path, sample_id: str) -> tuple[AnnData, Floats, float
         )
         adata.var_names_make_unique()
     with reading(file, "h5ad: X", sample_id):
-        adata.X = csr_matrix((adata.n_obs, adata.n_vars), dtype=np.float32) if adata.X is None else csr_matrix(adata.X)
+        empty = csr_matrix((adata.n_obs, adata.n_vars), dtype=np.float32)
+        adata.X = empty if adata.X is None else to_csr(adata.X, f"{str(file)!r}: X", dtype=None)
     diameter = None
     libraries = adata.uns.pop("spatial", {})
     for library in libraries.values() if isinstance(libraries, dict) else ():

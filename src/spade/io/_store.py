@@ -15,6 +15,7 @@ from spade._keys import REVISION
 from spade.core.checks import check_flag, check_path
 from spade.core.files import digest
 from spade.io._atomic import UNSUPPORTED, publish, replacing
+from spade.io._files.store import check_metadata, read_facts
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -48,7 +49,7 @@ def write(sdata: SpatialData, path: str | Path, *, overwrite: bool = True) -> No
         If something exists at ``path`` that may not be replaced.
     ValueError
         If the name of an element or key cannot be stored, ``path`` lies within another store, or the store at ``path``
-        was changed after ``sdata`` was read from it.
+        was changed after ``sdata`` was read from it, or its ``zarr.json`` cannot be read to know that.
     PermissionError
         If ``path`` is read-only.
     OSError
@@ -119,11 +120,10 @@ def _check_unchanged(sdata: SpatialData, path: Path, real: Path) -> None:
 
 def _revision(path: Path) -> str | None:
     """Return the revision of a store; None if this package never saved it."""
-    try:
-        attrs: object = json.loads((path / "zarr.json").read_text()).get("attributes")
-    except FileNotFoundError:  # zarr format 2
-        file = path / ".zattrs"
-        attrs = json.loads(file.read_text()) if file.is_file() else None
+    if (path / "zarr.json").is_file():
+        attrs = read_facts(path / "zarr.json", "path").get("attributes")
+    else:  # zarr format 2
+        attrs = read_facts(path / ".zattrs", "path") if (path / ".zattrs").is_file() else None
     return attrs.get(REVISION) if isinstance(attrs, dict) else None
 
 
@@ -191,6 +191,7 @@ def _replace_elements(sdata: SpatialData, path: Path, real: Path, names: list[st
         raise ValueError(
             f"path={str(path)!r} is a store of zarr format 2. Save the whole object again, with spade.io.write."
         )
+    check_metadata(real, "path")
     elements = sdata.elements_paths_in_memory()
     missing = [name for name in names if name not in elements]
     if missing:

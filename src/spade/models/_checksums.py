@@ -7,6 +7,8 @@ import json
 from collections.abc import Iterable
 from pathlib import Path
 
+from spade.core.files import parse_json, read_small_text
+
 CHECKSUMS = "checksums.json"
 
 
@@ -23,19 +25,20 @@ def check_checksums(folder: Path, names: Iterable[str]) -> None:
     folder
         Directory of a model.
     names
-        Files that a model may have, and that must have a checksum if they are there. Others are not looked at.
+        Files that a model may have: each must have a checksum if it is there, and be there if it has one. Others are
+        not looked at.
     """
     path = folder / CHECKSUMS
     if not path.is_file():
         return
     try:
-        stored: object = json.loads(text := path.read_text())
+        stored: object = parse_json(text := read_small_text(path))
         known = stored["files"] if isinstance(stored, dict) else None
     except (KeyError, ValueError) as error:
         raise _changed(folder, CHECKSUMS, f"it cannot be read ({error})") from error
     if not isinstance(known, dict) or text != _text(known):
         raise _changed(folder, CHECKSUMS, "its own checksum does not fit")
-    for name in sorted({*known, *(name for name in names if (folder / name).exists())}):
+    for name in sorted(name for name in names if name in known or (folder / name).exists()):
         if name not in known:
             raise _changed(folder, name, f"it is not listed in {CHECKSUMS}")
         if not (folder / name).is_file():

@@ -22,6 +22,8 @@ ROUTING_SETTINGS = (
     "patch_um",
     "patch_px",
 )
+#: Settings that came after the first models were saved: in files and all that is hashed they stand if they are given.
+STORED_IF_GIVEN = frozenset({"gene_lr"})
 #: What stands in files, and in all that is hashed, for settings that were not given. All others are stored as null.
 STORED_FOR_NONE: Mapping[str, str | int] = {"micro_batch_size": 0, "use_rep": "", "weights": ""}
 
@@ -133,7 +135,7 @@ class ProgramConfig:
 
 def stored_settings(config: SpadeConfig | SealConfig | ProgramConfig) -> dict[str, Any]:
     """Return settings as files, ids and the identity of a training hold them."""
-    settings = asdict(config)
+    settings = {name: value for name, value in asdict(config).items() if name not in STORED_IF_GIVEN or value is not None}
     return settings | {name: settings[name] or stored for name, stored in STORED_FOR_NONE.items() if name in settings}
 
 

@@ -17,11 +17,11 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from spade.core.files import digest
+from spade.core.files import digest, parse_json, read_small_text
 from spade.io._atomic import publish, replacing
 from spade.io._state_dict import check_finite
 from spade.models._checksums import check_checksums, write_checksums
-from spade.models._config import ProgramConfig, SealConfig, SpadeConfig, settings_of
+from spade.models._config import STORED_IF_GIVEN, ProgramConfig, SealConfig, SpadeConfig, settings_of
 from spade.models._genes import GenePanel
 
 FORMAT = 1
@@ -153,18 +153,22 @@ def write_folder(
 
 
 def read_folder(path: Path, kind: str) -> tuple[Any, dict[str, NDArray[Any]], GenePanel | None]:
-    """Read what :func:`write_folder` wrote: the description of this kind, the arrays and the gene panel."""
+    """Read what :func:`write_folder` wrote: the description of this kind, the arrays and the gene panel.
+
+    The card is for people, who may edit or remove it; any other file that was changed is an error.
+    """
     description = _read_description(path, kind)
     genes = GenePanel.load(path / GENES) if (path / GENES).exists() else None
     arrays = _read_arrays(path / ARRAYS)
-    check_checksums(path, (CONFIG, ARRAYS, GENES, CARD))
+    check_checksums(path, (CONFIG, ARRAYS, GENES))
     check_finite(arrays, str(path / ARRAYS))
     return description, arrays, genes
 
 
 def read_config(cls: type[Config], stored: Mapping[str, Any]) -> Config:
     """Return the settings of a description; unknown or missing ones are an error."""
-    if odd := sorted(set(stored) ^ {field.name for field in fields(cls)}):
+    known = {field.name for field in fields(cls)}
+    if odd := sorted((set(stored) - known) | (known - set(stored) - STORED_IF_GIVEN)):
         raise ValueError(f"the settings {odd} in {CONFIG} are unknown or missing")
     return cls(**settings_of(stored))
 
@@ -196,7 +200,7 @@ def _read_description(folder: Path, kind: str) -> dict[str, Any]:
             f"{folder} is not a model: it has no {CONFIG}. A model is a directory written by save()."
         )
     try:
-        description: object = json.loads((folder / CONFIG).read_text())
+        description: object = parse_json(read_small_text(folder / CONFIG))
     except ValueError as error:
         raise ValueError(f"{folder}/{CONFIG} is not valid JSON ({error}); was the file cut off?") from error
     facts: dict[str, Any] = description if isinstance(description, dict) else {}

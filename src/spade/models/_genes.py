@@ -16,6 +16,7 @@ from scipy.sparse import csr_matrix
 from spade.core.arrays import Rows
 from spade.core.checks import brief, check_count, check_flag, check_ordered, check_positive
 from spade.core.expression.normalise import TARGET_SUM
+from spade.core.files import parse_json, read_small_text
 from spade.models._gene_names import fold_names
 
 
@@ -127,7 +128,7 @@ class GenePanel:
     def load(cls, path: Path) -> GenePanel:
         """Read a panel written by :meth:`save`."""
         try:
-            facts = json.loads(path.read_text())
+            facts = parse_json(read_small_text(path))
             return cls(**facts | {"n_common": facts.get("n_common") or None})
         except (AttributeError, TypeError, ValueError) as error:
             raise ValueError(f"{path} is not a gene panel ({error}); was it cut off or edited?") from error

@@ -294,6 +294,8 @@ class SealModel:
     ) -> SealModel:
         """Read a model written by :meth:`save`; anything missing, unknown or of the wrong shape is an error.
 
+        A changed file is an error as well; only the card, ``README.md``, may be edited or removed.
+
         Parameters
         ----------
         path

@@ -286,6 +286,8 @@ class SpadeModel:
     def load(cls, path: str | PathLike[str]) -> SpadeModel:
         """Read a model written by :meth:`save`; anything missing, unknown or of the wrong shape is an error.
 
+        A changed file is an error as well; only the card, ``README.md``, may be edited or removed.
+
         Examples
         --------
         >>> model = sp.models.SpadeModel.load("mob_model")  # doctest: +SKIP

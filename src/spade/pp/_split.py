@@ -20,7 +20,7 @@ from spade._samples.sample import Sample, check_names
 from spade.core.arrays import Floats
 from spade.core.checks import brief, check_not_negative, check_positive, check_text, is_number
 from spade.core.rng import as_seed, numpy_stream
-from spade.core.spots.blocks import too_near
+from spade.core.spots.blocks import guard_band, too_near
 
 logger = logging.getLogger("spade")
 PARTS = (_keys.TRAIN, _keys.VAL, _keys.TEST)
@@ -28,7 +28,7 @@ PARTS = (_keys.TRAIN, _keys.VAL, _keys.TEST)
 
 @dataclass(frozen=True)
 class Blocks:
-    """Spatial blocks: their side and the guard band (None: the side of a patch) in µm, and the key of the patches."""
+    """Spatial blocks: their side and the guard band (None: chosen per section) in µm, and the key of the patches."""
 
     side: float
     guard: float | None
@@ -65,8 +65,10 @@ def split(
         Side of the spatial blocks in µm; it needs patches (:func:`patches`), which hold the positions in µm.
     guard_um
         A training spot closer than this, along both x and y, to a validation or test spot goes to the guard band, and
-        so does a validation spot this close to a test spot. None: the side of a patch, so that no two parts see the
-        same tissue. Only with ``block_um``.
+        so does a validation spot this close to a test spot. None: the side of a patch or twice the distance between
+        neighbouring spots of the section, whichever is larger, so that no two parts see the same tissue or hold spots
+        that are neighbours, whose expression is alike. The log says how wide it is and how many spots are in it. Only
+        with ``block_um``.
     patches_key
         What :func:`patches` wrote; read only with ``block_um``.
     table_key
@@ -190,10 +192,10 @@ def _by_group(
 def _by_block(sample: Sample, blocks: Blocks, shares: Floats, rng: np.random.Generator) -> NDArray[np.str_]:
     """Return the part of every row of a sample; each section is cut into blocks by itself."""
     record = patch_record(sample, blocks.patches_key)
-    guard = record["size_um"] if blocks.guard is None else blocks.guard
     parts = np.full(sample.table.n_obs, _keys.GUARD, dtype="U5")
     for section in sample.sections:
         points = placed_patches(sample, section, record).points
+        guard = guard_band(points, record["size_um"]) if blocks.guard is None else blocks.guard
         cells = np.floor((points - points.min(0)) / blocks.side).astype(int)
         names = np.array([f"{column}x{row}" for column, row in cells])
         parts[section.rows] = _with_guard(points, _deal(names, shares, rng, "block"), guard)
@@ -203,6 +205,8 @@ def _by_block(sample: Sample, blocks: Blocks, shares: Floats, rng: np.random.Gen
                 f"{section.name}: with blocks of {blocks.side:g} µm and a guard band of {guard:g} µm no spot is left "
                 f"for {', '.join(empty)}. Use larger blocks or a narrower guard_um=."
             )
+        n_guard, n_spots = int((parts[section.rows] == _keys.GUARD).sum()), len(section.rows)
+        logger.info("%s: a guard band of %.4g µm holds %d of %d spots", section.name, guard, n_guard, n_spots)
     return parts
 
 

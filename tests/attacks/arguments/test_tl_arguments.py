@@ -28,8 +28,8 @@ TABLES = (None, 3, "table", [1], {}, pd.DataFrame(), HUGE)
 STEMS = (None, "my key", *KEYS)
 SPREAD = {"n_boot": (None, *COUNTS), "level": (None, 0, 1, *NUMBERS), "rng": SEEDS}
 FITTING = {
-    "class_weights": (None, *FLAGS), "hidden": (None, *COUNTS), "dropout": (None, 1, *NUMBERS),
-    "n_epochs": (None, *COUNTS), "lr": (None, *NUMBERS), "weight_decay": (None, *NUMBERS),
+    "preset": CHOICES, "class_weights": FLAGS, "hidden": ((8,), [8, 0], *COUNTS), "dropout": (None, 1, *NUMBERS),
+    "n_epochs": (None, *COUNTS), "lr": NUMBERS, "schedule": CHOICES, "weight_decay": (None, *NUMBERS),
     "patience": (None, *COUNTS), "inner_val": (None, 0.7, *NUMBERS), "device": (None, *KEYS),
     "table_key": CHOICES, "rng": SEEDS,
 }  # fmt: skip
@@ -51,7 +51,7 @@ ODD = {
     },
     "attention": {
         "label_key": (None, *CHOICES), "use_rep": (None, {"X_f"}, *CHOICES), "head": (None, "mean", *CHOICES),
-        "labels": TABLES[1:], "slide_key": CHOICES, "groupby": CHOICES, "scaling": (None, *CHOICES), **FITTING,
+        "labels": TABLES[1:], "slide_key": CHOICES, "groupby": CHOICES, "scaling": CHOICES, **FITTING,
         "key_added": ("my key", *KEYS),
     },
     "cluster_experts": {"use_rep": (None, *CHOICES), **CLUSTERING, "key_added": STEMS},
@@ -105,14 +105,14 @@ ODD = {
         "label_key": (None, *CHOICES), "use_rep": (None, {"X_f"}, [], {}, *CHOICES), "head": (None, *LISTS, *CHOICES),
         "labels": TABLES[1:], "slide_key": CHOICES, "groupby": CHOICES, "fold_key": CHOICES,
         "n_folds": (None, *COUNTS), "shots": ("3", [], {}, ["a"], [0], math.nan, True, HUGE),
-        "n_repeats": (None, *COUNTS), "scaling": (None, *CHOICES), **FITTING, "return_predictions": (None, *FLAGS),
+        "n_repeats": (None, *COUNTS), "scaling": CHOICES, **FITTING, "return_predictions": (None, *FLAGS),
         "key_added": STEMS,
     },
     "survival": {
         "time_key": (None, *CHOICES), "event_key": (None, *CHOICES), "use_rep": (None, {"X_f"}, [], {}, *CHOICES),
         "labels": TABLES[1:], "slide_key": CHOICES, "groupby": CHOICES, "head": (None, *CHOICES),
         "loss": (None, *CHOICES), "n_bins": (None, *COUNTS), "strength": (None, *NUMBERS), "n_folds": (None, *COUNTS),
-        "n_repeats": (None, *COUNTS), "fold_key": CHOICES,
+        "n_repeats": (None, *COUNTS), "fold_key": CHOICES, "batch_size": (None, *COUNTS),
         **{name: values for name, values in FITTING.items() if name != "class_weights"},
     },
     "survival_summary": {
@@ -138,6 +138,7 @@ ODD = {
         "contrastive": (None, *NUMBERS), "gene_reconstruction": (None, *NUMBERS), "image_to_gene": (None, *NUMBERS),
         "kl": (None, *NUMBERS), "temperature": (None, *NUMBERS), "negatives": (None, *CHOICES),
         "balance_sections": (None, *FLAGS), "adversary": (None, *NUMBERS), "gene_warmup": (None, *COUNTS),
+        "gene_lr": NUMBERS,
         "n_epochs": (None, *COUNTS), "batch_size": (None, *COUNTS), "micro_batch_size": COUNTS,
         "lr": (None, *NUMBERS), "weight_decay": (None, *NUMBERS), "shuffle_pairs": (None, *FLAGS),
         "split_key": CHOICES, "device": (None, *KEYS), "devices": (None, *COUNTS), "precision": CHOICES,

@@ -73,3 +73,11 @@ def test_two_objects_of_the_same_content_are_refused(nameless):
         sp.pp.encode_patches(sdata)
     with pytest.raises(ValueError, match="two sections are named 'sample"):
         sp.tl.few_shot([nameless[0], again], label_key="domain", use_rep="X_texture", shots=1)
+
+
+@pytest.mark.parametrize("values", [["tumour"] * 40, [None] * 40, ["toy_0_spots"] + ["tumour"] * 39])
+def test_rows_of_no_region_are_not_left_out_in_silence(nameless, values):
+    table = nameless[0]["table"]
+    table.obs[table.uns["spatialdata_attrs"]["region_key"]] = values
+    with pytest.raises(ValueError, match=r"\d+ of 40 rows of tables\['table'\] have values in obs\['region'\]"):
+        sp.pp.patches(nameless[0])

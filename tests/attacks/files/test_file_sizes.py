@@ -143,6 +143,16 @@ def test_h5ad(tmp_path, write):
         read_h5ad(tmp_path / "a.h5ad", "S")
 
 
+def test_a_heap_that_hdf5_would_read_forever(tmp_path):
+    path = tmp_path / "a.h5ad"
+    AnnData(np.ones((3, 2), np.float32)).write_h5ad(path)
+    content = path.read_bytes()
+    heap = content.index(b"GCOL")
+    path.write_bytes(content[: heap + 16] + bytes(500) + content[heap + 516 :])
+    with pytest.raises(ValueError, match=r"a\.h5ad' cannot be read as HDF5 \(a heap of texts does not add up\)"):
+        read_h5ad(path, "S")
+
+
 def test_links_in_circles(tmp_path):
     with h5py.File(tmp_path / "slide.h5", "w") as file:
         file["features"] = np.ones((3, 2), np.float32)

@@ -129,3 +129,13 @@ def test_a_tile_that_is_damaged_is_named_when_it_is_read(tmp_path):
     np.testing.assert_array_equal(image[:, 512:, 512:], np.moveaxis(SLIDE, -1, 0)[:, 512:, 512:])
     with pytest.raises(ValueError, match=rf"{re.escape(repr(str(path)))} .*tile 0 of page \(0,\) is damaged"):
         image[:, :10, :10].compute()
+
+
+@pytest.mark.parametrize("tag", [256, 257])
+def test_a_page_without_pixels_is_damaged(tmp_path, tag):
+    path = tmp_path / "he.tif"
+    tifffile.imwrite(path, SLIDE, photometric="rgb", tile=(256, 256))
+    with tifffile.TiffFile(path, mode="r+") as tif:
+        tif.pages[0].tags[tag].overwrite(0)
+    with pytest.raises(ValueError, match=r"he\.tif' cannot be read as an image \(it has \d+ × \d+ pixels\)"):
+        read_image(path, "slide")

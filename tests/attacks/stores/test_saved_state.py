@@ -157,7 +157,7 @@ def test_a_damaged_cache_is_found(tune, tmp_path):
 # --- model folders
 
 
-@pytest.mark.parametrize("name", ["README.md", "config.json", "genes.json", "model.safetensors", "checksums.json"])
+@pytest.mark.parametrize("name", ["config.json", "genes.json", "model.safetensors", "checksums.json"])
 def test_one_changed_byte_of_a_model_is_found_and_its_file_is_named(name, model, tmp_path):
     model.save(tmp_path / "model")
     path = tmp_path / "model" / name
@@ -175,16 +175,52 @@ def test_one_changed_byte_of_a_model_is_found_and_its_file_is_named(name, model,
 
 def test_missing_and_foreign_files_of_a_model_are_named(model, headed, tmp_path):
     model.save(tmp_path / "model")
-    (tmp_path / "model" / "README.md").rename(tmp_path / "card")
-    with pytest.raises(FileNotFoundError, match=r"README\.md is missing"):
+    (tmp_path / "model" / "genes.json").rename(tmp_path / "genes")
+    with pytest.raises(FileNotFoundError, match=r"genes\.json is missing"):
         sp.models.SpadeModel.load(tmp_path / "model")
-    (tmp_path / "card").rename(tmp_path / "model" / "README.md")
+    (tmp_path / "genes").rename(tmp_path / "model" / "genes.json")
     (tmp_path / "model" / ".DS_Store").touch()  # not of the model
     sp.models.SpadeModel.load(tmp_path / "model")
     headed.save(tmp_path / "seal")
     shutil.copy(tmp_path / "seal" / "model.safetensors", tmp_path / "model")
     with pytest.raises(ValueError, match=r"model\.safetensors was changed since the model was saved"):
         sp.models.SpadeModel.load(tmp_path / "model")
+
+
+def test_the_card_is_for_people_who_may_edit_or_remove_it(model, headed, tmp_path):
+    for saved, load in ((model, sp.models.SpadeModel.load), (headed, sp.models.SealModel.load)):
+        folder = tmp_path / type(saved).__name__
+        saved.save(folder)
+        (folder / "README.md").write_text("Trained for the course in Oslo.\n")
+        assert load(folder).id == saved.id
+        (folder / "README.md").unlink()
+        assert load(folder).id == saved.id
+
+
+DEEP, LARGE = b"[" * 200_000, b" " * (2**26 + 1)
+
+
+@pytest.mark.parametrize("content", [DEEP, LARGE, b"[]", b"null", b"\xff"], ids=["deep", "large", "list", "null", "x"])
+@pytest.mark.parametrize("name", ["config.json", "genes.json", "checksums.json"])
+def test_json_of_a_model_is_bounded_in_size_and_depth(name, content, model, tmp_path):
+    model.save(tmp_path / "model")
+    (tmp_path / "model" / name).write_bytes(content)
+    with pytest.raises(ValueError, match=name.replace(".", r"\.")):
+        sp.models.SpadeModel.load(tmp_path / "model")
+
+
+@pytest.mark.parametrize("content", [DEEP, LARGE, b"[]", b"\xff"], ids=["deep", "large", "list", "odd"])
+def test_json_of_a_training_is_bounded_in_size_and_depth(content, folder):
+    whole = (folder / "training.json").read_bytes()
+    (folder / "training.json").write_bytes(content)
+    with pytest.raises(ValueError, match=r"training\.json cannot be read"):
+        train(expert_cohort(), checkpoint_dir=folder)
+    (folder / "training.json").write_bytes(whole)
+    if len(content) > 2**20 or content == b"\xff":  # the facts in an .npz are text
+        return
+    rewrite(folder / "expert_0000.npz", lambda arrays: arrays.update(facts=np.array(content.decode())))
+    with pytest.raises(ValueError, match=r"expert_0000\.npz cannot be read"):
+        train(expert_cohort(), checkpoint_dir=folder)
 
 
 def test_a_folder_without_checksums_is_still_read(model, tmp_path):

@@ -18,6 +18,8 @@ from spade.core.seal.config import WEIGHTS, SealTraining
             for name in ("n_blocks", "rank", "dim", "hidden", "n_epochs")
         ],
         ({"batch_size": 1}, "batch_size=1: expected a whole number of at least 2"),
+        ({"gene_lr": 1e-3}, "gene_lr=0.001 is the rate of the warm-up, but gene_warmup=0"),
+        ({"gene_warmup": 1, "gene_lr": 0.0}, "gene_lr=0.0: expected a positive number"),
         ({"gene_warmup": -1}, "gene_warmup=-1: expected a whole number of at least 0"),
         ({"micro_batch_size": -1}, "micro_batch_size=-1: expected a whole number of at least 1"),
         *[

@@ -44,6 +44,23 @@ def test_micro_batches_encode_few_patches_at_a_time(monkeypatch):
     assert max(seen) == 5
 
 
+def test_warm_up_has_a_rate_of_its_own(monkeypatch):
+    rates = []
+    step = _Run._step
+
+    def note(run, rows, images, stage):
+        rates.append((stage, run.optimiser.param_groups[0]["lr"]))
+        return step(run, rows, images, stage)
+
+    monkeypatch.setattr(_Run, "_step", note)
+    train("features", gene_warmup=1, n_epochs=1, lr=1e-3)
+    alike, rates = rates, []
+    train("features", gene_warmup=1, n_epochs=1, lr=1e-3, gene_lr=5e-3)
+    assert [stage for stage, _ in rates] == [stage for stage, _ in alike]
+    for (stage, rate), (_, before) in zip(rates, alike, strict=True):
+        assert rate == pytest.approx(before * (5 if stage == "gene" else 1))
+
+
 @pytest.mark.parametrize("kind", ["features", "pixels"])
 def test_warm_up_trains_the_expression_tower_alone(kind, monkeypatch):
     net = net_of(kind)

@@ -42,6 +42,22 @@ def test_gated_attention_is_that_of_the_paper():
     np.testing.assert_allclose(outputs.detach(), w["out.weight"] @ (a @ h) + w["out.bias"], atol=1e-6)
 
 
+def test_gated_attention_of_several_layers():
+    module, x = head("abmil", hidden=(8, 5, 3)), bag().double().numpy()
+    w = arrays(module)
+    h = np.maximum(x @ w["embed.weight"].T + w["embed.bias"], 0)
+    h = np.maximum(h @ w["deeper.0.weight"].T + w["deeper.0.bias"], 0)
+    assert (h.shape[1], w["gate.weight"].shape) == (5, (6, 5))
+    v, u = np.split(w["gate.weight"], 2)
+    v0, u0 = np.split(w["gate.bias"], 2)
+    a = softmax((np.tanh(h @ v.T + v0) * expit(h @ u.T + u0)) @ w["score.weight"][0] + w["score.bias"][0])
+    outputs, attention = module(bag())
+    np.testing.assert_allclose(attention.detach(), a, rtol=1e-5)
+    np.testing.assert_allclose(outputs.detach(), w["out.weight"] @ (a @ h) + w["out.bias"], atol=1e-6)
+    one, pair = head("abmil", hidden=16), head("abmil", hidden=(16, 8))
+    assert all(torch.equal(a, b) for a, b in zip(one.parameters(), pair.parameters(), strict=True))
+
+
 @pytest.mark.parametrize("n", [1, 2, 3, 5, 7, 9, 10])
 def test_transmil_is_that_of_the_paper(n):
     module, x = head("transmil"), bag(n).double().numpy()
@@ -211,6 +227,18 @@ def test_accumulated_bags_take_one_step_with_their_mean_loss():
     optimiser.step()
     for a, b in zip(module.parameters(), twin.parameters(), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize("schedule", ["constant", "cosine"])
+def test_the_rate_follows_its_schedule(schedule, monkeypatch):
+    rates = []
+    step = torch.optim.AdamW.step
+    monkeypatch.setattr(
+        torch.optim.AdamW, "step", lambda self, *a: rates.append(self.param_groups[0]["lr"]) or step(self, *a)
+    )
+    learn("mean", n_train=4, n_val=0, n_epochs=3, lr=1e-3, schedule=schedule, module=head("mean", 6, 2))
+    falling = 1e-3 * 0.5 * (1 + np.cos(np.pi * np.arange(12) / 12))
+    np.testing.assert_allclose(rates, falling if schedule == "cosine" else 1e-3, rtol=1e-6)
 
 
 def test_progress_is_told_of_every_epoch():

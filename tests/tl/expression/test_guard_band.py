@@ -74,14 +74,20 @@ def settings(**options):
 
 def test_folds_of_a_reference_keep_the_side_of_a_patch_apart():
     reference = read_reference(section(), settings(), None, None)
-    assert reference.guard == SIDE
+    assert reference.patch == SIDE
     check(reference.folds(np.arange(N)))
 
 
 def test_without_a_guard_the_halves_would_touch():
-    folds = section_folds(np.full(N, "a"), POINTS, 0.0)
-    assert [len(train) for train, _ in folds] == [18, 18]
+    folds = [(half, np.setdiff1d(np.arange(N), half)) for half in HALVES]
     assert np.abs(POINTS[folds[0][0]][:, None] - POINTS[folds[0][1]][None]).max(2).min() == PITCH
+
+
+def test_without_patches_two_pitches_keep_the_halves_apart():
+    """One column is left out on the training side, so that no neighbour of a held-out spot is left."""
+    folds = section_folds(np.full(N, "a"), POINTS, 0.0)
+    assert [len(train) for train, _ in folds] == [12, 12]
+    assert np.abs(POINTS[folds[0][0]][:, None] - POINTS[folds[0][1]][None]).max(2).min() == 2 * PITCH
 
 
 def test_prediction_chooses_its_penalty_behind_the_guard(seen):

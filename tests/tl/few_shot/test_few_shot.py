@@ -67,7 +67,7 @@ def test_signal_is_found_and_noise_is_not(four):
 
 
 @pytest.mark.parametrize("classifier", ["linear", "centroid", "knn"])
-@pytest.mark.parametrize("scaling", ["section", "support", "none"])
+@pytest.mark.parametrize("scaling", ["block", "section", "support", "none"])
 def test_every_classifier_learns_with_every_scaling(four, classifier, scaling):
     table = run(four, groupby="patient", classifier=classifier, scaling=scaling, shots=(1, 8), n_repeats=6)
     found = sp.tl.few_shot_summary(table, metric="macro_auroc").set_index("shots")["mean"]
@@ -83,8 +83,10 @@ def test_the_linear_probe_is_the_logistic_regression_of_scikit_learn():
     for c in (0.1, 1.5):
         wanted = LogisticRegression(C=c, tol=1e-8, max_iter=10_000).fit(x, y).predict_proba(others)
         np.testing.assert_allclose(linear(x, y, c)(others), wanted, atol=1e-2)
-    paper = Probe().fit(x, y)(others)
-    np.testing.assert_allclose(paper, linear(x, y, 50 * 3 / 100)(others))
+    np.testing.assert_allclose(Probe(C="paper").fit(x, y)(others), linear(x, y, 2.0)(others))
+    by_norm = 4 / np.mean([row @ row for row in x])
+    np.testing.assert_allclose(Probe().fit(x, y)(others), linear(x, y, by_norm)(others))
+    np.testing.assert_allclose(Probe().fit(100 * x, y)(100 * others), Probe().fit(x, y)(others), atol=1e-3)
 
 
 def test_c_is_chosen_within_the_support():
@@ -95,7 +97,7 @@ def test_c_is_chosen_within_the_support():
     assert probe._choose(x, y, 0) < 1  # nearly all is noise: a strong penalty
     clear = np.column_stack([4.0 * (2 * y - 1) + rng.normal(size=60)])
     assert probe._choose(clear, y, 0) >= 1
-    assert probe._choose(x[:2], y[:2], 0) == 41 * 2 / 100  # one shot: nothing to validate on
+    assert probe._choose(x[:2], y[:2], 0) == 4 / np.square(x[:2]).sum(1).mean()  # one shot: nothing to validate on
 
 
 @pytest.mark.parametrize(
@@ -108,11 +110,14 @@ def test_c_is_chosen_within_the_support():
         ({"shots": ()}, r"shots=\(\): expected at least one whole number"),
         ({"shots": (1, 0)}, "shots=0: expected a whole number of at least 1"),
         ({"n_repeats": 0}, "n_repeats=0: expected a whole number"),
-        ({"scaling": "minmax"}, "scaling='minmax': expected one of 'section', 'support', 'none'"),
+        ({"scaling": "minmax"}, "scaling='minmax': expected one of 'block', 'section', 'support', 'none'"),
+        ({"C": "paper"}, 'C="paper" is C = 2 on features that are not scaled, with all rows alike: add scaling="none"'),
+        ({"weights": {"X_f": 2}}, "weights: 'X_f' is not among the keys of a tuple in use_rep"),
         (
-            {"scaling": "none", "use_rep": ("X_f", "X_noise")},
-            "X_f \\+ X_noise' concatenates features of different scales",
+            {"weights": {"X_f": -1}, "use_rep": ("X_f", "X_noise")},
+            r"weights\['X_f'\]=-1: expected a number of at least 0",
         ),
+        ({"weights": 2, "use_rep": ("X_f", "X_noise")}, 'weights=2: expected "auto", or a dict'),
         ({"use_rep": []}, r"use_rep=\[\]: expected an obsm key"),
         ({"use_rep": 3}, "use_rep=3: expected an obsm key"),
         ({"guard_um": 5}, "guard_um=5 has no meaning without block_um="),
@@ -234,7 +239,7 @@ def test_sections_without_labels_are_passed_over(four):
 
 def test_context_features_widen_the_guard_band(cohort):
     sp.pp.spatial_context(cohort, use_rep="X_texture", radius_um=150)
-    assert guard_width(cohort, {"a": ("X_texture",)}, "patches", None) == 112
+    assert guard_width(cohort, {"a": ("X_texture",)}, "patches", None) == pytest.approx(200)  # two pitches
     assert guard_width(cohort, {"a": ("X_texture",), "b": ("X_texture", "X_texture_context")}, "patches", None) == 412
 
 

@@ -299,7 +299,10 @@ def test_time_in_bins_beyond_those_of_training(small):
     [
         ({"head": "max"}, "head='max': expected one of 'mean', 'abmil', 'transmil'"),
         ({"loss": "mse"}, "loss='mse': expected"),
-        ({"head": "abmil", "loss": "cox"}, "loss=\"cox\" with head='abmil': the partial likelihood compares patients"),
+        ({"head": "abmil", "loss": "cox", "batch_size": 1}, "batch_size=1: expected a whole number of at least 2"),
+        ({"head": "abmil", "preset": "best"}, "preset='best': expected one of 'paper'"),
+        ({"head": "abmil", "hidden": (8,)}, r"hidden=\(8,\): expected one width, or those of the layers and, last,"),
+        ({"head": "abmil", "schedule": "step"}, "schedule='step': expected one of 'constant', 'cosine'"),
         ({"strength": 0}, "strength=0: expected a positive number"),
         ({"strength": "best"}, "strength='best': expected a positive number"),
         ({"n_bins": 1}, "n_bins=1: expected a whole number of at least 2"),

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import pandas as pd
 import pytest
 from conftest import fresh
-from helpers.sections import assert_same, empty_rows, spoil, warns_here
+from helpers.sections import GENES, assert_same, empty_rows, spoil, square_lattice, warns_here
 from helpers.sections import table as spots_table
 from helpers.switchboard import cohort, run
 from scipy.sparse import csr_matrix
 
 import spade as sp
 from spade.tl._switchboard import switchboard as shell
+from spade.tl._switchboard.folds import _penalty_rows
 
 # --- splits and seeds
 
@@ -143,3 +146,44 @@ def test_one_group_cannot_be_held_out():
         run(cohort()[:2])
     with pytest.raises(ValueError, match=r"d is the only training section of a fold and has no patches"):
         run(cohort()[2:])
+
+
+# --- what chooses the penalty
+
+
+def shared(sections, points=None, patch=10.0):
+    """Spots of some sections, of which only names and places matter."""
+    names = np.repeat([name for name, _ in sections], [n for _, n in sections])
+    points = np.full((len(names), 2), np.nan) if points is None else points
+    return SimpleNamespace(section=names, points=points, patch=patch)
+
+
+def test_a_section_of_median_size_chooses_the_penalty():
+    spots = shared([("large", 9), ("small", 2), ("middle", 5), ("held out", 7)])
+    learned, choosing = _penalty_rows(spots, np.arange(16))
+    assert set(spots.section[choosing]) == {"middle"}
+    assert set(spots.section[learned]) == {"large", "small"}
+
+
+def test_the_end_of_a_single_section_chooses_the_penalty_behind_a_guard_band():
+    points = square_lattice(90, 100.0)  # 6 × 15 spots
+    learned, choosing = _penalty_rows(shared([("one", 90)], points), np.arange(90))
+    assert sorted(choosing) == list(range(60, 90))
+    assert sorted(learned) == list(range(54))  # a row of six, next to the end, is in the band
+    with pytest.raises(ValueError, match=r"one is the only training section of a fold, and its 4 spots are too few"):
+        _penalty_rows(shared([("one", 4)], points[:4]), np.arange(4))
+
+
+def test_no_variant_is_trained_on_what_chooses_the_penalty(models):
+    """With d held out, b chooses: other expression there changes the probe, and no model."""
+    samples = cohort()
+    before = run(samples, ["seal", "spade"])
+    known = list(models["patient_2"])
+    models.clear()
+    samples[1]["table"].X = csr_matrix(np.random.default_rng(9).poisson(3, (36, len(GENES))), dtype=np.float32)
+    after = run(samples, ["seal", "spade"])
+    assert models["patient_2"] == known
+    own = [
+        (one["fold"] == "patient_2") & (one["metric"] == "pearson") & (one["by"] == "probe") for one in (before, after)
+    ]
+    assert (before[own[0]]["value"].to_numpy() != after[own[1]]["value"].to_numpy()).all()

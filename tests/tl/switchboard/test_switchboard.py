@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import numpy as np
-import pandas as pd
 import pytest
 from helpers.switchboard import EXPERTS, FAST, KEYS, NAMES, PANEL, cohort, run, values
-from sklearn.linear_model import LogisticRegression
+from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.metrics import roc_auc_score
 
 import spade as sp
 from spade.core.evaluation.retrieval import pair_ranks
+from spade.core.expression.ridge import ALPHAS
 from spade.tl._switchboard import switchboard as shell
 
 # --- the table
@@ -71,17 +71,27 @@ def test_real_pairs_are_told_from_shuffled_ones(table):
 # --- against another way to the same figures
 
 
-def test_expression_by_the_probe_is_that_of_the_sound_protocol(table):
-    other = sp.tl.expression_benchmark(cohort(), use_rep="X_f", protocol="sound", genes=PANEL)
-    expected = other.groupby("section")["pearson"].mean()
-    found = values(table, "frozen", metric="pearson")
-    pd.testing.assert_series_equal(found, expected.loc[found.index], check_names=False)
+def test_the_penalty_of_the_probe_is_chosen_on_a_section_that_no_model_is_trained_on(table):
+    """With d held out, b (the second of three equal sections) chooses; the fit is on all three."""
+    samples = cohort()
+    x, y = ([part(one) for one in samples] for part in (lambda one: one["table"].obsm["X_f"].astype(float), log_counts))
+    mean, deviation = np.concatenate(x[:3]).mean(0), np.concatenate(x[:3]).std(0)
+    x = [(one - mean) / deviation for one in x]
+
+    def explained(alpha):
+        fit = Ridge(alpha=alpha).fit(np.concatenate([x[0], x[2]]), np.concatenate([y[0], y[2]]))
+        return np.mean(1 - (y[1] - fit.predict(x[1])).var(0) / y[1].var(0))
+
+    alpha = max(ALPHAS, key=explained)
+    predicted = Ridge(alpha=alpha).fit(np.concatenate(x[:3]), np.concatenate(y[:3])).predict(x[3])
+    expected = np.mean([np.corrcoef(a, b)[0, 1] for a, b in zip(y[3].T, predicted.T, strict=True)])
+    assert values(table, "frozen", metric="pearson")["d"] == pytest.approx(expected, abs=1e-4)
 
 
 @pytest.mark.parametrize("name", ["seal", "spade"])
 def test_figures_of_a_model_are_those_of_one_trained_by_hand(table, name):
     samples = cohort()
-    held_out, others = samples[3], samples[:3]
+    held_out, others = samples[3], [samples[0], samples[2]]  # b chooses the penalty
     if name == "spade":
         model = sp.tl.train_spade(others, use_rep="X_f", genes=PANEL, **EXPERTS, rng=1)
     else:
@@ -130,7 +140,7 @@ def test_classes_are_learned_from_labels_of_the_training_groups():
     )  # all labels of three sections
     scaled = [(x - x.mean(0)) / x.std(0) for x in (one["table"].obsm["X_f"].astype(float) for one in samples)]
     y = [one["table"].obs["kind"].to_numpy() for one in samples]
-    model = LogisticRegression(C=8 * 2 / 100, max_iter=10_000).fit(np.concatenate(scaled[:3]), np.concatenate(y[:3]))
+    model = LogisticRegression(C=4 / 8, max_iter=10_000).fit(np.concatenate(scaled[:3]), np.concatenate(y[:3]))
     expected = np.mean([(model.predict(scaled[3]) == y[3])[y[3] == kind].mean() for kind in ("low", "high")])
     auroc = roc_auc_score(y[3] == "low", model.predict_proba(scaled[3])[:, 1])
     assert 0.5 < expected < 1

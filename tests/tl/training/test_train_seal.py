@@ -145,6 +145,7 @@ def test_a_cnn(tmp_path):
     "options",
     [
         {"gene_warmup": 1, "kl": 0.1},
+        {"gene_warmup": 1, "gene_lr": 1e-3},
         {"adversary": 0.1, "balance_sections": True, "negatives": "section"},
         {"contrastive": 0},
         {"gene_reconstruction": 0},

@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from spade.core.arrays import Floats, Rows
 from spade.core.evaluation.metrics import Labels
-from spade.core.spots.blocks import too_near
+from spade.core.spots.blocks import guard_band, too_near
 
 
 def groups_per_class(groups: Labels, y: Labels, n_classes: int) -> NDArray[np.int64]:
@@ -60,28 +60,37 @@ def inner_split(
     return chosen[number] if has[chosen].any(0).all() and has[~chosen].any(0).all() else None
 
 
-def halves(points: Floats, guard: float) -> list[tuple[Rows, Rows]]:
-    """Return two folds of one section, cut across its longer side, as training and test rows.
+def end_of_section(points: Floats, patch: float, share: float) -> tuple[Rows, Rows]:
+    """Return training and test rows of one section: the test rows are ``share`` of it, at one end of its longer side.
 
-    Training rows closer than ``guard`` to a test row are left out.
+    Training rows within the :func:`~spade.core.spots.blocks.guard_band` of patches with side ``patch`` are left out.
     """
-    side = points[:, int(np.argmax(np.ptp(points, axis=0)))]
-    upper = side > np.median(side)
-    folds = []
-    for test in (upper, ~upper):
-        near = too_near(points[~test], points[test], guard)
-        folds.append((np.flatnonzero(~test)[~near], np.flatnonzero(test)))
-    return folds
+    longer = points[:, int(np.argmax(np.ptp(points, axis=0)))]
+    return _guarded(points, longer > np.quantile(longer, 1 - share), patch)
 
 
-def section_folds(section: NDArray[np.str_], points: Floats | None, guard: float) -> list[tuple[Rows, Rows]]:
+def halves(points: Floats, patch: float) -> list[tuple[Rows, Rows]]:
+    """Return two folds of one section, cut across its longer side, as training and test rows; see end_of_section."""
+    longer = points[:, int(np.argmax(np.ptp(points, axis=0)))]
+    upper = longer > np.median(longer)
+    return [_guarded(points, test, patch) for test in (upper, ~upper)]
+
+
+def _guarded(points: Floats, test: NDArray[np.bool_], patch: float) -> tuple[Rows, Rows]:
+    """Return training rows outside of the guard band, and test rows."""
+    near = too_near(points[~test], points[test], guard_band(points, patch))
+    return np.flatnonzero(~test)[~near], np.flatnonzero(test)
+
+
+def section_folds(section: NDArray[np.str_], points: Floats | None, patch: float) -> list[tuple[Rows, Rows]]:
     """Return one fold per section, which is the test rows; a single section is cut into :func:`halves`.
 
-    The list is empty if a single section has no ``points``, or too few for two halves.
+    ``patch`` is the side of a patch in the unit of ``points``. The list is empty if a single section has no ``points``,
+    or too few for two halves.
     """
     names = np.unique(section)
     if len(names) > 1:
         return [(np.flatnonzero(section != name), np.flatnonzero(section == name)) for name in names]
     if points is None:
         return []
-    return [(train, test) for train, test in halves(points, guard) if len(train) > 1 and len(test) > 1]
+    return [(train, test) for train, test in halves(points, patch) if len(train) > 1 and len(test) > 1]

@@ -44,6 +44,7 @@ class SealTraining:
     negatives: str = "all"
     balance_sections: bool = False
     gene_warmup: int = 0
+    gene_lr: float | None = None
     flips: bool = True
     rotations: bool = True
     stain_jitter: float = 0.05
@@ -69,6 +70,8 @@ class SealTraining:
             check_count("micro_batch_size", self.micro_batch_size)
         for name in ("alpha", "temperature", "lr"):
             check_positive(name, getattr(self, name))
+        if self.gene_lr is not None:
+            object.__setattr__(self, "gene_lr", check_positive("gene_lr", self.gene_lr))
         for name in (*WEIGHTS, "weight_decay"):
             check_not_negative(name, getattr(self, name))
         for name in ("dropout", "stain_jitter"):
@@ -81,6 +84,11 @@ class SealTraining:
             raise ValueError(
                 f"gene_warmup={self.gene_warmup} needs gene_reconstruction above 0, the main loss of the warm-up."
             )
+        if self.gene_lr is not None and not self.gene_warmup:
+            raise ValueError(
+                f"gene_lr={self.gene_lr:g} is the rate of the warm-up, but gene_warmup=0 turns it off; set its epochs, "
+                "or leave gene_lr out."
+            )
 
     def _checked_targets(self) -> tuple[str, ...]:
         """Return the names of layers as a tuple; a single name is one of them."""
@@ -89,6 +97,10 @@ class SealTraining:
         if not names or not all(isinstance(name, str) and name for name in names):
             raise ValueError(f"targets={brief(self.targets)}: expected names of layers, such as ('qkv', 'proj').")
         return names
+
+    def rate(self, *, warmup: bool) -> float:
+        """Return the highest learning rate of a stage."""
+        return self.gene_lr if warmup and self.gene_lr is not None else self.lr
 
     def loss_weights(self) -> dict[str, float]:
         """Return the weights of the losses that are switched on."""

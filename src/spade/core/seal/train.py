@@ -141,10 +141,13 @@ class _Run:
         self.names = [name for name in self.trained if name.startswith(prefix)]
         return torch.optim.AdamW(
             [self.trained[name] for name in self.names],
-            lr=self.config.lr,
+            lr=self._rate(),
             weight_decay=self.config.weight_decay,
             fused=True,
         )
+
+    def _rate(self) -> float:
+        return self.config.rate(warmup=self.record.stage == GENE)
 
     def _steps(self) -> int:
         return n_batches(len(self.train), self.config.batch_size)
@@ -162,7 +165,7 @@ class _Run:
         with closing(self._images(left, record.stage)) as images:
             for rows in left:
                 for group in self.optimiser.param_groups:
-                    group["lr"] = self.config.lr * cosine(record.step, n_epochs * steps)
+                    group["lr"] = self._rate() * cosine(record.step, n_epochs * steps)
                 losses = self._step(rows, next(images, None), record.stage)
                 for name, value in losses.items():
                     record.sums[name] = record.sums.get(name, 0.0) + value * len(rows)
@@ -273,8 +276,9 @@ class _Run:
         names = ", ".join(self.pairs.names[i] for i in sections)
         raise NonFiniteLossError(
             f"the {name} became {float(loss.detach())} in step {self.record.step}, on spots of {names}"
-            f"{', whose embeddings are not finite' if bad.any() else ''}. Lower lr={self.config.lr:g}, or look at the "
-            "images, features and counts of these sections."
+            f"{', whose embeddings are not finite' if bad.any() else ''}. Lower lr={self._rate():g}"
+            f"{' of the warm-up (gene_lr=)' if self.record.stage == GENE else ''}, or look at the images, features and "
+            "counts of these sections."
         )
 
     @torch.no_grad()

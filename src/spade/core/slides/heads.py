@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from typing import TypeVar
+from itertools import pairwise
+from typing import TypeAlias, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -18,6 +19,22 @@ N_HEADS = 8
 #: Sides of the depthwise kernels of TransMIL's position encoding.
 KERNELS = (7, 5, 3)
 Layer = TypeVar("Layer", nn.Linear, nn.Conv2d)
+#: One width; or those of successive layers and, last, of the attention.
+Widths: TypeAlias = int | tuple[int, ...]
+
+
+def check_widths(hidden: object) -> Widths:
+    """Return one width, or two or more as a tuple; raise if they are anything else."""
+    if not isinstance(hidden, (tuple, list)):
+        return check_count("hidden", hidden)
+    if len(hidden) < 2:
+        raise ValueError(f"hidden={hidden!r}: expected one width, or those of the layers and, last, of the attention.")
+    return tuple(check_count("hidden", width) for width in hidden)
+
+
+def first_width(hidden: Widths) -> int:
+    """Return the width of the first hidden layer."""
+    return hidden if isinstance(hidden, int) else hidden[0]
 
 
 def _drawn(layer: Layer, generator: torch.Generator) -> Layer:
@@ -81,21 +98,25 @@ class GatedAttention(_BagHead):
     """Attention-based pooling with a gate (Ilse, Tomczak & Welling 2018).
 
     ``h = Dropout(ReLU(W x + b))``; ``a = softmax over patches of wᵀ (tanh(V h) ⊙ sigmoid(U h))``; outputs
-    ``C Σ a h + c``. The two halves of ``gate`` are V and U, each of half the width of h.
+    ``C Σ a h + c``. The two halves of ``gate`` are V and U, each of half the width of h, or of the last of several
+    widths, the others of which are those of successive layers h.
     """
 
-    def __init__(self, d_in: int, n_out: int, hidden: int, dropout: float, generator: torch.Generator) -> None:
+    def __init__(self, d_in: int, n_out: int, hidden: Widths, dropout: float, generator: torch.Generator) -> None:
         super().__init__(d_in)
-        width = max(1, hidden // 2)
-        self.embed = _linear(d_in, hidden, generator)
-        self.gate = _linear(hidden, 2 * width, generator)
+        *layers, width = (hidden, max(1, hidden // 2)) if isinstance(hidden, int) else hidden
+        self.embed = _linear(d_in, layers[0], generator)
+        self.deeper = nn.ModuleList(_linear(*pair, generator) for pair in pairwise(layers))
+        self.gate = _linear(layers[-1], 2 * width, generator)
         self.score = _linear(width, 1, generator)
-        self.out = _linear(hidden, n_out, generator)
+        self.out = _linear(layers[-1], n_out, generator)
         self.dropout = Dropout(dropout, generator)
 
     def read(self, bag: Tensor) -> tuple[Tensor, Tensor]:
         """Pool the bag; the order of patches does not matter."""
         h = self.dropout(F.relu(self.embed(bag)))
+        for layer in self.deeper:
+            h = self.dropout(F.relu(layer(h)))
         content, gate = self.gate(h).chunk(2, dim=1)
         attention = self.score(torch.tanh(content) * torch.sigmoid(gate)).squeeze(1).softmax(0)
         return self.out(attention @ h), attention
@@ -142,8 +163,9 @@ class TransMIL(_BagHead):
     The attention returned is that of the class token to the patches in the last layer, the mean over heads.
     """
 
-    def __init__(self, d_in: int, n_out: int, hidden: int, dropout: float, generator: torch.Generator) -> None:
+    def __init__(self, d_in: int, n_out: int, hidden: Widths, dropout: float, generator: torch.Generator) -> None:
         super().__init__(d_in)
+        hidden = first_width(hidden)
         if hidden % N_HEADS:
             raise ValueError(f"hidden={hidden}: expected a multiple of {N_HEADS}, the attention heads of TransMIL.")
         self.embed = _linear(d_in, hidden, generator)
@@ -175,7 +197,7 @@ class TransMIL(_BagHead):
 
 
 def make_head(
-    name: str, d_in: int, n_out: int, *, hidden: int = 256, dropout: float = 0.25, generator: torch.Generator
+    name: str, d_in: int, n_out: int, *, hidden: Widths = 256, dropout: float = 0.25, generator: torch.Generator
 ) -> nn.Module:
     """Return a head that turns a bag ``(n, d_in)`` into outputs ``(n_out,)`` and attention ``(n,)``, which sums to 1.
 
@@ -184,8 +206,11 @@ def make_head(
     name
         ``"mean"``: :class:`MeanPool`, which has neither hidden layer nor dropout; ``"abmil"``: :class:`GatedAttention`;
         ``"transmil"``: :class:`TransMIL`.
-    d_in, n_out, hidden
-        Widths of the patches, the outputs and the hidden layer.
+    d_in, n_out
+        Widths of the patches and the outputs.
+    hidden
+        Width of the hidden layer; or widths of the hidden layers and, last, of the attention. TransMIL has one width,
+        the first.
     dropout
         Share of the hidden values that is dropped in training.
     generator
@@ -193,8 +218,9 @@ def make_head(
     """
     check_choice("head", name, HEADS)
     check_share("dropout", dropout, "[0, 1)")
-    for argument, width in (("d_in", d_in), ("n_out", n_out), ("hidden", hidden)):
+    for argument, width in (("d_in", d_in), ("n_out", n_out)):
         check_count(argument, width)
+    hidden = check_widths(hidden)
     if name == "mean":
         return MeanPool(d_in, n_out, generator)
     return (GatedAttention if name == "abmil" else TransMIL)(d_in, n_out, hidden, dropout, generator)

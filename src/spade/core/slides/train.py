@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from spade.core.checks import check_count
 from spade.core.errors import NonFiniteLossError
-from spade.core.rng import numpy_stream, torch_stream
-from spade.core.slides.heads import Dropout
+from spade.core.rng import numpy_stream
+from spade.core.slides.epochs import EpochSettings, run_epochs, seed_dropout
 
 
 def train_bags(
@@ -25,6 +25,7 @@ def train_bags(
     lr: float = 2e-4,
     weight_decay: float = 1e-5,
     patience: int = 5,
+    schedule: str = "constant",
     seed: int = 0,
     device: str = "cpu",
     accumulate: int = 1,
@@ -49,6 +50,8 @@ def train_bags(
         Number of epochs, and settings of AdamW.
     patience
         Number of epochs without a lower loss over ``val`` after which training ends.
+    schedule
+        ``"constant"``, or ``"cosine"``: the rate falls to 0 over all steps of ``n_epochs``.
     seed
         Seed of order and dropout.
     device
@@ -69,20 +72,13 @@ def train_bags(
     ValueError
         ``train`` is empty, or shares bags with ``val``.
     """
-    bags, val_bags = [int(i) for i in train], [int(i) for i in val]
-    if not bags:
-        raise ValueError("train is empty: there is no bag to learn from.")
-    if both := set(bags) & set(val_bags):
-        raise ValueError(f"train and val both have the bags {sorted(both)[:5]}; they must have none in common.")
-    for name, number in (("n_epochs", n_epochs), ("patience", patience), ("accumulate", accumulate)):
-        check_count(name, number)
-    head.to(device)
-    dropout = torch_stream(seed, "dropout of bags", 0, torch.device(device).type)
-    for module in head.modules():
-        if isinstance(module, Dropout):
-            module.generator = dropout
+    bags, val_bags = check_bags(train, val)
+    check_count("accumulate", accumulate)
+    settings = EpochSettings(
+        n_epochs=n_epochs, lr=lr, weight_decay=weight_decay, patience=patience, schedule=schedule
+    )
+    seed_dropout(head, seed, device)
     order = numpy_stream(seed, "order of bags")
-    optimiser = torch.optim.AdamW(head.parameters(), lr=lr, weight_decay=weight_decay)
 
     def loss_of(i: int, epoch: int) -> Tensor:
         value = loss(head(read(i).to(device, torch.float32))[0], i)
@@ -90,32 +86,29 @@ def train_bags(
             raise NonFiniteLossError(f"bag {i}: the loss is {float(value.detach())} in epoch {epoch}; lower lr={lr:g}.")
         return value
 
-    history: list[tuple[float, float]] = []
-    best_loss, best_state, n_waited = math.inf, {}, 0
-    for epoch in range(n_epochs):
-        head.train()
-        shuffled, total = order.permutation(bags).tolist(), 0.0
-        for start in range(0, len(shuffled), accumulate):
-            batch = shuffled[start : start + accumulate]
-            optimiser.zero_grad(set_to_none=True)
-            for i in batch:
-                value = loss_of(i, epoch)
-                (value / len(batch)).backward()
-                total += float(value.detach())
-            optimiser.step()
-        head.eval()
-        with torch.no_grad():
-            val_loss = sum(float(loss_of(i, epoch)) for i in val_bags) / len(val_bags) if val_bags else math.nan
-        history.append((total / len(bags), val_loss))
-        if progress is not None:
-            progress()
-        if val_loss < best_loss:
-            best_loss, n_waited = val_loss, 0
-            best_state = {name: value.detach().clone() for name, value in head.state_dict().items()}
-        elif val_bags:
-            n_waited += 1
-            if n_waited >= patience:
-                break
-    if best_state:
-        head.load_state_dict(best_state)
-    return history
+    def deal() -> list[list[int]]:
+        shuffled = order.permutation(bags).tolist()
+        return [shuffled[start : start + accumulate] for start in range(0, len(shuffled), accumulate)]
+
+    def step(batch: list[int], epoch: int) -> float:
+        total = 0.0
+        for i in batch:
+            value = loss_of(i, epoch)
+            (value / len(batch)).backward()
+            total += float(value.detach())
+        return total
+
+    def validate(epoch: int) -> float:
+        return sum(float(loss_of(i, epoch)) for i in val_bags) / len(val_bags) if val_bags else math.nan
+
+    return run_epochs(head, settings, deal, step, validate, progress)
+
+
+def check_bags(train: Sequence[int], val: Sequence[int]) -> tuple[list[int], list[int]]:
+    """Return the numbers of the bags of both parts; raise if there is none to learn from, or one in both."""
+    bags, val_bags = [int(i) for i in train], [int(i) for i in val]
+    if not bags:
+        raise ValueError("train is empty: there is no bag to learn from.")
+    if both := set(bags) & set(val_bags):
+        raise ValueError(f"train and val both have the bags {sorted(both)[:5]}; they must have none in common.")
+    return bags, val_bags

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from spade.io._bytes import read_json
 from spade.io._files.damaged import check_claim, damaged, reading
 
 if TYPE_CHECKING:
@@ -25,17 +25,35 @@ def read_store(path: Path, argument: str = "samples", *, tables_only: bool = Fal
     """Read a store, images lazily, or its tables alone; errors name it."""
     from spatialdata import read_zarr
 
+    check_metadata(path, argument)
     with reading(path, WHAT, argument), warnings.catch_warnings():
-        for place, below, files in os.walk(path):
-            folder = Path(place)
-            for name in METADATA:
-                facts = json.loads((folder / name).read_text()) if name in files else {}
-                _check_claims(facts, folder, path, argument)
-                if "shape" in facts:
-                    below.clear()  # its chunks
         if tables_only:
             warnings.filterwarnings("ignore", message="The table is annotating")  # its shapes are in the store
         return read_zarr(path, selection=("tables",) if tables_only else None)
+
+
+def check_metadata(path: Path, argument: str) -> None:
+    """Raise if metadata anywhere in a store cannot be read, or claim more than the store can hold."""
+    for place, below, files in os.walk(path):
+        folder = Path(place)
+        for name in METADATA:
+            if name not in files:
+                continue
+            facts = read_facts(folder / name, argument)
+            with reading(folder / name, WHAT, argument):
+                _check_claims(facts, folder, path, argument)
+            if "shape" in facts:
+                below.clear()  # its chunks
+
+
+def read_facts(file: Path, argument: str) -> dict[str, Any]:
+    """Return what a file of zarr's metadata says."""
+    facts = read_json(file, argument)
+    if not isinstance(facts, dict):
+        raise damaged(file, WHAT, "it holds no object of JSON", argument)
+    if file.name == "zarr.json" and (kind := facts.get("node_type")) not in ("group", "array"):
+        raise damaged(file, WHAT, f"its node_type is {kind!r}", argument)
+    return facts
 
 
 def _check_claims(facts: dict[str, Any], folder: Path, path: Path, argument: str) -> None:

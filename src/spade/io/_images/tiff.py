@@ -127,6 +127,8 @@ def tiff_levels(path: Path, argument: str) -> list[TiffLevel]:
                 f"{argument}: {str(path)!r} holds {wrong}: {first.shape} {first.dtype} ({first.axes}); expected an "
                 "8-bit RGB image with interleaved channels. Convert it."
             )
+        if min(first.shape) < 1:
+            raise damaged(path, "an image", f"it has {first.shape[1]} × {first.shape[0]} pixels", argument)
         levels: list[Page] = [((0,), first)]
         for place, page in sorted(_others(tif, first), key=lambda other: -other[1].shape[0]):
             if all(side < finer for side, finer in zip(page.shape[:2], levels[-1][1].shape[:2], strict=True)):
@@ -159,6 +161,7 @@ def _others(tif: Any, first: Any) -> list[Page]:
         if not page.subfiletype & ~REDUCED
         and not OTHER_VIEW.search(page.description)
         and not _colours_lacking(page)
+        and min(page.shape) > 0
         and _alpha(page) == _alpha(first)
         and _same_view(page.shape, first.shape)
     ]

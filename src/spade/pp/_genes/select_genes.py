@@ -71,7 +71,8 @@ def select_genes(
     scanpy's default flavour); the panel is their union. SEAL: names are matched in upper case; control probes and genes
     with fewer than 3 counts in total are left out; of the rest, the ``n_top_genes`` that vary most over the spots of
     all samples are taken (scaled to 10,000 counts per spot over all genes, ``log1p``, scanpy's ``"seurat"`` flavour).
-    The panel is in alphabetical order.
+    The panel is in alphabetical order. Variances are sums that are rounded in the order of the rows, so genes that vary
+    all but equally may change places if the rows do.
 
     Parameters
     ----------

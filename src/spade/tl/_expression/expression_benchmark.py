@@ -24,7 +24,6 @@ from spade._samples.open import Samples, as_list, iter_samples
 from spade._samples.patches import row_centres
 from spade.core.checks import brief, check_choice, check_count, check_path, check_positive
 from spade.core.expression.normalise import TARGET_SUM
-from spade.core.spots.blocks import spacing
 from spade.encoders import Encoder
 from spade.encoders._output import check_encoder
 from spade.io._store import is_store
@@ -44,8 +43,6 @@ from spade.tl._expression.protocols import (
 logger = logging.getLogger("spade")
 #: Training and test sections of every fold, by its name.
 Folds = Mapping[str, tuple[Sequence[str], Sequence[str]]]
-#: Patches of a task of HEST-Bench are about as wide as spots are apart: the guard band in spot distances.
-GUARD_PITCHES = 1.2
 
 
 def expression_benchmark(
@@ -236,9 +233,9 @@ def _read_folder(folder: Path, encoder: str | Encoder, batch_size: int) -> _Benc
     sections = {}
     for name in tqdm(task.files, desc=f"{ready.name}: {folder.name}", unit="sample"):
         sample = read_task_sample(task, name, ready, batch_size)
-        guard = 0.0 if sample.points is None else GUARD_PITCHES * spacing(sample.points)
+        # patches of a task are about as wide as spots are apart, so that two pitches keep them apart
         sections[name] = BenchSection(
-            name, {ready.name: sample.x}, sample.counts, sample.genes, points=sample.points, guard=guard
+            name, {ready.name: sample.x}, sample.counts, sample.genes, points=sample.points, patch=0.0
         )
     return _Bench(sections, task.folds, task.genes)
 
@@ -275,7 +272,7 @@ def _read_samples(
             expression[section.name] = counts[section_rows], sample.table.var_names.astype(str), side
     features, columns = collector.joined()
     sections = {}
-    for name, (counts, genes, guard) in expression.items():
+    for name, (counts, genes, patch) in expression.items():
         in_section = columns["section"] == name
         points = columns["points"][in_section]
         sections[name] = BenchSection(
@@ -284,7 +281,7 @@ def _read_samples(
             counts,
             genes,
             points=None if np.isnan(points).any() else points,
-            guard=guard,
+            patch=patch,
         )
     folds = {
         group: (

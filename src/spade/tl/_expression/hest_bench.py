@@ -22,6 +22,7 @@ from spade.encoders._output import encode_batch
 from spade.io._bytes import read_json
 from spade.io._files.damaged import reading
 from spade.io._files.hdf5 import open_hdf5, read_h5ad
+from spade.io._files.matrices import to_csr
 from spade.io._files.tables import table_text
 
 GENES = "var_50genes.json"
@@ -158,9 +159,13 @@ def read_task_sample(task: BenchTask, name: str, encoder: Encoder, batch_size: i
             f"{name}: {len(unmatched)} of {len(rows)} patches have no spot in {str(expression_file)!r}, such as "
             f"{shorten(unmatched)}. Do both files belong to one sample?"
         )
-    if "spatial" in adata.obsm and patches.points is not None:
-        _check_places(np.asarray(adata.obsm["spatial"], dtype=np.float64)[rows], patches.points, name)
-    counts = csr_matrix(adata.X)[rows]
+    with reading(expression_file, "h5ad: X and obsm['spatial']", name):
+        counts = to_csr(adata.X, f"{str(expression_file)!r}: X")[rows]
+        places = np.asarray(adata.obsm["spatial"], dtype=np.float64)[rows] if "spatial" in adata.obsm else None
+        if places is not None and (places.ndim != 2 or places.shape[1] != 2):
+            raise ValueError(f"obsm['spatial'] has shape {places.shape}")
+    if places is not None and patches.points is not None:
+        _check_places(places, patches.points, name)
     if len(counts.data) and (not np.isfinite(counts.data).all() or counts.data.min() < 0):
         raise ValueError(
             f"{name}: {str(expression_file)!r} has negative, NaN or infinite values; raw counts are expected."
@@ -170,7 +175,7 @@ def read_task_sample(task: BenchTask, name: str, encoder: Encoder, batch_size: i
 
 def _read_patches(name: str, path: Path, encoder: Encoder, batch_size: int) -> _Patches:
     """Check and encode the patches in a file."""
-    with open_hdf5(path, name) as file:
+    with open_hdf5(path, name, texts=True) as file:
         barcodes, points, shape = _check_patches(file, f"{name}: {str(path)!r}", encoder)
     x = np.empty((len(barcodes), encoder.dim), dtype=np.float32)
     for start, patches in _batches(name, path, batch_size):

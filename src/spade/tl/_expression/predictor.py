@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 
-from spade._samples.features import column_scale
 from spade.core.arrays import Floats, Rows
+from spade.core.evaluation.scaling import column_scale
 from spade.core.expression.neighbours import neighbour_expression
 from spade.core.expression.ridge import ALPHAS, Ridge, best_penalty, fit_ridge, ridge_errors
 from spade.tl._expression.reference import Reference

@@ -11,9 +11,9 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy.sparse import csr_matrix, vstack
 
-from spade._samples.features import column_scale
 from spade.core.arrays import Floats, Rows
 from spade.core.evaluation.folds import section_folds
+from spade.core.evaluation.scaling import column_scale
 from spade.core.expression.correlation import pearson_per_gene
 from spade.core.expression.normalise import log_normalise
 from spade.core.expression.ridge import ALPHAS, Ridge, best_penalty, fit_ridge, ridge_errors
@@ -49,8 +49,8 @@ class BenchSection:
         Names of their columns.
     points
         Centres ``(n, 2)``; None if unknown.
-    guard
-        Width of the guard band between halves of the section, in the unit of ``points``.
+    patch
+        Side of a patch in the unit of ``points``; 0 if unknown.
     """
 
     name: str
@@ -58,7 +58,7 @@ class BenchSection:
     counts: csr_matrix
     genes: pd.Index
     points: Floats | None
-    guard: float
+    patch: float
 
     def take(self, genes: Sequence[str], target_sum: float | None) -> csr_matrix:
         """Return log1p of the counts of some genes, scaled per spot unless ``target_sum`` is None."""
@@ -158,7 +158,7 @@ def sound_fold(
     y = csr_matrix(vstack([section.take(genes, target_sum) for section in train]))
     names = np.concatenate([np.full(len(section.x[rep]), section.name) for section in train])
     points = train[0].points if len(train) == 1 else None
-    folds = section_folds(names, points, train[0].guard)
+    folds = section_folds(names, points, train[0].patch)
     if not folds:
         raise ValueError(no_penalty(train[0].name))
     probe = fit_probe(x, y, folds)

@@ -42,8 +42,8 @@ class Reference:
         Name and origin of every row's section.
     points
         ``(n, 2)`` centres in µm; NaN where there are no patches.
-    guard
-        Width in µm of the guard band between halves of a section: the side of a patch.
+    patch
+        Side of a patch in µm.
     fold_case
         Whether genes are looked up in upper case, as in :class:`spade.models.GenePanel`.
     """
@@ -55,7 +55,7 @@ class Reference:
     section: NDArray[np.str_]
     origin: NDArray[np.str_]
     points: Floats
-    guard: float
+    patch: float
     fold_case: bool = False
 
     def folds(self, rows: Rows) -> list[tuple[Rows, Rows]]:
@@ -65,7 +65,7 @@ class Reference:
         """
         points = self.points[rows]
         known = None if np.isnan(points).any() else points
-        return [(rows[train], rows[test]) for train, test in section_folds(self.section[rows], known, self.guard)]
+        return [(rows[train], rows[test]) for train, test in section_folds(self.section[rows], known, self.patch)]
 
 
 def read_reference(
@@ -76,7 +76,7 @@ def read_reference(
     panel = _panel(listed, genes, table_key)
     collector = Collector("the reference")
     features_name = " + ".join(settings.keys)
-    guard = 0.0
+    patch = 0.0
     for sample in iter_samples(listed, table_key=table_key):
         image, rows = settings.read_image(sample)
         counts = read_counts(sample, settings.layer, normalized=settings.normalized)
@@ -84,7 +84,7 @@ def read_reference(
         collector.skip("without image features or counts", sample.table.n_obs - int(usable.sum()))
         rows = rows[usable]
         points, side = row_centres(sample, settings.patches_key, required=False)
-        guard = max(guard, side)
+        patch = max(patch, side)
         collector.add(
             sample,
             rows,
@@ -98,7 +98,7 @@ def read_reference(
     if not columns["y"].shape[0]:
         raise ValueError("reference: no spot has both image features and counts.")
     return Reference(
-        features[features_name], genes=list(panel.names), guard=guard, fold_case=panel.fold_case, **columns
+        features[features_name], genes=list(panel.names), patch=patch, fold_case=panel.fold_case, **columns
     )
 
 

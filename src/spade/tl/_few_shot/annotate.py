@@ -3,21 +3,29 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 
 from spade import _keys
-from spade._samples.features import Representation, named_representations, read_representations, support_scale
+from spade._samples.features import (
+    Representation,
+    beside,
+    block_widths,
+    check_weights,
+    named_representations,
+    read_blocks,
+    support_scale,
+)
 from spade._samples.obs import categorical, check_free, obs_column, value_strings
 from spade._samples.open import Item, Samples, as_list, iter_samples
 from spade._samples.sample import Sample
 from spade.core.arrays import Floats
 from spade.core.checks import brief, check_text
 from spade.core.rng import as_seed
-from spade.tl._few_shot.probes import Probe
+from spade.tl._few_shot.probes import Probe, check_paper
 from spade.tl._few_shot.rows import LabelledRows, read_rows
 
 logger = logging.getLogger("spade")
@@ -29,9 +37,10 @@ def annotate(
     label_key: str,
     use_rep: Representation,
     classifier: str = "linear",
-    C: float | str = "paper",
+    C: float | str = "norm",
     n_neighbors: int = 5,
-    scaling: str = "section",
+    scaling: str = "block",
+    weights: str | Mapping[str, float] | None = None,
     table_key: str | None = None,
     rng: int | np.random.Generator = 0,
     key_added: str | None = None,
@@ -52,12 +61,12 @@ def annotate(
         ``obsm`` key of a representation, or a tuple of keys whose features are concatenated.
     classifier, C, n_neighbors
         As in :func:`few_shot`.
-    scaling
-        ``"section"``, ``"support"`` (all labelled spots) or ``"none"``, as in :func:`few_shot`.
+    scaling, weights
+        As in :func:`few_shot`; the support are all labelled spots.
     table_key
         Table; may be left out when there is one.
     rng
-        Seed; matters with ``C="cv"`` only.
+        Seed; matters with ``C="cv"`` and ``weights="auto"`` only.
     key_added
         Stem of the keys written; None: ``"<label_key>_predicted"``.
 
@@ -94,25 +103,34 @@ def annotate(
     if not isinstance(use_rep, (str, tuple)):
         raise TypeError(f"use_rep={brief(use_rep)}: expected one representation, a key or a tuple of keys.")
     named = named_representations(use_rep)
-    probe = Probe(classifier, C, n_neighbors)
+    block_weights = check_weights(weights, named)
+    probe = Probe(classifier, C, n_neighbors, choose_weights=weights == "auto")
+    check_paper(C, scaling)
     seed = as_seed(rng)
     listed = as_list(samples, writes=True)
     labelled = _labelled_samples(listed, label_key, table_key)
     colours = _colours(labelled, label_key, table_key)
-    rows = read_rows(labelled, label_key, named, scaling=scaling, purpose="the support", table_key=table_key)
+    rows = read_rows(
+        labelled,
+        label_key,
+        named,
+        scaling=scaling,
+        weights=block_weights,
+        purpose="the support",
+        table_key=table_key,
+    )
     predict = _fit(probe, rows, scaling, seed)
-    width = next(iter(rows.x.values())).shape[1]
     probabilities = []  # of every sample before any is written
     for sample in iter_samples(listed, table_key=table_key):
         check_free(sample, keys.label)
         check_free(sample, keys.uncertainty)
-        features, with_features = read_representations(sample, named, scaling)
-        (x,) = features.values()
-        if x.shape[1] != width:
+        blocks, with_features = read_blocks(sample, named, scaling, block_weights)
+        if (own := block_widths(named, blocks)) != rows.widths:
             raise ValueError(
-                f"{sample.name}: use_rep={use_rep!r} has {x.shape[1]} features, but {width} in the samples with "
-                "labels. Encode all of them alike."
+                f"{sample.name}: use_rep={use_rep!r} has {_numbers(own)} features, but {_numbers(rows.widths)} in the "
+                "samples with labels. Encode all of them alike."
             )
+        (x,) = beside(named, blocks).values()
         probability = np.full((sample.table.n_obs, len(rows.classes)), np.nan, dtype=np.float32)
         if len(with_features):
             probability[with_features] = predict(x)
@@ -150,6 +168,10 @@ class _WrittenKeys:
         return cls(stem, *(_keys.check_key(f"{stem}_{name}") for name in ("probability", "uncertainty")))
 
 
+def _numbers(widths: Mapping[str, list[int]]) -> str:
+    return " + ".join(map(str, *widths.values()))
+
+
 def _labelled_samples(listed: Sequence[Item], label_key: str, table_key: str | None) -> list[Item]:
     """Return the samples that have the column, or raise with the columns there are."""
     labelled = [
@@ -168,7 +190,8 @@ def _fit(probe: Probe, rows: LabelledRows, scaling: str, seed: int) -> Callable[
     (x,) = rows.x.values()
     support = x[rows.labelled].astype(np.float64)
     mean, deviation = support_scale(support, scaling)
-    predict = probe.fit((support - mean) / deviation, rows.y[rows.labelled], seed)
+    (widths,) = rows.widths.values()
+    predict = probe.fit((support - mean) / deviation, rows.y[rows.labelled], seed, widths)
     return lambda features: predict((features - mean) / deviation)
 
 

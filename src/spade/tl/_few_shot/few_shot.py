@@ -7,18 +7,19 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
+from threadpoolctl import threadpool_limits
 from tqdm.auto import tqdm
 
 from spade import _keys
 from spade._checks import check_shots, shorten
-from spade._samples.features import Representation, named_representations, support_scale
+from spade._samples.features import Representation, check_weights, named_representations, support_scale
 from spade._samples.open import Samples, as_list
 from spade.core.checks import brief, check_count, check_not_negative, check_positive
 from spade.core.errors import warn
 from spade.core.evaluation.episodes import Episode
 from spade.core.rng import as_seed
 from spade.tl._few_shot.draws import draw_between_groups, draw_within_sections
-from spade.tl._few_shot.probes import Probe
+from spade.tl._few_shot.probes import Probe, check_paper
 from spade.tl._few_shot.rows import LabelledRows, guard_width, read_rows
 from spade.tl._few_shot.scores import RECALL, Row, scores, store_table
 
@@ -31,13 +32,14 @@ def few_shot(
     shots: Sequence[int] = (1, 2, 4, 8, 16),
     n_repeats: int = 20,
     classifier: str = "linear",
-    C: float | str = "paper",
+    C: float | str = "norm",
     n_neighbors: int = 5,
     groupby: str | None = None,
     n_support_groups: int | None = None,
     block_um: float | None = None,
     guard_um: float | None = None,
-    scaling: str = "section",
+    scaling: str = "block",
+    weights: str | Mapping[str, float] | None = None,
     patches_key: str = _keys.PATCHES,
     table_key: str | None = None,
     rng: int | np.random.Generator = 0,
@@ -72,9 +74,10 @@ def few_shot(
         ``"linear"``: logistic regression. ``"centroid"``: nearest class mean of rows that were centred and scaled to
         length 1 (SimpleShot). ``"knn"``: vote of the nearest rows, weighted by inverse distance.
     C
-        Inverse strength of the L2 penalty of ``"linear"``: a number; ``"paper"``: width × number of classes / 100;
-        ``"cv"``: chosen within the support by cross-validation (as ``"paper"`` with one shot, where nothing can be held
-        out).
+        Inverse strength of the L2 penalty of ``"linear"``: a number; ``"norm"``: 4 divided by the mean of the squared
+        lengths of the support rows; ``"paper"``: 2, the authors' probe, whose features are not scaled (it needs
+        ``scaling="none"``); ``"cv"``: chosen within the support by cross-validation (as ``"norm"`` with one shot, where
+        nothing can be held out).
     n_neighbors
         Neighbours of ``"knn"``; all labelled spots, if there are fewer.
     groupby
@@ -85,17 +88,25 @@ def few_shot(
         Side of the blocks in µm; the sections need patches (:func:`spade.pp.patches`).
     guard_um
         Width of the guard band in µm: support spots closer than this to a query spot are left out. None: the side of a
-        patch and, for representations of :func:`spade.pp.spatial_context`, twice their radius. A model trained on such
-        features has the same reach.
+        patch and, for representations of :func:`spade.pp.spatial_context`, twice their radius (a model trained on such
+        features has the same reach), and at least twice the distance between neighbouring spots.
     scaling
-        Features get mean 0 and deviation 1 over each ``"section"`` (this reads no label, but the whole section), or
-        over the labelled spots (``"support"``); ``"none"``: they are used as they are.
+        ``"block"``: every key of a tuple is a block, and all blocks get the same total variance over each section (this
+        reads no label, but the whole section). Image features (what :func:`spade.pp.encode_patches` wrote, and their
+        context) first get deviation 1 in every column; all other blocks, such as programs, principal components and
+        embeddings, keep the ratios between their columns. ``"section"``: every column of every block gets mean 0 and
+        deviation 1 over each section; ``"support"``: over the labelled spots; ``"none"``: features are used as they
+        are.
+    weights
+        What the blocks of a tuple are multiplied by after scaling: a dict from ``obsm`` key to weight (1 where there is
+        none); None: 1; ``"auto"``: for each key but the first, 0, 0.5, 1 or 2 is chosen by cross-validation within the
+        support (1 with one shot, where nothing can be held out).
     patches_key
         What :func:`spade.pp.patches` wrote; read only with ``block_um``.
     table_key
         Table; may be left out when there is one.
     rng
-        Seed of the draws.
+        Seed of the draws. They follow the order of the rows: the same spots in another order give other draws.
     key_added
         ``uns`` key.
 
@@ -113,7 +124,13 @@ def few_shot(
     KeyError
         No such column, representation or patches.
     ValueError
-        A single class, a class with too few spots for the shots, or groups or blocks that cannot be split.
+        A single class, a class with too few spots for the shots, groups or blocks that cannot be split, or weights of
+        keys that are not in a tuple.
+
+    Warns
+    -----
+    UserWarning
+        If a representation was made from the measured expression of the spots, as ``obsm["X_spade"]`` is.
 
     Examples
     --------
@@ -131,7 +148,9 @@ def few_shot(
     numbers = check_shots(shots)
     check_count("n_repeats", n_repeats)
     _keys.check_uns_key(key_added)
-    probe = Probe(classifier, C, n_neighbors)
+    block_weights = check_weights(weights, named)
+    probe = Probe(classifier, C, n_neighbors, choose_weights=weights == "auto")
+    check_paper(C, scaling)
     _check_split(groupby=groupby, n_support_groups=n_support_groups, block_um=block_um, guard_um=guard_um)
     seed = as_seed(rng)
     listed = as_list(samples)
@@ -141,7 +160,9 @@ def few_shot(
         label_key,
         named,
         scaling=scaling,
+        weights=block_weights,
         purpose="support and query",
+        scores="The scores",
         groupby=groupby,
         patches_key=None if block_um is None else patches_key,
         table_key=table_key,
@@ -158,7 +179,9 @@ def few_shot(
         )
     results: list[Row] = []
     unit = rows.section if groupby is None else rows.group
-    with tqdm(total=len(draws) * len(numbers) * len(named), desc="few-shot", unit="fit") as bar:
+    n_fits = len(draws) * len(numbers) * len(named)
+    # many small fits, which several threads would only slow down
+    with threadpool_limits(1), tqdm(total=n_fits, desc="few-shot", unit="fit") as bar:
         for repeat, episode in draws:
             for k in numbers:
                 facts: Row = {"classifier": classifier, "shots": k, "repeat": repeat}
@@ -209,7 +232,7 @@ def _score(
     support, query = episode.shots(k)
     x = rows.x[representation]
     mean, deviation = support_scale(x[support], scaling)
-    predict = probe.fit((x[support] - mean) / deviation, rows.y[support], seed)
+    predict = probe.fit((x[support] - mean) / deviation, rows.y[support], seed, rows.widths[representation])
     probabilities = predict((x[query] - mean) / deviation)
     for name in np.unique(unit[query]):
         of_unit = unit[query] == name

@@ -17,6 +17,7 @@ from spade.core.checks import brief, check_choice, check_text
 from spade.core.device import resolve_device
 from spade.core.rng import as_seed
 from spade.tl._slides.heads import SlideConfig, SlideHead, check_heads, fit_slide_head, read_moments
+from spade.tl._slides.presets import settings_with
 from spade.tl._slides.slides import Slides, read_slides
 
 logger = logging.getLogger("spade")
@@ -33,12 +34,14 @@ def attention(
     labels: pd.DataFrame | None = None,
     slide_key: str | None = None,
     groupby: str | None = "patient",
-    scaling: str = SlideConfig.scaling,
-    class_weights: bool = SlideConfig.class_weights,
-    hidden: int = SlideConfig.hidden,
+    preset: str | None = None,
+    scaling: str | None = None,
+    class_weights: bool | None = None,
+    hidden: int | Sequence[int] | None = None,
     dropout: float = SlideConfig.dropout,
     n_epochs: int = SlideConfig.n_epochs,
-    lr: float = SlideConfig.lr,
+    lr: float | None = None,
+    schedule: str | None = None,
     weight_decay: float = SlideConfig.weight_decay,
     patience: int = SlideConfig.patience,
     inner_val: float = SlideConfig.inner_val,
@@ -64,7 +67,9 @@ def attention(
     head
         ``"abmil"`` or ``"transmil"``, as in :func:`slide_task`; for the latter, the attention of the class token in the
         last layer.
-    labels, slide_key, scaling, class_weights, hidden, dropout, n_epochs, lr, weight_decay, patience, device
+    labels, slide_key, device
+        As in :func:`slide_task`.
+    preset, scaling, class_weights, hidden, dropout, n_epochs, lr, schedule, weight_decay, patience
         As in :func:`slide_task`.
     groupby, inner_val
         A share ``inner_val`` of the slides, split off by ``groupby``, selects the epoch, as in :func:`slide_task`.
@@ -107,11 +112,14 @@ def attention(
             f"use_rep={brief(use_rep)}: expected one representation, a key or a tuple of keys to concatenate."
         )
     ((name, obsm_keys),) = named_representations(use_rep).items()
-    config = SlideConfig(
-        scaling=scaling, class_weights=class_weights, hidden=hidden, dropout=dropout, n_epochs=n_epochs, lr=lr,
-        weight_decay=weight_decay, patience=patience, inner_val=inner_val,
+    may_be_preset = {
+        "scaling": scaling, "class_weights": class_weights, "hidden": hidden, "lr": lr, "schedule": schedule,
+    }  # fmt: skip
+    config = settings_with(
+        SlideConfig, preset, may_be_preset, dropout=dropout, n_epochs=n_epochs, weight_decay=weight_decay,
+        patience=patience, inner_val=inner_val,
     )  # fmt: skip
-    (head,) = check_heads(check_choice("head", head, ATTENTION_HEADS), hidden=hidden)
+    (head,) = check_heads(check_choice("head", head, ATTENTION_HEADS), hidden=config.hidden)
     for argument, column in (("label_key", label_key), ("groupby", groupby), ("slide_key", slide_key)):
         if column is not None or argument == "label_key":
             check_text(argument, column)
@@ -136,7 +144,8 @@ def attention(
         rows += _write_attention(sample, number, slides, fitted, key)
         _keys.write_provenance(
             sample.table.uns, key, function="tl.attention", label_key=label_key, use_rep=" + ".join(obsm_keys),
-            head=head, slide_key=slide_key, n_labels=len(slides.labelled), n_epochs=n_epochs, lr=lr, scaling=scaling,
+            head=head, slide_key=slide_key, n_labels=len(slides.labelled), n_epochs=n_epochs, lr=config.lr,
+            scaling=config.scaling,
             seed=seed,
         )  # fmt: skip
         sample.save()

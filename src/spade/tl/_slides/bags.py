@@ -19,13 +19,13 @@ from spatialdata import SpatialData
 
 from spade._checks import shorten
 from spade._samples.features import read_features
-from spade._samples.matrices import to_dense
 from spade._samples.obs import group_labels, value_strings
 from spade._samples.open import Item, Samples, as_list, iter_samples
 from spade._samples.sample import Sample, check_names
 from spade.core.arrays import Rows
 from spade.core.checks import check_ordered, check_path, check_text
 from spade.io._feature_files import feature_shape, find_feature_files, is_feature_file, read_feature_file
+from spade.io._files.matrices import to_dense
 from spade.io._label_table import SAMPLE, SPOT, check_label_table
 from spade.io._store import is_store
 

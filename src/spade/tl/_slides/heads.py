@@ -13,7 +13,6 @@ from scipy.special import softmax
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from spade._samples.features import column_scale
 from spade.core.arrays import Floats, Rows, scale_of
 from spade.core.checks import (
     brief,
@@ -25,8 +24,10 @@ from spade.core.checks import (
     check_share,
 )
 from spade.core.evaluation.folds import inner_split
+from spade.core.evaluation.scaling import column_scale
 from spade.core.rng import numpy_stream, torch_stream
-from spade.core.slides.heads import HEADS, N_HEADS, make_head
+from spade.core.slides.epochs import SCHEDULES
+from spade.core.slides.heads import HEADS, N_HEADS, Widths, check_widths, first_width, make_head
 from spade.core.slides.train import train_bags
 from spade.tl._few_shot.probes import linear
 from spade.tl._slides.bags import Bags
@@ -41,17 +42,20 @@ SCALINGS = ("train", "none")
 class HeadConfig:
     """Settings of heads and their training; see :func:`spade.tl.slide_task`."""
 
-    hidden: int = 256
+    hidden: Widths = 256
     dropout: float = 0.25
     n_epochs: int = 20
     lr: float = 2e-4
     weight_decay: float = 1e-5
     patience: int = 5
     inner_val: float = 0.2
+    schedule: str = "constant"
 
     def __post_init__(self) -> None:
         """Check the settings."""
-        for name in ("hidden", "n_epochs", "patience"):
+        object.__setattr__(self, "hidden", check_widths(self.hidden))
+        check_choice("schedule", self.schedule, SCHEDULES)
+        for name in ("n_epochs", "patience"):
             check_count(name, getattr(self, name))
         check_share("dropout", self.dropout, "[0, 1)")
         check_positive("lr", self.lr)
@@ -74,7 +78,7 @@ class SlideConfig(HeadConfig):
         check_flag("class_weights", self.class_weights)
 
 
-def check_heads(head: object, choices: Sequence[str] = HEADS, *, hidden: int) -> list[str]:
+def check_heads(head: object, choices: Sequence[str] = HEADS, *, hidden: Widths) -> list[str]:
     """Return the heads asked for, one or several; ``hidden`` must suit TransMIL if it is among them."""
     heads = list(head) if isinstance(head, Iterable) and not isinstance(head, str) else [head]
     named = [check_choice("head", one, choices) for one in heads]
@@ -82,7 +86,7 @@ def check_heads(head: object, choices: Sequence[str] = HEADS, *, hidden: int) ->
         raise ValueError(
             f"head={brief(head)}: expected one of {', '.join(map(repr, choices))}, or a list without repeats."
         )
-    if "transmil" in named and hidden % N_HEADS:
+    if "transmil" in named and first_width(hidden) % N_HEADS:
         raise ValueError(f"hidden={brief(hidden)}: expected a multiple of {N_HEADS}, the attention heads of TransMIL.")
     return named
 
@@ -161,7 +165,7 @@ def fit_slide_head(
     )  # fmt: skip
     train_bags(
         read, loss, learning.tolist(), selecting.tolist(), module, n_epochs=config.n_epochs, lr=config.lr,
-        weight_decay=config.weight_decay, patience=config.patience, seed=seed, device=device,
+        weight_decay=config.weight_decay, patience=config.patience, schedule=config.schedule, seed=seed, device=device,
     )  # fmt: skip
 
     @torch.no_grad()

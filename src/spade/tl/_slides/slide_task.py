@@ -23,6 +23,7 @@ from spade.core.rng import as_seed, numpy_stream
 from spade.tl._few_shot.scores import Row, scores, store_table
 from spade.tl._slides.bags import BagSource
 from spade.tl._slides.heads import SlideConfig, SlideHead, check_heads, fit_slide_head, read_moments
+from spade.tl._slides.presets import settings_with
 from spade.tl._slides.slide_folds import SlideFolds, check_slide_folds, deal_slide_folds, given_folds
 from spade.tl._slides.slides import Slides, read_slides
 
@@ -44,12 +45,14 @@ def slide_task(
     n_folds: int = 5,
     shots: int | Sequence[int] | None = None,
     n_repeats: int = 1,
-    scaling: str = SlideConfig.scaling,
-    class_weights: bool = SlideConfig.class_weights,
-    hidden: int = SlideConfig.hidden,
+    preset: str | None = None,
+    scaling: str | None = None,
+    class_weights: bool | None = None,
+    hidden: int | Sequence[int] | None = None,
     dropout: float = SlideConfig.dropout,
     n_epochs: int = SlideConfig.n_epochs,
-    lr: float = SlideConfig.lr,
+    lr: float | None = None,
+    schedule: str | None = None,
     weight_decay: float = SlideConfig.weight_decay,
     patience: int = SlideConfig.patience,
     inner_val: float = SlideConfig.inner_val,
@@ -95,15 +98,25 @@ def slide_task(
         Number of training slides per class; larger draws contain the smaller ones. None: all slides of the other folds.
     n_repeats
         Draws of shots, inner splits and initial weights; the folds stay the same.
+    preset
+        ``"paper"``: what the authors of SPADE state of their heads, in place of the defaults of settings that are not
+        given: ``hidden=(512, 512, 384)``, ``lr=1e-5``, ``schedule="cosine"``, ``scaling="none"`` and
+        ``class_weights=False``. All others keep their defaults, as the authors do not state them.
     scaling
-        ``"train"``: features get mean 0 and deviation 1 over the training slides (for ``"mean"``, slide means do).
-        ``"none"``: features are not scaled.
+        ``"train"`` (default): features get mean 0 and deviation 1 over the training slides (for ``"mean"``, slide means
+        do). ``"none"``: features are not scaled.
     class_weights
-        Weigh slides so that all classes count alike.
-    hidden, dropout
-        Width and dropout of ``"abmil"`` and ``"transmil"``. The settings below, up to ``inner_val``, are also theirs.
+        Weigh slides so that all classes count alike; True by default.
+    hidden
+        Width of ``"abmil"`` and ``"transmil"``, 256 by default; or widths of the successive layers of ``"abmil"`` and,
+        last, of its attention, which otherwise has half the width. ``"transmil"`` then takes the first. The settings
+        below, up to ``inner_val``, are also theirs.
+    dropout
+        Share of the hidden values that is dropped in training.
     n_epochs, lr, weight_decay
-        Settings of AdamW, one slide per step.
+        Settings of AdamW, one slide per step; the rate is 2e-4 by default.
+    schedule
+        ``"constant"`` (default), or ``"cosine"``: the rate falls to 0 over all steps of ``n_epochs``.
     patience
         Training ends after this number of epochs without a lower loss on the inner split; the best epoch is kept.
     inner_val
@@ -158,11 +171,14 @@ def slide_task(
     >>> sp.tl.few_shot_summary(table, metric="accuracy")[["representation", "shots", "n_units"]].values.tolist()
     [['X_texture', 0, 8]]
     """
-    config = SlideConfig(
-        scaling=scaling, class_weights=class_weights, hidden=hidden, dropout=dropout, n_epochs=n_epochs, lr=lr,
-        weight_decay=weight_decay, patience=patience, inner_val=inner_val,
+    may_be_preset = {
+        "scaling": scaling, "class_weights": class_weights, "hidden": hidden, "lr": lr, "schedule": schedule,
+    }  # fmt: skip
+    config = settings_with(
+        SlideConfig, preset, may_be_preset, dropout=dropout, n_epochs=n_epochs, weight_decay=weight_decay,
+        patience=patience, inner_val=inner_val,
     )  # fmt: skip
-    heads = check_heads(head, hidden=hidden)
+    heads = check_heads(head, hidden=config.hidden)
     shots_drawn = [ALL_SLIDES] if shots is None else check_shots(shots)
     check_count("n_repeats", n_repeats)
     check_count("n_folds", n_folds, 2)

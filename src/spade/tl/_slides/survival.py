@@ -21,6 +21,7 @@ from spade.core.rng import as_seed, numpy_stream
 from spade.tl._slides.bags import Bags, BagSource, Block, read_bags
 from spade.tl._slides.heads import Moments, read_moments
 from spade.tl._slides.patients import Patients, read_patients
+from spade.tl._slides.presets import settings_with
 from spade.tl._slides.survival_fit import SurvivalConfig, fit_bags, fit_linear
 
 logger = logging.getLogger("spade")
@@ -44,10 +45,13 @@ def survival(
     n_folds: int = 5,
     n_repeats: int = 1,
     fold_key: str | None = None,
-    hidden: int = SurvivalConfig.hidden,
+    preset: str | None = None,
+    hidden: int | Sequence[int] | None = None,
     dropout: float = SurvivalConfig.dropout,
     n_epochs: int = SurvivalConfig.n_epochs,
-    lr: float = SurvivalConfig.lr,
+    lr: float | None = None,
+    schedule: str | None = None,
+    batch_size: int = SurvivalConfig.batch_size,
     weight_decay: float = SurvivalConfig.weight_decay,
     patience: int = SurvivalConfig.patience,
     inner_val: float = SurvivalConfig.inner_val,
@@ -64,9 +68,11 @@ def survival(
     - ``head="mean"``: patches are averaged over a slide and slides over a patient; a linear model with a ridge penalty
       is fitted to convergence. With ``loss="cox"`` its output is the log risk, so that a patient's risk is the mean
       over its slides.
-    - ``"abmil"``, ``"transmil"``: attention over patches, trained slide by slide, where all slides of a patient
-      together count as one; the risk of a patient is the mean over its slides. Only with ``loss="nll"``, as the partial
-      likelihood of Cox compares patients with each other.
+    - ``"abmil"``, ``"transmil"``: attention over patches; the risk of a patient is the mean over its slides. With
+      ``loss="nll"`` heads are trained slide by slide, where all slides of a patient together count as one. With
+      ``loss="cox"`` they are trained on batches of patients, as the partial likelihood compares them: for the risks
+      ``r`` of a batch, the mean over its events i of ``log Σ_j exp(r_j) − r_i``, where j runs over the patients still
+      at risk (Breslow's ties). Slides are read twice per step, and one at a time is in memory.
 
     Parameters
     ----------
@@ -88,7 +94,7 @@ def survival(
         ``"mean"``, ``"abmil"`` or ``"transmil"``.
     loss
         ``"nll"``: likelihood of discrete hazards; the risk is minus the expected number of bins survived. ``"cox"``:
-        partial likelihood with Efron's ties; the risk is the log risk.
+        partial likelihood, with Efron's ties for ``"mean"``; the risk is the log risk.
     n_bins
         Time bins of ``"nll"``: quantiles of the event times of the training patients.
     strength
@@ -99,9 +105,14 @@ def survival(
     fold_key
         Column with the fold of every slide; ``n_folds`` then has no meaning, and folds are numbered in sorted order.
         None: folds are dealt.
-    hidden, dropout, n_epochs, lr, weight_decay, patience
-        Attention heads only: width, and AdamW on one slide per step. Features get mean 0 and deviation 1 over the
-        training slides.
+    preset
+        Attention heads only: ``"paper"`` takes ``hidden=(512, 512, 384)``, ``lr=1e-5`` and ``schedule="cosine"``, which
+        the authors of SPADE state, for those of these that are not given.
+    hidden, dropout, n_epochs, lr, schedule, weight_decay, patience
+        Attention heads only, as in :func:`slide_task`: widths, and AdamW on one slide per step. Features get mean 0 and
+        deviation 1 over the training slides.
+    batch_size
+        Attention heads with ``loss="cox"`` only: patients per step. Every batch has patients with the event.
     inner_val
         Attention heads only: share of the training patients that select the epoch. With 0, or where events are too few,
         the last epoch is kept.
@@ -149,9 +160,10 @@ def survival(
     >>> table[["patient", "time", "event"]].head(2).values.tolist()
     [['patient_0', 1.0, False], ['patient_1', 4.0, True]]
     """
-    config = SurvivalConfig(
-        head=head, loss=loss, n_bins=n_bins, strength=strength, hidden=hidden, dropout=dropout, n_epochs=n_epochs,
-        lr=lr, weight_decay=weight_decay, patience=patience, inner_val=inner_val,
+    config = settings_with(
+        SurvivalConfig, preset, {"hidden": hidden, "lr": lr, "schedule": schedule}, head=head, loss=loss,
+        n_bins=n_bins, strength=strength, dropout=dropout, n_epochs=n_epochs, batch_size=batch_size,
+        weight_decay=weight_decay, patience=patience, inner_val=inner_val,
     )  # fmt: skip
     device = resolve_device(device) if check_text("device", device) and head != "mean" else "cpu"
     check_count("n_repeats", n_repeats)

@@ -13,10 +13,12 @@ from spade.core.arrays import Floats, Rows
 from spade.core.checks import brief, check_choice, check_count, is_number
 from spade.core.evaluation.folds import inner_split, stratified_folds
 from spade.core.rng import numpy_stream, torch_stream
+from spade.core.slides.epochs import EpochSettings
 from spade.core.slides.heads import HEADS, make_head
 from spade.core.slides.linear_survival import STRENGTHS, Linear, Loss, ridge_path
 from spade.core.slides.survival_losses import cox_loss, discrete_bins, discrete_nll, discrete_risk, time_bins
 from spade.core.slides.train import train_bags
+from spade.core.slides.train_together import deal_with_events, train_together
 from spade.tl._slides.bags import Block
 from spade.tl._slides.heads import HeadConfig
 
@@ -32,6 +34,7 @@ class SurvivalConfig(HeadConfig):
     loss: str = "nll"
     n_bins: int = 4
     strength: float | str = "cv"
+    batch_size: int = 32
 
     def __post_init__(self) -> None:
         """Check the settings."""
@@ -39,11 +42,7 @@ class SurvivalConfig(HeadConfig):
         check_choice("head", self.head, HEADS)
         check_choice("loss", self.loss, LOSSES)
         check_count("n_bins", self.n_bins, 2)
-        if self.loss == "cox" and self.head != "mean":
-            raise ValueError(
-                f'loss="cox" with head={self.head!r}: the partial likelihood compares patients, but such a head is '
-                'trained on one slide at a time. Use loss="nll", or head="mean".'
-            )
+        check_count("batch_size", self.batch_size, 2)
         if isinstance(self.strength, str) and self.strength == "cv":
             return
         if not is_number(self.strength) or float(self.strength) <= 0:
@@ -102,37 +101,80 @@ def fit_bags(
     Every patient counts alike, however many slides it has. ``index`` numbers the training, so that each has random
     streams of its own.
     """
-    first = np.unique(patient, return_index=True)[1]
-    bins = time_bins(time, discrete_bins(time[first], event[first], config.n_bins))
-    weight = len(patient) / len(first) / np.bincount(patient)[patient]
     selecting = None
     if config.inner_val:
         rng = numpy_stream(seed, "survival validation", index)
         selecting = inner_split(patient, event.astype(np.int64), 2, config.inner_val, rng)
     if selecting is None:
         selecting = np.zeros(len(patient), dtype=bool)
+    is_cox = config.loss == "cox"
     head = make_head(
-        config.head, width, config.n_bins, hidden=config.hidden, dropout=config.dropout,
+        config.head, width, 1 if is_cox else config.n_bins, hidden=config.hidden, dropout=config.dropout,
         generator=torch_stream(seed, "survival head", index),
     )  # fmt: skip
 
-    def loss(outputs: torch.Tensor, i: int) -> torch.Tensor:
-        bin_of_slide = torch.as_tensor(bins[i : i + 1]).to(outputs.device)
-        seen = torch.as_tensor(event[i : i + 1]).to(outputs.device)
-        return float(weight[i]) * discrete_nll(outputs[None], bin_of_slide, seen)
-
-    learning, validating = np.flatnonzero(~selecting).tolist(), np.flatnonzero(selecting).tolist()
-    train_bags(
-        lambda i: torch.from_numpy(read(i)), loss, learning, validating, head, n_epochs=config.n_epochs, lr=config.lr,
-        weight_decay=config.weight_decay, patience=config.patience, device=device,
-        seed=int(numpy_stream(seed, "survival training", index).integers(2**62)),
-    )  # fmt: skip
+    training = _Training(config, lambda i: torch.from_numpy(read(i)), patient, time, event)
+    train_seed = int(numpy_stream(seed, "survival training", index).integers(2**62))
+    (training.cox if is_cox else training.nll)(head, ~selecting, seed=train_seed, device=device)
 
     def risk(bag: Block) -> float:
         with torch.no_grad():
-            return float(discrete_risk(head(torch.from_numpy(bag).to(device))[0].double()))
+            outputs = head(torch.from_numpy(bag).to(device))[0].double()
+            return float(outputs[0] if is_cox else discrete_risk(outputs))
 
     return risk
+
+
+@dataclass(frozen=True)
+class _Training:
+    """Slides to train a head on, with the patient of each, its time and event ``(n,)``."""
+
+    config: SurvivalConfig
+    read: Callable[[int], torch.Tensor]
+    patient: Rows
+    time: Floats
+    event: NDArray[np.bool_]
+
+    def nll(self, head: torch.nn.Module, learning: NDArray[np.bool_], *, seed: int, device: str) -> None:
+        """Discrete hazards, one slide per step; all slides of a patient together weigh as much as one patient."""
+        config, first = self.config, np.unique(self.patient, return_index=True)[1]
+        bins = time_bins(self.time, discrete_bins(self.time[first], self.event[first], config.n_bins))
+        weight = len(self.patient) / len(first) / np.bincount(self.patient)[self.patient]
+
+        def loss(outputs: torch.Tensor, i: int) -> torch.Tensor:
+            bin_of_slide = torch.as_tensor(bins[i : i + 1]).to(outputs.device)
+            seen = torch.as_tensor(self.event[i : i + 1]).to(outputs.device)
+            return float(weight[i]) * discrete_nll(outputs[None], bin_of_slide, seen)
+
+        train_bags(
+            self.read, loss, np.flatnonzero(learning).tolist(), np.flatnonzero(~learning).tolist(), head,
+            n_epochs=config.n_epochs, lr=config.lr, weight_decay=config.weight_decay, patience=config.patience,
+            schedule=config.schedule, seed=seed, device=device,
+        )  # fmt: skip
+
+    def cox(self, head: torch.nn.Module, learning: NDArray[np.bool_], *, seed: int, device: str) -> None:
+        """Breslow's partial likelihood over a batch of patients, whose log risk is the mean over their slides."""
+        config, slides = self.config, np.flatnonzero(learning)
+
+        def loss(outputs: torch.Tensor, bags: list[int]) -> torch.Tensor:
+            _, first, number = np.unique(self.patient[bags], return_index=True, return_inverse=True)
+            rows = np.asarray(bags)[first]
+            of_patient = torch.as_tensor(number).to(outputs.device)
+            total = outputs.new_zeros(len(first)).index_add(0, of_patient, outputs[:, 0])
+            time, event = (torch.as_tensor(values[rows]).to(outputs.device) for values in (self.time, self.event))
+            return cox_loss(total / torch.bincount(of_patient), time, event, ties="breslow")
+
+        def deal(rng: np.random.Generator) -> list[list[int]]:
+            batches = deal_with_events(self.patient[slides], self.event[slides], config.batch_size, rng)
+            return [slides[batch].tolist() for batch in batches]
+
+        settings = EpochSettings(
+            n_epochs=config.n_epochs, lr=config.lr, weight_decay=config.weight_decay, patience=config.patience,
+            schedule=config.schedule,
+        )  # fmt: skip
+        train_together(
+            self.read, loss, deal, np.flatnonzero(~learning).tolist(), head, settings=settings, seed=seed, device=device
+        )
 
 
 def _mean_loss(time: Floats, event: NDArray[np.bool_], edges: Floats | None) -> Loss:

@@ -13,7 +13,7 @@ from spade import _keys
 from spade._samples.obs import check_groups
 from spade.core.arrays import Floats, Rows
 from spade.core.evaluation.episodes import Episode
-from spade.core.evaluation.folds import section_folds, stratified_folds
+from spade.core.evaluation.folds import end_of_section, stratified_folds
 from spade.core.expression.normalise import gene_scale
 from spade.core.rng import numpy_stream
 from spade.tl._expression.protocols import no_penalty
@@ -21,6 +21,8 @@ from spade.tl._switchboard.shared_spots import SharedSpots
 
 #: ``obs`` column of the training copies that says which spots are trained on.
 SPLIT = _keys.split(_keys.STEM)
+#: Share of a single training section that chooses the penalty.
+PENALTY_SHARE = 1 / 3
 
 
 @dataclass(frozen=True)
@@ -33,10 +35,10 @@ class Fold:
         The group that is held out, or the number of the fold.
     train, test
         Rows of the training and of the held-out groups.
-    held_out
-        Whether a row is held out.
+    fitted
+        Whether variants are trained on a row: on those of ``train`` that do not choose the ridge penalty.
     inner
-        Pairs of positions within ``train``, to learn from and to choose the ridge penalty on.
+        Positions within ``train``, to learn from and to choose the ridge penalty on, as one pair.
     mean, deviation
         Of every gene in training ``(G,)``.
     draws
@@ -46,7 +48,7 @@ class Fold:
     name: str
     train: Rows
     test: Rows
-    held_out: NDArray[np.bool_]
+    fitted: NDArray[np.bool_]
     inner: list[tuple[Rows, Rows]]
     mean: Floats
     deviation: Floats
@@ -57,10 +59,10 @@ def training_copies(shared: SharedSpots, fold: Fold) -> list[SpatialData]:
     """Return the copies that have spots to train on, marked in their column ``SPLIT``."""
     copies = []
     for i, sdata in enumerate(shared.samples):
-        held_out = fold.held_out[shared.sample == i]
-        if not held_out.all():
+        fitted = fold.fitted[shared.sample == i]
+        if fitted.any():
             table = next(iter(sdata.tables.values()))
-            table.obs[SPLIT] = np.where(held_out, _keys.TEST, _keys.TRAIN)
+            table.obs[SPLIT] = np.where(fitted, _keys.TRAIN, _keys.TEST)
             copies.append(sdata)
     return copies
 
@@ -96,10 +98,9 @@ def _fold(
     index: int,
 ) -> Fold:
     train, test = np.flatnonzero(~held_out), np.flatnonzero(held_out)
-    points = shared.points[train]
-    inner = section_folds(shared.section[train], None if np.isnan(points).any() else points, shared.guard)
-    if not inner:
-        raise ValueError(no_penalty(shared.section[train][0]))
+    learned, choosing = _penalty_rows(shared, train)
+    fitted = np.zeros(len(held_out), dtype=bool)
+    fitted[train[learned]] = True
     draws = []
     if shared.classes:
         rows_of_class = _rows_of_classes(shared, train, max_shots, name)
@@ -107,7 +108,29 @@ def _fold(
         for repeat in range(n_repeats):
             rng = numpy_stream(seed, "shots of the switchboard", index * n_repeats + repeat)
             draws.append(Episode([rng.permutation(rows) for rows in rows_of_class], query))
-    return Fold(name, train, test, held_out, inner, *gene_scale(shared.y, train), draws)
+    return Fold(name, train, test, fitted, [(learned, choosing)], *gene_scale(shared.y, train), draws)
+
+
+def _penalty_rows(shared: SharedSpots, train: Rows) -> tuple[Rows, Rows]:
+    """Return positions within ``train``: those that models and probe learn from, and those that choose the penalty.
+
+    The latter are the section of median size, or the end of a single section, behind a guard band. No model is trained
+    on them: a representation fits its training spots better than others, and a penalty chosen on these is too small.
+    """
+    names, first, sizes = np.unique(shared.section[train], return_index=True, return_counts=True)
+    if len(names) > 1:
+        chosen = shared.section[train] == names[np.lexsort((first, sizes))[(len(names) - 1) // 2]]
+        return np.flatnonzero(~chosen), np.flatnonzero(chosen)
+    points = shared.points[train]
+    if np.isnan(points).any():
+        raise ValueError(no_penalty(names[0]))
+    learned, choosing = end_of_section(points, shared.patch, PENALTY_SHARE)
+    if min(len(learned), len(choosing)) < 2:
+        raise ValueError(
+            f"{names[0]} is the only training section of a fold, and its {len(train)} spots are too few to hold out a "
+            "third of it, behind a guard band, for the choice of the penalty. Add sections."
+        )
+    return learned, choosing
 
 
 def _rows_of_classes(shared: SharedSpots, train: Rows, max_shots: int, name: str) -> list[Rows]:

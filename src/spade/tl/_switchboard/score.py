@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 
-from spade._samples.features import column_scale
 from spade.core.arrays import Floats
 from spade.core.evaluation.metrics import balanced_accuracy, macro_auroc
 from spade.core.evaluation.retrieval import chance_rank, chance_recall, pair_ranks, recall_at
+from spade.core.evaluation.scaling import within_sections
 from spade.core.expression.correlation import pearson_per_gene
 from spade.tl._expression.protocols import fit_probe
 from spade.tl._expression.table import mean_known
@@ -45,7 +44,7 @@ def score(
                 yield unit | _row(EXPRESSION, "pearson", by, pearson, 0.0)
         for by, (image, expression) in spaces.items():
             yield from (unit | row for row in _retrieval(image[in_section], expression[in_section], by, k))
-    yield from _few_shot(outputs.image, shared, fold, shots, seed)
+    yield from _few_shot(outputs, shared, fold, shots, seed)
 
 
 def _row(task: str, metric: str, by: str, value: float, chance: float, *, direction: str = "", shots: int = 0) -> Row:
@@ -70,10 +69,10 @@ def _retrieval(image: Floats, expression: Floats, by: str, k: int) -> Iterator[R
 
 
 def _few_shot(
-    image: NDArray[np.float32], shared: SharedSpots, fold: Fold, shots: Sequence[int], seed: int
+    outputs: VariantOutputs, shared: SharedSpots, fold: Fold, shots: Sequence[int], seed: int
 ) -> Iterator[Row]:
-    """Mean over draws for every held-out section that has labels."""
-    x, y = _scaled_by_section(image, shared.section), shared.label
+    """Mean over draws for every held-out section that has labels; the probe is that of :func:`spade.tl.few_shot`."""
+    x, y = within_sections(outputs.image, shared.section, block=True, by_column=outputs.from_encoder), shared.label
     n_classes = len(shared.classes)
     for k in shots:
         by_section: dict[tuple[str, str], list[float]] = {}
@@ -92,13 +91,3 @@ def _few_shot(
             unit: Row = {"unit": str(name), "group": str(shared.group[shared.section == name][0])}
             chance = 1 / n_classes if metric == "balanced_accuracy" else 0.5
             yield unit | _row(FEW_SHOT, metric, PROBE, float(mean_known(np.array(values))), chance, shots=k)
-
-
-def _scaled_by_section(image: NDArray[np.float32], section: NDArray[np.str_]) -> Floats:
-    """Scale features to mean 0 and deviation 1 within each section."""
-    x = image.astype(np.float64)
-    for name in np.unique(section):
-        in_section = section == name
-        mean, deviation = column_scale(x[in_section])
-        x[in_section] = (x[in_section] - mean) / deviation
-    return x

@@ -58,7 +58,7 @@ class SharedSpots:
         Names of the classes.
     points
         ``(n, 2)`` centres in µm; NaN where there are no patches.
-    guard
+    patch
         Side of a patch in µm.
     """
 
@@ -73,7 +73,7 @@ class SharedSpots:
     label: Rows
     classes: list[str]
     points: Floats
-    guard: float
+    patch: float
 
 
 def read_shared_spots(
@@ -94,7 +94,7 @@ def read_shared_spots(
     key = FEATURES if use_rep is None else use_rep
     copies: list[SpatialData] = []
     collector = Collector("all variants")
-    guard = 0.0
+    patch = 0.0
     for number, sample in enumerate(iter_samples(samples, table_key=table_key)):
         y = trained_on = _expression(sample, panel, layer, normalized=normalized)
         if measured_layer is not None:
@@ -112,7 +112,7 @@ def read_shared_spots(
             label = read_labels(sample, label_key, "label_key")[0].astype(str)
         _check_sections(sample, rows)
         points, side = row_centres(sample, patches_key, required=False)
-        guard = max(guard, side)
+        patch = max(patch, side)
         x = x[rows]
         collector.add(
             sample, rows, {key: x}, y=y[rows], number=np.full(len(rows), number), group=group[rows], label=label[rows],
@@ -134,7 +134,7 @@ def read_shared_spots(
         label=np.where(label == "", -1, np.searchsorted(classes, label)) if classes else np.full(len(label), -1),
         classes=classes,
         points=columns["points"],
-        guard=guard,
+        patch=patch,
     )
 
 

@@ -67,6 +67,11 @@ def switchboard(
     Everything is learned from the groups that are not held out: models, scaling, the penalty of the ridge regression.
     All variants have the same spots, folds, seeds and draws of labels. The samples are only read, never written.
 
+    In every fold one of the training sections, that of median size, is kept from all trainings and chooses the penalty
+    of the ridge regression, which is then fitted to all training sections. Chosen on spots that a model was trained on,
+    the penalty would be too small for this model, and right for the frozen features. Where a fold has a single training
+    section, a third of it, at one end, chooses the penalty; between this end and the rest lies a guard band.
+
     The variants:
 
     - ``"frozen"``: the features as they are; always included;
@@ -86,8 +91,8 @@ def switchboard(
     - retrieval among the spots of the section: the same prediction is compared with measured expression by their
       correlation over genes, each gene standardised by the training spots. This needs no joint space, so variants
       without one are measured like all others;
-    - few-shot classes: logistic regression on labelled spots of the training groups, features scaled within each
-      section.
+    - few-shot classes: logistic regression on labelled spots of the training groups, with the scaling and penalty of
+      :func:`few_shot`.
 
     Where the ``"model"`` was trained for a task, its own output is measured too: expression by the image-to-gene head,
     retrieval by cosines in the joint space of models with a contrastive loss (for experts, their concatenated
@@ -134,8 +139,8 @@ def switchboard(
     shots, n_repeats
         Labelled spots per class, and draws, over which results are averaged.
     patches_key
-        What :func:`spade.pp.patches` wrote. It is read with ``encoder``, and to choose the penalty where a single
-        section is left to train on.
+        What :func:`spade.pp.patches` wrote. It is read with ``encoder``, and to choose the penalty where a fold has a
+        single training section.
     device
         ``"auto"``, ``"cpu"`` or ``"cuda"``.
     table_key
@@ -234,7 +239,7 @@ def _train_and_run(
 ) -> VariantOutputs:
     """Train a variant and apply it to the shared spots; warnings of the training are given with its name."""
     if variant.train is None:
-        return VariantOutputs(shared.x)
+        return VariantOutputs(shared.x, from_encoder=True)
     title = f"{variant.name}, {fold.name} held out"
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")

@@ -190,17 +190,21 @@ class VariantOutputs:
         Image and expression of the held-out rows in the model's joint space, rows of length 1; None: it has none.
     predicted
         Expression of the held-out rows by the model's own head ``(m, G)``; None: it has none.
+    from_encoder
+        Whether ``image`` are features of an encoder, of which a probe standardises every column.
     """
 
     image: NDArray[np.float32]
     joint: tuple[NDArray[np.float32], NDArray[np.float32]] | None = None
     predicted: NDArray[np.float32] | None = None
+    from_encoder: bool = False
 
 
 def run_variant(model: Model, shared: SharedSpots, fold: Fold, patches_key: str) -> VariantOutputs:
     """Embed all images with a trained model, and apply its joint space and head to the held-out rows."""
-    features = shared.x
+    features, tuned = shared.x, False
     if isinstance(model, SealModel) and reads_patches(model):
+        tuned = True
         parts = [encode_rows(sample, model, patches_key, BATCH)[0] for sample in iter_samples(shared.samples)]
         features = np.concatenate(parts)
     held_out = features[fold.test]
@@ -212,4 +216,4 @@ def run_variant(model: Model, shared: SharedSpots, fold: Fold, patches_key: str)
         )
     if isinstance(model, SealModel) and model.config.image_to_gene:
         predicted = model.predict_expression(held_out)
-    return VariantOutputs(model.encode_image(features), joint, predicted)
+    return VariantOutputs(model.encode_image(features), joint, predicted, from_encoder=tuned)

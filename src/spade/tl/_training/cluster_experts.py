@@ -69,7 +69,7 @@ def cluster_experts(
     table_key
         Table; may be left out when there is one.
     rng
-        Seed.
+        Seed. Starts of clusters follow the order of the rows: the same spots in another order may give other clusters.
     key_added
         Stem of the keys written.
 

@@ -50,6 +50,7 @@ def train_seal(
     balance_sections: bool = SealConfig.balance_sections,
     adversary: float = SealConfig.adversary,
     gene_warmup: int = SealConfig.gene_warmup,
+    gene_lr: float | None = SealConfig.gene_lr,
     flips: bool = SealConfig.flips,
     rotations: bool = SealConfig.rotations,
     stain_jitter: float = SealConfig.stain_jitter,
@@ -126,6 +127,8 @@ def train_seal(
         trained; 0 turns it off. The critic is left out of the validation loss, whose sections it may not know.
     gene_warmup
         Epochs in which the autoencoder is trained alone, before all else.
+    gene_lr
+        Learning rate of that warm-up; None: ``lr``. The authors' rate is not part of what they published.
     flips, rotations, stain_jitter
         Augmentation of the patches in training: mirroring, turns by 90 degrees, and how much the haematoxylin and eosin
         stains vary.
@@ -170,7 +173,8 @@ def train_seal(
     table_key
         Table; may be left out when there is one.
     rng
-        Seed of initialisation, order, augmentation, dropout and noise. The same seed, machine and number of threads
+        Seed of initialisation, order, augmentation, dropout and noise. Batches follow the order of the rows: the same
+        spots in another order give another model. The same seed, machine and number of threads
         (``torch.set_num_threads``) give the same bytes; with another number, sums are rounded in another order.
 
     Returns
@@ -226,6 +230,7 @@ def train_seal(
         negatives=negatives,
         balance_sections=balance_sections,
         gene_warmup=gene_warmup,
+        gene_lr=gene_lr,
         flips=flips,
         rotations=rotations,
         stain_jitter=stain_jitter,

@@ -138,7 +138,8 @@ def train_spade(
     table_key
         Table; may be left out when there is one.
     rng
-        Seed of clustering, initialisation, shuffling and dropout; each expert has its own streams.
+        Seed of clustering, initialisation, shuffling and dropout; each expert has its own streams. Starts of clusters
+        and batches follow the order of the rows: the same spots in another order give another model.
 
     Returns
     -------

@@ -14,14 +14,14 @@ from scipy.sparse import block_array, csr_matrix, issparse
 from spade._checks import shorten
 
 
-def to_csr(matrix: object, source: str) -> csr_matrix:
-    """Return real numbers as CSR float32, entries sorted and each stored once.
+def to_csr(matrix: object, source: str, dtype: type[np.generic] | None = np.float32) -> csr_matrix:
+    """Return real numbers as CSR of a type (None: their own), entries sorted and each stored once.
 
     Arrays of the table are shared where they are of this kind already, and never changed: entries that are stored in
     several parts are added up in a copy.
     """
     with np.errstate(over="ignore"):  # too large a number becomes infinite, which callers refuse
-        csr = csr_matrix(_in_memory(matrix, source), dtype=np.float32)
+        csr = csr_matrix(_in_memory(matrix, source), dtype=dtype)
     if not csr.has_canonical_format:
         csr = csr.copy()
         csr.sum_duplicates()

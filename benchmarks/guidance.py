@@ -1,0 +1,207 @@
+"""Does expression of other sections help to tell tissue from its image with few labels?
+
+Every representation stands beside frozen + context features, with the probe of ``sp.tl.few_shot``. Models learn from
+the training sections of a task alone; its test sections give only their images. Tasks:
+
+- ``layers``: layers of the olfactory bulb, by experts; trained on another animal.
+- ``regions``: tumour regions of breast cancer, derived labels; trained on the same or another patient.
+- ``molecular``: k-means classes of the *measured* expression of the test section, told from its image.
+- ``signature``: above or below the median of the HER2 amplicon.
+
+Controls: clusters of the image instead of expression; pairs shuffled within sections; and, as a ceiling, the measured
+expression of the test section itself.
+
+``SPADE_TEST_DATA=... python benchmarks/guidance.py``
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from _sections import read_bulb, read_cord, read_tumour
+from sklearn.cluster import KMeans
+from sklearn.decomposition import PCA
+
+import spade as sp
+
+FROZEN, CONTEXT, BOTH = "X_texture", "X_texture_context", ("X_texture", "X_texture_context")
+BASELINE, SHOTS = "frozen + context", (1, 2, 4, 8)
+AMPLICON = ("ERBB2", "GRB7", "STARD3", "MIEN1", "PGAP3")
+#: Fewest spots of a class: 8 to learn from, and some to test on. Classes with fewer are left without a label.
+FEWEST = 12
+
+
+@dataclass(frozen=True)
+class Task:
+    """Sections to train on and to test on, and the classes; ``animal`` says what both share."""
+
+    name: str
+    train: tuple[str, ...]
+    test: tuple[str, ...]
+    label_key: str
+    animal: str
+    groupby: str | None = None
+
+
+BULB = ("MOB_01", "MOB_02", "MOB_03", "MOB_04")
+TUMOURS, SPINAL = ("B4", "C2", "C3"), ("CN63_E2", "CN52_C2_1", "CN52_C2_2")
+#: Pairs of sections with expression: trained on, tested on, and what they share.
+PAIRED = [
+    (("C2",), ("C3",), "same patient"),
+    (("C3",), ("C2",), "same patient"),
+    (("B4",), ("C2", "C3"), "another patient"),
+    (("C2", "C3"), ("B4",), "another patient"),
+]
+CORDS = [
+    (("CN63_E2",), ("CN52_C2_1", "CN52_C2_2"), "another animal"),
+    (("CN52_C2_1", "CN52_C2_2"), ("CN63_E2",), "another animal"),
+]
+TASKS = [
+    Task("layers, within sections", ("MOB_11",), BULB, "label", "another animal"),
+    Task("layers, across sections", ("MOB_11",), BULB, "label", "another animal", groupby="section"),
+    *(Task("regions", *pair[:2], "tissue", pair[2]) for pair in PAIRED),
+    *(Task("molecular", *pair[:2], "molecular", pair[2]) for pair in PAIRED + CORDS),
+    *(Task("signature", *pair[:2], "signature", pair[2]) for pair in PAIRED),
+]
+
+
+def log_expression(table):
+    """Log-normalised expression of the 1,000 most variable of the genes in a tenth of the spots, centred."""
+    counts = table.X.toarray()
+    genes = (counts > 0).mean(0) >= 0.1
+    values = np.log1p(1e4 * counts / np.maximum(counts.sum(1, keepdims=True), 1))[:, genes]
+    values = values[:, np.argsort(-values.var(0))[:1000]]
+    return values - values.mean(0)
+
+
+def without_rare(classes):
+    """Return classes of spots without those that too few spots have."""
+    return classes.where(classes.map(classes.value_counts()) >= FEWEST)
+
+
+def add_measured(sample, rng):
+    """Write gene PCs, molecular classes and the signature of a section with expression."""
+    table = sample["table"]
+    pcs = PCA(10, random_state=rng).fit_transform(log_expression(table))
+    table.obsm["X_gene_pcs"] = pcs.astype(np.float32)
+    number = KMeans(4, n_init=10, random_state=rng).fit_predict(pcs)
+    table.obs["molecular"] = without_rare(pd.Series(number, table.obs_names).astype(str))
+    if "label" in table.obs:
+        tissue = table.obs["label"].astype(object)
+        table.obs["tissue"] = without_rare(tissue.where(~tissue.isin(["none", "undetermined"])))
+    if known := [gene for gene in AMPLICON if gene in table.var_names]:
+        counts = np.asarray(table[:, known].X.sum(1)).ravel() / np.asarray(table.X.sum(1)).ravel()
+        table.obs["signature"] = np.where(counts > np.median(counts), "high", "low")
+
+
+def read_cohort(folder, rng):
+    """Return every section by its name, with features, context and what was measured."""
+    bulb = [read_bulb(folder / "mob", name) for name in ("11", "01", "02", "03", "04")]
+    tumours = [read_tumour(folder / "her2st", name, labels=True) for name in TUMOURS]
+    cords = [read_cord(folder / "als", name) for name in SPINAL]
+    samples = [*bulb, *tumours, *cords]
+    sp.pp.patches(samples)
+    sp.pp.encode_patches(samples)
+    sp.pp.spatial_context(samples, use_rep=FROZEN)
+    for sample in samples:
+        sample["table"].obs["section"] = sample.attrs["spade"]["sample"]
+        if sample["table"].n_vars:
+            add_measured(sample, rng)
+    return {sample.attrs["spade"]["sample"]: sample for sample in samples}
+
+
+def models(train, rng):
+    """Yield names of representations, and the models that write them."""
+    yield "programs", sp.tl.train_programs(train, use_rep=BOTH, rng=rng)
+    yield "image clusters (control)", sp.tl.train_programs(train, use_rep=BOTH, targets="image", rng=rng)
+    yield "shuffled pairs (control)", sp.tl.train_programs(train, use_rep=BOTH, shuffle_pairs=True, rng=rng)
+    genes = sp.pp.select_genes(train, method="seal", n_top_genes=1000, fold_case=False)
+    settings = {"use_rep": FROZEN, "genes": genes, "rng": rng}
+    yield "spade", sp.tl.train_spade(train, **settings)
+    yield "spade, shuffled pairs", sp.tl.train_spade(train, shuffle_pairs=True, **settings)
+    yield "spade, paper", sp.tl.train_spade(train, preset="paper", **settings)
+    yield "seal", sp.tl.train_seal(train, on_features=FROZEN, genes=genes, rng=rng)
+
+
+def embed(cohort, train, rng):
+    """Apply all models of some training sections to all sections; return the representations by name."""
+    (tissue,) = (names for names in (("MOB_11", *BULB), TUMOURS, SPINAL) if train[0] in names)
+    sections = [cohort[name] for name in tissue]
+    ways = {"frozen": FROZEN, BASELINE: BOTH}
+    for i, (name, model) in enumerate(models([cohort[one] for one in train], rng)):
+        stem = f"m{i}"
+        sp.tl.embed(sections, model, key_added=stem)
+        key = f"X_{stem}_image" if name.startswith(("spade", "seal")) else f"X_{stem}"
+        ways[f"{BASELINE} + {name}"] = (*BOTH, key)
+        if name == "spade":
+            ways |= {"spade alone": key, "frozen + spade": (FROZEN, key)}
+    return ways
+
+
+def run_task(task, cohort, ways, n_draws, rng):
+    """Return the table of a task; the unit is the pair of sections."""
+    test = [cohort[name] for name in task.test]
+    measured = all(sample["table"].n_vars for sample in test)
+    if measured and task.name != "molecular":
+        ways = ways | {f"{BASELINE} + measured expression (ceiling)": (*BOTH, "X_gene_pcs")}
+    common = {"label_key": task.label_key, "shots": SHOTS, "n_repeats": n_draws, "rng": rng}
+    if task.groupby:
+        common |= {"groupby": task.groupby, "n_support_groups": 1}
+    chosen = {f"{BASELINE} + programs, weights chosen": ways[f"{BASELINE} + programs"]}
+    parts = []
+    for samples in [test] if task.groupby else test:  # sections may have different classes
+        parts.append(sp.tl.few_shot(samples, use_rep=ways, **common))
+        parts.append(sp.tl.few_shot(samples, use_rep=chosen, weights="auto", **common))
+    table = pd.concat(parts)
+    return table.assign(task=task.name, animal=task.animal, unit="+".join(task.train) + " → " + table["unit"])
+
+
+def show(table):
+    """Print a row per representation: mean and difference to the baseline, with its interval over sections."""
+    table = table.reset_index(drop=True)
+    table.index = table.index.astype(str)
+    found = sp.tl.few_shot_summary(table.drop(columns=["task", "animal"]), baseline=BASELINE)
+    found = found.set_index(["representation", "shots"])
+    print("| representation | " + " | ".join(f"{k} | Δ" for k in SHOTS) + " |\n| --- " + "| --- " * 8 + "|")
+    for name in dict.fromkeys(table["representation"]):
+        cells = []
+        for k in SHOTS:
+            row = found.loc[name, k]
+            cells.append(f"{row['mean']:.3f}")
+            low, high = row["difference_low"], row["difference_high"]
+            cells.append("" if name == BASELINE else f"{row['difference']:+.3f} [{low:+.3f}, {high:+.3f}]")
+        print(f"| {name} | " + " | ".join(cells) + " |")
+
+
+def main(arguments=None):
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--draws", type=int, default=40)
+    parser.add_argument("--only", default="", help="tasks whose name begins with this")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--data", type=Path, default=Path(os.environ.get("SPADE_TEST_DATA", "../shared/data")))
+    options = parser.parse_args(arguments)
+    warnings.simplefilter("ignore")
+    logging.disable(logging.INFO)
+    cohort = read_cohort(options.data, options.seed)
+    ways, tables = {}, []
+    for task in (task for task in TASKS if task.name.startswith(options.only)):
+        if task.train not in ways:
+            ways = {task.train: embed(cohort, task.train, options.seed)}
+        tables.append(run_task(task, cohort, ways[task.train], options.draws, options.seed))
+    table = pd.concat(tables)
+    for (name, animal), rows in table.groupby(["task", "animal"], sort=False):
+        units = ", ".join(rows["unit"].unique())
+        print(f"\n{name}, {animal}: balanced accuracy, {options.draws} draws; {units}\n")
+        show(rows)
+    return table
+
+
+if __name__ == "__main__":
+    main()
