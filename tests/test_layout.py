@@ -20,7 +20,7 @@ SOURCE = REPOSITORY / "src" / "spade"
 STAIRCASE = [
     "_version core.locks",
     "core.arrays core.checks core.errors core.files core.rng core.roles core.schedule",
-    "core.device core.training_state",
+    "core.device core.recipes core.training_state",
     "core.spots core.patches core.texture core.vision core.distributed",
     "core.evaluation",
     "core.expression core.slides core.experts core.seal",

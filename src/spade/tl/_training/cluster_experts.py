@@ -19,6 +19,7 @@ from spade._samples.open import Item, Samples, as_list, iter_samples
 from spade.core.experts.clustering import two_stage
 from spade.core.experts.routing import Routing
 from spade.core.files import digest
+from spade.core.recipes import cluster_recipe, given_settings
 from spade.core.rng import as_seed
 from spade.core.roles import TRAIN
 from spade.models import SpadeConfig
@@ -32,8 +33,8 @@ def cluster_experts(
     *,
     use_rep: str,
     groupby: str | None = None,
-    n_prototypes: int = SpadeConfig.n_prototypes,
-    n_experts: int = SpadeConfig.n_experts,
+    n_prototypes: int | None = None,
+    n_experts: int | None = None,
     feature_scaling: str = SpadeConfig.feature_scaling,
     routing_temperature: float = SpadeConfig.routing_temperature,
     split_key: str | None = SpadeConfig.split_key,
@@ -55,9 +56,11 @@ def cluster_experts(
     groupby
         ``obs`` column of the groups of stage 1, such as ``"organ"``; None: one group.
     n_prototypes
-        Fine centroids per group; a smaller group gets one per spot, with a warning.
+        Fine centroids per group; a smaller group gets one per spot, with a warning. None: 16 (that of the paper), or
+        as many as make two for every expert; at most half the spots of a group.
     n_experts
-        Experts: coarse clusters of all prototypes.
+        Experts: coarse clusters of all prototypes. None: one per 1,000 training spots, from 1 to 16 (that of the
+        paper).
     feature_scaling
         ``"standard"``: distances after subtracting the mean and dividing by deviation · √D; ``"none"``: as they are
         (the authors), where routing comes close to a hard choice.
@@ -96,19 +99,20 @@ def cluster_experts(
     >>> routing.centroids.shape[0]
     8
     """
+    given = given_settings(None, {"n_prototypes": n_prototypes, "n_experts": n_experts})
     config = SpadeConfig(
         use_rep=use_rep,
         groupby=groupby,
-        n_prototypes=n_prototypes,
-        n_experts=n_experts,
         feature_scaling=feature_scaling,
         routing_temperature=routing_temperature,
         split_key=split_key,
         seed=as_seed(rng),
+        **given,
     )
     samples = as_list(samples, writes=True)
     _keys.check_key(key_added)
     features, groups, config = _read(samples, config, table_key)
+    config = replace(config, **cluster_recipe(len(features), len(np.unique(groups)), given))  # type: ignore[arg-type]
     with tqdm(total=len(np.unique(groups)), desc="clustering", unit="group") as bar:
         routing = two_stage(
             features,

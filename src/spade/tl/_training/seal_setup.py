@@ -13,6 +13,7 @@ import numpy as np
 from spade import _keys, encoders
 from spade._checks import check_idle
 from spade.core.checks import brief, check_path, check_text
+from spade.core.recipes import seal_recipe
 from spade.core.roles import TRAIN
 from spade.core.seal.pairs import Pairs, n_batches
 from spade.core.vision.lora import blocks_of
@@ -65,6 +66,15 @@ def check_used(config: SealConfig) -> None:
 
 def _settings(config: SealConfig, names: tuple[str, ...]) -> list[tuple[str, object, object]]:
     return [(name, getattr(config, name), getattr(SealConfig, name)) for name in names]
+
+
+def set_by_spots(data: TrainingData, config: SealConfig, given: Mapping[str, float]) -> SealConfig:
+    """Return the settings with those that were not given set by the number of training spots, and log them."""
+    n_spots = int((data.role == TRAIN).sum())
+    recipe = seal_recipe(n_spots, given, on_features=config.on_features)
+    chosen = ", ".join(f"{name}={value:g}" for name, value in recipe.items() if name not in given)
+    logger.info("by the number of training spots (%d): %s", n_spots, chosen or "nothing, all settings are given")
+    return replace(config, **recipe)  # type: ignore[arg-type]
 
 
 def tell_few_steps(pairs: Pairs, config: SealConfig) -> None:

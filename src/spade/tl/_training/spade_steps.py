@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from os import PathLike
 
@@ -20,6 +22,7 @@ from spade.core.experts.routing import Routing, feature_scale
 from spade.core.experts.train import fold_scaling, train_experts
 from spade.core.expression.normalise import group_sums
 from spade.core.files import digest
+from spade.core.recipes import cluster_recipe, spade_recipe
 from spade.core.roles import TRAIN, VAL
 from spade.encoders._spec import licence_of
 from spade.models import GenePanel, SpadeConfig, SpadeModel
@@ -29,6 +32,7 @@ from spade.tl._training.expert_of_spot import cluster_training
 from spade.tl._training.history import losses_of_best_epochs, spade_history
 from spade.tl._training.initial_experts import on_scaled_features, warm_start_experts
 
+logger = logging.getLogger("spade")
 #: An expert with fewer training spots learns little.
 FEW_SPOTS = 20
 
@@ -58,6 +62,23 @@ class ExpertTraining:
     sizes: Rows
     mean: Floats
     deviation: Floats
+
+
+def set_by_spots(
+    data: TrainingData, config: SpadeConfig, given: Mapping[str, float], routing: Routing | None
+) -> SpadeConfig:
+    """Return the settings with those that were not given set by the number of training spots, and log them."""
+    groups = np.unique(data.groups[data.role == TRAIN])
+    n_spots = int((data.role == TRAIN).sum())
+    if routing is None:
+        clusters = cluster_recipe(n_spots, len(groups), given)
+    else:
+        clusters = {"n_experts": config.n_experts, "n_prototypes": config.n_prototypes}
+    no_warm_start = {} if config.init is None else {"warm_start": 0}
+    recipe = clusters | spade_recipe(n_spots, {**no_warm_start, **given, "n_experts": clusters["n_experts"]})
+    chosen = ", ".join(f"{name}={value:g}" for name, value in recipe.items() if name not in given)
+    logger.info("by the number of training spots (%d): %s", n_spots, chosen or "nothing, all settings are given")
+    return replace(config, **recipe)  # type: ignore[arg-type]
 
 
 def assign_experts(

@@ -13,12 +13,13 @@ from spade._samples.open import Samples, as_list
 from spade.core.checks import check_count
 from spade.core.distributed.machine import Machine
 from spade.core.distributed.ranks import torchrun_ranks
+from spade.core.recipes import given_settings
 from spade.core.rng import as_seed
 from spade.models import GenePanel, SealConfig, SealModel
 from spade.tl._training.data import FeatureReader, ImageReader, read_training_data
 from spade.tl._training.panel import resolve_panel
 from spade.tl._training.patch_source import PatchReader
-from spade.tl._training.seal_setup import N_WORKERS, base_encoder, check_source_of_images, check_used
+from spade.tl._training.seal_setup import N_WORKERS, base_encoder, check_source_of_images, check_used, set_by_spots
 from spade.tl._training.seal_steps import adapt_network, assemble_seal, fit_network, seal_identity
 
 logger = logging.getLogger("spade")
@@ -54,13 +55,14 @@ def train_seal(
     flips: bool = SealConfig.flips,
     rotations: bool = SealConfig.rotations,
     stain_jitter: float = SealConfig.stain_jitter,
-    n_epochs: int = SealConfig.n_epochs,
-    batch_size: int = SealConfig.batch_size,
+    n_epochs: int | None = None,
+    batch_size: int | None = None,
     micro_batch_size: int | None = None,
-    lr: float = SealConfig.lr,
+    lr: float | None = None,
     weight_decay: float = SealConfig.weight_decay,
     shuffle_pairs: bool = SealConfig.shuffle_pairs,
     split_key: str | None = SealConfig.split_key,
+    preset: str | None = None,
     patches_key: str = _keys.PATCHES,
     cache_dir: str | PathLike[str] | None = None,
     n_workers: int = N_WORKERS,
@@ -134,13 +136,15 @@ def train_seal(
         stains vary.
     n_epochs, batch_size
         Passes over the training spots, and spots per step (approximately, as all batches of an epoch have one size).
-        The negatives are those of the whole batch. The defaults are for large cohorts; a warning is logged if they make
-        fewer than 100 steps.
+        The negatives are those of the whole batch. None: batches of 384, or the power of two at or below half the training
+        spots; 10 epochs, or as many as 2,000 steps of a head on features need, 200 of a tuned encoder, of which one
+        step may take seconds on a CPU. The log says what was chosen, and warns of fewer than 100 steps.
     micro_batch_size
         Patches that are in the encoder at a time; None: the whole batch. A smaller number needs less memory, but
         encodes every patch twice. The gradient is the same.
     lr, weight_decay
-        Of AdamW; the learning rate falls to 0 along a cosine.
+        Of AdamW; the learning rate falls to 0 along a cosine. ``lr=None``: 1e-3 up to 1,000 training spots,
+        1e-3 · √(1,000 / spots) up to 100,000, then 1e-4.
     shuffle_pairs
         Whether every spot gets the expression of another spot of its section and part of the split: a control that a
         real model must beat.
@@ -148,6 +152,9 @@ def train_seal(
         ``obs`` column with ``"train"``, ``"val"``, ``"test"``. ``train`` spots are trained on; ``val`` spots, of
         sections or patients of their own (see :func:`spade.pp.split`), select the epoch; all others are never read.
         None: every spot is trained on and the last epoch is kept.
+    preset
+        ``"paper"``: what is left None takes the values of the paper, whatever the number of spots: 10 epochs, batches
+        of 384, lr 1e-4. None: as above.
     patches_key
         ``shapes`` key of the patches that :func:`spade.pp.patches` wrote.
     cache_dir
@@ -212,6 +219,7 @@ def train_seal(
     reading = {"weights": weights, "cache_dir": cache_dir, "patches_key": patches_key, "n_workers": n_workers}
     check_count("n_workers", n_workers, 0)
     check_source_of_images(encoder, on_features, dim, reading)
+    given = given_settings(preset, {"n_epochs": n_epochs, "batch_size": batch_size, "lr": lr})
     config = SealConfig(
         n_blocks=n_blocks,
         targets=tuple(targets) if not isinstance(targets, str) else (targets,),
@@ -234,10 +242,7 @@ def train_seal(
         flips=flips,
         rotations=rotations,
         stain_jitter=stain_jitter,
-        n_epochs=n_epochs,
-        batch_size=batch_size,
         micro_batch_size=micro_batch_size,
-        lr=lr,
         weight_decay=weight_decay,
         precision=SealConfig.precision if precision is None else precision,
         encoder=encoder,
@@ -247,6 +252,7 @@ def train_seal(
         shuffle_pairs=shuffle_pairs,
         split_key=split_key,
         seed=as_seed(rng),
+        **given,
     )
     check_used(config)
     listed = as_list(samples)
@@ -258,6 +264,8 @@ def train_seal(
         if base is not None:
             images = PatchReader(patches_key, base.input_px, cache_dir=cache_dir, ranks=ranks)
         data, config = read_training_data(listed, config, panel, images=images, table_key=table_key, keep_unused=False)
+        if preset is None:
+            config = set_by_spots(data, config, given)
         ranks.alike(lambda: seal_identity(data, config, machine) | {"checkpoint_dir": checkpoint_dir is not None})
         tuning = adapt_network(data, config, base, machine)
         record = fit_network(tuning, machine, n_workers=n_workers, checkpoint_dir=checkpoint_dir)

@@ -15,12 +15,19 @@ from spade.core.checks import brief
 from spade.core.distributed.machine import Machine
 from spade.core.distributed.ranks import torchrun_ranks
 from spade.core.experts.routing import Routing
+from spade.core.recipes import given_settings
 from spade.core.rng import as_seed
 from spade.models import GenePanel, SpadeConfig, SpadeModel
 from spade.tl._training.data import FeatureReader, read_training_data
 from spade.tl._training.initial_experts import check_init
 from spade.tl._training.panel import resolve_panel
-from spade.tl._training.spade_steps import assemble_spade, assign_experts, fit_experts, spade_identity
+from spade.tl._training.spade_steps import (
+    assemble_spade,
+    assign_experts,
+    fit_experts,
+    set_by_spots,
+    spade_identity,
+)
 
 logger = logging.getLogger("spade")
 
@@ -35,24 +42,25 @@ def train_spade(
     routing: Routing | None = None,
     init: SpadeModel | None = None,
     groupby: str | None = SpadeConfig.groupby,
-    n_prototypes: int = SpadeConfig.n_prototypes,
-    n_experts: int = SpadeConfig.n_experts,
+    n_prototypes: int | None = None,
+    n_experts: int | None = None,
     feature_scaling: str = SpadeConfig.feature_scaling,
     cluster_space: str = SpadeConfig.cluster_space,
     loss: str = SpadeConfig.loss,
     temperature: float = SpadeConfig.temperature,
     learn_temperature: bool = SpadeConfig.learn_temperature,
     routing_temperature: float = SpadeConfig.routing_temperature,
-    n_epochs: int = SpadeConfig.n_epochs,
-    batch_size: int = SpadeConfig.batch_size,
-    lr: float = SpadeConfig.lr,
+    n_epochs: int | None = None,
+    batch_size: int | None = None,
+    lr: float | None = None,
     weight_decay: float = SpadeConfig.weight_decay,
     dim: int = SpadeConfig.dim,
     dropout: float = SpadeConfig.dropout,
-    warm_start: int = SpadeConfig.warm_start,
+    warm_start: int | None = None,
     out_of_cluster: float = SpadeConfig.out_of_cluster,
     shuffle_pairs: bool = SpadeConfig.shuffle_pairs,
     split_key: str | None = SpadeConfig.split_key,
+    preset: str | None = None,
     device: str = "auto",
     devices: int = 1,
     precision: str | None = None,
@@ -65,6 +73,21 @@ def train_spade(
     Every expert has two heads, one for the image features x and one for the log-normalised expression g of its own
     spots: :math:`h = W_1 x + b_1`, :math:`y = \mathrm{LayerNorm}(\mathrm{Dropout}(W_2\,\mathrm{GELU}(h) + b_2) + h)`.
     They are trained with AdamW and a cosine schedule. The samples are only read, never written.
+
+    The number of training spots decides what is left None, and the log says how:
+
+    ================  ==========================================================================================
+    ``n_experts``     one per 1,000 spots, from 1 to 16
+    ``n_prototypes``  16 per group, or as many as make two for every expert; at most half the spots of a group
+    ``batch_size``    128, or the power of two at or below half the spots of an expert
+    ``n_epochs``      100, or as many as 2,000 steps of an expert need
+    ``lr``            1e-3 up to 1,000 spots, 1e-3 · √(1,000 / spots) up to 100,000, then 1e-4
+    ``warm_start``    for several experts as many epochs as 1,000 steps need, at least 20 and at most n_epochs / 2;
+                      0 for one expert, with ``init``, and from 100,000 spots on
+    ================  ==========================================================================================
+
+    Few spots do not carry many experts: with the recipe of the paper, which is for hundreds of thousands of spots, a
+    model of one section stays at chance. ``model.config`` holds the values.
 
     Parameters
     ----------
@@ -87,7 +110,7 @@ def train_spade(
         given; the genes must be those of its input, in order. This is for sections with few spots of a tissue that the
         model has seen much of. The model itself does not change.
     groupby, n_prototypes, n_experts, routing_temperature
-        As in :func:`cluster_experts`.
+        As in :func:`cluster_experts`. None: by the number of spots, as above.
     feature_scaling
         As in :func:`cluster_experts`. With ``"standard"`` the image heads also train on standardised features. The
         scale is then folded into their first layer, so that a trained model reads features as they are.
@@ -103,15 +126,16 @@ def train_spade(
         Whether τ is trained (``"clip"`` only).
     n_epochs, batch_size
         Passes of each expert over its spots, and spots per step. Every spot of a batch is compared with every other.
+        None: by the number of spots, as above.
     lr, weight_decay
-        Of AdamW; the learning rate falls to 0 along a cosine.
+        Of AdamW; the learning rate falls to 0 along a cosine. ``lr=None``: by the number of spots, as above.
     dim
         Width of the joint space; with ``init`` it is that of the model.
     dropout
         Share of the correction W₂ that is dropped in training.
     warm_start
         Epochs in which one model is trained on all spots, before every expert goes on from it on its own; 0 turns it
-        off. All experts then begin in one joint space.
+        off. All experts then begin in one joint space. None: by the number of spots, as above.
     out_of_cluster
         Share of the spots of an expert's epoch that are drawn from other clusters, at random.
     shuffle_pairs
@@ -121,6 +145,9 @@ def train_spade(
     split_key
         ``obs`` column with ``"train"``, ``"val"``, ``"test"``. ``train`` spots are trained on, ``val`` spots select the
         epoch, all others are never read. None: every spot is trained on and the last epoch is kept.
+    preset
+        ``"paper"``: what is left None takes the values of the paper, whatever the number of spots: 16 experts, 16
+        prototypes per group, 100 epochs, batches of 128, lr 1e-4, no warm start. None: as above.
     device
         ``"auto"``, ``"cpu"`` or ``"cuda"``. A GPU trains all experts at once, a CPU one per thread.
     devices
@@ -174,13 +201,21 @@ def train_spade(
     >>> model.history.columns.tolist()
     ['expert', 'epoch', 'n_spots', 'train_loss', 'val_loss']
     """
+    given = given_settings(
+        preset,
+        {
+            "n_prototypes": n_prototypes,
+            "n_experts": n_experts,
+            "n_epochs": n_epochs,
+            "batch_size": batch_size,
+            "lr": lr,
+            "warm_start": warm_start,
+        },
+    )
     config = SpadeConfig(
         loss=loss,
         temperature=temperature,
         learn_temperature=learn_temperature,
-        n_epochs=n_epochs,
-        batch_size=batch_size,
-        lr=lr,
         weight_decay=weight_decay,
         dim=dim,
         dropout=dropout,
@@ -189,16 +224,14 @@ def train_spade(
         layer=layer,
         normalized=normalized,
         groupby=groupby,
-        n_prototypes=n_prototypes,
-        n_experts=n_experts,
         feature_scaling=feature_scaling,
         cluster_space=cluster_space,
         routing_temperature=routing_temperature,
-        warm_start=warm_start,
         out_of_cluster=out_of_cluster,
         shuffle_pairs=shuffle_pairs,
         split_key=split_key,
         seed=as_seed(rng),
+        **given,
     )
     if init is not None:
         check_spade(init, "init")
@@ -218,6 +251,8 @@ def train_spade(
     with torchrun_ranks() as ranks:
         machine = Machine.of(device, devices, ranks)
         data, config = read_training_data(listed, config, panel, images=FeatureReader(), table_key=table_key)
+        if preset is None:
+            config = set_by_spots(data, config, given, routing)
         ranks.alike(lambda: spade_identity(data, config, machine) | {"checkpoint_dir": checkpoint_dir is not None})
         training = assign_experts(data, config, routing, machine)
         experts, trained = fit_experts(training, init, machine, checkpoint_dir)
