@@ -37,7 +37,9 @@ def one_step(name, monkeypatch, x, dropout=0.0):
 
     monkeypatch.setattr(torch.optim.AdamW, "step", note)
     settings = EpochSettings(n_epochs=1, lr=1e-3)
-    ((value, _),) = train_together(lambda i: x[i], loss, lambda rng: [list(range(len(x)))], (), module, settings=settings)
+    ((value, _),) = train_together(
+        lambda i: x[i], loss, lambda rng: [list(range(len(x)))], (), module, settings=settings
+    )
     return module, before, seen, value
 
 

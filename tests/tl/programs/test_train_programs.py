@@ -163,7 +163,7 @@ def test_held_out_spots_are_never_read():
 def test_one_section_without_patches_holds_random_spots_out(caplog):
     caplog.set_level(logging.INFO, "spade")
     sp.tl.train_programs(featured(), use_rep="X_f", n_clusters=(3,), n_programs=0)
-    assert "one section without patches: random spots are held out" in caplog.text
+    assert "one section without positions: random spots are held out" in caplog.text
 
 
 @pytest.mark.parametrize(

@@ -74,9 +74,7 @@ def train_bags(
     """
     bags, val_bags = check_bags(train, val)
     check_count("accumulate", accumulate)
-    settings = EpochSettings(
-        n_epochs=n_epochs, lr=lr, weight_decay=weight_decay, patience=patience, schedule=schedule
-    )
+    settings = EpochSettings(n_epochs=n_epochs, lr=lr, weight_decay=weight_decay, patience=patience, schedule=schedule)
     seed_dropout(head, seed, device)
     order = numpy_stream(seed, "order of bags")
 
