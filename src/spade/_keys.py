@@ -105,6 +105,11 @@ def weights(stem: str) -> str:
     return f"{stem}_expert_weights"
 
 
+def logits(stem: str) -> str:
+    """``obsm`` key of the logits of a learned gate."""
+    return f"{stem}_expert_logits"
+
+
 def entropy(stem: str) -> str:
     """``obs`` key of the entropy of the routing weights."""
     return f"{stem}_entropy"

@@ -21,9 +21,11 @@ ROUTING_SETTINGS = (
     "encoder_id",
     "patch_um",
     "patch_px",
+    "gate",
 )
+GATES = ("learned",)
 #: Settings that came after the first models were saved: in files and all that is hashed they stand if they are given.
-STORED_IF_GIVEN = frozenset({"gene_lr"})
+STORED_IF_GIVEN = frozenset({"gene_lr", "gate"})
 #: What stands in files, and in all that is hashed, for settings that were not given. All others are stored as null.
 STORED_FOR_NONE: Mapping[str, str | int] = {"micro_batch_size": 0, "use_rep": "", "weights": ""}
 
@@ -50,6 +52,7 @@ class SpadeConfig(TrainingConfig):
     split_key: str | None = None
     init: str | None = None
     seed: int = 0
+    gate: str | None = None
 
     def of_routing(self) -> dict[str, Any]:
         """Return the settings that go with a routing: how it was made, and which features it is for."""
@@ -63,6 +66,8 @@ class SpadeConfig(TrainingConfig):
         check_count("warm_start", self.warm_start, 0)
         check_choice("feature_scaling", self.feature_scaling, FEATURE_SCALINGS)
         check_choice("cluster_space", self.cluster_space, CLUSTER_SPACES)
+        if self.gate is not None:
+            check_choice("routing", self.gate, GATES)
         if self.use_rep is not None:
             check_text("use_rep", self.use_rep)
 

@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.sparse import csr_matrix, issparse
 
-from spade.core.arrays import Floats, scale_of
+from spade.core.arrays import Floats
+from spade.core.evaluation.scaling import within_sections
 
 Matrix: TypeAlias = Floats | csr_matrix
 
@@ -55,9 +56,5 @@ def scale_by_section(x: Floats, section: NDArray[Any]) -> NDArray[np.float64]:
     """
     out = np.full(x.shape, np.nan)
     valid = ~np.isnan(x).any(1)
-    for name in np.unique(section[valid]):
-        rows = np.flatnonzero(valid & (section == name))
-        values = x[rows].astype(np.float64)
-        mean = values.mean(0)
-        out[rows] = (values - mean) / scale_of(mean, values.var(0))
+    out[valid] = within_sections(x[valid].astype(np.float64), section[valid], block=False, by_column=True)
     return out

@@ -42,6 +42,8 @@ from spade.models._rows import blocks, check_output, check_rows
 #: Rows that are encoded at a time.
 BATCH = 4_096
 ROUTING_ARRAYS = ("centroids", "assignment", "mean", "scale", "active")
+#: Arrays of a learned gate; a routing by distances has none.
+GATE_ARRAYS = ("gate", "gate_bias")
 
 
 class SpadeModel:
@@ -241,7 +243,8 @@ class SpadeModel:
         arrays["expression_mean"] = np.asarray(self.expression_mean)
         for stem, routing in (("routing", self.routing), ("expression_routing", self.expression_routing)):
             if routing is not None:
-                arrays |= {f"{stem}.{name}": np.asarray(getattr(routing, name)) for name in ROUTING_ARRAYS}
+                names = ROUTING_ARRAYS + (() if routing.gate is None else GATE_ARRAYS)
+                arrays |= {f"{stem}.{name}": np.asarray(getattr(routing, name)) for name in names}
         return arrays
 
     def save(self, path: str | PathLike[str]) -> None:
@@ -273,6 +276,7 @@ class SpadeModel:
             "patches": patches,
             "gene panel": f"{plural(self.n_genes, 'gene')}{'' if self.genes else ' (names not known)'}",
             "prototypes": f"{self.routing.n_prototypes}, feature scaling `{config.feature_scaling}`",
+            "routing": "by distances to prototypes" if self.routing.gate is None else "by a learned gate",
             "loss": f"`{config.loss}`, temperature {config.temperature:g}",
             "optimiser": optimiser(config),
         }
@@ -309,6 +313,7 @@ class SpadeModel:
         for stem, facts in stored.items():
             if facts:
                 named: dict[str, Any] = {name: arrays.pop(f"{stem}.{name}") for name in ROUTING_ARRAYS}
+                named |= {name: arrays.pop(f"{stem}.{name}", None) for name in GATE_ARRAYS}
                 routings[stem] = Routing(**named, temperature=facts["temperature"], groups=tuple(facts["groups"]))
         mean, routing = arrays.pop("expression_mean"), routings.get("routing")
         if routing is None:

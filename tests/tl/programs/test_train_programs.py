@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 from conftest import fresh
 from helpers.sections import GENES, featured, split
+from scipy.sparse import csr_matrix
 
 import spade as sp
 
@@ -54,7 +55,7 @@ def test_programs_tell_the_domains_of_another_patient_better_than_the_features(p
     share = {key: explained_by_domain(obsm[f"X_{key}"], domain) for key in ("programs", "shuffled")}
     features = explained_by_domain(scaled(obsm["X_texture"]), domain)
     assert share["programs"] > 1.3 * features
-    assert share["programs"] > 1.15 * share["shuffled"]
+    assert share["programs"] > share["shuffled"] + 0.05
 
 
 def test_the_report_says_what_can_be_predicted(trained, shuffled):
@@ -152,9 +153,9 @@ def test_held_out_spots_are_never_read():
     model = sp.tl.train_programs(samples, **options)
     assert model.facts["training_spots"] == 52 and model.facts["validation_spots"] == 12
     for sdata in samples:
-        sdata["table"].X = sdata["table"].X.tolil()
-        sdata["table"].X[:4] = 7
-        sdata["table"].X = sdata["table"].X.tocsr()
+        counts = sdata["table"].X.toarray()
+        counts[:4] = 7
+        sdata["table"].X = csr_matrix(counts)
         sdata["table"].obsm["X_f"][:4] = 9.0
     assert sp.tl.train_programs(samples, **options).id == model.id
 
@@ -162,7 +163,7 @@ def test_held_out_spots_are_never_read():
 def test_one_section_without_patches_holds_random_spots_out(caplog):
     caplog.set_level(logging.INFO, "spade")
     sp.tl.train_programs(featured(), use_rep="X_f", n_clusters=(3,), n_programs=0)
-    assert "one section without patches: random spots are held out" in caplog.text
+    assert "one section without positions: random spots are held out" in caplog.text
 
 
 @pytest.mark.parametrize(
@@ -189,7 +190,8 @@ def test_other_settings_and_features_are_refused_by_embed(trained):
         sp.tl.embed(sample, trained)
     with pytest.raises(ValueError, match="mix='concat': a ProgramModel reads"):
         sp.tl.embed(sample, trained, mix="concat")
-    sample["table"].obsm |= {key: np.ones((36, 5), dtype=np.float32) for key in SMALL["use_rep"]}
+    for key in SMALL["use_rep"]:
+        sample["table"].obsm[key] = np.ones((36, 5), dtype=np.float32)
     with pytest.raises(ValueError, match="has 5 features, but the model reads 184 of encoder 'texture'"):
         sp.tl.embed(sample, trained)
     with pytest.raises(TypeError, match="expected a SpadeModel"):

@@ -12,6 +12,7 @@ import pytest
 import torch
 from helpers.slides import run, write_h5
 
+from spade import _keys
 from spade.io._feature_files import read_feature_file
 from spade.tl._slides.bags import read_bags
 
@@ -20,6 +21,8 @@ def test_feature_files_give_what_samples_give(files, twelve):
     folder, labels = files
     options = {"head": ["mean", "abmil"], "n_epochs": 2}
     of_files = run(folder, use_rep=None, labels=labels.sample(frac=1, random_state=0), **options)
+    for sample in twelve:  # features in files are those of an encoder
+        _keys.write_provenance(sample["table"].uns, "X_f", function="pp.encode_patches")
     of_samples = run(twelve, **options)
     np.testing.assert_allclose(of_files["value"], of_samples["value"])
     listed = run([str(path) for path in folder.iterdir()], use_rep=None, labels=labels, **options)

@@ -1,4 +1,4 @@
-"""Routing: prototypes, the experts that they belong to, and the weights of experts from the distances of a point."""
+"""Routing: prototypes, the experts that they belong to, and the weights of experts from distances or a learned gate."""
 
 from __future__ import annotations
 
@@ -53,6 +53,9 @@ class Routing:
         Group of spots, such as an organ, in which each prototype was found.
     settings
         Known settings of the clustering and of its features, under the names that a model has for them.
+    gate, gate_bias
+        Weights ``(d, E)`` and bias ``(E,)`` of a classifier of scaled coordinates: with it, the weights of experts are
+        the softmax of its logits, whatever the distances to prototypes.
     """
 
     centroids: Floats
@@ -63,6 +66,8 @@ class Routing:
     active: NDArray[np.bool_] = field(default_factory=lambda: np.zeros(0, dtype=bool))
     groups: tuple[str, ...] = ()
     settings: Mapping[str, Any] = field(default_factory=dict)
+    gate: Floats | None = None
+    gate_bias: Floats | None = None
 
     def __post_init__(self) -> None:
         """Check all shapes, and set ``active`` if it was not given."""
@@ -76,6 +81,9 @@ class Routing:
         check_positive("routing_temperature", self.temperature)
         if not len(self.active):
             object.__setattr__(self, "active", np.ones(int(np.max(self.assignment)) + 1, dtype=bool))
+        shapes = np.shape(self.gate), np.shape(self.gate_bias)
+        if not (self.gate is None and self.gate_bias is None) and shapes != ((d, self.n_experts), (self.n_experts,)):
+            raise ValueError(f"gate and gate_bias have shapes {shapes}, for {d} features and {self.n_experts} experts.")
 
     @property
     def n_prototypes(self) -> int:
@@ -92,19 +100,32 @@ class Routing:
         """Width of the features."""
         return self.centroids.shape[1]
 
+    def logits(self, x: Floats) -> Floats:
+        """Return the logits ``(n, E)`` of a learned gate; rows with NaN give NaN."""
+        if self.gate is None or self.gate_bias is None:
+            raise ValueError("this routing goes by distances to prototypes and has no gate, so there are no logits.")
+        logits = np.empty((len(x), self.n_experts))
+        for rows, scaled in self._scaled(x):
+            logits[rows] = scaled @ self.gate + self.gate_bias
+        return logits
+
     def distances(self, x: Floats) -> Floats:
         """Return Euclidean distances ``(n, K)`` in scaled coordinates; rows with NaN give NaN."""
         return np.concatenate([np.empty((0, self.n_prototypes)), *(block for _, block in self._distances(x))])
 
-    def _distances(self, x: Floats) -> Iterator[tuple[slice, Floats]]:
-        """Yield chunks of rows with their distances."""
+    def _scaled(self, x: Floats) -> Iterator[tuple[slice, Floats]]:
+        """Yield chunks of rows in scaled coordinates."""
         if x.ndim != 2 or x.shape[1] != self.n_features:
             raise ValueError(f"features have shape {x.shape}; this routing was made on width {self.n_features}.")
-        centroids = self.centroids.astype(np.float64)
-        squares = np.sum(centroids**2, axis=1)
         for start in range(0, len(x), CHUNK):
             rows = slice(start, start + CHUNK)
-            scaled = (x[rows] - self.mean) / self.scale
+            yield rows, (x[rows] - self.mean) / self.scale
+
+    def _distances(self, x: Floats) -> Iterator[tuple[slice, Floats]]:
+        """Yield chunks of rows with their distances."""
+        centroids = self.centroids.astype(np.float64)
+        squares = np.sum(centroids**2, axis=1)
+        for rows, scaled in self._scaled(x):
             square = np.sum(scaled**2, axis=1)[:, None] - 2 * scaled @ centroids.T + squares
             yield rows, np.sqrt(np.maximum(square, 0))
 
@@ -127,8 +148,19 @@ class Routing:
             nearest[rows] = distances[:, usable].min(1)
         return nearest
 
+    def expert_of(self, x: Floats) -> NDArray[np.int64]:
+        """Return the expert of every row: of its nearest prototype, or with the largest logit; rows have no NaN."""
+        if self.gate is None:
+            return self.assignment[self.assign(x)]
+        return np.argmax(np.where(self.active, self.logits(x), -np.inf), axis=1)
+
     def weights(self, x: Floats) -> Floats:
-        """Return expert weights ``(n, E)``: softmax over −distance/τ_r, summed over the prototypes of each expert."""
+        """Return expert weights ``(n, E)``: softmax over −distance/τ_r, summed over the prototypes of each expert.
+
+        With a learned gate: softmax over its logits.
+        """
+        if self.gate is not None:
+            return softmax(np.where(self.active, self.logits(x), -np.inf), axis=1)
         usable = self.active[self.assignment]
         members = (self.assignment[usable][:, None] == np.arange(self.n_experts)).astype(np.float64)
         weights = np.empty((len(x), self.n_experts))

@@ -51,9 +51,9 @@ def leading_directions(x: Floats) -> Floats:
 
 
 def fit_gates(x: Floats, labels: Rows, sizes: Sequence[int], strength: float, start: Gates | None = None) -> Gates:
-    """Fit one multinomial logistic regression per clustering.
+    r"""Fit one multinomial logistic regression per clustering.
 
-    Each minimises :math:`C \\sum_i -\\log p_{y_i}(x_i) + \\|W\\|^2 / 2` with C = ``strength`` / mean ‖x‖².
+    Each minimises :math:`C \sum_i -\log p_{y_i}(x_i) + \|W\|^2 / 2` with C = ``strength`` / mean ‖x‖².
 
     Parameters
     ----------

@@ -95,7 +95,8 @@ def embed(
     None
         Writes, with stem ``spade``: ``obsm["X_spade"]``, ``["X_spade_image"]``, ``["X_spade_expression"]``
         (float32 ``(n_obs, d)``) and, for a mixture, ``["spade_expert_weights"]`` ``(n_obs, E)``,
-        ``obs["spade_expert"]`` (largest weight) and its colours in ``uns``. Without expression, ``X_spade`` is the
+        ``obs["spade_expert"]`` (largest weight) and its colours in ``uns``; with a learned gate also its logits,
+        ``obsm["spade_expert_logits"]``. Without expression, ``X_spade`` is the
         L2-normalised image side and ``X_spade_expression`` is not written. Rows without a valid patch are NaN; a spot
         without counts has NaN in ``X_spade_expression`` and its image side in ``X_spade``. For a ``ProgramModel`` only
         ``obsm["X_programs"]``, float32 ``(n_obs, d)``, is written.
@@ -190,11 +191,12 @@ class _Settings:
 
 @dataclass(frozen=True)
 class _Embedded:
-    """Both sides of a sample ``(n_obs, d)``, routing weights ``(n_obs, E)`` of a mixture, and the image's record."""
+    """Both sides of a sample ``(n_obs, d)``, weights and logits ``(n_obs, E)`` of a routing, and the image's record."""
 
     image: NDArray[np.float32]
     expression: NDArray[np.float32] | None
     weights: NDArray[np.floating] | None
+    logits: NDArray[np.floating] | None
     origin: dict[str, Any]
 
 
@@ -205,14 +207,16 @@ def _stem(model: Model) -> str:
 def _embed_sample(sample: Sample, model: Model, panel: GenePanel | None, settings: _Settings) -> _Embedded:
     features, origin = _read_image(sample, model, settings)
     weights = model.route(features) if isinstance(model, SpadeModel) else None
+    gated = isinstance(model, SpadeModel) and model.routing.gate is not None
+    logits = model.routing.logits(features) if gated else None
     options: dict[str, Any] = {} if weights is None else {"weights": weights, "mix": settings.mix}
     image = model.encode_image(features, **options)
     if not sample.has_expression or panel is None:
-        return _Embedded(image, None, weights, origin)
+        return _Embedded(image, None, weights, logits, origin)
     x, filled = _panel_expression(sample, panel, model, settings)
     expression = model.encode_expression(x, **options)
     expression[~filled] = np.nan
-    return _Embedded(image, expression, weights, origin)
+    return _Embedded(image, expression, weights, logits, origin)
 
 
 def _read_image(sample: Sample, model: Model, settings: _Settings) -> tuple[NDArray[np.floating], dict[str, Any]]:
@@ -240,7 +244,9 @@ def _write(sample: Sample, model: Model, stem: str, embedded: _Embedded, setting
     if embedded.weights is not None:
         written[_keys.weights(stem)] = embedded.weights
         _write_experts(sample, stem, embedded.weights)
-    for key in (_keys.expression(stem), _keys.weights(stem)):  # of an earlier call
+    if embedded.logits is not None:
+        written[_keys.logits(stem)] = embedded.logits
+    for key in (_keys.expression(stem), _keys.weights(stem), _keys.logits(stem)):  # of an earlier call
         if key in obsm and key not in written:
             del obsm[key]
             _keys.forget_provenance(uns, key)

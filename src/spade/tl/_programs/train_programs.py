@@ -17,15 +17,12 @@ from spade.core.rng import as_seed
 from spade.core.roles import TRAIN, VAL
 from spade.encoders._spec import licence_of
 from spade.models import GenePanel, ProgramConfig, ProgramModel
-from spade.tl._programs.fit import fit_clusters, fit_programs, report
-from spade.tl._programs.rows import EXPRESSION, ProgramRows, read_rows, training_panel
-from spade.tl._programs.targets import (
-    centred_expression,
-    cluster_means,
-    find_clusterings,
-    find_programs,
-    variable_columns,
-)
+from spade.tl._programs.clusterings import cluster_means, find_clusterings
+from spade.tl._programs.factors import centred_expression, find_programs, variable_columns
+from spade.tl._programs.fit import fit_clusters, fit_programs
+from spade.tl._programs.read import read_rows, training_panel
+from spade.tl._programs.report import report
+from spade.tl._programs.rows import EXPRESSION, ProgramRows
 
 logger = logging.getLogger("spade")
 
@@ -93,9 +90,9 @@ def train_programs(
     -------
     ProgramModel
         The model. ``model.history`` has a row per cluster and program: its ``column`` in the representation, the
-        ``n_clusters`` of its clustering, its ``name`` (the genes that correlate most with it), ``held_out`` (AUROC of a cluster, correlation of a program with its prediction, mean over held-out parts),
-        whether it is ``predictable`` (above 0.65 or 0.25, and three standard errors above chance), ``n_spots`` and
-        ``genes``.
+        ``n_clusters`` of its clustering, its ``name`` (the genes that correlate most with it), ``held_out`` (mean over
+        held-out parts of the AUROC of a cluster, or of the correlation of a program with its prediction), whether it is
+        ``predictable`` (above 0.65 or 0.25, and three standard errors above chance), ``n_spots`` and ``genes``.
 
     Raises
     ------
@@ -143,10 +140,9 @@ def train_programs(
     with threadpool_limits(1):  # so that the result does not depend on the number of threads
         model = _fit(rows, config, panel)
     good = model.history[model.history["predictable"]].sort_values("held_out", ascending=False)
-    logger.info(
-        "trained %r on %d spots; %d of %d clusters and programs can be predicted, best %s",
-        model, (rows.role == TRAIN).sum(), len(good), len(model.history), "; ".join(good["name"].unique()[:3]) or "none",
-    )  # fmt: skip
+    best = "; ".join(good["name"].unique()[:3]) or "none"
+    n_spots, n_all = int((rows.role == TRAIN).sum()), len(model.history)
+    logger.info("trained %r on %d spots; %d of %d can be predicted, such as %s", model, n_spots, len(good), n_all, best)
     return model
 
 

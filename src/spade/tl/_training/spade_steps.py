@@ -88,7 +88,7 @@ def assign_experts(
     if routing is None:
         routing, expert_of = machine.ranks.first(lambda: cluster_training(data, config, machine.device))
     elif routing.n_features == data.images.shape[1]:
-        expert_of = routing.assignment[routing.assign(data.images)]
+        expert_of = routing.expert_of(data.images)
     else:
         raise ValueError(
             f"routing was made on features of width {routing.n_features}, but obsm[{config.use_rep!r}] has width "

@@ -39,7 +39,7 @@ def train_spade(
     layer: str | None = SpadeConfig.layer,
     normalized: bool = SpadeConfig.normalized,
     genes: GenePanel | Sequence[str] | None = None,
-    routing: Routing | None = None,
+    routing: Routing | str | None = None,
     init: SpadeModel | None = None,
     groupby: str | None = SpadeConfig.groupby,
     n_prototypes: int | None = None,
@@ -103,7 +103,10 @@ def train_spade(
         Gene panel or list of names. None: the genes that :func:`spade.pp.select_genes` marked.
     routing
         Prototypes and experts from :func:`cluster_experts`. None: the training spots are clustered here, with the
-        settings ``groupby`` to ``feature_scaling`` below; a given routing overrides these.
+        settings ``groupby`` to ``feature_scaling`` below; a given routing overrides these. ``"learned"``: experts are
+        clusters of expression (or of both, with ``cluster_space="joint"``), centred within sections, and a multinomial logistic regression on
+        the image features says which expert an image belongs to: its probabilities are the routing weights, and
+        :func:`embed` writes its logits as well. Its penalty is chosen on validation spots, or on each section in turn.
     init
         Model whose experts training begins with, instead of random ones: one of your own, to go on with more data or
         more epochs, or published weights. Its routing and gene panel are used unless ``routing`` and ``genes`` are
@@ -233,6 +236,8 @@ def train_spade(
         seed=as_seed(rng),
         **given,
     )
+    if isinstance(routing, str):
+        config, routing = _with_gate(config, routing, init), None
     if init is not None:
         check_spade(init, "init")
         routing = init.routing if routing is None else routing
@@ -259,3 +264,11 @@ def train_spade(
     model = assemble_spade(experts, trained, training, panel)
     logger.info("trained %r on %d spots of %d samples", model, training.sizes.sum(), len(data.samples))
     return model
+
+
+def _with_gate(config: SpadeConfig, routing: str, init: SpadeModel | None) -> SpadeConfig:
+    """Return the settings of a training whose experts are clusters of expression, to which a classifier routes."""
+    if init is not None:
+        raise ValueError(f"routing={routing!r}: init= has a routing of its own; leave routing= out.")
+    space = "expression" if config.cluster_space == "image" else config.cluster_space
+    return replace(config, gate=routing, cluster_space=space)
