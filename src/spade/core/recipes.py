@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from typing import Any
 
 from spade.core.checks import check_choice
 
@@ -20,7 +21,8 @@ SPADE_EPOCHS, SPADE_BATCH = 100, 128
 SEAL_EPOCHS, SEAL_BATCH = 10, 384
 PAPER = "paper"
 
-Recipe = dict[str, int | float]
+#: Settings by name; counts are whole numbers.
+Recipe = dict[str, Any]
 
 
 def given_settings(preset: str | None, settings: Mapping[str, float | None]) -> Recipe:

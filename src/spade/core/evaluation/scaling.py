@@ -26,7 +26,7 @@ def block_scale(mean: Floats, variance: Floats, *, by_column: bool) -> Floats:
 
 
 def scale_of_blocks(mean: Floats, variance: Floats, blocks: Sequence[tuple[int, bool]]) -> Floats:
-    """Scale of the columns of several blocks, ``(width, by_column)``: alike in variance, which is 1 a column overall."""
+    """Scale of the columns of blocks ``(width, by_column)``, which then have one variance, on average 1 a column."""
     ends = np.cumsum([width for width, _ in blocks])
     parts = [
         block_scale(mean[end - width : end], variance[end - width : end], by_column=by_column)

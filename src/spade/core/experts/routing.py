@@ -81,8 +81,8 @@ class Routing:
         check_positive("routing_temperature", self.temperature)
         if not len(self.active):
             object.__setattr__(self, "active", np.ones(int(np.max(self.assignment)) + 1, dtype=bool))
-        shapes = np.shape(self.gate), np.shape(self.gate_bias)
-        if not (self.gate is None and self.gate_bias is None) and shapes != ((d, self.n_experts), (self.n_experts,)):
+        shapes = [None if array is None else array.shape for array in (self.gate, self.gate_bias)]
+        if shapes not in ([None, None], [(d, self.n_experts), (self.n_experts,)]):
             raise ValueError(f"gate and gate_bias have shapes {shapes}, for {d} features and {self.n_experts} experts.")
 
     @property
@@ -151,7 +151,7 @@ class Routing:
     def expert_of(self, x: Floats) -> NDArray[np.int64]:
         """Return the expert of every row: of its nearest prototype, or with the largest logit; rows have no NaN."""
         if self.gate is None:
-            return self.assignment[self.assign(x)]
+            return np.asarray(self.assignment[self.assign(x)], dtype=np.int64)
         return np.argmax(np.where(self.active, self.logits(x), -np.inf), axis=1)
 
     def weights(self, x: Floats) -> Floats:

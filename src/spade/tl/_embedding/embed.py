@@ -208,7 +208,7 @@ def _embed_sample(sample: Sample, model: Model, panel: GenePanel | None, setting
     features, origin = _read_image(sample, model, settings)
     weights = model.route(features) if isinstance(model, SpadeModel) else None
     gated = isinstance(model, SpadeModel) and model.routing.gate is not None
-    logits = model.routing.logits(features) if gated else None
+    logits = model.routing.logits(features) if isinstance(model, SpadeModel) and gated else None
     options: dict[str, Any] = {} if weights is None else {"weights": weights, "mix": settings.mix}
     image = model.encode_image(features, **options)
     if not sample.has_expression or panel is None:

@@ -112,7 +112,7 @@ def cluster_experts(
     samples = as_list(samples, writes=True)
     _keys.check_key(key_added)
     features, groups, config = _read(samples, config, table_key)
-    config = replace(config, **cluster_recipe(len(features), len(np.unique(groups)), given))  # type: ignore[arg-type]
+    config = replace(config, **cluster_recipe(len(features), len(np.unique(groups)), given))
     with tqdm(total=len(np.unique(groups)), desc="clustering", unit="group") as bar:
         routing = two_stage(
             features,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -55,7 +56,7 @@ def cluster_training(data: TrainingData, config: SpadeConfig, device: str) -> tu
         [(data.images[train & (prototype == k)].mean(0, dtype=np.float64) - mean) / scale for k in used]
     )
     expert_of = clusters.assignment[prototype]
-    gate = {} if config.gate is None else _fit_gate(data, expert_of, mean, scale, config)
+    gate: dict[str, Any] = {} if config.gate is None else _fit_gate(data, expert_of, mean, scale, config)
     routing = Routing(
         centroids,
         clusters.assignment[used],
@@ -71,7 +72,7 @@ def cluster_training(data: TrainingData, config: SpadeConfig, device: str) -> tu
 
 def _fit_gate(
     data: TrainingData, expert_of: NDArray[np.integer], mean: Floats, scale: Floats, config: SpadeConfig
-) -> dict[str, Floats]:
+) -> dict[str, Any]:
     """Fit a classifier that tells the expert of a spot from its scaled image features.
 
     Its penalty is the one with the lowest loss on held-out rows: those that validate, else each section in turn.

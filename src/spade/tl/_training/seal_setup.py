@@ -74,7 +74,7 @@ def set_by_spots(data: TrainingData, config: SealConfig, given: Mapping[str, flo
     recipe = seal_recipe(n_spots, given, on_features=config.on_features)
     chosen = ", ".join(f"{name}={value:g}" for name, value in recipe.items() if name not in given)
     logger.info("by the number of training spots (%d): %s", n_spots, chosen or "nothing, all settings are given")
-    return replace(config, **recipe)  # type: ignore[arg-type]
+    return replace(config, **recipe)
 
 
 def tell_few_steps(pairs: Pairs, config: SealConfig) -> None:

@@ -78,7 +78,7 @@ def set_by_spots(
     recipe = clusters | spade_recipe(n_spots, {**no_warm_start, **given, **clusters})
     chosen = ", ".join(f"{name}={value:g}" for name, value in recipe.items() if name not in given)
     logger.info("by the number of training spots (%d): %s", n_spots, chosen or "nothing, all settings are given")
-    return replace(config, **recipe)  # type: ignore[arg-type]
+    return replace(config, **recipe)
 
 
 def assign_experts(

@@ -104,9 +104,10 @@ def train_spade(
     routing
         Prototypes and experts from :func:`cluster_experts`. None: the training spots are clustered here, with the
         settings ``groupby`` to ``feature_scaling`` below; a given routing overrides these. ``"learned"``: experts are
-        clusters of expression (or of both, with ``cluster_space="joint"``), centred within sections, and a multinomial logistic regression on
-        the image features says which expert an image belongs to: its probabilities are the routing weights, and
-        :func:`embed` writes its logits as well. Its penalty is chosen on validation spots, or on each section in turn.
+        clusters of expression (or of both, with ``cluster_space="joint"``), centred within sections, and a multinomial
+        logistic regression on the image features says which expert an image belongs to: its probabilities are the
+        routing weights, and :func:`embed` writes its logits as well. Its penalty is chosen on validation spots, or on
+        each section in turn.
     init
         Model whose experts training begins with, instead of random ones: one of your own, to go on with more data or
         more epochs, or published weights. Its routing and gene panel are used unless ``routing`` and ``genes`` are
