@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import zlib
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
+
+if TYPE_CHECKING:
+    import torch
 
 
 def as_seed(rng: int | np.random.Generator) -> int:
@@ -31,6 +34,8 @@ def seed_torch(seed: int, device: str = "cpu") -> None:
 
     Unlike ``torch.manual_seed``, it does not touch the generators of other devices.
     """
+    import torch
+
     torch.default_generator.manual_seed(seed)
     if torch.device(device).type == "cuda":
         with torch.cuda.device(device):
@@ -39,5 +44,7 @@ def seed_torch(seed: int, device: str = "cpu") -> None:
 
 def torch_stream(seed: int, purpose: str, index: int = 0, device: str = "cpu") -> torch.Generator:
     """Return the torch generator of one purpose; CPU and GPU generators draw different numbers."""
+    import torch
+
     state = int(_sequence(seed, purpose, index).generate_state(1, np.uint64)[0] >> np.uint64(1))
     return torch.Generator(device).manual_seed(state)

@@ -25,9 +25,9 @@ def test_the_mean_probe_is_that_of_scikit_learn(twelve):
     for unit, own in slides.groupby("unit"):
         query = own["slide"].str[1:].astype(int).to_numpy()
         train = np.setdiff1d(np.arange(12), query)
-        mean, deviation = x[train].mean(0), x[train].std(0)
-        model = LogisticRegression(C=4 / 8, max_iter=10_000, class_weight="balanced", tol=1e-8)
-        p = model.fit((x[train] - mean) / deviation, y[train]).predict_proba((x[query] - mean) / deviation)
+        mean, scale = x[train].mean(0), np.sqrt(x[train].var(0).sum())  # one block, whose columns keep their ratios
+        model = LogisticRegression(C=4, max_iter=10_000, class_weight="balanced", tol=1e-8)
+        p = model.fit((x[train] - mean) / scale, y[train]).predict_proba((x[query] - mean) / scale)
         np.testing.assert_allclose(own[["probability_a", "probability_b"]], p, atol=1e-3)
         value = table[table["unit"] == unit].set_index("metric")["value"]
         assert value["balanced_accuracy"] == pytest.approx(balanced_accuracy_score(y[query], p.argmax(1)))
@@ -35,6 +35,21 @@ def test_the_mean_probe_is_that_of_scikit_learn(twelve):
     accuracy = table[table["metric"] == "accuracy"]
     assert set(accuracy["unit"]) == {f"p{i}" for i in range(12)}
     assert accuracy["value"].mean() == pytest.approx((slides["label"] == slides["predicted"]).mean())
+
+
+def test_the_probe_of_the_paper_is_not_scaled(twelve):
+    _, slides = run(twelve, C="paper", scaling="none", class_weights=False, return_predictions=True)
+    x = np.stack([one["table"].obsm["X_f"].mean(0, dtype=np.float64) for one in twelve])
+    y = np.arange(12) % 2
+    for _, own in slides.groupby("unit"):
+        query = own["slide"].str[1:].astype(int).to_numpy()
+        train = np.setdiff1d(np.arange(12), query)
+        p = LogisticRegression(C=2, max_iter=10_000, tol=1e-8).fit(x[train], y[train]).predict_proba(x[query])
+        np.testing.assert_allclose(own[["probability_a", "probability_b"]], p, atol=1e-3)
+    by_name = run(twelve, preset="paper", return_predictions=True)[1]
+    pd.testing.assert_frame_equal(slides, by_name)
+    with pytest.raises(ValueError, match='C="paper" is C = 2 on features that are not scaled, with all rows alike'):
+        run(twelve, C="paper")
 
 
 def test_the_columns_are_those_of_few_shot_and_summaries_and_plots_take_them(twelve):
