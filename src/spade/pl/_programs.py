@@ -37,9 +37,9 @@ def programs(
 
     One row per section and program, all to one scale: the spots at their true size on the faded image, left coloured by
     the activity of the program in the measured expression, right by what the model predicts from the image, with their
-    correlation over spots. Both are in deviations from the mean of the section. Each panel has its own colour scale,
-    from the 2nd to the 98th percentile, because predictions vary less. If no section has the genes of the model, the
-    left panel is left out.
+    correlation over spots; on a section that the model was trained on, this is the correlation of the fit. Both are in
+    deviations from the mean of the section. Each panel has its own colour scale, from the 2nd to the 98th percentile,
+    because predictions vary less. If no section has the genes of the model, the left panel is left out.
 
     Parameters
     ----------
