@@ -125,28 +125,32 @@ def read_cohort(folder, rng):
     return {sample.attrs["spade"]["sample"]: sample for sample in samples}
 
 
-def models(train, rng):
-    """Yield names of representations, and the models that write them."""
-    yield "programs", sp.tl.train_programs(train, use_rep=BOTH, rng=rng)
-    yield "image clusters (control)", sp.tl.train_programs(train, use_rep=BOTH, targets="image", rng=rng)
-    yield "shuffled pairs (control)", sp.tl.train_programs(train, use_rep=BOTH, shuffle_pairs=True, rng=rng)
+def trainings(train, rng):
+    """Return functions that train the models, by the names of their representations."""
+    programs = {"use_rep": BOTH, "rng": rng}
     genes = sp.pp.select_genes(train, method="seal", n_top_genes=1000, fold_case=False)
-    settings = {"use_rep": FROZEN, "genes": genes, "rng": rng}
-    yield "spade", sp.tl.train_spade(train, **settings)
-    yield "spade, shuffled pairs", sp.tl.train_spade(train, shuffle_pairs=True, **settings)
-    yield "spade, paper", sp.tl.train_spade(train, preset="paper", **settings)
-    yield "seal", sp.tl.train_seal(train, on_features=FROZEN, genes=genes, rng=rng)
+    spade = {"use_rep": FROZEN, "genes": genes, "rng": rng}
+    return {
+        "programs": lambda: sp.tl.train_programs(train, **programs),
+        "image clusters (control)": lambda: sp.tl.train_programs(train, targets="image", **programs),
+        "shuffled pairs (control)": lambda: sp.tl.train_programs(train, shuffle_pairs=True, **programs),
+        "spade": lambda: sp.tl.train_spade(train, **spade),
+        "spade, shuffled pairs": lambda: sp.tl.train_spade(train, shuffle_pairs=True, **spade),
+        "spade, paper": lambda: sp.tl.train_spade(train, preset="paper", **spade),
+        "seal": lambda: sp.tl.train_seal(train, on_features=FROZEN, genes=genes, rng=rng),
+    }
 
 
-def embed(cohort, train, rng):
-    """Apply all models of some training sections to all sections; return the representations by name."""
+def embed(cohort, train, rng, wanted=None):
+    """Apply all models of some training sections to the sections of their tissue; return representations by name."""
     (tissue,) = (names for names in (("MOB_11", *BULB), TUMOURS, SPINAL) if train[0] in names)
     sections = [cohort[name] for name in tissue]
     ways = {"frozen": FROZEN, BASELINE: BOTH}
-    for i, (name, model) in enumerate(models([cohort[one] for one in train], rng)):
-        stem = f"m{i}"
-        sp.tl.embed(sections, model, key_added=stem)
-        key = f"X_{stem}_image" if name.startswith(("spade", "seal")) else f"X_{stem}"
+    for i, (name, fit) in enumerate(trainings([cohort[one] for one in train], rng).items()):
+        if wanted is not None and name not in wanted:
+            continue
+        sp.tl.embed(sections, fit(), key_added=f"m{i}")
+        key = f"X_m{i}_image" if name.startswith(("spade", "seal")) else f"X_m{i}"
         ways[f"{BASELINE} + {name}"] = (*BOTH, key)
         if name == "spade":
             ways |= {"spade alone": key, "frozen + spade": (FROZEN, key)}
@@ -223,6 +227,7 @@ def main(arguments=None):
     parser = argparse.ArgumentParser()
     parser.add_argument("--draws", type=int, default=40)
     parser.add_argument("--only", default="", help="tasks whose name begins with this")
+    parser.add_argument("--ways", nargs="+", help="models, by name; all of them if left out")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--data", type=Path, default=Path(os.environ.get("SPADE_TEST_DATA", "../shared/data")))
     options = parser.parse_args(arguments)
@@ -232,7 +237,7 @@ def main(arguments=None):
     ways, tables = {}, []
     for task in (task for task in TASKS if task.name.startswith(options.only)):
         if task.train not in ways:
-            ways = {task.train: embed(cohort, task.train, options.seed)}
+            ways = {task.train: embed(cohort, task.train, options.seed, options.ways)}
         tables.append(run_task(task, cohort, ways[task.train], options.draws, options.seed))
     table = pd.concat(tables) if tables else pd.DataFrame(columns=["task", "animal"])
     for (name, animal), rows in table.groupby(["task", "animal"], sort=False):

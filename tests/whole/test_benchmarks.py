@@ -93,11 +93,13 @@ def test_patch_feeding_made_small(capsys):
 
 @pytest.mark.slow
 @pytest.mark.realdata
-def test_few_shot_on_the_olfactory_bulb_made_small(capsys, data_dir):
-    options = ("--draws", 2, "--epochs", 2, "--genes", 60, "--data", data_dir / "mob")
-    tables = run("few_shot_mob", *options)
-    assert all(set(table["unit"]) == {"MOB_01", "MOB_02", "MOB_03", "MOB_04"} for table in tables)
-    assert "B, from one section to the others" in capsys.readouterr().out
+def test_what_expression_adds_made_small(capsys, data_dir):
+    options = ("--draws", 3, "--only", "layers, across", "--ways", "programs", "--data", data_dir)
+    table = run("guidance", *options)
+    assert set(table["unit"]) <= {f"MOB_11 → MOB_0{i}" for i in range(1, 5)}
+    said = capsys.readouterr().out
+    assert "| frozen + context + programs, weights chosen |" in said
+    assert "| frozen + context, C = 0.5 |" in said
 
 
 @pytest.mark.slow
