@@ -53,9 +53,11 @@ class Routing:
         Group of spots, such as an organ, in which each prototype was found.
     settings
         Known settings of the clustering and of its features, under the names that a model has for them.
-    gate, gate_bias
-        Weights ``(d, E)`` and bias ``(E,)`` of a classifier of scaled coordinates: with it, the weights of experts are
-        the softmax of its logits, whatever the distances to prototypes.
+    gate
+        Weights ``(d, E)`` of a classifier of scaled coordinates: with it, the weights of experts are the softmax of its
+        logits, whatever the distances to prototypes.
+    gate_bias
+        Bias ``(E,)`` of the classifier.
     """
 
     centroids: Floats
@@ -66,8 +68,8 @@ class Routing:
     active: NDArray[np.bool_] = field(default_factory=lambda: np.zeros(0, dtype=bool))
     groups: tuple[str, ...] = ()
     settings: Mapping[str, Any] = field(default_factory=dict)
-    gate: Floats | None = None
-    gate_bias: Floats | None = None
+    gate: NDArray[np.floating] | None = None
+    gate_bias: NDArray[np.floating] | None = None
 
     def __post_init__(self) -> None:
         """Check all shapes, and set ``active`` if it was not given."""
