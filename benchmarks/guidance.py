@@ -149,8 +149,9 @@ def embed(cohort, train, rng, wanted=None):
     for i, (name, fit) in enumerate(trainings([cohort[one] for one in train], rng).items()):
         if wanted is not None and name not in wanted:
             continue
-        sp.tl.embed(sections, fit(), key_added=f"m{i}")
-        key = f"X_m{i}_image" if name.startswith(("spade", "seal")) else f"X_m{i}"
+        stem = f"m{i}_{'_'.join(train)}"
+        sp.tl.embed(sections, fit(), key_added=stem)
+        key = f"X_{stem}_image" if name.startswith(("spade", "seal")) else f"X_{stem}"
         ways[f"{BASELINE} + {name}"] = (*BOTH, key)
         if name == "spade":
             ways |= {"spade alone": key, "frozen + spade": (FROZEN, key)}
@@ -237,7 +238,7 @@ def main(arguments=None):
     ways, tables = {}, []
     for task in (task for task in TASKS if task.name.startswith(options.only)):
         if task.train not in ways:
-            ways = {task.train: embed(cohort, task.train, options.seed, options.ways)}
+            ways[task.train] = embed(cohort, task.train, options.seed, options.ways)
         tables.append(run_task(task, cohort, ways[task.train], options.draws, options.seed))
     table = pd.concat(tables) if tables else pd.DataFrame(columns=["task", "animal"])
     for (name, animal), rows in table.groupby(["task", "animal"], sort=False):

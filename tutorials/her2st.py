@@ -16,8 +16,7 @@ sp.pp.patches(samples)
 sp.pp.encode_patches(samples, "texture")
 sp.pp.split(samples, block_um=1000, fractions=(0.7, 0, 0.3))
 genes = sp.pp.select_genes(samples, n_top_genes=1000, split_key="spade_split")
-settings = {"use_rep": "X_texture", "genes": genes, "split_key": "spade_split", "lr": 1e-3, "batch_size": 64}
-model = sp.tl.train_spade(samples, n_prototypes=8, n_experts=4, **settings)
+model = sp.tl.train_spade(samples, use_rep="X_texture", genes=genes, split_key="spade_split", n_experts=4)
 sp.tl.embed(samples, model)
 print(sp.tl.retrieval_metrics(samples, model, split_key="spade_split"))
 for plot in (sp.pl.patches, sp.pl.expert_clusters, sp.pl.expert_gallery, sp.pl.embedding, sp.pl.training):

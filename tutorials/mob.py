@@ -14,9 +14,7 @@ sp.pp.patches(sdata)
 sp.pp.encode_patches(sdata, "texture")
 sp.pp.split(sdata, block_um=1000, fractions=(0.7, 0, 0.3))
 genes = sp.pp.select_genes(sdata, n_top_genes=1000, split_key="spade_split")
-routing = sp.tl.cluster_experts(sdata, use_rep="X_texture", split_key="spade_split", n_prototypes=8, n_experts=2)
-settings = {"use_rep": "X_texture", "genes": genes, "split_key": "spade_split", "lr": 1e-3, "batch_size": 64}
-model = sp.tl.train_spade(sdata, routing=routing, **settings)
+model = sp.tl.train_spade(sdata, use_rep="X_texture", genes=genes, split_key="spade_split", n_experts=2)
 sp.tl.embed(sdata, model)
 print(sp.tl.retrieval_metrics(sdata, model, split_key="spade_split"))
 for plot in (sp.pl.patches, sp.pl.expert_clusters, sp.pl.expert_gallery, sp.pl.embedding, sp.pl.training):

@@ -73,7 +73,7 @@ def test_every_key_survives_writing_and_reading(trained, tmp_path):
 def test_pairs_are_found_above_every_chance_level(trained, record_property):
     """Over three draws of held-out blocks: real pairs are well above chance, overall and in experts; shuffled not."""
     name, samples, *_ = trained
-    settings = {"use_rep": "X_texture", "split_key": "spade_split", "lr": 1e-3, "batch_size": 64}
+    settings = {"use_rep": "X_texture", "split_key": "spade_split", "batch_size": 64, "n_epochs": 100, "warm_start": 0}
     several = {"n_prototypes": 8, "n_experts": samples[0]["table"].obsm["spade_expert_weights"].shape[1]}
     rows = []
     for draw in range(3):
