@@ -35,6 +35,7 @@ from sklearn.metrics import balanced_accuracy_score
 import spade as sp
 
 FROZEN, CONTEXT, BOTH = "X_texture", "X_texture_context", ("X_texture", "X_texture_context")
+MEASURED = ("X_gene_pcs", "X_gene_pcs_context")
 BASELINE, SHOTS = "frozen + context", (1, 2, 4, 8)
 AMPLICON = ("ERBB2", "GRB7", "STARD3", "MIEN1", "PGAP3")
 #: Fewest spots of a class: 8 to learn from, and some to test on. Classes with fewer are left without a label.
@@ -71,6 +72,7 @@ CORDS = [
 TASKS = [
     Task("layers, within sections", ("MOB_11",), BULB, "label", "another animal"),
     Task("layers, across sections", ("MOB_11",), BULB, "label", "another animal", groupby="section"),
+    Task("layers, own expression", (), ("MOB_11",), "label", "the section itself"),
     *(Task("regions", *pair[:2], "tissue", pair[2]) for pair in PAIRED),
     *(Task("molecular", *pair[:2], "molecular", pair[2]) for pair in PAIRED + CORDS),
     *(Task("signature", *pair[:2], "signature", pair[2]) for pair in PAIRED),
@@ -122,6 +124,7 @@ def read_cohort(folder, rng):
         sample["table"].obs["section"] = sample.attrs["spade"]["sample"]
         if sample["table"].n_vars:
             add_measured(sample, rng)
+            sp.pp.spatial_context(sample, use_rep=MEASURED[0])
     return {sample.attrs["spade"]["sample"]: sample for sample in samples}
 
 
@@ -143,9 +146,11 @@ def trainings(train, rng):
 
 def embed(cohort, train, rng, wanted=None):
     """Apply all models of some training sections to the sections of their tissue; return representations by name."""
+    ways = {"frozen": FROZEN, BASELINE: BOTH}
+    if not train:
+        return ways
     (tissue,) = (names for names in (("MOB_11", *BULB), TUMOURS, SPINAL) if train[0] in names)
     sections = [cohort[name] for name in tissue]
-    ways = {"frozen": FROZEN, BASELINE: BOTH}
     for i, (name, fit) in enumerate(trainings([cohort[one] for one in train], rng).items()):
         if wanted is not None and name not in wanted:
             continue
@@ -163,19 +168,23 @@ def run_task(task, cohort, ways, n_draws, rng):
     test = [cohort[name] for name in task.test]
     measured = all(sample["table"].n_vars for sample in test)
     if measured and task.name != "molecular":
-        ways = ways | {f"{BASELINE} + measured expression (ceiling)": (*BOTH, "X_gene_pcs")}
+        ways = ways | {f"{BASELINE} + measured expression (ceiling)": (*BOTH, *MEASURED)}
     common = {"label_key": task.label_key, "shots": SHOTS, "n_repeats": n_draws, "rng": rng}
     if task.groupby:
         common |= {"groupby": task.groupby, "n_support_groups": 1}
-    chosen = {f"{BASELINE} + programs, weights chosen": ways[f"{BASELINE} + programs"]}
+    chosen = {f"{name}, weights chosen": keys for name, keys in ways.items() if name.endswith("programs")}
+    doubled = {f"{name}, weight 2": keys for name, keys in ways.items() if name.endswith(("programs", "(control)"))}
+    weights = {keys[-1]: 2.0 for keys in doubled.values()}
     tuned = {c: {f"{BASELINE}, C = {c:g}": BOTH} for c in TUNED}
     parts = []
     for samples in [test] if task.groupby else test:  # sections may have different classes
         parts.append(sp.tl.few_shot(samples, use_rep=ways, **common))
-        parts.append(sp.tl.few_shot(samples, use_rep=chosen, weights="auto", **common))
+        if task.train:
+            parts.append(sp.tl.few_shot(samples, use_rep=chosen, weights="auto", **common))
+            parts.append(sp.tl.few_shot(samples, use_rep=doubled, weights=weights, **common))
         parts += [sp.tl.few_shot(samples, use_rep=way, C=c, **common) for c, way in tuned.items()]
-    table = pd.concat(parts)
-    return table.assign(task=task.name, animal=task.animal, unit="+".join(task.train) + " → " + table["unit"])
+    table, origin = pd.concat(parts), f"{'+'.join(task.train)} → " if task.train else ""
+    return table.assign(task=task.name, animal=task.animal, unit=origin + table["unit"])
 
 
 def zero_shot(cohort, rng):
