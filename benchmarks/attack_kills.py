@@ -40,6 +40,8 @@ WARM = (
     "squidpy",
     "matplotlib.pyplot",
     "numba",
+    "spade.pp",
+    "spade.tl",
     "sklearn.metrics",
     "geopandas",
     "zarr",

@@ -9,8 +9,9 @@ from itertools import product
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
-from numba import njit
 from scipy.ndimage import maximum_filter
+
+from spade.core.compiled import compiled
 
 #: Channels of ``Scene.maps``, in order: µm inside the outline, displacement of the fibres in µm, eosin and haematoxylin
 #: between the nuclei, strength of fibres, and of debris.
@@ -24,7 +25,7 @@ _INTENSITY = (255 * np.exp(-np.arange(8 * 512) / 512)).astype(np.float32)
 #: Place of cells of the grid without an adipocyte; a third column below 0 says so too.
 _NOWHERE = -1e6
 #: Sums are never reordered: the value of a pixel must not depend on how a loop is vectorised.
-_njit = njit(cache=True, nogil=True, error_model="numpy", fastmath={"nnan", "ninf", "nsz"})
+_njit = compiled(error_model="numpy", fastmath={"nnan", "ninf", "nsz"})
 
 
 @dataclass(frozen=True)

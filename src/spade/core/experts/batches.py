@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
-import numba
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -13,6 +12,7 @@ from scipy.sparse import csr_matrix
 from torch import Tensor
 
 from spade.core.arrays import Floats, Rows
+from spade.core.compiled import compiled
 
 
 class BatchSource(Protocol):
@@ -33,7 +33,7 @@ def _mean_and_factor(
     return np.asarray(np.zeros(width) if mean is None else mean, np.float32), factor.astype(np.float32)
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled()
 def _spread(indptr, indices, data, rows, out):  # type: ignore[no-untyped-def]
     for i in range(len(rows)):
         out[i, :] = 0

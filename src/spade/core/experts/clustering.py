@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 
-import numba
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from spade.core.arrays import Floats
+from spade.core.compiled import compiled
 from spade.core.distributed.threads import Map, parallel_map
 from spade.core.errors import warn
 from spade.core.experts.routing import Routing, feature_scale
@@ -57,7 +57,7 @@ def _plus_plus(x: Tensor, k: int, rng: np.random.Generator, do: Map) -> Tensor:
     return x[chosen].clone()
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled()
 def _move_rows(x, old, new, sums):  # type: ignore[no-untyped-def]
     for i in range(len(x)):
         if old[i] != new[i]:

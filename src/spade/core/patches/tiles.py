@@ -6,11 +6,11 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
 
 from spade.core.arrays import Floats
+from spade.core.compiled import compiled
 
 #: Bytes of image that a cache keeps.
 CACHE_BYTES = 256 * 2**20
@@ -110,7 +110,7 @@ def mirror(index: NDArray[np.int64], low: int, high: int) -> NDArray[np.int64]:
     return low + np.where(folded < size, folded, 2 * size - 1 - folded)
 
 
-@numba.njit(nogil=True, cache=True)
+@compiled()
 def _resample(window, y_taps, y_weights, x_taps, x_weights, out):  # type: ignore[no-untyped-def]  # pragma: no cover
     n_channels, height, _ = window.shape
     n_out = out.shape[1]

@@ -5,14 +5,14 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from numba import njit
 
+from spade.core.compiled import compiled
 from spade.core.texture.stains import STEP
 
 NUCLEUS_QUANTILES = (0.10, 0.50, 0.90)
 
 
-@njit(cache=True, nogil=True)
+@compiled()
 def blur(image: np.ndarray, weights: np.ndarray) -> np.ndarray:
     """Smooth with the symmetric kernel ``weights`` along both axes, and round to multiples of ``STEP``.
 
@@ -43,7 +43,7 @@ def blur(image: np.ndarray, weights: np.ndarray) -> np.ndarray:
     return out
 
 
-@njit(cache=True, nogil=True)
+@compiled()
 def nuclear_threshold(counts: np.ndarray, values: np.ndarray, minimum: float, contrast: float) -> float:
     """Return Otsu's threshold of a histogram, at least ``minimum``.
 
@@ -68,7 +68,7 @@ def nuclear_threshold(counts: np.ndarray, values: np.ndarray, minimum: float, co
     return threshold if (whole - mass[k]) / (total - below[k]) - mass[k] / below[k] >= contrast else np.inf
 
 
-@njit(cache=True, nogil=True)
+@compiled()
 def label(mask: np.ndarray) -> tuple[np.ndarray, int]:
     """Number the 8-connected components of ``mask`` from 1, in raster order; 0 is background."""
     height, width = mask.shape
@@ -111,7 +111,7 @@ def label(mask: np.ndarray) -> tuple[np.ndarray, int]:
     return labels, number
 
 
-@njit(cache=True, nogil=True)
+@compiled()
 def measure(labels: np.ndarray, number: int, values: np.ndarray, smallest: float) -> np.ndarray:
     """Return area, y, x, eccentricity and mean of ``values``, float64 (k, 5), of all components that are large enough.
 

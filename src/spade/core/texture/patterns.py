@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from numba import njit
+
+from spade.core.compiled import compiled
 
 GLCM_LEVELS = 32
 _TAN_11, _TAN_33 = np.float32(math.tan(math.pi / 16)), np.float32(math.tan(3 * math.pi / 16))
@@ -13,7 +14,7 @@ _TAN_11, _TAN_33 = np.float32(math.tan(math.pi / 16)), np.float32(math.tan(3 * m
 _EDGE, _CORNER = math.sqrt(0.5) * (1 - math.sqrt(0.5)), 0.5
 
 
-@njit(cache=True, nogil=True)
+@compiled()
 def halve(image: np.ndarray) -> np.ndarray:
     """Return the means of 2×2 blocks; an odd last row or column is left out."""
     height, width = image.shape[0] // 2, image.shape[1] // 2
@@ -26,7 +27,7 @@ def halve(image: np.ndarray) -> np.ndarray:
     return out
 
 
-@njit(cache=True, nogil=True)
+@compiled()
 def edges(image: np.ndarray) -> np.ndarray:
     """Return gradient mean and deviation, Laplacian root mean square, coherence and orientation entropy.
 
@@ -86,7 +87,7 @@ def edges(image: np.ndarray) -> np.ndarray:
     return out
 
 
-@njit(cache=True, nogil=True)
+@compiled()
 def cooccurrence(image: np.ndarray, low: float, high: float) -> np.ndarray:
     """Return Haralick's log1p contrast, homogeneity, energy, correlation and entropy, as means over four directions.
 
@@ -141,7 +142,7 @@ def cooccurrence(image: np.ndarray, low: float, high: float) -> np.ndarray:
     return out
 
 
-@njit(cache=True, nogil=True)
+@compiled()
 def binary_patterns(image: np.ndarray) -> np.ndarray:
     """Return the shares (10,) of Ojala's rotation-invariant uniform patterns of 8 points at radius 1.
 

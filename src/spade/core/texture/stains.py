@@ -10,7 +10,8 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from numba import njit
+
+from spade.core.compiled import compiled
 
 #: Resolution of stain concentrations, in optical density; a power of two, see above.
 STEP = 1.0 / 1024.0
@@ -20,7 +21,7 @@ BINS = 1024 * (HIGHEST - LOWEST)
 QUANTILES = (0.05, 0.25, 0.50, 0.75, 0.95)
 
 
-@njit(cache=True, nogil=True)
+@compiled()
 def unmix(
     patch: np.ndarray, density: np.ndarray, unmixing: np.ndarray, white: float
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -50,7 +51,7 @@ def unmix(
     return stains, levels, tissue
 
 
-@njit(cache=True, nogil=True)
+@compiled()
 def count_values(values: np.ndarray, mask: np.ndarray) -> np.ndarray:
     """Return the counts (BINS,) of the multiples of ``STEP`` among the ``values`` (H, W) inside ``mask``."""
     counts = np.zeros(BINS, np.int64)
@@ -61,7 +62,7 @@ def count_values(values: np.ndarray, mask: np.ndarray) -> np.ndarray:
     return counts
 
 
-@njit(cache=True, nogil=True)
+@compiled()
 def describe(counts: np.ndarray, values: np.ndarray) -> np.ndarray:
     """Return mean, standard deviation, signed log1p of the skewness and ``QUANTILES`` of a histogram.
 
@@ -91,7 +92,7 @@ def describe(counts: np.ndarray, values: np.ndarray) -> np.ndarray:
     return out
 
 
-@njit(cache=True, nogil=True)
+@compiled()
 def correlation(a: np.ndarray, b: np.ndarray) -> float:
     """Return the Pearson correlation of two images (H, W), 0 if one of them is constant."""
     n = a.size
