@@ -70,6 +70,8 @@ class Record(TypedDict, total=False):
     radius_um: float
     #: Of gene panels and predicted expression.
     fold_case: bool
+    target_sum: float
+    scale: str
     #: Of attention.
     label_key: str
     slide_key: str

@@ -13,6 +13,8 @@ from scipy.sparse import csr_matrix
 from spatialdata import SpatialData
 
 import spade as sp
+from spade._samples.open import iter_samples
+from spade._samples.predicted import read_measured
 from spade.models import GenePanel, SpadeModel
 
 PANEL = GenePanel(GENES[:20], fold_case=True)
@@ -79,7 +81,7 @@ def test_the_id_of_a_model_with_exact_names_is_what_it_was(tmp_path):
         digest.update(f"{name}{array.shape}{array.dtype}".encode())
         digest.update(np.ascontiguousarray(array).tobytes())
     facts = asdict(model.genes) | {"n_common": 0}
-    assert facts.pop("fold_case") is False
+    assert (facts.pop("fold_case"), facts.pop("scale")) == (False, "log1p")
     digest.update(json.dumps([model._settings(), facts]).encode())
     assert model.id == digest.hexdigest()[:12]
     model.save(tmp_path / "model")
@@ -241,3 +243,49 @@ def test_a_damaged_panel_is_refused(text, tmp_path):
     (tmp_path / "genes.json").write_text(text)
     with pytest.raises(ValueError, match=r"genes\.json is not a gene panel .*cut off or edited"):
         GenePanel.load(tmp_path / "genes.json")
+
+
+# --- the scale
+
+
+def log1p(counts, target_sum=1e4):
+    return np.log1p(counts / counts.sum(1, keepdims=True) * target_sum)
+
+
+@pytest.mark.parametrize(
+    ("options", "scaled"),
+    [({}, log1p), ({"target_sum": 1e6}, lambda x: log1p(x, 1e6)), ({"scale": "counts"}, lambda x: x)],
+    ids=["log1p", "of a million", "counts"],
+)
+def test_expression_is_read_and_compared_in_the_scale_of_the_panel(options, scaled):
+    """Training, prediction from neighbours and from ridge, and what is measured beside a prediction."""
+    one, other = samples()
+    panel = GenePanel(GENES[:20], **options)
+    wanted = [scaled(sdata["table"].X.toarray().astype(float))[:, :20] for sdata in (one, other)]
+    model = sp.tl.train_spade(one, use_rep="X_f", genes=panel, n_experts=1, n_epochs=1)
+    np.testing.assert_allclose(model.expression_mean, wanted[0].mean(0), rtol=1e-5)
+    sp.tl.embed(one, model, key_added="m")
+    by_hand = model.encode_expression(wanted[0].astype(np.float32), "uniform")
+    np.testing.assert_allclose(one["table"].obsm["X_m_expression"], by_hand, atol=1e-4)
+    sp.tl.predict_expression(other, reference=one, method="ridge", use_rep="X_f", genes=panel, alpha=10.0)
+    table = other["table"]
+    np.testing.assert_allclose(table.obsm["X_predicted"].mean(), wanted[0].mean(), rtol=0.1)
+    (sample,) = iter_samples(other)
+    measured = read_measured(sample, "predicted", panel.names, None, normalized=False)
+    np.testing.assert_allclose(measured, wanted[1], rtol=1e-5)
+
+
+def test_the_scale_is_saved_and_part_of_the_identity(tmp_path):
+    panel = GenePanel(GENES[:20], scale="counts")
+    panel.save(tmp_path / "genes.json")
+    assert GenePanel.load(tmp_path / "genes.json") == panel
+    assert "scale" not in GenePanel(GENES[:20]).facts()
+    with pytest.raises(ValueError, match=r"scale='log2'.*'log1p'.*'counts'"):
+        GenePanel(GENES[:20], scale="log2")
+
+
+def test_no_fold_change_is_added_to_counts():
+    one, _ = samples()
+    model = sp.tl.train_spade(one, use_rep="X_f", genes=GenePanel(GENES[:20], scale="counts"), n_experts=1, n_epochs=1)
+    with pytest.raises(ValueError, match="reads raw counts, to which no fold change can be added; search with spots"):
+        sp.tl.retrieve({GENES[0]: 2.0}, one, model)

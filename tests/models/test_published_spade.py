@@ -9,7 +9,7 @@ from helpers.sections import GENES, featured
 from torch import nn
 
 import spade as sp
-from spade.models import SpadeModel, read_published_spade
+from spade.models import GenePanel, SpadeModel, read_published_spade
 
 D, G, DIM = 8, 20, 6
 
@@ -92,6 +92,19 @@ def test_it_embeds_with_names_given_and_is_saved_as_any_model(release, tmp_path)
     sp.tl.embed(featured(), read(release), genes=GENES[:G], use_rep="X_f")
     with pytest.raises(ValueError, match="does not know the mean expression of its experts"):
         model.encode_expression(np.zeros((1, G)))
+
+
+def test_names_and_scale_of_the_genes_can_be_given(release, tmp_path):
+    """The authors' notebook saves raw counts; the experts then read them as they are."""
+    sample = featured()
+    model = read(release, use_rep="X_f", genes=GenePanel(GENES[:G], scale="counts"))
+    model.save(tmp_path / "saved")
+    sp.tl.embed(sample, SpadeModel.load(tmp_path / "saved"))
+    table = sample["table"]
+    spots = model.encode_expression(table.X.toarray()[:, :G], table.obsm["spade_expert_weights"])
+    np.testing.assert_allclose(table.obsm["X_spade_expression"], spots, atol=1e-5)
+    with pytest.raises(ValueError, match=r"genes: got 3 names, but the experts in .* read 20; name each"):
+        read(release, genes=GENES[:3])
 
 
 class Trap:

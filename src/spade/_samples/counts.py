@@ -96,9 +96,7 @@ def _check_values(values: NDArray[np.float32], source: str, *, raw: bool, whole:
 def read_expression(
     sample: Sample, panel: GenePanel, layer: str | None, *, normalized: bool
 ) -> tuple[csr_matrix, NDArray[np.bool_], NDArray[np.bool_]]:
-    """Return log-normalised expression in panel order, which genes are present, and which spots have any counts."""
+    """Return expression in the scale and order of a panel, which genes are present, and which spots have any counts."""
     values = read_counts(sample, layer, normalized=normalized)
-    matrix, present = panel.take(
-        values if normalized else log_normalise(values, panel.target_sum), sample.table.var_names
-    )
+    matrix, present = panel.take(values if normalized else panel.normalise(values), sample.table.var_names)
     return matrix, present, has_counts(values)

@@ -12,7 +12,6 @@ from spade._checks import shorten
 from spade._samples.counts import has_counts, read_counts
 from spade._samples.sample import Sample
 from spade.core.arrays import Floats
-from spade.core.expression.normalise import log_normalise
 from spade.io._files.matrices import to_dense
 from spade.models import GenePanel
 
@@ -48,12 +47,12 @@ def read_measured(
     """
     record = _keys.read_provenance(sample.table.uns, _keys.predicted(key))
     predicted = read_predicted(sample, key).columns
-    panel = GenePanel(tuple(predicted), fold_case=bool(record.get("fold_case", False)))
+    panel = GenePanel.recorded(predicted, record)
     columns = panel.columns(sample.table.var_names)[predicted.get_indexer(list(genes))]
     if (columns < 0).all():
         return None
     counts = read_counts(sample, layer, normalized=normalized)
-    values = counts if normalized else log_normalise(counts)
+    values = counts if normalized else panel.normalise(counts)
     measured = np.full((sample.table.n_obs, len(columns)), np.nan)
     measured[:, columns >= 0] = values[:, columns[columns >= 0]].toarray()
     measured[~has_counts(counts)] = np.nan

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 import numpy as np
 import pandas as pd
@@ -14,10 +14,14 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 
 from spade.core.arrays import Rows
-from spade.core.checks import brief, check_count, check_flag, check_ordered, check_positive
-from spade.core.expression.normalise import TARGET_SUM
+from spade.core.checks import brief, check_choice, check_count, check_flag, check_ordered, check_positive
+from spade.core.expression.normalise import TARGET_SUM, log_normalise
 from spade.core.files import parse_json, read_small_text
 from spade.models._gene_names import fold_names
+
+Scale = Literal["log1p", "counts"]
+#: Fields that say how expression is read for a panel.
+READING = ("target_sum", "fold_case", "scale")
 
 
 def _check_listed(genes: object) -> None:
@@ -52,6 +56,9 @@ class GenePanel:
         Whether names are matched in upper case, so that ``Sox2`` is ``SOX2``; ``names`` are then upper case. Where
         several genes of a sample get the same name, none of them counts: the sample lacks that gene. False: names
         are matched exactly.
+    scale
+        ``"log1p"``: counts are scaled to ``target_sum``, then ``log1p``. ``"counts"``: counts as they are, for weights
+        of others that were trained on raw counts.
 
     Examples
     --------
@@ -67,11 +74,13 @@ class GenePanel:
     target_sum: float = TARGET_SUM
     dropped: tuple[str, ...] = ()
     fold_case: bool = False
+    scale: Scale = "log1p"
 
     def __post_init__(self) -> None:
         """Check the values."""
         check_flag("fold_case", self.fold_case)
         check_positive("target_sum", self.target_sum)
+        check_choice("scale", self.scale, get_args(Scale))
         if self.n_common is not None:
             check_count("n_common", self.n_common, 0)
         _check_listed(self.names)
@@ -84,6 +93,11 @@ class GenePanel:
             repeated = sorted({name for name in self.names if self.names.count(name) > 1})
             raise ValueError(f"genes: names occur more than once in the panel, such as {repeated[:5]}.")
 
+    @classmethod
+    def recorded(cls, names: Iterable[str], record: Mapping[str, Any]) -> GenePanel:
+        """Return a panel for which expression is read as in a record that holds :meth:`reading`."""
+        return cls(tuple(names), **{name: value for name, value in record.items() if name in READING})
+
     def __len__(self) -> int:
         """Return the number of genes."""
         return len(self.names)
@@ -95,6 +109,10 @@ class GenePanel:
             return genes
         _check_listed(genes)
         return cls(tuple(genes))
+
+    def normalise(self, counts: csr_matrix) -> csr_matrix:
+        """Return counts ``(n, genes of the sample)`` in the scale of the panel."""
+        return counts if self.scale == "counts" else log_normalise(counts, self.target_sum)
 
     def fold(self, names: Iterable[str]) -> list[str]:
         """Return names as they are looked up in the panel, ``""`` for those that several genes share."""
@@ -116,9 +134,15 @@ class GenePanel:
         return (matrix @ selector).tocsr(), present
 
     def facts(self) -> dict[str, Any]:
-        """Return the fields as files and ids hold them: no ``fold_case`` if False, and 0 if ``n_common`` is None."""
+        """Return the fields as files and ids hold them: 0 for an unknown ``n_common``; later fields if given."""
         facts = asdict(self) | {"n_common": self.n_common or 0}
-        return {name: value for name, value in facts.items() if name != "fold_case" or value}
+        usual = {"fold_case", "scale"} - set(self.reading())
+        return {name: value for name, value in facts.items() if name not in usual}
+
+    def reading(self) -> dict[str, Any]:
+        """Return the fields that say how expression is read, where they are not the default."""
+        usual = {field.name: field.default for field in fields(self)}
+        return {name: value for name in READING if (value := getattr(self, name)) != usual[name]}
 
     def save(self, path: Path) -> None:
         """Write the panel as JSON."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from os import PathLike
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from spade.core.experts.routing import Routing
 from spade.io._files.arrays import read_npy
 from spade.io._state_dict import TORCH_SUFFIXES, check_finite, keys_fitting, read_state
 from spade.models._config import SpadeConfig
+from spade.models._genes import GenePanel
 from spade.models._spade import SpadeModel
 
 #: An expert of a higher number is a mistake.
@@ -32,6 +34,7 @@ def read_published_spade(
     *,
     use_rep: str | None = None,
     encoder: str | None = None,
+    genes: GenePanel | Sequence[str] | None = None,
 ) -> SpadeModel:
     """Read a SPADE model from the files that its authors published.
 
@@ -48,22 +51,25 @@ def read_published_spade(
         ``obsm`` key of the features that the model reads. None: name it when calling :func:`spade.tl.embed`.
     encoder
         Name of the encoder of these features, for the card.
+    genes
+        Names of the genes that the experts read, in their order. Expression is read as log1p of normalised counts, as
+        the paper says; the notebook that prepares the authors' samples saves raw counts. For experts trained on those
+        pass ``GenePanel(names, scale="counts")``. None: no names were published with the weights.
 
     Returns
     -------
     SpadeModel
-        It does not know its gene panel (``genes`` is None), so :func:`spade.tl.embed` needs ``genes=`` for samples with
-        expression. It does not know the mean expression of its experts either, so expression is encoded with weights
-        that you pass. Features are not scaled before distances are taken (``feature_scaling="none"``), as in the
-        authors' code.
+        Without ``genes``, :func:`spade.tl.embed` needs ``genes=`` for samples with expression. The model does not know
+        the mean expression of its experts, so expression is encoded with weights that you pass. Features are not scaled
+        before distances are taken (``feature_scaling="none"``), as in the authors' code.
 
     Raises
     ------
     FileNotFoundError
         If the folder, or the file of an expert, is missing.
     ValueError
-        If an expert has several files, a file holds anything but finite tensors (nothing in it is ever executed), or
-        keys or shapes do not fit.
+        If an expert has several files, a file holds anything but finite tensors (nothing in it is ever executed), keys
+        or shapes do not fit, or there are not as many ``genes`` as the experts read.
 
     Examples
     --------
@@ -85,7 +91,17 @@ def read_published_spade(
         dim=experts.dim,
     )
     facts = {"weights": f"read from the published files of {plural(n_experts, 'expert')} in {place.name}"}
-    return SpadeModel(experts, routing, config=config, facts=facts)
+    return SpadeModel(experts, routing, config=config, genes=_panel(genes, experts, place), facts=facts)
+
+
+def _panel(genes: GenePanel | Sequence[str] | None, experts: Experts, folder: Path) -> GenePanel | None:
+    """Return the panel of some names, as many as the experts read."""
+    if genes is None:
+        return None
+    panel = GenePanel.of(genes)
+    if len(panel) != (n_genes := experts.spot_projection.projection.weight.shape[-1]):
+        raise ValueError(f"genes: got {len(panel)} names, but the experts in {folder} read {n_genes}; name each.")
+    return panel
 
 
 def _prototypes(

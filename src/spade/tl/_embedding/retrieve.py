@@ -242,6 +242,8 @@ def _change(model: Model, signature: Signature) -> NDArray[np.float64]:
     """Change of log1p expression ``(1, G)`` that a signature asks for."""
     if model.genes is None:
         raise ValueError("the model does not know its gene panel, so a signature cannot be ordered for its input.")
+    if model.genes.scale == "counts":
+        raise ValueError("query: the model reads raw counts, to which no fold change can be added; search with spots.")
     changes = dict(signature) if isinstance(signature, Mapping) else dict.fromkeys(signature, LISTED_CHANGE)
     if not changes or not all(map(is_number, changes.values())) or not any(changes.values()):
         raise ValueError(f"query={brief(signature)}: expected genes with finite log2 fold changes, not all 0.")

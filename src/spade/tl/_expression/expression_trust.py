@@ -124,7 +124,7 @@ def expression_trust(
     rmse, rmse_mean = errors.rmse, errors.rmse_mean
     table = pd.DataFrame(
         {
-            "gene": known.genes,
+            "gene": known.panel.names,
             "pearson": mean_known(pearson),
             "low": low,
             "high": high,
@@ -149,7 +149,7 @@ class _HeldOut:
 def _hold_out(known: Reference, settings: PredictionSettings, folds: list[tuple[Rows, Rows]]) -> _HeldOut:
     """Predict every fold from its training rows, and compare with what was measured."""
     pearson = []
-    squared, squared_mean = np.zeros((2, len(known.genes)))
+    squared, squared_mean = np.zeros((2, len(known.panel)))
     n = 0
     for train, test in tqdm(folds, desc="holding out", unit="section"):
         predicted, _ = fit_predictor(settings, known, train).predict(known.image[test])

@@ -98,7 +98,7 @@ def _write(sample: Sample, values: NDArray[np.float32], panel: GenePanel, key_ad
         key,
         function="tl.predict_expression",
         **facts,
-        fold_case=panel.fold_case or None,
+        **panel.reading(),
     )
     sample.save()
     logger.info("%s: wrote obsm[%r], %d × %d", sample.name, key, *values.shape)

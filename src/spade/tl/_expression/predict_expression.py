@@ -166,7 +166,7 @@ def predict_expression(
     ):
         mean, deviation, penalty = _predict_sample(sample, predictors)
         facts = _facts(known, settings) | {"alpha": penalty}
-        _write(sample, mean, deviation, known.genes, key_added, facts)
+        _write(sample, mean, deviation, known.panel.names, key_added, facts)
 
 
 def _check_features(
@@ -217,7 +217,7 @@ def _predict_sample(
 ) -> tuple[NDArray[np.float32], NDArray[np.float32], float | None]:
     """Predict section by section, each from the rows of other sections; return mean, deviation and penalty."""
     image, rows = predictors.settings.read_image(sample)
-    mean = np.full((sample.table.n_obs, len(predictors.reference.genes)), np.nan, dtype=np.float32)
+    mean = np.full((sample.table.n_obs, len(predictors.reference.panel)), np.nan, dtype=np.float32)
     deviation = np.full_like(mean, np.nan)
     alpha = None
     for section in sample.sections:
@@ -236,7 +236,7 @@ def _facts(known: Reference, settings: PredictionSettings) -> dict[str, object]:
     """Return what the record of a prediction says of its settings and its reference."""
     facts: dict[str, object] = {
         "function": "tl.predict_expression",
-        "fold_case": known.fold_case or None,
+        **known.panel.reading(),
         "method": settings.method,
         "use_rep": None if settings.use_rep is None else " + ".join(settings.keys),
         "n_reference": known.y.shape[0],
@@ -252,7 +252,7 @@ def _write(
     sample: Sample,
     mean: NDArray[np.float32],
     deviation: NDArray[np.float32],
-    genes: list[str],
+    genes: Sequence[str],
     key_added: str,
     facts: dict[str, object],
 ) -> None:

@@ -17,7 +17,6 @@ from spade._samples.patches import row_centres
 from spade._samples.sample import Sample
 from spade.core.arrays import Floats, Rows
 from spade.core.evaluation.folds import section_folds
-from spade.core.expression.normalise import log_normalise
 from spade.models import GenePanel
 from spade.models._gene_names import MATCHING, common_genes
 from spade.tl._embedding.modalities import encode, read_modality
@@ -36,27 +35,24 @@ class Reference:
         Expression embeddings ``(n, d)`` (neighbours), else of width 0.
     y
         Log-normalised expression ``(n, G)``.
-    genes
-        Names of its columns.
+    panel
+        Genes of its columns, and their scale.
     section, origin
         Name and origin of every row's section.
     points
         ``(n, 2)`` centres in µm; NaN where there are no patches.
     patch
         Side of a patch in µm.
-    fold_case
-        Whether genes are looked up in upper case, as in :class:`spade.models.GenePanel`.
     """
 
     image: NDArray[np.floating]
     gallery: NDArray[np.float32]
     y: csr_matrix
-    genes: list[str]
+    panel: GenePanel
     section: NDArray[np.str_]
     origin: NDArray[np.str_]
     points: Floats
     patch: float
-    fold_case: bool = False
 
     def folds(self, rows: Rows) -> list[tuple[Rows, Rows]]:
         """Training and held-out rows: one fold per section, or halves of a single one; empty if it has no patches.
@@ -97,9 +93,7 @@ def read_reference(
     features, columns = collector.joined()
     if not columns["y"].shape[0]:
         raise ValueError("reference: no spot has both image features and counts.")
-    return Reference(
-        features[features_name], genes=list(panel.names), patch=patch, fold_case=panel.fold_case, **columns
-    )
+    return Reference(features[features_name], panel=panel, patch=patch, **columns)
 
 
 def _gallery(sample: Sample, settings: PredictionSettings, rows: Rows) -> NDArray[np.float32]:
@@ -113,7 +107,7 @@ def _gallery(sample: Sample, settings: PredictionSettings, rows: Rows) -> NDArra
 
 def _expression(sample: Sample, counts: csr_matrix, panel: GenePanel, settings: PredictionSettings) -> csr_matrix:
     """Return log-normalised expression of all rows in panel order, or raise with the genes that are missing."""
-    values, present = panel.take(counts if settings.normalized else log_normalise(counts), sample.table.var_names)
+    values, present = panel.take(counts if settings.normalized else panel.normalise(counts), sample.table.var_names)
     if not present.all():
         missing = [name for name, is_present in zip(panel.names, present, strict=True) if not is_present]
         raise KeyError(
