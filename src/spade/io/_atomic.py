@@ -95,10 +95,19 @@ def publish(build: Callable[[Path], None], path: Path) -> None:
         else:
             new.rename(path)
         _flush(path.parent)
-    except OSError as error:
-        raise _explained(error, path) from error
+    except Exception as error:
+        if (of_system := _of_system(error)) is None:
+            raise
+        raise _explained(of_system, path) from error
     finally:
         shutil.rmtree(new, ignore_errors=True)  # after the exchange, this is the old directory
+
+
+def _of_system(error: BaseException | None) -> OSError | None:
+    """Return the error of the system that an error comes from; libraries wrap it, even in a KeyError."""
+    while error is not None and not isinstance(error, OSError):
+        error = error.__cause__
+    return error
 
 
 def _explained(error: OSError, path: Path) -> OSError:
@@ -116,6 +125,11 @@ def _explained(error: OSError, path: Path) -> OSError:
         )
     if error.errno in READ_ONLY:
         return _read_only(path, f"{error}")
+    if isinstance(error, FileNotFoundError):
+        return FileNotFoundError(
+            f"{str(path)!r} cannot be written: {error} vanished meanwhile. Does something else remove files in "
+            f"{str(path.parent)!r}? {left}"
+        )
     return error
 
 

@@ -7,12 +7,15 @@ import os
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
+import zarr
 from helpers.sections import tiny
 from spatialdata import read_zarr
 
 import spade as sp
 from spade.core import files
+from spade.io._atomic import publish
 
 
 @pytest.fixture
@@ -146,3 +149,17 @@ def test_a_part_of_a_killed_writer_goes_with_the_next_writing(tmp_path):
         (tmp_path / name).touch()
     files.write_atomically(tmp_path / "a.npy", lambda part: Path(part).write_bytes(b"1") and None)
     assert listed(tmp_path) == [".b.npy.123.part", "a.npy"]
+
+
+def test_files_that_vanish_while_a_store_is_built_are_one_error(tmp_path):
+    """zarr tells it as a KeyError of the array that it has just written."""
+
+    def build(new):
+        group = zarr.open_group(new, mode="w")
+        group.create_array("codes", data=np.arange(3))
+        shutil.rmtree(new / "codes")
+        group["codes"]
+
+    with pytest.raises(FileNotFoundError, match=r"be written: codes vanished meanwhile.*Nothing was"):
+        publish(build, tmp_path / "sample.zarr")
+    assert not listed(tmp_path)
