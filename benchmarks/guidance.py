@@ -179,9 +179,9 @@ def run_task(task, cohort, ways, n_draws, rng):
     parts = []
     for samples in [test] if task.groupby else test:  # sections may have different classes
         parts.append(sp.tl.few_shot(samples, use_rep=ways, **common))
-        if task.train:
-            parts.append(sp.tl.few_shot(samples, use_rep=chosen, weights="auto", **common))
-            parts.append(sp.tl.few_shot(samples, use_rep=doubled, weights=weights, **common))
+        for some, weight in ((chosen, "auto"), (doubled, weights)):
+            if some:
+                parts.append(sp.tl.few_shot(samples, use_rep=some, weights=weight, **common))
         parts += [sp.tl.few_shot(samples, use_rep=way, C=c, **common) for c, way in tuned.items()]
     table, origin = pd.concat(parts), f"{'+'.join(task.train)} → " if task.train else ""
     return table.assign(task=task.name, animal=task.animal, unit=origin + table["unit"])
