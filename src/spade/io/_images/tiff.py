@@ -9,9 +9,9 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from spade.core.arrays import Rows
 from spade.io._files.damaged import DamagedFileError, check_claim, damaged, reading
 from spade.io._images.colours import WHITE, Pixels, flattened
+from spade.io._images.levels import CHUNK, LazyLevel
 
 #: A page of tifffile, and its place in the file.
 Page: TypeAlias = tuple[tuple[int, ...], Any]
@@ -30,33 +30,28 @@ ROUNDING_PX, ROUNDING = 2, 0.01
 MAX_RATIO, MAX_TILE = 20_000, 2**31
 
 
-class TiffLevel:
+class TiffLevel(LazyLevel):
     """One level of a TIFF as an array (3 or 4, height, width) that decodes tiles (or strips) on demand.
 
-    It is thread-safe, and is pickled as the name of the file, so each process opens the file for itself. The fourth
-    channel of a level with transparency is 255, or 0 where a pixel is wholly transparent. Tiles that the file leaves
-    out are white.
+    The fourth channel of a level with transparency is 255, or 0 where a pixel is wholly transparent. Tiles that the
+    file leaves out are white.
     """
 
-    dtype = np.dtype(np.uint8)
-    ndim = 3
-
-    def __init__(self, path: Path, page: tuple[int, ...], shape: tuple[int, int, int]) -> None:
-        self.path = path
-        self.page = page
-        self.shape = shape
+    def __init__(
+        self, path: Path, page: tuple[int, ...], shape: tuple[int, int, int], tile: tuple[int, int] = (CHUNK, CHUNK)
+    ) -> None:
+        self.path, self.page, self.shape, self.tile = path, page, shape, tile
         self._open: tuple[Any, Any] | None = None
         self._lock = threading.Lock()
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"path": self.path, "page": self.page, "shape": self.shape}
+        return {"path": self.path, "page": self.page, "shape": self.shape, "tile": self.tile}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__init__(**state)  # type: ignore[misc]
 
-    def __getitem__(self, key: tuple[slice | int | Rows, ...]) -> Pixels:
-        channels, *sides = key
-        (rows, row_key), (columns, column_key) = map(_span, sides, self.shape[1:])
+    def region(self, rows: slice, columns: slice) -> Pixels:
+        """Return the pixels of a region, (height, width, channels)."""
         out = np.full((rows.stop - rows.start, columns.stop - columns.start, self.shape[0]), WHITE, np.uint8)
         page, _ = self._page()
         height, width = page.chunks[:2]
@@ -72,7 +67,7 @@ class TiffLevel:
                 out[y0 - rows.start : y1 - rows.start, x0 - columns.start : x1 - columns.start] = tile[
                     y0 - top : y1 - top, x0 - left : x1 - left
                 ]
-        return np.asarray(np.moveaxis(out, -1, 0)[..., column_key][:, row_key][channels], order="C")
+        return out
 
     def _page(self) -> tuple[Any, Any]:
         """Return page and file, opened on first use."""
@@ -104,16 +99,6 @@ class TiffLevel:
             return tile[..., :3]
 
 
-def _span(key: slice | int | Rows, n: int) -> tuple[slice, slice | Rows]:
-    """Return the whole part of an axis that an index lies in, and the index within this part."""
-    if isinstance(key, slice) and key.step in (None, 1):
-        start, stop, _ = key.indices(n)
-        return slice(start, max(start, stop)), slice(None)
-    chosen = np.arange(n)[key]
-    start = int(chosen.min(initial=n))
-    return slice(start, int(chosen.max(initial=start - 1)) + 1), chosen - start
-
-
 def tiff_levels(path: Path, argument: str) -> list[TiffLevel]:
     """Return the levels of a TIFF, finest first, checked against the size of the file."""
     import tifffile
@@ -136,7 +121,9 @@ def tiff_levels(path: Path, argument: str) -> list[TiffLevel]:
         for _, page in levels:
             _check_tiles(page, tif.filehandle.size, path, argument)
         n_channels = 4 if _alpha(first) else 3
-        return [TiffLevel(path, place, (n_channels, page.shape[0], page.shape[1])) for place, page in levels]
+        return [
+            TiffLevel(path, place, (n_channels, *page.shape[:2]), tuple(page.chunks[:2])) for place, page in levels
+        ]
 
 
 def _page(tif: Any, place: tuple[int, ...]) -> Any:
