@@ -11,6 +11,8 @@ from spade.io._images.colours import Pixels
 
 #: Side of a chunk in pixels, about; it holds whole tiles of its file.
 CHUNK = 512
+#: The sides of a level may differ from those of the slide, shrunk evenly, by this many pixels or this share.
+ROUNDING_PX, ROUNDING = 2, 0.01
 
 
 class LazyLevel:
@@ -58,3 +60,12 @@ def _span(key: slice | int | Rows, n: int) -> tuple[slice, slice | Rows]:
     chosen = np.arange(n)[key]
     start = int(chosen.min(initial=n))
     return slice(start, int(chosen.max(initial=start - 1)) + 1), chosen - start
+
+
+def same_view(shape: tuple[int, ...], finest: tuple[int, ...]) -> bool:
+    """Return whether a picture (height, width) can be the finest one, shrunk evenly."""
+    shrink = max(finest[0] / shape[0], finest[1] / shape[1])
+    return all(
+        abs(side - full / shrink) <= max(ROUNDING_PX, ROUNDING * side)
+        for side, full in zip(shape[:2], finest[:2], strict=True)
+    )

@@ -11,7 +11,7 @@ import numpy as np
 
 from spade.io._files.damaged import DamagedFileError, check_claim, damaged, reading
 from spade.io._images.colours import WHITE, Pixels, flattened
-from spade.io._images.levels import CHUNK, LazyLevel
+from spade.io._images.levels import CHUNK, LazyLevel, same_view
 
 #: A page of tifffile, and its place in the file.
 Page: TypeAlias = tuple[tuple[int, ...], Any]
@@ -24,8 +24,6 @@ PREMULTIPLIED, OPACITY = 1, 2
 REDUCED = 1
 #: Description of a page that shows something else than the slide at another size.
 OTHER_VIEW = re.compile(r"^\W*(label|macro|thumbnail)\b", re.IGNORECASE | re.MULTILINE)
-#: The sides of a level may differ from those of the slide, shrunk evenly, by this many pixels or this share.
-ROUNDING_PX, ROUNDING = 2, 0.01
 #: Bytes of pixels per byte of the file that the emptiest slide has, and bytes of the largest tile.
 MAX_RATIO, MAX_TILE = 20_000, 2**31
 
@@ -107,7 +105,7 @@ def tiff_levels(path: Path, argument: str) -> list[TiffLevel]:
         if not len(tif.pages):
             raise damaged(path, "an image", "it has no pages", argument)
         first = tif.pages[0].aspage()
-        if wrong := _colours_lacking(first):
+        if wrong := colours_lacking(first):
             raise DamagedFileError(
                 f"{argument}: {str(path)!r} holds {wrong}: {first.shape} {first.dtype} ({first.axes}); expected an "
                 "8-bit RGB image with interleaved channels. Convert it."
@@ -121,9 +119,7 @@ def tiff_levels(path: Path, argument: str) -> list[TiffLevel]:
         for _, page in levels:
             _check_tiles(page, tif.filehandle.size, path, argument)
         n_channels = 4 if _alpha(first) else 3
-        return [
-            TiffLevel(path, place, (n_channels, *page.shape[:2]), tuple(page.chunks[:2])) for place, page in levels
-        ]
+        return [TiffLevel(path, place, (n_channels, *page.shape[:2]), tuple(page.chunks[:2])) for place, page in levels]
 
 
 def _page(tif: Any, place: tuple[int, ...]) -> Any:
@@ -147,23 +143,14 @@ def _others(tif: Any, first: Any) -> list[Page]:
         for place, page in pages
         if not page.subfiletype & ~REDUCED
         and not OTHER_VIEW.search(page.description)
-        and not _colours_lacking(page)
+        and not colours_lacking(page)
         and min(page.shape) > 0
         and _alpha(page) == _alpha(first)
-        and _same_view(page.shape, first.shape)
+        and same_view(page.shape, first.shape)
     ]
 
 
-def _same_view(shape: tuple[int, ...], finest: tuple[int, ...]) -> bool:
-    """Return whether a page is the finest one, shrunk evenly."""
-    shrink = max(finest[0] / shape[0], finest[1] / shape[1])
-    return all(
-        abs(side - full / shrink) <= max(ROUNDING_PX, ROUNDING * side)
-        for side, full in zip(shape[:2], finest[:2], strict=True)
-    )
-
-
-def _colours_lacking(page: Any) -> str:
+def colours_lacking(page: Any) -> str:
     """Return what kind of pixels a page holds if these are not colours of 8 bits, else nothing."""
     if page.photometric == YCBCR and page.compression not in JPEG:
         return "YCbCr colours without JPEG compression"
