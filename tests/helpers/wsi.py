@@ -75,6 +75,43 @@ def aperio_slide(path: Path, levels: Sequence[np.ndarray] | None = None, mpp: fl
     return path
 
 
+#: Where the scanned part of a Leica slide lies, and the size of the whole, in pixels of the finest level.
+LEFT, TOP, SLIDE_WIDTH, SLIDE_HEIGHT = 1000, 2000, 6000, 4000
+
+
+def _leica_image(pages: dict[int, np.ndarray], view: Sequence[int], objective: float) -> str:
+    """One scan of a Leica slide as XML; ``view`` has x, y, width and height in pixels."""
+    sizes = {number: f'sizeX="{level.shape[1]}" sizeY="{level.shape[0]}"' for number, level in pages.items()}
+    levels = "".join(f'<dimension ifd="{n}" r="{r}" {sizes[n]}/>' for r, n in enumerate(sizes))
+    x, y, width, height = (round(side * MPP * 1000) for side in view)
+    return (
+        f'<image><device model="SCN400" version="1"/><pixels {next(iter(sizes.values()))}>{levels}</pixels>'
+        f'<view offsetX="{x}" offsetY="{y}" sizeX="{width}" sizeY="{height}"/><scanSettings><objectiveSettings>'
+        f"<objective>{objective}</objective></objectiveSettings><illuminationSettings><illuminationSource>brightfield"
+        "</illuminationSource></illuminationSettings></scanSettings></image>"
+    )
+
+
+def leica_slide(path: Path) -> Path:
+    """Write an SCN: a macro picture, and the levels of a part of the slide."""
+    levels = pyramid()
+    macro = tissue(200, 300)
+    whole, part = (0, 0, SLIDE_WIDTH, SLIDE_HEIGHT), (LEFT, TOP, WIDTH, HEIGHT)
+    images = _leica_image({0: macro}, whole, 0.6) + _leica_image(dict(enumerate(levels, start=1)), part, 20)
+    width, height = (round(side * MPP * 1000) for side in whole[2:])
+    xml = (
+        '<?xml version="1.0"?><scn xmlns="http://www.leica-microsystems.com/scn/2010/10/01">'
+        f'<collection name="c" sizeX="{width}" sizeY="{height}"><barcode>x</barcode>{images}</collection></scn>'
+    )
+    options: dict[str, Any] = {"tile": (256, 256), "photometric": "rgb", "metadata": None, "compression": "jpeg"}
+    with tifffile.TiffWriter(path, bigtiff=True) as tif:
+        tif.write(macro, description=xml, **options)
+        for level in levels:
+            per_cm = 10_000 / MPP * level.shape[1] / WIDTH
+            tif.write(level, resolution=(per_cm, per_cm), resolutionunit="CENTIMETER", **options)
+    return path
+
+
 def page(path: Path, place: int) -> np.ndarray:
     """Pixels of a page of a TIFF, (3, h, w)."""
     return np.moveaxis(tifffile.imread(path, key=place), -1, 0)

@@ -17,8 +17,23 @@ import numpy as np
 import openslide
 import pytest
 import tifffile
+from helpers.dicom import dicom_slide
 from helpers.sections import circles
-from helpers.wsi import HEIGHT, MPP, WIDTH, aperio_slide, page, plain_slide, pyramid, tissue
+from helpers.wsi import (
+    HEIGHT,
+    LEFT,
+    MPP,
+    SLIDE_HEIGHT,
+    SLIDE_WIDTH,
+    TOP,
+    WIDTH,
+    aperio_slide,
+    leica_slide,
+    page,
+    plain_slide,
+    pyramid,
+    tissue,
+)
 from PIL import Image
 from spatialdata import read_zarr
 from spatialdata.transformations import get_transformation
@@ -26,6 +41,7 @@ from spatialdata.transformations import get_transformation
 import spade as sp
 from spade._samples.images import image_levels
 from spade.io._images.tiff import TiffLevel
+from spade.io._slides.opening import open_slide
 from spade.io._slides.scanner import Handle, OpenSlideLevel
 
 REAL = "slides/CMU-1-Small-Region.svs"
@@ -107,6 +123,49 @@ def test_an_aperio_slide_leaves_label_macro_and_thumbnail_alone(svs, backend):
         assert off <= (within if backend else 0)
 
 
+def test_a_dicom_slide_of_several_files_with_tiles_left_out(tmp_path):
+    levels = pyramid()
+    path = dicom_slide(tmp_path, levels, MPP, left_out=[(0, 0), (256, 512)])
+    sdata = sp.io.read_wsi(path, sample_id="S1")
+    assert sdata.attrs["spade"]["mpp"] == {"he": MPP}
+    assert facts(sdata) == {
+        "file": "level2.dcm",
+        "vendor": "dicom",
+        "backend": "openslide",
+        "scanner": "Model 7",
+        "objective": 20.0,
+        "levels": [[WIDTH, HEIGHT], [401, 300], [100, 75]],
+    }
+    wanted = np.moveaxis(levels[0], -1, 0).astype(int)
+    for y, x in ((0, 0), (256, 512)):
+        wanted[:, y : y + 256, x : x + 256] = 255
+    finest, second, _ = (one.to_numpy() for one in arrays(sdata))
+    assert (finest[:, :256, :256] == 255).all()
+    assert np.abs(finest - wanted).max() < 40  # JPEG at hard edges
+    assert np.abs(finest - wanted).mean() < 1.5
+    assert np.abs(second.astype(int) - np.moveaxis(levels[1], -1, 0)).mean() < 3
+
+
+def test_a_leica_slide_is_scanned_in_a_part(tmp_path):
+    path = leica_slide(tmp_path / "a.scn")
+    sdata = sp.io.read_wsi(path)
+    assert sdata.attrs["spade"]["mpp"]["he"] == pytest.approx(MPP)
+    assert facts(sdata) == {
+        "file": "a.scn",
+        "vendor": "leica",
+        "backend": "openslide",
+        "scanner": "SCN400",
+        "objective": 20.0,
+        "levels": [[SLIDE_WIDTH, SLIDE_HEIGHT], [1499, 999], [374, 250]],
+        "associated": ["macro"],
+        "bounds": [LEFT, TOP, WIDTH, HEIGHT],
+    }
+    finest = arrays(sdata)[0]
+    part = finest[:, TOP : TOP + HEIGHT, LEFT : LEFT + WIDTH].to_numpy().astype(int)
+    assert np.abs(part - page(path, 1)).max() <= 1
+    assert (finest[:, : TOP - 1] == 255).all()
+
+
 def test_jpeg_2000_is_left_to_openslide(tmp_path):
     path = tmp_path / "a.svs"
     description = "Aperio Image Library v11.2.1 \r\n960x960 (240x240) J2K/KDU Q=70|AppMag = 40|MPP = 0.25"
@@ -179,9 +238,16 @@ def read_corner(level, out) -> None:
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Linux forks by default")
-def test_a_process_that_was_forked_opens_the_slide_for_itself(svs):
-    level = OpenSlideLevel(Handle(svs), 0, (3, HEIGHT, WIDTH), (240, 240), 1.0)
+@pytest.mark.parametrize("backend", ["tifffile", "openslide"])
+def test_a_process_that_was_forked_opens_the_slide_for_itself(svs, backend, monkeypatch):
+    level = open_slide(svs, backend).levels[0]
     before = level[:, :300, :300]
+    if backend == "tifffile":
+        mine = level._page()[1]
+        assert level._page()[1] is mine
+    else:
+        mine = level.handle.slide()
+        assert level.handle.slide() is mine
     context = multiprocessing.get_context("fork")
     out = context.Queue()
     child = context.Process(target=read_corner, args=(level, out))
@@ -189,6 +255,8 @@ def test_a_process_that_was_forked_opens_the_slide_for_itself(svs):
     assert out.get(timeout=60) == before.astype(int).sum()
     child.join()
     np.testing.assert_array_equal(level[:, :300, :300], before)
+    monkeypatch.setattr(os, "getpid", lambda: -1)
+    assert (level._page()[1] if backend == "tifffile" else level.handle.slide()) is not mine
 
 
 @pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="open files are listed by Linux alone")

@@ -60,7 +60,8 @@ def read_wsi(
     FileNotFoundError
         If there is no such file.
     ImportError
-        If the format needs OpenSlide and it is not installed (``pip install "spade-st[wsi]"``).
+        If the format needs OpenSlide and it is not installed (``pip install openslide-python openslide-bin``, or the
+        extra ``wsi``).
     ValueError
         If the file is not a slide or damaged, its pixels are not RGB of 8 bits, it is dark or grey as fluorescence is,
         a level is not the slide at another size, the µm/px are neither stated nor given, or ``mpp`` contradicts the

@@ -12,6 +12,7 @@ from helpers.wsi import HEIGHT, WIDTH, aperio, aperio_slide, plain_slide, pyrami
 from PIL import Image
 
 import spade as sp
+from spade.io._slides.scanner import INSTALL
 
 PER_CM = {"resolutionunit": "CENTIMETER"}
 
@@ -228,14 +229,18 @@ def test_what_needs_openslide_says_how_to_install_it(tmp_path, monkeypatch, name
         tifffile.imwrite(path, tissue(300, 300), tile=(256, 256), **philips, **options)
     else:
         write_mrxs(path)
-    refused(path, ImportError, r"read through OpenSlide, which is not installed: pip install 'spade-st\[wsi\]'")
+    refused(path, ImportError, rf"read through OpenSlide, which is not installed: {INSTALL}")
     refused(path, ImportError, "not installed", backend="openslide")
 
 
 @pytest.mark.realdata
 def test_a_real_slide_that_needs_openslide(data_dir, monkeypatch):
     monkeypatch.setitem(sys.modules, "openslide", None)
-    refused(data_dir / "slides/fluorescence_DAPI.ndpi", ImportError, r"not installed: pip install 'spade-st\[wsi\]'")
+    refused(
+        data_dir / "slides/fluorescence_DAPI.ndpi",
+        ImportError,
+        INSTALL,
+    )
 
 
 def test_without_openslide_plain_and_aperio_slides_are_read(tmp_path, monkeypatch):

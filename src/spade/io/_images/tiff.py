@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import threading
 from pathlib import Path
@@ -39,7 +40,7 @@ class TiffLevel(LazyLevel):
         self, path: Path, page: tuple[int, ...], shape: tuple[int, int, int], tile: tuple[int, int] = (CHUNK, CHUNK)
     ) -> None:
         self.path, self.page, self.shape, self.tile = path, page, shape, tile
-        self._open: tuple[Any, Any] | None = None
+        self._open: tuple[int, Any, Any] | None = None
         self._lock = threading.Lock()
 
     def __getstate__(self) -> dict[str, Any]:
@@ -68,14 +69,14 @@ class TiffLevel(LazyLevel):
         return out
 
     def _page(self) -> tuple[Any, Any]:
-        """Return page and file, opened on first use."""
+        """Return page and file, opened on first use in every process: a process that was forked shares no position."""
         import tifffile
 
         with self._lock:
-            if self._open is None:
+            if self._open is None or self._open[0] != os.getpid():
                 tif = tifffile.TiffFile(self.path)
-                self._open = (_page(tif, self.page), tif)
-            return self._open
+                self._open = (os.getpid(), _page(tif, self.page), tif)
+            return self._open[1:]
 
     def _tile(self, index: int) -> Pixels | None:
         """Return a decoded tile (height, width, channels); None if the file leaves it out."""

@@ -56,7 +56,10 @@ def _through_openslide(path: Path, *, is_tiff: bool) -> Slide:
         known = bool(openslide_vendor(path))
         also = ""
     except ImportError:
-        known, also = False, "; OpenSlide, which knows more, is not installed: pip install 'spade-st[wsi]'"
+        known, also = (
+            False,
+            "; OpenSlide, which knows more, is not installed (pip install openslide-python openslide-bin)",
+        )
     if not known:
         raise DamagedFileError(
             f"path={str(path)!r} is not a slide: it is neither a pyramidal TIFF nor in a format of a scanner, or it is "

@@ -24,6 +24,7 @@ SCANNER = (
     "dicom.ManufacturerModelName",
     "tiff.Model",
 )
+INSTALL = "pip install openslide-python openslide-bin"
 #: Files that OpenSlide alone reads, and are no TIFF.
 SUFFIXES = (".mrxs", ".dcm", ".vms", ".vmu", ".svslide", ".czi")
 
@@ -35,7 +36,7 @@ def import_openslide(path: Path) -> Any:
     except (ImportError, OSError) as error:  # the second if its shared library is missing
         raise ImportError(
             f"path={str(path)!r} is read through OpenSlide, which is not installed: "
-            "pip install 'spade-st[wsi]' (openslide-python and openslide-bin)."
+            f"{INSTALL} (the extra wsi of spade-st)."
         ) from error
     return openslide
 
@@ -124,12 +125,13 @@ def open_scanned(path: Path) -> Slide:
     ]
     if min(levels[0].shape) < 1:
         raise DamagedFileError(f"path={str(path)!r} is a slide without pixels.")
+    sizes = [said.get(f"openslide.mpp-{axis}") for axis in "xy"]
     bounds = [said.get(f"openslide.bounds-{name}") for name in ("x", "y", "width", "height")]
     return Slide(
         levels,
         "openslide",
         said.get("openslide.vendor", ""),
-        [("OpenSlide's mpp-x and mpp-y", said.get("openslide.mpp-x"), said.get("openslide.mpp-y"))],
+        [("OpenSlide's mpp-x and mpp-y", *sizes)] if sizes != [None, None] else [],
         said.get("openslide.objective-power"),
         next((said[key] for key in SCANNER if key in said), ""),
         sorted(slide.associated_images),
