@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import threading
+import weakref
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -75,6 +76,7 @@ class TiffLevel(LazyLevel):
         with self._lock:
             if self._open is None or self._open[0] != os.getpid():
                 tif = tifffile.TiffFile(self.path)
+                weakref.finalize(self, tif.close)
                 self._open = (os.getpid(), _page(tif, self.page), tif)
             return self._open[1:]
 

@@ -116,10 +116,10 @@ def _said(value: object) -> str:
 def check_levels(path: Path, levels: Sequence[LazyLevel]) -> None:
     """Raise if a level is not the finest one, shrunk evenly, or is read in pieces that are too large."""
     _, height, width = levels[0].shape
-    for number_, level in enumerate(levels):
+    for place, level in enumerate(levels):
         _, rows, columns = level.shape
         if not same_view((rows, columns), (height, width)):
-            raise wrong_pyramid(path, f"level {number_}", (rows, columns), (height, width))
+            raise wrong_pyramid(path, f"level {place}", (rows, columns), (height, width))
         if (size := 3 * min(level.tile[0], rows) * min(level.tile[1], columns)) > MAX_TILE:
             raise DamagedFileError(
                 f"path={str(path)!r} is stored in pieces of {size:,} bytes, so that single regions cannot be read; "
