@@ -14,7 +14,7 @@ from spade.io._images.colours import Pixels, not_stained
 from spade.io._images.levels import LazyLevel
 from spade.io._slides.facts import Slide, check_levels
 from spade.io._slides.plain_tiff import APERIO, PLAIN, check_bits, open_tiff, tiff_vendor
-from spade.io._slides.scanner import SUFFIXES, import_openslide, open_scanned, openslide_vendor
+from spade.io._slides.scanner import INSTALL, SUFFIXES, import_openslide, open_scanned, openslide_vendor
 
 #: Colours are looked at on the coarsest level with at least this longer side, in windows if it has more pixels.
 OVERVIEW, MOST_PIXELS = 512, 2**22
@@ -53,14 +53,10 @@ def _through_openslide(path: Path, *, is_tiff: bool) -> Slide:
     if is_tiff or path.suffix.lower() in SUFFIXES:
         import_openslide(path)
     try:
-        known = bool(openslide_vendor(path))
-        also = ""
+        vendor, also = openslide_vendor(path), ""
     except ImportError:
-        known, also = (
-            False,
-            "; OpenSlide, which knows more, is not installed (pip install openslide-python openslide-bin)",
-        )
-    if not known:
+        vendor, also = "", f"; OpenSlide, which knows more, is not installed ({INSTALL})"
+    if not vendor:
         raise DamagedFileError(
             f"path={str(path)!r} is not a slide: it is neither a pyramidal TIFF nor in a format of a scanner, or it is "
             f"incomplete (an .mrxs needs its folder beside it){also}."
