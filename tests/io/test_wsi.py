@@ -17,9 +17,8 @@ import numpy as np
 import openslide
 import pytest
 import tifffile
-from helpers.dicom import dicom_slide
-from helpers.sections import circles
-from helpers.wsi import (
+from helpers.scans.dicom import dicom_slide
+from helpers.scans.wsi import (
     HEIGHT,
     LEFT,
     MPP,
@@ -34,6 +33,7 @@ from helpers.wsi import (
     pyramid,
     tissue,
 )
+from helpers.sections import circles
 from PIL import Image
 from spatialdata import read_zarr
 from spatialdata.transformations import get_transformation

@@ -8,7 +8,7 @@ import sys
 import numpy as np
 import pytest
 import tifffile
-from helpers.wsi import HEIGHT, WIDTH, aperio, aperio_slide, plain_slide, pyramid, tissue
+from helpers.scans.wsi import HEIGHT, WIDTH, aperio, aperio_slide, plain_slide, pyramid, tissue
 from PIL import Image
 
 import spade as sp
