@@ -18,6 +18,7 @@ from spade.core.arrays import Floats
 from spade.core.patches.tiles import Level, show_anything
 from spade.io._files.damaged import reading
 from spade.io._images.colours import on_white
+from spade.io._images.levels import LazyLevel
 from spade.io._recorded.frames import image_arrays, image_size
 
 #: Names of channels that are red, green and blue (and opacity), in any order. Numbers are what unnamed channels get.
@@ -76,8 +77,8 @@ def _channels(array: DataArray) -> list[int]:
 
 def _level(array: DataArray, downsample: tuple[float, float], shared: SharedResults) -> Level:
     data = array.transpose("c", "y", "x").data
-    source = _zarr_source(data)
-    if source is not None:
+    source = _source(data)
+    if isinstance(source, zarr.Array):
         y_edges, x_edges = (
             np.append(np.arange(0, n, chunk), n) for n, chunk in zip(source.shape[1:], source.chunks[1:], strict=True)
         )
@@ -100,7 +101,7 @@ def _level(array: DataArray, downsample: tuple[float, float], shared: SharedResu
     return Level(read, y_edges, x_edges, downsample, opacity if len(channels) == 4 else None)
 
 
-def _reader(data: LazyPixels | zarr.Array) -> Callable[[int, int, int, int], NDArray[np.uint8]]:
+def _reader(data: LazyPixels | LazyLevel | zarr.Array) -> Callable[[int, int, int, int], NDArray[np.uint8]]:
     """Return a function that reads all channels of a window; errors name the store."""
     place = Path(str(data.store_path).removeprefix("file://")) if isinstance(data, zarr.Array) else None
 
@@ -111,9 +112,9 @@ def _reader(data: LazyPixels | zarr.Array) -> Callable[[int, int, int, int], NDA
     return read
 
 
-def _zarr_source(data: da.Array) -> zarr.Array | None:
-    """Return the zarr array if a dask array only wraps one: reading from it directly is much faster."""
+def _source(data: da.Array) -> zarr.Array | LazyLevel | None:
+    """Return the array in a file if a dask array only wraps one: reading from it directly is much faster."""
     if not isinstance(data, da.Array) or set(data.dask.layers) != {data.name, f"original-{data.name}"}:
         return None
     source = data.dask.layers[f"original-{data.name}"].get(f"original-{data.name}")
-    return source if isinstance(source, zarr.Array) and source.shape == data.shape else None
+    return source if isinstance(source, (zarr.Array, LazyLevel)) and source.shape == data.shape else None

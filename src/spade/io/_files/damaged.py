@@ -39,6 +39,7 @@ COMMON: tuple[type[Exception], ...] = (
 OF_LIBRARIES = (
     "_csv.Error",
     "anndata._io.specs.registry.IORegistryError",
+    "openslide.OpenSlideError",
     "PIL.Image.DecompressionBombError",
     "pyarrow.lib.ArrowException",
     "safetensors.SafetensorError",

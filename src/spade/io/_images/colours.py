@@ -7,6 +7,11 @@ from numpy.typing import NDArray
 
 Pixels = NDArray[np.uint8]
 WHITE = 255
+#: Values up to which a pixel is black, above which light passes in a colour, from which a pixel is glass, and by which
+#: the colours of a grey pixel differ.
+BLACK, LIT, GLASS, GREY = 24, 48, 160, 12
+#: Shares of pixels: that show anything, that let light of every colour pass, and that are coloured among tissue.
+LEAST_SHOWN, LEAST_LIT, LEAST_COLOURED = 0.01, 0.1, 0.002
 
 
 def on_white(colours: Pixels, alpha: Pixels, *, premultiplied: bool = False) -> Pixels:
@@ -22,3 +27,20 @@ def flattened(image: Pixels, *, premultiplied: bool = False) -> Pixels:
     alpha = image[..., 3]
     colours = on_white(image[..., :3], alpha, premultiplied=premultiplied)
     return np.concatenate([colours, np.where(alpha, WHITE, 0)[..., None].astype(np.uint8)], axis=-1)
+
+
+def not_stained(pixels: Pixels) -> str:
+    """Return why pixels ``(..., 3)`` are no picture of a stained slide in bright light; nothing if they may be one.
+
+    Light passes through glass and stained tissue in every colour, and stains have a colour. What is nearly black shows
+    nothing (scanners fill what they left out with it), and what is nearly white is glass.
+    """
+    colours = pixels.reshape(-1, 3)
+    darkest, brightest = colours.min(axis=1), colours.max(axis=1)
+    shown = brightest > BLACK
+    if shown.mean() < LEAST_SHOWN or (darkest[shown] > LIT).mean() < LEAST_LIT:
+        return "it is dark, as fluorescence is"
+    tissue = shown & (darkest < GLASS)
+    if tissue.mean() >= LEAST_SHOWN and (brightest - darkest > GREY)[tissue].mean() < LEAST_COLOURED:
+        return "it is grey"
+    return ""

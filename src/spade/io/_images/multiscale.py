@@ -5,7 +5,7 @@ from __future__ import annotations
 import uuid
 import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import dask.array as da
 import numpy as np
@@ -14,6 +14,7 @@ import xarray as xr
 from spade.io._bytes import check_file
 from spade.io._files.damaged import DamagedFileError, reading
 from spade.io._images.colours import Pixels, flattened
+from spade.io._images.levels import LazyLevel
 from spade.io._images.tiff import TIFF_SUFFIXES, tiff_levels
 
 if TYPE_CHECKING:
@@ -39,8 +40,8 @@ def read_image(path: Path, argument: str) -> xr.DataTree:
     """
     check_file(path, argument)
     if path.suffix.lower() not in TIFF_SUFFIXES:
-        return multiscale([_lazy(level) for level in _decode(path, argument)])
-    levels = [_lazy(level, lock=False, asarray=False) for level in tiff_levels(path, argument)]
+        return multiscale([lazy(level) for level in _decode(path, argument)])
+    levels = [lazy(level) for level in tiff_levels(path, argument)]
     alone = len(levels) == 1  # coarser levels are made from it on demand
     while alone and max(levels[-1].shape) > SMALLEST and min(levels[-1].shape[1:]) > 1:
         levels.append(_halve(levels[-1]))
@@ -73,9 +74,13 @@ def size(image: xr.DataTree) -> tuple[int, int]:
     return sizes["x"], sizes["y"]
 
 
-def _lazy(level: Any, **options: bool) -> da.Array:
-    """Return a level as a dask array whose name is not a hash of its content."""
-    return da.from_array(level, chunks=CHUNKS, name=f"spade-image-{uuid.uuid4().hex}", **options)
+def lazy(level: Pixels | LazyLevel, chunks: tuple[int, int, int] = CHUNKS) -> da.Array:
+    """Return a level as a dask array whose name is not a hash of its content; a chunk reads only its own region."""
+    name = f"spade-image-{uuid.uuid4().hex}"
+    if isinstance(level, np.ndarray):
+        return da.from_array(level, chunks=chunks, name=name)
+    empty = np.empty((0, 0, 0), np.uint8)
+    return da.from_array(level, chunks=chunks, name=name, lock=False, asarray=False, meta=empty)
 
 
 def _halve(level: da.Array) -> da.Array:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import re
 import threading
+import weakref
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
 
-from spade.core.arrays import Rows
 from spade.io._files.damaged import DamagedFileError, check_claim, damaged, reading
 from spade.io._images.colours import WHITE, Pixels, flattened
+from spade.io._images.levels import CHUNK, LazyLevel, same_view
 
 #: A page of tifffile, and its place in the file.
 Page: TypeAlias = tuple[tuple[int, ...], Any]
@@ -24,39 +26,32 @@ PREMULTIPLIED, OPACITY = 1, 2
 REDUCED = 1
 #: Description of a page that shows something else than the slide at another size.
 OTHER_VIEW = re.compile(r"^\W*(label|macro|thumbnail)\b", re.IGNORECASE | re.MULTILINE)
-#: The sides of a level may differ from those of the slide, shrunk evenly, by this many pixels or this share.
-ROUNDING_PX, ROUNDING = 2, 0.01
 #: Bytes of pixels per byte of the file that the emptiest slide has, and bytes of the largest tile.
 MAX_RATIO, MAX_TILE = 20_000, 2**31
 
 
-class TiffLevel:
+class TiffLevel(LazyLevel):
     """One level of a TIFF as an array (3 or 4, height, width) that decodes tiles (or strips) on demand.
 
-    It is thread-safe, and is pickled as the name of the file, so each process opens the file for itself. The fourth
-    channel of a level with transparency is 255, or 0 where a pixel is wholly transparent. Tiles that the file leaves
-    out are white.
+    The fourth channel of a level with transparency is 255, or 0 where a pixel is wholly transparent. Tiles that the
+    file leaves out are white.
     """
 
-    dtype = np.dtype(np.uint8)
-    ndim = 3
-
-    def __init__(self, path: Path, page: tuple[int, ...], shape: tuple[int, int, int]) -> None:
-        self.path = path
-        self.page = page
-        self.shape = shape
-        self._open: tuple[Any, Any] | None = None
+    def __init__(
+        self, path: Path, page: tuple[int, ...], shape: tuple[int, int, int], tile: tuple[int, int] = (CHUNK, CHUNK)
+    ) -> None:
+        self.path, self.page, self.shape, self.tile = path, page, shape, tile
+        self._open: tuple[int, Any, Any] | None = None
         self._lock = threading.Lock()
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"path": self.path, "page": self.page, "shape": self.shape}
+        return {"path": self.path, "page": self.page, "shape": self.shape, "tile": self.tile}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__init__(**state)  # type: ignore[misc]
 
-    def __getitem__(self, key: tuple[slice | int | Rows, ...]) -> Pixels:
-        channels, *sides = key
-        (rows, row_key), (columns, column_key) = map(_span, sides, self.shape[1:])
+    def region(self, rows: slice, columns: slice) -> Pixels:
+        """Return the pixels of a region, (height, width, channels)."""
         out = np.full((rows.stop - rows.start, columns.stop - columns.start, self.shape[0]), WHITE, np.uint8)
         page, _ = self._page()
         height, width = page.chunks[:2]
@@ -72,17 +67,18 @@ class TiffLevel:
                 out[y0 - rows.start : y1 - rows.start, x0 - columns.start : x1 - columns.start] = tile[
                     y0 - top : y1 - top, x0 - left : x1 - left
                 ]
-        return np.asarray(np.moveaxis(out, -1, 0)[..., column_key][:, row_key][channels], order="C")
+        return out
 
     def _page(self) -> tuple[Any, Any]:
-        """Return page and file, opened on first use."""
+        """Return page and file, opened on first use in every process: a process that was forked shares no position."""
         import tifffile
 
         with self._lock:
-            if self._open is None:
+            if self._open is None or self._open[0] != os.getpid():
                 tif = tifffile.TiffFile(self.path)
-                self._open = (_page(tif, self.page), tif)
-            return self._open
+                weakref.finalize(self, tif.close)
+                self._open = (os.getpid(), _page(tif, self.page), tif)
+            return self._open[1:]
 
     def _tile(self, index: int) -> Pixels | None:
         """Return a decoded tile (height, width, channels); None if the file leaves it out."""
@@ -104,16 +100,6 @@ class TiffLevel:
             return tile[..., :3]
 
 
-def _span(key: slice | int | Rows, n: int) -> tuple[slice, slice | Rows]:
-    """Return the whole part of an axis that an index lies in, and the index within this part."""
-    if isinstance(key, slice) and key.step in (None, 1):
-        start, stop, _ = key.indices(n)
-        return slice(start, max(start, stop)), slice(None)
-    chosen = np.arange(n)[key]
-    start = int(chosen.min(initial=n))
-    return slice(start, int(chosen.max(initial=start - 1)) + 1), chosen - start
-
-
 def tiff_levels(path: Path, argument: str) -> list[TiffLevel]:
     """Return the levels of a TIFF, finest first, checked against the size of the file."""
     import tifffile
@@ -122,7 +108,7 @@ def tiff_levels(path: Path, argument: str) -> list[TiffLevel]:
         if not len(tif.pages):
             raise damaged(path, "an image", "it has no pages", argument)
         first = tif.pages[0].aspage()
-        if wrong := _colours_lacking(first):
+        if wrong := colours_lacking(first):
             raise DamagedFileError(
                 f"{argument}: {str(path)!r} holds {wrong}: {first.shape} {first.dtype} ({first.axes}); expected an "
                 "8-bit RGB image with interleaved channels. Convert it."
@@ -136,7 +122,7 @@ def tiff_levels(path: Path, argument: str) -> list[TiffLevel]:
         for _, page in levels:
             _check_tiles(page, tif.filehandle.size, path, argument)
         n_channels = 4 if _alpha(first) else 3
-        return [TiffLevel(path, place, (n_channels, page.shape[0], page.shape[1])) for place, page in levels]
+        return [TiffLevel(path, place, (n_channels, *page.shape[:2]), tuple(page.chunks[:2])) for place, page in levels]
 
 
 def _page(tif: Any, place: tuple[int, ...]) -> Any:
@@ -160,23 +146,14 @@ def _others(tif: Any, first: Any) -> list[Page]:
         for place, page in pages
         if not page.subfiletype & ~REDUCED
         and not OTHER_VIEW.search(page.description)
-        and not _colours_lacking(page)
+        and not colours_lacking(page)
         and min(page.shape) > 0
         and _alpha(page) == _alpha(first)
-        and _same_view(page.shape, first.shape)
+        and same_view(page.shape, first.shape)
     ]
 
 
-def _same_view(shape: tuple[int, ...], finest: tuple[int, ...]) -> bool:
-    """Return whether a page is the finest one, shrunk evenly."""
-    shrink = max(finest[0] / shape[0], finest[1] / shape[1])
-    return all(
-        abs(side - full / shrink) <= max(ROUNDING_PX, ROUNDING * side)
-        for side, full in zip(shape[:2], finest[:2], strict=True)
-    )
-
-
-def _colours_lacking(page: Any) -> str:
+def colours_lacking(page: Any) -> str:
     """Return what kind of pixels a page holds if these are not colours of 8 bits, else nothing."""
     if page.photometric == YCBCR and page.compression not in JPEG:
         return "YCbCr colours without JPEG compression"

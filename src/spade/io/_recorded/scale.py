@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, TypedDict
+from typing import TYPE_CHECKING, Any, TypedDict
 
 from spade._keys import UNS
 from spade.io._recorded.frames import FrameRecord, frame_of, pixel_growth
@@ -23,6 +23,8 @@ class SectionRecord(TypedDict, total=False):
     frames: dict[str, FrameRecord]
     #: Distance of neighbouring spots in µm, by shapes element.
     pitch_um: dict[str, float]
+    #: What the file of a whole slide states, by image element.
+    slides: dict[str, dict[str, Any]]
 
 
 def record_scale(
@@ -31,6 +33,7 @@ def record_scale(
     sample: str,
     mpp: Mapping[str, float] | None = None,
     pitch_um: Mapping[str, float] | None = None,
+    slides: Mapping[str, dict[str, Any]] | None = None,
 ) -> None:
     """Write what a reader knows to ``sdata.attrs["spade"]``.
 
@@ -44,6 +47,8 @@ def record_scale(
         Microns per pixel of images at their finest level, by image element.
     pitch_um
         Centre-to-centre distance of neighbouring spots in µm, by shapes element.
+    slides
+        What the file of a whole slide states, by image element.
     """
     old = section_record(sdata)
     new: SectionRecord = {
@@ -55,6 +60,8 @@ def record_scale(
         },
         "pitch_um": {**old.get("pitch_um", {}), **{key: float(value) for key, value in (pitch_um or {}).items()}},
     }
+    if known := {**old.get("slides", {}), **(slides or {})}:
+        new["slides"] = known
     sdata.attrs[UNS] = new
 
 
