@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
-from math import ceil, floor
+from math import floor
 from typing import Any
 
 import numpy as np
@@ -20,14 +20,11 @@ from spade._samples.images import image_levels
 from spade._samples.patches import patch_record, placed_patches
 from spade._samples.sample import Sample
 from spade.core.arrays import Floats, Rows
+from spade.core.patches.overview import read_region
 from spade.core.patches.tiles import Level, iter_patches
 from spade.pl._draw.axes import SMALL, TEXT, bare
 
 logger = logging.getLogger("spade")
-#: Approximate longest side, in pixels, of an image that is drawn.
-MAX_PX = 1_200
-#: Rows of pixels that are read at a time.
-BAND = 512
 #: Collections of more artists than this are drawn as pixels in vector formats.
 RASTERISE_ABOVE = 3_000
 BORDER = "#d55e00"
@@ -126,47 +123,6 @@ def common_frames(frames: list[Floats]) -> list[Floats]:
     """Give all boxes the largest width and height, around their own centres: panels get one size and one scale."""
     half = np.max([box[2:] - box[:2] for box in frames], axis=0) / 2
     return [np.concatenate([middle - half, middle + half]) for middle in ((b[:2] + b[2:]) / 2 for b in frames)]
-
-
-def read_region(levels: list[Level], box: Floats, max_px: int = MAX_PX) -> tuple[NDArray[np.uint8], Floats]:
-    """Read part of an image at a low resolution, in bands of rows.
-
-    Parameters
-    ----------
-    levels
-        Resolutions, finest first.
-    box
-        (x0, y0, x1, y1) in pixels of the finest level; the part beyond the image is left out.
-    max_px
-        Approximate longest side of the result.
-
-    Returns
-    -------
-    ``(height, width, 3)`` pixels, and the box that they cover; of size 0 if ``box`` shows nothing of the image.
-    """
-    height, width = levels[0].shape
-    x0, x1 = np.clip(box[[0, 2]], 0, width)
-    y0, y1 = np.clip(box[[1, 3]], 0, height)
-    if x1 <= x0 or y1 <= y0:
-        return np.empty((0, 0, 3), dtype=np.uint8), np.array([x0, y0, x0, y0])
-    longest = max(x1 - x0, y1 - y0)
-    fine_enough = [level for level in levels if longest / max(level.downsample) >= max_px]
-    level = max(fine_enough, key=lambda one: max(one.downsample), default=levels[0])
-    dy, dx = level.downsample
-    left, right = floor(x0 / dx), min(ceil(x1 / dx), level.shape[1])
-    top, bottom = floor(y0 / dy), min(ceil(y1 / dy), level.shape[0])
-    step = min(max(1, round(longest / max(dy, dx) / max_px)), right - left, bottom - top)
-    n_rows, n_columns = (bottom - top) // step, (right - left) // step
-    out = np.empty((n_rows, n_columns, 3), dtype=np.uint8)
-    band = max(1, BAND // step)
-    for row in range(0, n_rows, band):
-        n = min(band, n_rows - row)
-        first = top + row * step
-        block = level.read(first, first + n * step, left, left + n_columns * step)
-        means = block.reshape(3, n, step, n_columns, step).mean((2, 4), dtype=np.float32)
-        out[row : row + n] = np.round(means).transpose(1, 2, 0)
-    covered = [left * dx, top * dy, (left + n_columns * step) * dx, (top + n_rows * step) * dy]
-    return out, np.array(covered)
 
 
 def draw_tissue(ax: Axes, view: View, box: Floats, alpha: float = 1.0) -> None:
