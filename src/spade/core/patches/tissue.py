@@ -17,7 +17,7 @@ Image = NDArray[np.float32]
 RESOLUTION_UM = 8.0
 #: Window over which colour is averaged, and half of the gaps that are closed.
 WINDOW_UM, CLOSING_UM = 56.0, 48.0
-#: Glass has no more colour than this (natural logarithm of its brightest over its darkest channel), and this brightness.
+#: Glass has no more colour than this (natural logarithm of its brightest over its darkest channel), and is that bright.
 NEUTRAL, BRIGHT = 0.1, 100
 #: A picture with less glass than this share is taken for tissue alone, on white glass.
 LEAST_GLASS = 0.005
