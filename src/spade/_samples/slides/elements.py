@@ -10,10 +10,20 @@ from anndata import AnnData
 from geopandas import GeoDataFrame
 from spatialdata import SpatialData
 
+from spade import _keys
 from spade._checks import shorten
 from spade._samples.sample import Opened
 from spade.core.files import digest
 from spade.io._recorded.scale import SectionRecord
+
+
+def check_name(key_added: str) -> str:
+    """Return the name of an element to write, or raise if it cannot be stored, or is a name in ``attrs["spade"]``."""
+    if _keys.check_key(key_added) in SectionRecord.__annotations__:
+        raise ValueError(
+            f"key_added={key_added!r}: the name is in use for what is known of the sample; choose another."
+        )
+    return key_added
 
 
 def check_free(slide: Opened, elements: Iterable[str], key_added: str, function: str, *, own: bool) -> None:
@@ -21,9 +31,11 @@ def check_free(slide: Opened, elements: Iterable[str], key_added: str, function:
     there = [f"{kind}/{name}" for kind, name, _ in slide.sdata.gen_elements()]
     names = {element.split("/")[1] for element in elements}
     taken = [one for one in there if one.split("/")[1] in names and not (own and one in elements)]
-    if taken or key_added in SectionRecord.__annotations__:
-        reason = f"{taken[0]} is there, and sp.{function} did not write it" if taken else "the name is in use"
-        raise ValueError(f"{slide.name}: key_added={key_added!r}: {reason}. Choose another name.")
+    if taken:
+        raise ValueError(
+            f"{slide.name}: key_added={key_added!r}: {taken[0]} is there, and sp.{function} did not write it. Choose "
+            "another name."
+        )
 
 
 def put(sdata: SpatialData, element: str, value: GeoDataFrame | AnnData) -> None:

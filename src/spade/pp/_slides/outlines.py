@@ -10,7 +10,7 @@ from spade.core.arrays import Floats
 from spade.pp._labels.areas import cover, unite
 
 #: Outlines may be moved by this many pixels of the mask, so that they are lines and no stairs.
-TOLERANCE = 1.0
+TOLERANCE = 0.75
 #: Outlines of more points are cut into parts before they are compared with tiles.
 MOST_POINTS = 128
 

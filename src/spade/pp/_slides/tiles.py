@@ -21,7 +21,7 @@ from spade._samples.images import image_levels, visible
 from spade._samples.open import Samples, iter_slides
 from spade._samples.placement import pixels_of
 from spade._samples.sample import Opened
-from spade._samples.slides.elements import check_free, put, tissue_record, tissue_shapes
+from spade._samples.slides.elements import check_free, check_name, put, tissue_record, tissue_shapes
 from spade._samples.slides.image import SlideImage, slide_image
 from spade.core.arrays import Floats, Rows
 from spade.core.checks import check_count, check_not_negative, check_positive, check_share, check_text
@@ -63,7 +63,7 @@ class TileSettings:
             check_text("tissue_key", self.tissue_key)
         else:
             check_idle([("min_tissue", self.min_tissue, MIN_TISSUE)], "with tissue_key=None the whole image is taken")
-        if _keys.check_key(self.key_added) == self.tissue_key:
+        if check_name(self.key_added) == self.tissue_key:
             raise ValueError(f"key_added={self.key_added!r}: the tiles would replace the outlines tissue_key=.")
 
 

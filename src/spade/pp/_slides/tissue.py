@@ -16,7 +16,7 @@ from spade._checks import plural
 from spade._samples.images import image_levels
 from spade._samples.open import Samples, iter_slides
 from spade._samples.sample import Opened
-from spade._samples.slides.elements import check_free, put, tissue_record
+from spade._samples.slides.elements import check_free, check_name, put, tissue_record
 from spade._samples.slides.image import SlideImage, slide_image
 from spade.core.checks import check_positive, check_text
 from spade.core.patches.overview import read_region
@@ -100,7 +100,7 @@ def tissue(
         check_text("image_key", image_key)
     if mpp is not None:
         mpp = check_positive("mpp", mpp, "microns per pixel")
-    element = f"shapes/{_keys.check_key(key_added)}"
+    element = f"shapes/{check_name(key_added)}"
     for slide in iter_slides(samples, element, writes=True):
         own = _keys.read_provenance(slide.sdata.attrs, key_added).get("function") == FUNCTION
         check_free(slide, [element], key_added, FUNCTION, own=own)
