@@ -1,4 +1,4 @@
-"""Tissue on a real section made a slide: placed several times on its own glass, with pen marks and a fold drawn on it."""
+"""Tissue on a real section made a slide: four copies on its own glass, with pen marks and a fold drawn on it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,6 @@ def canvas(data_dir):
     """The slide, where it has tissue, pen marks and a fold."""
     with Image.open(data_dir / "her2st" / "C2" / "5714_HE_BT_C2.jpg") as file:
         section = np.asarray(file.convert("RGB").reduce(2))
-    height, width = section.shape[:2]
     dense = ndimage.uniform_filter(255.0 - section[..., 1], 41) > 50  # green is absent where tissue is
     pieces = ndimage.label(dense)[0]
     truth = ndimage.binary_fill_holes(pieces == np.bincount(pieces.ravel())[1:].argmax() + 1)
@@ -79,7 +78,7 @@ def test_the_fold_is_cut_out_on_request(canvas):
 
 
 def test_tiles_lie_on_tissue(canvas):
-    slide, tissue, pen, _ = canvas
+    slide, tissue, _, _ = canvas
     sp.pp.tissue(slide, mpp=MPP)
     sp.pp.tiles(slide, size_px=82)
     side = 112 / MPP

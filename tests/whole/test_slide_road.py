@@ -5,6 +5,7 @@ from __future__ import annotations
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
+import shapely
 from geopandas import points_from_xy
 from helpers.sections import circles
 from helpers.whole_slides import GLASS, copied, glass, slide_of
@@ -42,9 +43,11 @@ def tiles(slide):
 
 def test_the_sections_are_found_and_the_glass_is_not(slide, _cohort):
     height, width = image_arrays(_cohort[0]["image"])[0].shape[1:]
-    sections = 2 * height * width * MPP**2 / 1e6
-    assert len(slide["tissue"]) == 2
-    assert slide["tissue"]["area_mm2"].sum() == pytest.approx(sections, rel=0.06)
+    sections = shapely.union_all([shapely.box(x, GAP, x + width, GAP + height) for x in (GAP, 2 * GAP + width)])
+    found = slide["tissue"].geometry
+    assert len(found) >= 2
+    assert 0.75 < found.area.sum() / sections.area < 1.02  # parts of the sections are white
+    assert found.difference(sections).area.sum() < 0.01 * sections.area
     centres = slide["tiles_table"].obsm["spatial"]
     colours = image_arrays(slide["he"])[0].to_numpy()[:, centres[:, 1].astype(int), centres[:, 0].astype(int)]
     assert (np.abs(colours.T - np.array(GLASS)).max(1) > 10).mean() > 0.95
@@ -102,7 +105,9 @@ def test_tiles_are_annotated_as_the_spots_below_them_are(tiles, cohort):
 
 def test_attention_and_plots_take_tiles(tiles, cohort, model):
     sp.tl.embed(tiles, model)
-    slides = sp.tl.attention([tiles, *cohort], label_key="organ", use_rep="X_texture", n_epochs=2, groupby=None)
+    slides = sp.tl.attention(
+        [tiles, *cohort], label_key="organ", use_rep="X_texture", n_epochs=1, hidden=16, groupby=None
+    )
     assert slides["slide"].tolist()[0] == "slide"
     _, *panels = sp.pl.patches(tiles, n=3)[0]
     assert not [patch for panel in panels for patch in panel.patches if isinstance(patch, Circle)]
