@@ -152,7 +152,7 @@ def tiles(
         check_free(slide, elements, key_added, FUNCTION, own=own)
         image = _image(slide, settings, image_key, mpp)
         made = _lay_tiles(slide, image, settings)
-        if old is not None and _same(old, made[1]):
+        if old is not None and key_added in slide.sdata.shapes and _same(old, made[1]):
             logger.info("%s: tables[%r] has these %d tiles already and is kept", slide.name, table_key, old.n_obs)
             continue
         for element, value in zip(elements, made, strict=True):
