@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import MutableMapping
-from typing import Any, TypedDict
+from typing import Any, NotRequired, TypedDict
 
 from spade._version import __version__
 from spade.core.checks import check_text
@@ -17,6 +17,10 @@ UNS = "spade"
 REVISION = "spade_revision"
 PATCHES = "patches"
 TABLE = "table"
+TISSUE = "tissue"
+TILES = "tiles"
+#: ``obs`` column with the share of a tile that is tissue.
+TISSUE_SHARE = "tissue_share"
 VALID = "spade_valid"
 STEM = "spade"
 SEAL = "seal"
@@ -38,13 +42,17 @@ class RegionRecord(TypedDict):
     image: str
     coordinate_system: str
     mpp: float
-    spot_diameter_um: float
+    #: Of patches around spots; tiles have none.
+    spot_diameter_um: NotRequired[float]
     #: Size and transformation of the image when the patches were made.
     frame: dict[str, Any]
 
 
 class Record(TypedDict, total=False):
-    """Provenance of what was written under a key; functions add settings of their own, such as ``n_genes``."""
+    """Provenance of what was written under a key; functions add settings of their own, such as ``n_genes``.
+
+    It is in ``uns`` of a table, that of tissue outlines in ``attrs`` of the object.
+    """
 
     version: str
     #: Digest of all facts and of ``sources``.
@@ -66,6 +74,12 @@ class Record(TypedDict, total=False):
     size_px: int
     input_px: int
     regions: dict[str, RegionRecord]
+    #: Of tissue outlines and tiles.
+    image: str
+    outlines: str
+    tissue_key: str
+    min_tissue: float
+    overlap_um: float
     #: Of context features and smoothed expression.
     radius_um: float
     #: Of gene panels and predicted expression.
@@ -80,6 +94,11 @@ class Record(TypedDict, total=False):
 def gene(stem: str) -> str:
     """``var`` key of the gene panel."""
     return f"{stem}_gene"
+
+
+def tile_table(tiles: str) -> str:
+    """Name of the table of tiles: no two elements of an object have one name."""
+    return f"{tiles}_table"
 
 
 def split(stem: str) -> str:

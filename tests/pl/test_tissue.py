@@ -8,13 +8,15 @@ from helpers.plots import pixels
 from spatialdata.models import Image2DModel
 
 from spade._samples.images import image_levels
-from spade.pl._draw import tissue as _tissue
-from spade.pl._draw.tissue import nice_length, read_region
+from spade.core.patches import overview
+from spade.core.patches.overview import read_region
+from spade.pl._draw.tissue import nice_length
 
 
 @pytest.mark.parametrize("scale_factors", [(), (2, 2)])
 def test_reading_a_region_averages_whole_blocks_of_the_right_level(scale_factors, monkeypatch):
-    monkeypatch.setattr(_tissue, "BAND", 7)
+    monkeypatch.setattr(overview, "BAND", 7)
+    monkeypatch.setattr(overview, "WIDTH", 30)
     element = Image2DModel.parse(
         pixels(), dims=("c", "y", "x"), c_coords=list("rgb"), scale_factors=list(scale_factors) or None
     )

@@ -21,7 +21,7 @@ from spatialdata.models import TableModel
 from spade import _keys
 from spade._checks import shorten
 from spade._samples.listed import Listed
-from spade._samples.sample import Sample, content_digest
+from spade._samples.sample import Opened, Sample, content_digest
 from spade.core.checks import check_ordered, check_path, check_text
 from spade.io._atomic import check_writable, replacing
 from spade.io._files.store import read_store
@@ -133,23 +133,42 @@ def iter_samples(
         Whether a store is opened without images and shapes, for functions that need neither.
     """
     items = as_list(samples, writes=writes)
-    stems = Counter(item.stem for item in items if isinstance(item, Path))
     if writes:
         items.check_stores()
-    for number, listed in enumerate(items):
+    for number, (name, sdata, path) in enumerate(_open(items, writes=writes, tables_only=tables_only)):
+        if not sdata.tables and add_table is not None:
+            add_table(sdata)
+        key = _table_key(sdata, name, table_key)
+        if not sdata.tables[key].n_obs:
+            raise ValueError(f"{name}: tables[{key!r}] has no rows left; leave the sample out.")
+        watched = (f"tables/{key}",)
+        at_start = stamp(path.resolve(), watched) if writes and path is not None else None
+        sample = Sample(name, sdata, path, watched, at_start, key)
+        items.check_rows(number, sample)
+        yield sample
+
+
+def iter_slides(samples: Samples, *watched: str, writes: bool = False) -> Iterator[Opened]:
+    """Open objects one at a time that need no table, as :func:`iter_samples` does.
+
+    ``watched`` are elements that the caller writes, such as ``"shapes/tissue"``.
+    """
+    for name, sdata, path in _open(as_list(samples, writes=writes), writes=writes):
+        at_start = stamp(path.resolve(), watched) if writes and path is not None else None
+        yield Opened(name, sdata, path, watched, at_start)
+
+
+def _open(
+    items: Listed[Item], *, writes: bool, tables_only: bool = False
+) -> Iterator[tuple[str, SpatialData, Path | None]]:
+    """Open objects one at a time, with their names and paths; nobody else saves a store meanwhile if it is written."""
+    stems = Counter(item.stem for item in items if isinstance(item, Path))
+    for listed in items:
         item = listed.item if isinstance(listed, NamedSample) else listed
         real = item.resolve() if writes and isinstance(item, Path) else None
         with nullcontext() if real is None else replacing(real):
             sdata, path = (read_store(item, tables_only=tables_only), item) if isinstance(item, Path) else (item, None)
-            name = listed.name if isinstance(listed, NamedSample) else _name(sdata, path, stems)
-            if not sdata.tables and add_table is not None:
-                add_table(sdata)
-            key = _table_key(sdata, name, table_key)
-            if not sdata.tables[key].n_obs:
-                raise ValueError(f"{name}: tables[{key!r}] has no rows left; leave the sample out.")
-            sample = Sample(name, sdata, path, key, None if real is None else stamp(real, [f"tables/{key}"]))
-            items.check_rows(number, sample)
-            yield sample
+            yield listed.name if isinstance(listed, NamedSample) else _name(sdata, path, stems), sdata, path
 
 
 def _name(sdata: SpatialData, path: Path | None, stems: Counter[str]) -> str:
@@ -168,7 +187,10 @@ def _name(sdata: SpatialData, path: Path | None, stems: Counter[str]) -> str:
 def _table_key(sdata: SpatialData, name: str, table_key: str | None) -> str:
     tables = list(sdata.tables)
     if table_key is not None:
-        if check_text("table_key", table_key) not in tables:
+        of_tiles = _keys.tile_table(check_text("table_key", table_key))
+        if table_key not in tables and of_tiles in tables:
+            return of_tiles
+        if table_key not in tables:
             raise KeyError(f"{name}: table_key={table_key!r} is not there; tables: {shorten(tables) or 'none'}.")
         return table_key
     if len(tables) == 1:
@@ -176,7 +198,7 @@ def _table_key(sdata: SpatialData, name: str, table_key: str | None) -> str:
     if not tables:
         raise ValueError(
             f"{name}: there is no table to write into. For spots without expression, "
-            "sp.pp.patches(samples, shapes_key=...) makes one of width 0."
+            "sp.pp.patches(samples, shapes_key=...) makes one of width 0; for a slide without spots, sp.pp.tiles."
         )
     raise ValueError(f"{name}: there are several tables, {shorten(tables)}; choose one with table_key=.")
 

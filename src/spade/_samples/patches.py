@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -83,7 +84,7 @@ def patch_record(sample: Sample, patches_key: str) -> dict[str, Any]:
             if key not in elements:
                 raise KeyError(
                     f"{sample.name}: {kind}[{key!r}], which the patches of {region!r} need, is gone; {kind}: "
-                    f"{shorten(elements) or 'none'}. Run sp.pp.patches again."
+                    f"{shorten(elements) or 'none'}. Run {maker(record)} again."
                 )
     return record
 
@@ -92,7 +93,9 @@ def _others(sample: Sample, patches_key: str) -> str:
     """Return what patches there are, and how to make some."""
     written = [key for key, facts in sample.table.uns.get(_keys.UNS, {}).items() if "regions" in facts]
     alike = [key for key in sample.sdata.shapes if key.startswith(patches_key)]
-    message = f"patches: {shorten(written) or 'none'}. Make them with sp.pp.patches(samples)."
+    message = (
+        f"patches: {shorten(written) or 'none'}. Make them with sp.pp.patches(samples), or sp.pp.tiles for slides."
+    )
     if alike and not written:
         message += (
             f" shapes[{alike[0]!r}] may hold such squares, but the record of their size and µm/px is gone, as after "
@@ -116,6 +119,11 @@ def _renamed(regions: dict[str, Any], sample: Sample) -> dict[str, Any]:
     return current
 
 
+def maker(record: Mapping[str, Any]) -> str:
+    """Return the function that made patches, for messages."""
+    return f"sp.{record.get('function', 'pp.patches')}"
+
+
 def region_facts(record: dict[str, Any], section: Section) -> dict[str, Any]:
     """Return the record of a section's patches; raise if it has none."""
     if section.region not in record["regions"]:
@@ -130,7 +138,7 @@ def placed_patches(sample: Sample, section: Section, record: dict[str, Any]) -> 
     a new registration are followed. An image that was replaced without a word about how it lies is refused.
     """
     facts = region_facts(record, section)
-    squares = _rows(sample, section, facts)
+    squares = _rows(sample, section, record)
     image = sample.sdata.images[facts["image"]]
     frame = facts.get("frame")
     size = image_size(image)
@@ -138,17 +146,17 @@ def placed_patches(sample: Sample, section: Section, record: dict[str, Any]) -> 
         raise ValueError(
             f"{section.name}: images[{facts['image']!r}] had {frame['width']} × {frame['height']} pixels when its "
             f"patches were made and has {size[0]} × {size[1]} now, and its transformation does not say whether it was "
-            "cropped or resampled. Run sp.pp.patches(samples, mpp=...) again, with the µm/px that it has now."
+            f"cropped or resampled. Run {maker(record)}(samples, mpp=...) again, with the µm/px that it has now."
         )
     matrix = pixels_of(sample.sdata, squares, facts["image"], facts["coordinate_system"], section.name)
     longest, shortest = scale_factors(matrix)
     if longest > (1 + ISOTROPY) * shortest:
         raise ValueError(
             f"{section.name}: the transformation from shapes[{facts['element']!r}] to images[{facts['image']!r}] "
-            f"stretches one axis {longest / shortest:.2f} times as much as the other. Run sp.pp.patches again."
+            f"stretches one axis {longest / shortest:.2f} times as much as the other. Run {maker(record)} again."
         )
     recorded = record["size_um"] / facts["mpp"]
-    side = _side(squares, section, facts) * float(np.sqrt(longest * shortest))
+    side = _side(squares, section, record) * float(np.sqrt(longest * shortest))
     ratio = 1.0 if abs(side / recorded - 1) < ROUNDING else side / recorded
     moved = not np.allclose(matrix, np.eye(3), rtol=0, atol=ROUNDING)
     centres = shapely.get_coordinates(squares.geometry.centroid.to_numpy())
@@ -167,26 +175,28 @@ def placed_patches(sample: Sample, section: Section, record: dict[str, Any]) -> 
     )
 
 
-def _rows(sample: Sample, section: Section, facts: dict[str, Any]) -> GeoDataFrame:
+def _rows(sample: Sample, section: Section, record: dict[str, Any]) -> GeoDataFrame:
     """Return the square of every row of a section."""
+    facts = region_facts(record, section)
     squares = sample.sdata.shapes[facts["element"]]
     positions = pd.Index(squares.index).get_indexer(section.ids)
     if (positions < 0).any():
         raise KeyError(
             f"{section.name}: {int((positions < 0).sum())} rows have no patch in shapes[{facts['element']!r}], such as "
-            f"{shorten(section.ids[positions < 0])}. Run sp.pp.patches again."
+            f"{shorten(section.ids[positions < 0])}. Run {maker(record)} again."
         )
     return squares.iloc[positions]
 
 
-def _side(squares: GeoDataFrame, section: Section, facts: dict[str, Any]) -> float:
+def _side(squares: GeoDataFrame, section: Section, record: dict[str, Any]) -> float:
     """Return the side of the squares in their own coordinates; raise if some were cut."""
+    facts = region_facts(record, section)
     sides = np.sqrt(squares.geometry.area.to_numpy())
     side = float(np.median(sides)) if len(sides) else float("nan")
     if n_cut := int((np.abs(sides - side) > CUT * side).sum()):
         raise ValueError(
             f"{section.name}: {n_cut} of {len(sides)} squares in shapes[{facts['element']!r}] differ in size from the "
-            "others, as after a query that clips shapes. Run sp.pp.patches again."
+            f"others, as after a query that clips shapes. Run {maker(record)} again."
         )
     return side
 

@@ -151,6 +151,22 @@ def _image_of(
     sdata: SpatialData, sample: str, region: str, regions: list[str], image_key: str | None
 ) -> tuple[str, str]:
     """Return the image of a section and the coordinate system that it shares with the spots."""
+    rgb = rgb_images(sdata, sample, image_key)
+    systems = systems_of(sdata.shapes[region])
+    systems_of_image = {key: systems_of(sdata.images[key]) for key in rgb}
+    shared = {key: [s for s in systems if s in known] for key, known in systems_of_image.items()}
+    shared = {key: common for key, common in shared.items() if common}
+    if not shared:
+        raise ValueError(
+            f"{sample}: spots and image have no coordinate system in common: shapes[{region!r}] has {systems}, images "
+            f"have {systems_of_image}. Relate them with spatialdata.transformations.set_transformation."
+        )
+    others = [other for other in regions if other != region and other in sdata.shapes]
+    return finest_image(sdata, sample, repr(region), others, shared)
+
+
+def rgb_images(sdata: SpatialData, sample: str, image_key: str | None) -> list[str]:
+    """Return the names of the RGB images, or the one given; raise if there is none, or it is none."""
     rgb = [key for key in sdata.images if is_rgb(sdata.images[key])]
     if image_key is not None and image_key not in sdata.images:
         raise KeyError(f"{sample}: image_key={image_key!r} is not there; images: {shorten(sdata.images) or 'none'}.")
@@ -164,16 +180,7 @@ def _image_of(
             f"{sample}: there is no 8-bit RGB image; images: {_describe(sdata, list(sdata.images)) or 'none'}. Add the "
             f"H&E image with spatialdata.models.Image2DModel. {NAME_CHANNELS}"
         )
-    systems = systems_of(sdata.shapes[region])
-    systems_of_image = {key: systems_of(sdata.images[key]) for key in (rgb if image_key is None else [image_key])}
-    shared = {key: [s for s in systems if s in known] for key, known in systems_of_image.items()}
-    shared = {key: common for key, common in shared.items() if common}
-    if not shared:
-        raise ValueError(
-            f"{sample}: spots and image have no coordinate system in common: shapes[{region!r}] has {systems}, images "
-            f"have {systems_of_image}. Relate them with spatialdata.transformations.set_transformation."
-        )
-    return _finest(sdata, sample, region, regions, shared)
+    return rgb if image_key is None else [image_key]
 
 
 def _sides(shapes: GeoDataFrame) -> Floats | None:
@@ -191,27 +198,31 @@ def _radii(shapes: GeoDataFrame, sides: Floats | None) -> Floats:
     return np.sqrt(shapes.geometry.area.to_numpy() / np.pi) if sides is None else sides / 2
 
 
-def _finest(
-    sdata: SpatialData, sample: str, region: str, regions: list[str], shared: dict[str, list[str]]
+def finest_image(
+    sdata: SpatialData, sample: str, what: str, others: list[str], shared: dict[str, list[str]]
 ) -> tuple[str, str]:
-    """Return the finest of the images that depict the section, and the coordinate system used."""
+    """Return the finest of the images that depict a section or slide, and the coordinate system used.
+
+    ``shared`` are the coordinate systems through which each image may show it. Other sections (shapes) in the same one
+    make several images ambiguous.
+    """
     systems = [set(common) for common in shared.values()]
     in_all = [s for s in next(iter(shared.values())) if all(s in common for common in systems)]
     if len(shared) == 1:
         key, common = next(iter(shared.items()))
         return key, "global" if "global" in common else common[0]
     listed = shorten(shared)
-    advice = "Choose one with image_key= (a name, or a dict from region to name)."
+    advice = "Choose one with image_key=."
     if not in_all:
-        raise ValueError(f"{sample}: {region!r} shares coordinate systems with several images, {listed}. {advice}")
+        raise ValueError(f"{sample}: {what} shares coordinate systems with several images, {listed}. {advice}")
     system = "global" if "global" in in_all else in_all[0]
-    others = [r for r in regions if r != region and r in sdata.shapes and system in systems_of(sdata.shapes[r])]
+    others = [other for other in others if system in systems_of(sdata.shapes[other])]
     boxes = [_extent(sdata, key, system) for key in shared]
     if others or min(_overlap(boxes[0], box) for box in boxes) < SAME_SECTION:
         reason = (
             f"the coordinate system {system!r} also holds {shorten(others)}" if others else "they cover different areas"
         )
-        raise ValueError(f"{sample}: several images may show {region!r}, {listed}, and {reason}. {advice}")
+        raise ValueError(f"{sample}: several images may show {what}, {listed}, and {reason}. {advice}")
     key = min(shared, key=lambda k: _pixel_size(sdata, k, system))
     logger.info("%s: %s show the same section; the finest, images[%r], is used", sample, listed, key)
     return key, system

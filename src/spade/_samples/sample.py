@@ -21,10 +21,13 @@ from spade import _keys
 from spade._checks import shorten
 from spade.core.files import digest
 from spade.io._files.matrices import to_csr
+from spade.io._recorded.frames import image_arrays
 from spade.io._store import replace_elements, stamp
 
 #: Names, rows and values of a table that its digest covers: enough to tell sections apart, quick on large ones.
 MOST_NAMES, MOST_ROWS, MOST_VALUES = 1_000, 10_000, 100_000
+#: Side of the middle of an image that the digest covers, in pixels.
+MIDDLE = 64
 
 
 @dataclass(frozen=True)
@@ -38,17 +41,44 @@ class Section:
 
 
 @dataclass
-class Sample:
-    """One object with its table; ``path`` is set when it was given as a path and must be saved there.
+class Opened:
+    """One object; ``path`` is set when it was given as a path and must be saved there.
 
-    ``stamp`` is that of the store when it was opened by a function that writes.
+    ``stamp`` is that of the store, and of the elements ``watched``, when it was opened by a function that writes.
     """
 
     name: str
     sdata: SpatialData
     path: Path | None
-    table_key: str
+    watched: tuple[str, ...] = ()
     stamp: str | None = None
+
+    def save(self, *elements: str) -> None:
+        """Write elements, such as ``"shapes/patches"``, back if the object came from a path.
+
+        A store that was written since it was opened is an error. An object without a name keeps the one that it has
+        now, whatever becomes of its content.
+        """
+        if self.path is None:
+            record = self.sdata.attrs.get(_keys.UNS, {})
+            if self.sdata.path is None and not record.get("sample"):
+                self.sdata.attrs[_keys.UNS] = {**record, "sample": self.name}
+            return
+        if self.stamp is not None and stamp(self.path.resolve(), self.watched) != self.stamp:
+            raise ValueError(
+                f"{self.name}: the store at {str(self.path)!r} was written by another program, or removed, while this "
+                "function worked on it, so nothing is saved. Run the function again once nothing else writes there."
+            )
+        replace_elements(self.sdata, self.path, elements)
+        if self.stamp is not None:
+            self.stamp = stamp(self.path.resolve(), self.watched)
+
+
+@dataclass
+class Sample(Opened):
+    """One object and one of its tables."""
+
+    table_key: str = _keys.TABLE
 
     @property
     def table(self) -> ad.AnnData:
@@ -125,30 +155,19 @@ class Sample:
         )
 
     def save(self, *elements: str) -> None:
-        """Write the table (and further elements, such as ``"shapes/patches"``) back if the sample came from a path.
-
-        A store that was written since it was opened is an error. An object without a name keeps the one that it has
-        now, whatever becomes of its content.
-        """
-        if self.path is None:
-            record = self.sdata.attrs.get(_keys.UNS, {})
-            if self.sdata.path is None and not record.get("sample"):
-                self.sdata.attrs[_keys.UNS] = {**record, "sample": self.name}
-            return
-        table = f"tables/{self.table_key}"
-        if self.stamp is not None and stamp(self.path.resolve(), [table]) != self.stamp:
-            raise ValueError(
-                f"{self.name}: the store at {str(self.path)!r} was written by another program, or removed, while this "
-                "function worked on it, so nothing is saved. Run the function again once nothing else writes there."
-            )
-        replace_elements(self.sdata, self.path, [*elements, table])
-        if self.stamp is not None:
-            self.stamp = stamp(self.path.resolve(), [table])
+        """Write the table, and further elements, as :meth:`Opened.save` does."""
+        super().save(*elements, f"tables/{self.table_key}")
 
 
 def content_digest(sdata: SpatialData) -> str:
-    """Return a digest of the tables of an object and the spots that they annotate."""
+    """Return a digest of the tables of an object and the spots that they annotate; without tables, of its images."""
     parts: list[NDArray[np.generic] | str] = []
+    if not sdata.tables:
+        for key, image in sorted(sdata.images.items()):
+            array = image_arrays(image)[0].transpose("c", "y", "x")
+            y, x = array.sizes["y"] // 2, array.sizes["x"] // 2
+            middle = array.data[:, y : y + MIDDLE, x : x + MIDDLE]
+            parts += [key, str(array.shape), np.ascontiguousarray(middle)]
     for key, table in sorted(sdata.tables.items()):
         parts += [
             key,

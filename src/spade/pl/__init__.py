@@ -1,4 +1,4 @@
-"""Plots of patches, experts, training, embeddings and results; all return matplotlib Axes."""
+"""Plots of patches, tiles, experts, training, embeddings and results; all return matplotlib Axes."""
 
 from spade.pl._attention import attention
 from spade.pl._choose_n_experts import choose_n_experts
@@ -15,6 +15,7 @@ from spade.pl._programs import programs
 from spade.pl._retrieval import retrieval
 from spade.pl._survival import survival
 from spade.pl._switchboard import switchboard
+from spade.pl._tiles import tiles
 from spade.pl._training import training
 
 __all__ = [
@@ -33,5 +34,6 @@ __all__ = [
     "retrieval",
     "survival",
     "switchboard",
+    "tiles",
     "training",
 ]

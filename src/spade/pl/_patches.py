@@ -22,7 +22,7 @@ from spade.core.arrays import Floats, Rows
 from spade.core.checks import check_count
 from spade.core.rng import as_seed, numpy_stream
 from spade.pl._draw.axes import SMALL, TEXT, bare, finish, given_axes, new_figure, title
-from spade.pl._draw.tissue import BORDER, View, common_frames, draw_border, draw_tissue, scale_bar, views
+from spade.pl._draw.tissue import BORDER, View, common_frames, draw_border, draw_tissue, scale_bar, squares, views
 
 SQUARE, CHOSEN = "#0b3d6b", "#000000"
 FADE = 0.75
@@ -142,23 +142,19 @@ def _panels(ax: Any, n_rows: int, most: int, frame: Floats) -> NDArray[Any]:
     return axes
 
 
-def _square(centre: Floats, side: float) -> Floats:
-    return centre + side / 2 * np.array([[-1, -1], [1, -1], [1, 1], [-1, 1]])
-
-
 def _draw_overview(ax: Axes, view: View, positions: Rows, box: Floats) -> None:
     draw_tissue(ax, view, box, FADE)
     ax.set_anchor("NW")
     for mask, colour, label in ((view.inside, SQUARE, "valid"), (~view.inside, BORDER, "not valid")):
-        squares = [_square(centre, view.side) for centre in view.centres[mask]]
+        corners = squares(view.centres[mask], view.side)
         ax.add_collection(
-            PolyCollection(squares, facecolors="none", edgecolors=colour, linewidths=0.5, label=label),
+            PolyCollection(corners, facecolors="none", edgecolors=colour, linewidths=0.5, label=label),
             autolim=False,
         )
     for number, position in enumerate(positions, start=1):
         ax.add_collection(
             PolyCollection(
-                [_square(view.centres[position], view.side)], facecolors="none", edgecolors=CHOSEN, linewidths=1.6
+                squares(view.centres[[position]], view.side), facecolors="none", edgecolors=CHOSEN, linewidths=1.6
             ),
             autolim=False,
         )
@@ -184,9 +180,10 @@ def _draw_patch(ax: Axes, view: View, position: int, pixels: NDArray[np.uint8], 
     left, right, top, bottom = x - view.side / 2, x + view.side / 2, y - view.side / 2, y + view.side / 2
     ax.imshow(pixels, extent=(left, right, bottom, top), interpolation="antialiased")
     ax.set_anchor("NW")
-    spot = Circle((x, y), view.diameter / 2, fill=False, edgecolor=CHOSEN, linewidth=1.0)
-    spot.set_path_effects([withStroke(linewidth=2.2, foreground="white", alpha=0.7)])
-    ax.add_patch(spot)
+    if view.diameter is not None:
+        spot = Circle((x, y), view.diameter / 2, fill=False, edgecolor=CHOSEN, linewidth=1.0)
+        spot.set_path_effects([withStroke(linewidth=2.2, foreground="white", alpha=0.7)])
+        ax.add_patch(spot)
     draw_border(ax, view)
     ax.set(xlim=(left, right), ylim=(bottom, top), aspect="equal")
     bare(ax)

@@ -1,9 +1,11 @@
-"""Preprocessing: patches, image features, labels, gene panels, splits."""
+"""Preprocessing: patches, tissue and tiles of slides, image features, labels, gene panels, splits."""
 
 from spade.pp._encode_patches import encode_patches
 from spade.pp._genes.select_genes import select_genes
 from spade.pp._labels.label_patches import label_patches
 from spade.pp._patches import patches
+from spade.pp._slides.tiles import tiles
+from spade.pp._slides.tissue import tissue
 from spade.pp._smooth_expression import smooth_expression
 from spade.pp._spatial_context import spatial_context
 from spade.pp._split import split
@@ -16,4 +18,6 @@ __all__ = [
     "smooth_expression",
     "spatial_context",
     "split",
+    "tiles",
+    "tissue",
 ]

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from spade import _keys, encoders
 from spade._samples.encode import BATCH, encode_rows
 from spade._samples.open import Samples, iter_samples
-from spade._samples.patches import patch_record
+from spade._samples.patches import maker, patch_record
 from spade._samples.sample import Sample
 from spade.core.checks import brief, check_choice, check_count, check_text
 from spade.core.device import PRECISIONS
@@ -144,14 +144,15 @@ def _mark_valid(sample: Sample, features: NDArray[np.float32], patches_key: str)
     """Mark the patches that were not encoded as not valid, such as those that a crop of the image left outside."""
     if _keys.VALID not in sample.table.obs:
         return
-    regions = patch_record(sample, patches_key)["regions"]
+    record = patch_record(sample, patches_key)
+    regions = record["regions"]
     rows = np.concatenate([[], *(section.rows for section in sample.sections if section.region in regions)]).astype(int)
     valid = sample.table.obs[_keys.VALID].to_numpy(dtype=bool, copy=True)
     lost = rows[valid[rows] & np.isnan(features[rows]).all(1)]
     if len(lost):
         warn(
             f"{sample.name}: the centres of {len(lost)} of {len(rows)} patches are off the image, which changed after "
-            f"sp.pp.patches; they are marked obs[{_keys.VALID!r}]=False and get NaN features."
+            f"{maker(record)}; they are marked obs[{_keys.VALID!r}]=False and get NaN features."
         )
         valid[lost] = False
         sample.table.obs[_keys.VALID] = valid

@@ -26,7 +26,7 @@ from spade.core.arrays import Rows
 from spade.core.checks import check_count, check_positive, check_text
 from spade.core.errors import warn
 from spade.io._recorded.frames import frame_of
-from spade.pp._scale import section_scale
+from spade.pp._scale import section_scale, warn_if_coarse
 
 logger = logging.getLogger("spade")
 
@@ -233,12 +233,7 @@ def _patches_of_section(
     placement = place(sample.sdata, section.name, section.region, regions, settings.image_of(section.region))
     rows = _join(section, placement)
     mpp, diameter_um = section_scale(sample, section, placement, rows, settings.mpp_of(section.region))
-    if mpp > 2 * settings.wanted_mpp * (1 + 1e-6):
-        warn(
-            f"{section.name}: images[{placement.image_key!r}] has {mpp:.3g} µm/px, coarser than twice the wanted "
-            f"{settings.wanted_mpp:.3g} µm/px: patches are enlarged {mpp / settings.wanted_mpp:.1f} times and show no "
-            "finer detail. Use the full-resolution image if there is one."
-        )
+    warn_if_coarse(section.name, placement.image_key, mpp, settings.wanted_mpp)
     key = settings.key_added
     element = key if len(regions) == 1 else f"{key}_{section.region}"
     if element in regions:

@@ -13,6 +13,7 @@ from spade import _keys
 from spade._samples.placement import SpotPlacement
 from spade._samples.sample import Sample, Section
 from spade.core.arrays import Rows
+from spade.core.errors import warn
 from spade.core.spots.lattice import (
     TOLERANCE,
     VISIUM_PITCH_UM,
@@ -87,6 +88,16 @@ def section_scale(
     elif measured is not None:
         _check(mpp, measured, what, section.name)
     return Scale(float(mpp), bins_um or diameter_px * float(mpp))  # type: ignore[arg-type]
+
+
+def warn_if_coarse(name: str, image_key: str, mpp: float, wanted_mpp: float) -> None:
+    """Warn of an image that shows less detail than patches are to have."""
+    if mpp > 2 * wanted_mpp * (1 + 1e-6):
+        warn(
+            f"{name}: images[{image_key!r}] has {mpp:.3g} µm/px, coarser than twice the wanted {wanted_mpp:.3g} µm/px: "
+            f"patches are enlarged {mpp / wanted_mpp:.1f} times and show no finer detail. Use the full-resolution "
+            "image if there is one."
+        )
 
 
 def _measured(

@@ -30,7 +30,7 @@ class SectionRecord(TypedDict, total=False):
 def record_scale(
     sdata: SpatialData,
     *,
-    sample: str,
+    sample: str | None = None,
     mpp: Mapping[str, float] | None = None,
     pitch_um: Mapping[str, float] | None = None,
     slides: Mapping[str, dict[str, Any]] | None = None,
@@ -42,7 +42,7 @@ def record_scale(
     sdata
         Object to write into.
     sample
-        Name of the sample, used in messages, plots and retrieval results.
+        Name of the sample, used in messages, plots and retrieval results; None: left as it is.
     mpp
         Microns per pixel of images at their finest level, by image element.
     pitch_um
@@ -52,7 +52,8 @@ def record_scale(
     """
     old = section_record(sdata)
     new: SectionRecord = {
-        "sample": sample,
+        **old,
+        **({} if sample is None else {"sample": sample}),
         "mpp": {**old.get("mpp", {}), **{key: float(value) for key, value in (mpp or {}).items()}},
         "frames": {
             **old.get("frames", {}),
@@ -92,8 +93,8 @@ def checked_growth(sdata: SpatialData, image_key: str, then: FrameRecord) -> flo
         raise ValueError(
             f"images[{image_key!r}] had {then['width']} × {then['height']} pixels when its µm/px was recorded and has "
             f"{now['width']} × {now['height']} now, and its transformations do not say whether it was cropped or "
-            "resampled. Set its transformation with spatialdata.transformations.set_transformation, or run "
-            "sp.pp.patches(samples, mpp=...) with the µm/px that it has now."
+            "resampled. Set its transformation with spatialdata.transformations.set_transformation, or state the "
+            "µm/px that it has now with mpp= (of sp.pp.patches, or sp.pp.tissue for slides)."
         )
     return growth
 

@@ -4,30 +4,27 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
-from math import ceil, floor
+from math import floor
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.collections import EllipseCollection
+from matplotlib.collections import Collection, EllipseCollection, PolyCollection
 from matplotlib.patches import Rectangle
 from matplotlib.transforms import blended_transform_factory
 from numpy.typing import NDArray
 
 from spade._checks import shorten
 from spade._samples.images import image_levels
-from spade._samples.patches import patch_record, placed_patches
+from spade._samples.patches import maker, patch_record, placed_patches
 from spade._samples.sample import Sample
 from spade.core.arrays import Floats, Rows
+from spade.core.patches.overview import read_region
 from spade.core.patches.tiles import Level, iter_patches
 from spade.pl._draw.axes import SMALL, TEXT, bare
 
 logger = logging.getLogger("spade")
-#: Approximate longest side, in pixels, of an image that is drawn.
-MAX_PX = 1_200
-#: Rows of pixels that are read at a time.
-BAND = 512
 #: Collections of more artists than this are drawn as pixels in vector formats.
 RASTERISE_ABOVE = 3_000
 BORDER = "#d55e00"
@@ -52,7 +49,7 @@ class View:
     inside
         ``(n,)``: whether the centre lies in the image.
     diameter, side
-        Diameter of a spot and side of a patch, in µm.
+        Diameter of a spot (None: there are no spots, patches are tiles of a slide) and side of a patch, in µm.
     size_px
         Side of a patch in pixels once it is read.
     """
@@ -64,7 +61,7 @@ class View:
     mpp: float
     centres: Floats
     inside: NDArray[np.bool_]
-    diameter: float
+    diameter: float | None
     side: float
     size_px: int
 
@@ -78,7 +75,7 @@ class View:
         """Return the box (x0, y0, x1, y1) in µm around the spots on the image, or around all, with a margin."""
         centres = self.centres if off_image or not self.inside.any() else self.centres[self.inside]
         low, high = centres.min(0), centres.max(0)
-        margin = max(self.side, self.diameter) / 2 + 0.02 * float(np.max(high - low))
+        margin = max(self.side, self.diameter or 0) / 2 + 0.02 * float(np.max(high - low))
         return np.concatenate([low - margin, high + margin])
 
     def patches(self, chosen: Rows) -> NDArray[np.uint8]:
@@ -109,7 +106,7 @@ def views(sample: Sample, patches_key: str) -> list[View]:
                 placed.mpp,
                 placed.points,
                 placed.inside,
-                facts["spot_diameter_um"],
+                facts.get("spot_diameter_um"),
                 record["size_um"],
                 record["size_px"],
             )
@@ -117,7 +114,7 @@ def views(sample: Sample, patches_key: str) -> list[View]:
     if not drawn:
         raise KeyError(
             f"{sample.name}: the patches in {patches_key!r} belong to {shorten(record['regions'])}, but the table's "
-            f"regions are {shorten(section.region for section in sample.sections)}. Run sp.pp.patches again."
+            f"regions are {shorten(section.region for section in sample.sections)}. Run {maker(record)} again."
         )
     return drawn
 
@@ -128,54 +125,14 @@ def common_frames(frames: list[Floats]) -> list[Floats]:
     return [np.concatenate([middle - half, middle + half]) for middle in ((b[:2] + b[2:]) / 2 for b in frames)]
 
 
-def read_region(levels: list[Level], box: Floats, max_px: int = MAX_PX) -> tuple[NDArray[np.uint8], Floats]:
-    """Read part of an image at a low resolution, in bands of rows.
-
-    Parameters
-    ----------
-    levels
-        Resolutions, finest first.
-    box
-        (x0, y0, x1, y1) in pixels of the finest level; the part beyond the image is left out.
-    max_px
-        Approximate longest side of the result.
-
-    Returns
-    -------
-    ``(height, width, 3)`` pixels, and the box that they cover; of size 0 if ``box`` shows nothing of the image.
-    """
-    height, width = levels[0].shape
-    x0, x1 = np.clip(box[[0, 2]], 0, width)
-    y0, y1 = np.clip(box[[1, 3]], 0, height)
-    if x1 <= x0 or y1 <= y0:
-        return np.empty((0, 0, 3), dtype=np.uint8), np.array([x0, y0, x0, y0])
-    longest = max(x1 - x0, y1 - y0)
-    fine_enough = [level for level in levels if longest / max(level.downsample) >= max_px]
-    level = max(fine_enough, key=lambda one: max(one.downsample), default=levels[0])
-    dy, dx = level.downsample
-    left, right = floor(x0 / dx), min(ceil(x1 / dx), level.shape[1])
-    top, bottom = floor(y0 / dy), min(ceil(y1 / dy), level.shape[0])
-    step = min(max(1, round(longest / max(dy, dx) / max_px)), right - left, bottom - top)
-    n_rows, n_columns = (bottom - top) // step, (right - left) // step
-    out = np.empty((n_rows, n_columns, 3), dtype=np.uint8)
-    band = max(1, BAND // step)
-    for row in range(0, n_rows, band):
-        n = min(band, n_rows - row)
-        first = top + row * step
-        block = level.read(first, first + n * step, left, left + n_columns * step)
-        means = block.reshape(3, n, step, n_columns, step).mean((2, 4), dtype=np.float32)
-        out[row : row + n] = np.round(means).transpose(1, 2, 0)
-    covered = [left * dx, top * dy, (left + n_columns * step) * dx, (top + n_rows * step) * dy]
-    return out, np.array(covered)
-
-
-def draw_tissue(ax: Axes, view: View, box: Floats, alpha: float = 1.0) -> None:
+def draw_tissue(ax: Axes, view: View, box: Floats, alpha: float = 1.0, *, border: bool = True) -> None:
     """Draw the image within ``box`` (µm) at a low resolution, its border and a scale bar."""
     pixels, covered = read_region(view.levels, box / view.mpp)
     x0, y0, x1, y1 = covered * view.mpp
     if pixels.size:
         ax.imshow(pixels, extent=(x0, x1, y1, y0), alpha=alpha, interpolation="antialiased")
-    draw_border(ax, view)
+    if border:
+        draw_border(ax, view)
     ax.set(xlim=box[[0, 2]], ylim=box[[3, 1]], aspect="equal")
     bare(ax)
     scale_bar(ax)
@@ -186,21 +143,30 @@ def draw_border(ax: Axes, view: View) -> None:
     ax.add_patch(Rectangle((0, 0), *view.image_um, fill=False, edgecolor=BORDER, linewidth=1.0, linestyle=(0, (4, 2))))
 
 
-def draw_spots(ax: Axes, view: View, **style: Any) -> EllipseCollection:
-    """Draw all spots as circles of their true size."""
-    diameters = np.full(len(view.centres), view.diameter)
-    spots = EllipseCollection(
-        diameters,
-        diameters,
-        np.zeros(len(diameters)),
-        units="xy",
-        offsets=view.centres,
-        offset_transform=ax.transData,
-        rasterized=len(diameters) > RASTERISE_ABOVE,
-        **style,
-    )
+def draw_spots(ax: Axes, view: View, **style: Any) -> Collection:
+    """Draw all spots as circles of their true size, and tiles as squares."""
+    style["rasterized"] = len(view.centres) > RASTERISE_ABOVE
+    spots: Collection
+    if view.diameter is None:
+        spots = PolyCollection(squares(view.centres, view.side), **style)
+    else:
+        diameters = np.full(len(view.centres), view.diameter)
+        spots = EllipseCollection(
+            diameters,
+            diameters,
+            np.zeros(len(diameters)),
+            units="xy",
+            offsets=view.centres,
+            offset_transform=ax.transData,
+            **style,
+        )
     ax.add_collection(spots, autolim=False)
     return spots
+
+
+def squares(centres: Floats, side: float) -> list[Floats]:
+    """Return the corners ``(4, 2)`` of every square."""
+    return list(centres[:, None] + side / 2 * np.array([[-1, -1], [1, -1], [1, 1], [-1, 1]]))
 
 
 def nice_length(most: float) -> float:

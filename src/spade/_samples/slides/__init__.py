@@ -1,0 +1,1 @@
+"""Slides without spots: their image, and what was written about them."""

@@ -1,0 +1,150 @@
+"""Tissue and tiles on whole slides."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import shapely
+from matplotlib.axes import Axes
+from matplotlib.collections import LineCollection, PolyCollection
+from matplotlib.lines import Line2D
+from numpy.typing import NDArray
+
+from spade import _keys
+from spade._checks import plural
+from spade._samples.images import image_levels
+from spade._samples.open import Samples, iter_slides
+from spade._samples.placement import pixels_of
+from spade._samples.sample import Opened, Sample
+from spade._samples.slides.image import slide_image
+from spade.core.arrays import Floats
+from spade.core.checks import check_text
+from spade.io._recorded.frames import systems_of
+from spade.pl._draw.axes import SMALL, finish, given_axes, new_figure, title
+from spade.pl._draw.tissue import RASTERISE_ABOVE, View, draw_tissue, squares, views
+
+TISSUE, TILE = "#009e73", "#0b3d6b"
+PANEL = 4.2
+
+
+def tiles(
+    samples: Samples,
+    *,
+    tiles_key: str = _keys.TILES,
+    tissue_key: str = _keys.TISSUE,
+    image_key: str | None = None,
+    ax: Axes | NDArray[Any] | None = None,
+    show: bool = False,
+) -> NDArray[Any]:
+    """Show the tissue and the tiles of slides.
+
+    One panel per slide: the whole image at a low resolution, the outlines of the tissue, and the tiles. What is not
+    there yet is left out, so that tissue can be looked at before tiles are laid.
+
+    Parameters
+    ----------
+    samples
+        A ``SpatialData``, a path to a zarr store, or a list or dict of these.
+    tiles_key
+        What :func:`spade.pp.tiles` wrote.
+    tissue_key
+        What :func:`spade.pp.tissue` wrote, or outlines that were drawn.
+    image_key
+        Image of a slide without tiles; None: that of the tissue.
+    ax
+        As many Axes as there are slides; None: a new figure.
+    show
+        Call ``plt.show()``.
+
+    Returns
+    -------
+    Array of Axes, ``(n_slides,)``, in µm from the upper left corner of the image.
+
+    Raises
+    ------
+    KeyError
+        A slide with neither tissue nor tiles.
+    ValueError
+        A wrong number of ``ax``.
+
+    Examples
+    --------
+    >>> import spade as sp
+    >>> slides = sp.datasets.toy(2, 30)
+    >>> sp.pp.tissue(slides)
+    >>> sp.pp.tiles(slides)
+    >>> sp.pl.tiles(slides).shape
+    (2,)
+    """
+    for name, key in (("tiles_key", tiles_key), ("tissue_key", tissue_key)):
+        check_text(name, key)
+    drawn = [_read(slide, tiles_key, tissue_key, image_key) for slide in iter_slides(samples)]
+    axes = _panels(ax, [view.image_um for view, _, _ in drawn])
+    for panel, (view, rings, area) in zip(axes, drawn, strict=True):
+        _draw_slide(panel, view, rings, area)
+    finish(show=show)
+    return axes
+
+
+def _read(slide: Opened, tiles_key: str, tissue_key: str, image_key: str | None) -> tuple[View, list[Floats], str]:
+    """Return a slide with its tiles (or none), the rings of its tissue in µm, and the number and area of its pieces."""
+    table_key = _keys.tile_table(tiles_key)
+    has_tissue = tissue_key in slide.sdata.shapes
+    if table_key in slide.sdata.tables:
+        (view,) = views(Sample(slide.name, slide.sdata, slide.path, table_key=table_key), _keys.PATCHES)
+        record = _keys.read_provenance(slide.sdata.tables[table_key].uns, _keys.PATCHES)["regions"]
+        image_key = next(iter(record.values()))["image"]
+    elif has_tissue:
+        made_on = _keys.read_provenance(slide.sdata.attrs, tissue_key).get("image")
+        image = slide_image(slide, made_on if image_key is None else image_key, None)
+        image_key, none = image.key, np.zeros(0, dtype=np.int64)
+        places, inside, levels = np.zeros((0, 2)), none.astype(bool), image_levels(image.element)
+        view = View(slide.name, none, pd.Index(none), levels, image.mpp, places, inside, None, 0.0, 0)
+    else:
+        raise KeyError(
+            f"{slide.name}: there are no tiles in tiles_key={tiles_key!r} and no tissue in tissue_key={tissue_key!r}. "
+            "Run sp.pp.tissue(samples), then sp.pp.tiles(samples)."
+        )
+    if not has_tissue:
+        return view, [], ""
+    outlines = slide.sdata.shapes[tissue_key]
+    system = systems_of(slide.sdata.images[image_key])[0]
+    matrix = pixels_of(slide.sdata, outlines, image_key, system, slide.name)[:2] * view.mpp
+    polygons = shapely.transform(outlines.geometry.to_numpy(), lambda xy: xy @ matrix[:, :2].T + matrix[:, 2])
+    rings = [shapely.get_coordinates(ring) for ring in shapely.get_rings(polygons)]
+    return view, rings, f"{plural(len(polygons), 'piece')}, {shapely.area(polygons).sum() / 1e6:.3g} mm²"
+
+
+def _panels(ax: Any, sizes: list[tuple[float, float]]) -> NDArray[Any]:
+    n, aspect = len(sizes), max(height / width for width, height in sizes)
+    if ax is not None:
+        return given_axes(ax, (n,), plural(n, "slide"))
+    n_columns = min(n, 3)
+    figure = new_figure(PANEL * n_columns, (PANEL * aspect + 1.1) * -(-n // n_columns))
+    axes = figure.subplots(-(-n // n_columns), n_columns, squeeze=False).ravel()
+    for panel in axes[n:]:
+        panel.set_visible(False)
+    return np.asarray(axes[:n])
+
+
+def _draw_slide(ax: Axes, view: View, rings: list[Floats], tissue: str) -> None:
+    n_tiles = len(view.centres)
+    draw_tissue(ax, view, np.array([0, 0, *view.image_um]), border=False)
+    ax.add_collection(LineCollection(rings, colors=TISSUE, linewidths=1.2), autolim=False)
+    ax.add_collection(
+        PolyCollection(
+            squares(view.centres, view.side), facecolors="none", edgecolors=TILE, linewidths=0.4,
+            rasterized=n_tiles > RASTERISE_ABOVE,
+        ),
+        autolim=False,
+    )  # fmt: skip
+    title(ax, f"{view.name} ({view.mpp:.3g} µm/px)")
+    entries = [(TISSUE, f"tissue: {tissue}")] if rings else []
+    entries += [(TILE, f"{plural(n_tiles, 'tile')} of {view.side:g} µm")] if n_tiles else []
+    ax.legend(
+        handles=[Line2D([], [], color=colour, linewidth=1.2, label=label) for colour, label in entries],
+        loc="upper left", bbox_to_anchor=(0, -0.05), fontsize=SMALL, frameon=False, borderaxespad=0.2,
+        handlelength=1.2,
+    )  # fmt: skip

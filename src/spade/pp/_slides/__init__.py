@@ -1,0 +1,1 @@
+"""Tissue and tiles of slides without spots."""
