@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from helpers.plots import section
+from helpers.whole_slides import MPP, pieces, slide_of
 
 import spade as sp
 from spade._keys import write_provenance
@@ -75,6 +76,9 @@ ODD = {
         "table": TABLES, "metrics": NAMES, "baseline": KEYS, "over": KEYS, "n_boot": COUNTS, "rng": SEEDS, "ax": AXES,
         "show": FLAGS,
     },
+    "tiles": {
+        "samples": SAMPLES, "tiles_key": KEYS, "tissue_key": KEYS, "image_key": KEYS[1:], "ax": AXES, "show": FLAGS,
+    },
     "training": {"model_or_history": TABLES, "ax": AXES, "show": FLAGS},
 }  # fmt: skip
 
@@ -131,6 +135,8 @@ def works():
     sdata.attrs["spade"]["sample"] = "sample"
     composition, genes, few, bench, variants, found, history = tables()
     patients = {"time": [5, 8, 12, 3], "event": [1, 0, 1, 1]}
+    slide = slide_of(pieces()[0])
+    sp.pp.tissue(slide, mpp=MPP)
     programs = sp.tl.train_programs(
         sdata, use_rep="X_f", genes=list(sdata["table"].var_names), n_clusters=(3,), n_programs=2
     )
@@ -150,6 +156,7 @@ def works():
         "retrieval": {"table": found, "samples": sdata},
         "survival": {"table": patients, "groups": ["a", "a", "b", "b"]},
         "switchboard": {"table": variants, "n_boot": 10},
+        "tiles": {"samples": slide},
         "training": {"model_or_history": history},
     }
 

@@ -13,7 +13,7 @@ from matplotlib.lines import Line2D
 from numpy.typing import NDArray
 
 from spade import _keys
-from spade._checks import plural
+from spade._checks import plural, shorten
 from spade._samples.images import image_levels
 from spade._samples.open import Samples, iter_slides
 from spade._samples.placement import pixels_of
@@ -41,7 +41,7 @@ def tiles(
     """Show the tissue and the tiles of slides.
 
     One panel per slide: the whole image at a low resolution, the outlines of the tissue, and the tiles. What is not
-    there yet is left out, so that tissue can be looked at before tiles are laid.
+    there yet under its default key is left out, so that tissue can be looked at before tiles are laid.
 
     Parameters
     ----------
@@ -65,9 +65,9 @@ def tiles(
     Raises
     ------
     KeyError
-        A slide with neither tissue nor tiles.
+        A slide with neither tissue nor tiles, or a key that was given and is not there.
     ValueError
-        A wrong number of ``ax``.
+        Tiles on another image than ``image_key``, or a wrong number of ``ax``.
 
     Examples
     --------
@@ -80,6 +80,8 @@ def tiles(
     """
     for name, key in (("tiles_key", tiles_key), ("tissue_key", tissue_key)):
         check_text(name, key)
+    if image_key is not None:
+        check_text("image_key", image_key)
     drawn = [_read(slide, tiles_key, tissue_key, image_key) for slide in iter_slides(samples)]
     axes = _panels(ax, [view.image_um for view, _, _ in drawn])
     for panel, (view, rings, area) in zip(axes, drawn, strict=True):
@@ -92,10 +94,24 @@ def _read(slide: Opened, tiles_key: str, tissue_key: str, image_key: str | None)
     """Return a slide with its tiles (or none), the rings of its tissue in µm, and the number and area of its pieces."""
     table_key = _keys.tile_table(tiles_key)
     has_tissue = tissue_key in slide.sdata.shapes
+    for name, key, usual, there in (
+        ("tiles_key", tiles_key, _keys.TILES, table_key in slide.sdata.tables),
+        ("tissue_key", tissue_key, _keys.TISSUE, has_tissue),
+    ):
+        if key != usual and not there:
+            raise KeyError(
+                f"{slide.name}: {name}={key!r} is not there; shapes: {shorten(slide.sdata.shapes) or 'none'}."
+            )
     if table_key in slide.sdata.tables:
         (view,) = views(Sample(slide.name, slide.sdata, slide.path, table_key=table_key), _keys.PATCHES)
         record = _keys.read_provenance(slide.sdata.tables[table_key].uns, _keys.PATCHES)["regions"]
-        image_key = next(iter(record.values()))["image"]
+        of_tiles = next(iter(record.values()))["image"]
+        if image_key not in (None, of_tiles):
+            raise ValueError(
+                f"{slide.name}: image_key={image_key!r}: the tiles lie on images[{of_tiles!r}]; leave image_key= out, "
+                "or lay them anew with sp.pp.tiles."
+            )
+        image_key = of_tiles
     elif has_tissue:
         made_on = _keys.read_provenance(slide.sdata.attrs, tissue_key).get("image")
         image = slide_image(slide, made_on if image_key is None else image_key, None)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from geopandas import GeoDataFrame
-from helpers.attacks.invariants import following, order_of, section, shuffled, unchanged
+from helpers.attacks.invariants import contents, following, order_of, same, section, shuffled, unchanged
+from helpers.whole_slides import MPP, pieces, slide_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from shapely import box
@@ -66,12 +67,32 @@ WRITTEN = {
     "split": {"new_split"},
     "label_patches": {"new", "new_share"},
 }
+#: Functions that write elements of their own, and what these are.
+OF_SLIDES = {
+    "tissue": st.fixed_dictionaries(
+        {
+            "min_area_mm2": st.sampled_from([0, 0.01, 0.1]),
+            "drop_pen": st.booleans(),
+            "key_added": st.just("new"),
+        }
+    ),
+    "tiles": st.fixed_dictionaries(
+        {
+            "size_um": st.sampled_from([60, 112.5]),
+            "size_px": st.just(32),
+            "overlap_um": st.sampled_from([0, 20]),
+            "tissue_key": st.sampled_from([None, "tissue"]),
+            "key_added": st.just("new"),
+        }
+    ),
+}
+ELEMENTS = {"tissue": {"new"}, "tiles": {"new", "new_table"}}
 #: Functions whose choice of genes or draws may depend on the order of spots by rounding or by design.
 NOT_BY_ROW = {"select_genes"}
 
 
 def test_every_function_is_tried():
-    assert set(CALLS) == set(sp.pp.__all__)
+    assert set(CALLS) | set(OF_SLIDES) == set(sp.pp.__all__)
 
 
 @pytest.mark.parametrize("function", CALLS)
@@ -82,6 +103,24 @@ def test_only_its_own_keys_change(function, data):
     samples = [section(i) for i in range(3)]
     with unchanged(samples, options, WRITTEN[function]):
         getattr(sp.pp, function)(samples, **options)
+
+
+@pytest.mark.parametrize("function", OF_SLIDES)
+@FEW
+@given(data=st.data())
+def test_only_its_own_elements_change(function, data):
+    options = data.draw(OF_SLIDES[function])
+    slide = slide_of(pieces()[0])
+    sp.pp.tissue(slide, mpp=MPP)
+    slide.tables["theirs"] = section(0)["table"]
+    kept, given_options = {name: element for _, name, element in slide.gen_elements()}, dict(options)
+    tissue, theirs = slide["tissue"].copy(), contents(slide["theirs"].copy())
+    getattr(sp.pp, function)(slide, **options)
+    assert {name for _, name, _ in slide.gen_elements()} - set(kept) == ELEMENTS[function]
+    assert all(slide[name] is element for name, element in kept.items())
+    assert slide["tissue"].equals(tissue)
+    same(contents(slide["theirs"]), theirs)
+    assert options == given_options
 
 
 @pytest.mark.parametrize("function", sorted(set(CALLS) - NOT_BY_ROW))

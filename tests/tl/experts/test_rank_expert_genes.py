@@ -54,7 +54,8 @@ def test_markers_are_those_that_were_planted_and_those_of_scanpy():
             for column, name in {
                 "score": "scores", "log_fold_change": "logfoldchanges", "p": "pvals", "p_adjusted": "pvals_adj"
             }.items():  # fmt: skip
-                np.testing.assert_allclose(own[column], theirs[name], rtol=1e-3, atol=1e-6)
+                # values that are equal but for rounding may have the same rank in one of the two
+                np.testing.assert_allclose(own[column], theirs[name], rtol=1e-3, atol=1e-4)
 
 
 def test_shares_and_sections_are_counted_by_hand():

@@ -1,0 +1,101 @@
+"""Tissue on a real section made a slide: four copies on its own glass, with pen marks and a fold drawn on it."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import shapely
+from helpers.whole_slides import INKS, disc, draw_pen, slide_of
+from PIL import Image
+from scipy import ndimage
+
+import spade as sp
+
+pytestmark = [pytest.mark.realdata, pytest.mark.slow]
+#: The image at its own µm/px is halved, so that the canvas of 6,000 px holds four sections.
+MPP, SIDE = 2 * 0.686, 6000
+
+
+@pytest.fixture(scope="module")
+def canvas(data_dir):
+    """The slide, where it has tissue, pen marks and a fold."""
+    with Image.open(data_dir / "her2st" / "C2" / "5714_HE_BT_C2.jpg") as file:
+        section = np.asarray(file.convert("RGB").reduce(2))
+    dense = ndimage.uniform_filter(255.0 - section[..., 1], 41) > 50  # green is absent where tissue is
+    pieces = ndimage.label(dense)[0]
+    truth = ndimage.binary_fill_holes(pieces == np.bincount(pieces.ravel())[1:].argmax() + 1)
+    rows, columns = np.nonzero(truth)
+    cut = np.s_[rows.min() - 60 : rows.max() + 60, columns.min() - 60 : columns.max() + 60]
+    piece, of_piece = section[cut], truth[cut]
+    picture = np.tile(section[:400, :400], (15, 15, 1))  # glass with its own tint and noise
+    tissue = np.zeros((SIDE, SIDE), dtype=bool)
+    for y, x in ((300, 300), (300, 3200), (3100, 300), (3100, 3200)):
+        place = np.s_[y : y + piece.shape[0], x : x + piece.shape[1]]
+        picture[place], tissue[place] = piece, of_piece
+    pen = np.zeros((SIDE, SIDE), dtype=bool)
+    for (name, colour), (y, x) in zip(
+        INKS.items(), ((2750, 800), (2750, 2200), (2750, 3600), (2750, 5000)), strict=True
+    ):
+        mark = disc(pen.shape, x, y, 230) & ~disc(pen.shape, x, y, 170) & ~tissue
+        assert mark.sum() > 20_000, name
+        draw_pen(picture, mark, colour)
+        pen |= mark
+    fold = np.zeros_like(pen)
+    fold[900:1000, 400:2600] = tissue[900:1000, 400:2600]
+    white = np.median(section[:400, :400], axis=(0, 1))
+    picture[fold] = np.clip(picture[fold].astype(float) ** 2 / white, 0, 255)
+    return slide_of(picture, name="canvas", scale_factors=(2, 2)), tissue, pen, fold
+
+
+def inside(polygons, mask, n=4000):
+    """Share of random pixels of a mask that lie in polygons."""
+    rows, columns = np.nonzero(mask)
+    chosen = np.random.default_rng(0).integers(0, len(rows), n)
+    points = shapely.points(columns[chosen] + 0.5, rows[chosen] + 0.5)
+    area = shapely.union_all(polygons)
+    shapely.prepare(area)
+    return shapely.contains(area, points).mean()
+
+
+def test_tissue_is_found_and_glass_and_pen_marks_are_not(canvas):
+    slide, tissue, pen, fold = canvas
+    sp.pp.tissue(slide, mpp=MPP)
+    found = slide["tissue"].geometry.to_numpy()
+    assert len(found) == 4
+    assert inside(found, tissue) > 0.98
+    assert inside(found, pen) < 0.01
+    near = ndimage.binary_dilation(tissue, iterations=40)
+    assert inside(found, ~near) < 0.001
+    assert inside(found, fold) > 0.98  # folds are kept
+
+
+def test_the_fold_is_cut_out_on_request(canvas):
+    slide, tissue, _, fold = canvas
+    sp.pp.tissue(slide, mpp=MPP, drop_folds=True, key_added="flat")
+    found = slide["flat"].geometry.to_numpy()
+    assert inside(found, ndimage.binary_erosion(fold, iterations=15)) < 0.5
+    assert inside(found, tissue & ~ndimage.binary_dilation(fold, iterations=40)) > 0.96
+
+
+def test_tiles_lie_on_tissue(canvas):
+    slide, tissue, _, _ = canvas
+    sp.pp.tissue(slide, mpp=MPP)
+    sp.pp.tiles(slide, size_px=82)
+    side = 112 / MPP
+    corners = slide["tiles"].geometry.bounds[["minx", "miny"]].to_numpy()
+    shares = np.array([tissue[int(y) : int(y + side), int(x) : int(x + side)].mean() for x, y in corners])
+    assert len(corners) == pytest.approx(tissue.sum() / side**2, rel=0.06)
+    assert np.mean(shares >= 0.4) > 0.98
+    assert np.abs(shares - slide["tiles_table"].obs["tissue_share"]).mean() < 0.03
+
+
+def test_a_scanned_slide(data_dir):
+    tifffile = pytest.importorskip("tifffile")
+    picture = tifffile.imread(data_dir / "slides" / "CMU-1-Small-Region.svs", key=0)
+    slide = slide_of(picture, name="CMU-1", scale_factors=(2, 2))
+    sp.pp.tissue(slide, mpp=0.499)
+    assert 0.5 < slide["tissue"]["area_mm2"].sum() < 0.9  # about 0.7 of 1.64 mm², by eye
+    fluorescence = tifffile.imread(data_dir / "slides" / "fluorescence_DAPI.ndpi", key=0)
+    rgb = np.repeat(fluorescence[..., None], 3, -1) if fluorescence.ndim == 2 else fluorescence[..., :3]
+    with pytest.raises(ValueError, match="no tissue found"):
+        sp.pp.tissue(slide_of(rgb.astype(np.uint8), name="DAPI"), mpp=0.228)
