@@ -15,6 +15,7 @@ import secrets
 import shutil
 import stat
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -29,6 +30,8 @@ READ_ONLY = {errno.EACCES, errno.EPERM, errno.EROFS}
 RENAME_EXCHANGE = 2
 AT_FDCWD = -100
 WRITE_BITS = stat.S_IWUSR | stat.S_IWGRP | stat.S_IWOTH
+#: Seconds that threads of zarr get after an error to end what they write, and how often that is waited for.
+SETTLING, TRIES = 0.1, 20
 #: Names of unfinished directories behind ``.{name}.spade-``; earlier versions had a process id and a host in them.
 UNFINISHED = re.compile(r"new-[0-9a-f]{8}|\d+@[\w.-]+-[0-9a-f]+")
 
@@ -96,11 +99,21 @@ def publish(build: Callable[[Path], None], path: Path) -> None:
             new.rename(path)
         _flush(path.parent)
     except Exception as error:
+        _remove_settled(new)
         if (of_system := _of_system(error)) is None:
             raise
         raise _explained(of_system, path) from error
     finally:
         shutil.rmtree(new, ignore_errors=True)  # after the exchange, this is the old directory
+
+
+def _remove_settled(folder: Path) -> None:
+    """Remove a directory in which threads that had begun to write when an error came may still do so."""
+    for _ in range(TRIES):
+        shutil.rmtree(folder, ignore_errors=True)
+        time.sleep(SETTLING)
+        if not folder.exists():
+            return
 
 
 def _of_system(error: BaseException | None) -> OSError | None:

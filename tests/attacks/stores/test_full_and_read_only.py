@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import os
 import shutil
+import threading
+import time
 from pathlib import Path
 
 import numpy as np
@@ -162,4 +164,25 @@ def test_files_that_vanish_while_a_store_is_built_are_one_error(tmp_path):
 
     with pytest.raises(FileNotFoundError, match=r"be written: codes vanished meanwhile.*Nothing was"):
         publish(build, tmp_path / "sample.zarr")
+    assert not listed(tmp_path)
+
+
+def test_what_threads_still_write_after_an_error_is_removed_as_well(tmp_path):
+    """zarr writes chunks side by side: others go on for a moment when one has failed."""
+
+    def go_on(new):
+        for i in range(30):
+            new.mkdir(exist_ok=True)
+            (new / f"chunk{i}").write_bytes(b"0")
+            time.sleep(0.01)
+
+    def build(new):
+        threads.append(threading.Thread(target=go_on, args=(new,)))
+        threads[0].start()
+        raise OSError(errno.ENOSPC, "no space left on device")
+
+    threads = []
+    with pytest.raises(OSError, match="used up"):
+        publish(build, tmp_path / "sample.zarr")
+    threads[0].join()
     assert not listed(tmp_path)
