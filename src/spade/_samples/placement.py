@@ -162,7 +162,8 @@ def _image_of(
             f"have {systems_of_image}. Relate them with spatialdata.transformations.set_transformation."
         )
     others = [other for other in regions if other != region and other in sdata.shapes]
-    return finest_image(sdata, sample, repr(region), others, shared)
+    advice = "Choose one with image_key= (a name, or a dict from region to name)."
+    return finest_image(sdata, sample, repr(region), others, shared, advice)
 
 
 def rgb_images(sdata: SpatialData, sample: str, image_key: str | None) -> list[str]:
@@ -199,7 +200,7 @@ def _radii(shapes: GeoDataFrame, sides: Floats | None) -> Floats:
 
 
 def finest_image(
-    sdata: SpatialData, sample: str, what: str, others: list[str], shared: dict[str, list[str]]
+    sdata: SpatialData, sample: str, what: str, others: list[str], shared: dict[str, list[str]], advice: str
 ) -> tuple[str, str]:
     """Return the finest of the images that depict a section or slide, and the coordinate system used.
 
@@ -212,7 +213,6 @@ def finest_image(
         key, common = next(iter(shared.items()))
         return key, "global" if "global" in common else common[0]
     listed = shorten(shared)
-    advice = "Choose one with image_key=."
     if not in_all:
         raise ValueError(f"{sample}: {what} shares coordinate systems with several images, {listed}. {advice}")
     system = "global" if "global" in in_all else in_all[0]

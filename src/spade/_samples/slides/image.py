@@ -35,7 +35,8 @@ def slide_image(slide: Opened, image_key: str | None, mpp: float | None) -> Slid
     """
     sdata = slide.sdata
     rgb = rgb_images(sdata, slide.name, image_key)
-    key, system = finest_image(sdata, slide.name, "the slide", [], {one: systems_of(sdata.images[one]) for one in rgb})
+    systems = {one: systems_of(sdata.images[one]) for one in rgb}
+    key, system = finest_image(sdata, slide.name, "the slide", [], systems, "Choose one with image_key=.")
     known = mpp or recorded_mpp(sdata, key) or _of_patches(slide, key)
     if known is None:
         raise ValueError(
