@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import importlib
+import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 from _cohort import make
+
+from spade.core.experts.parameters import ExpertParameters
+
+BENCHMARKS = str(Path(__file__).parents[2] / "benchmarks")
 
 SMALL = ["--features", "16", "--genes", "40"]
 
@@ -137,3 +143,20 @@ def test_fine_tuning_on_real_sections_made_small(capsys, data_dir, monkeypatch):
     rows = [line for line in capsys.readouterr().out.splitlines() if line.startswith(("| texture", "| small ViT"))]
     assert len(rows) == 2 * 8
     assert not [row for row in rows if "nan" in row]
+
+
+def test_gpu_and_cpu_are_compared_path_by_path(capsys, monkeypatch):
+    assert run("gpu", "--device", "cpu", "--encoder", "vit_tiny_patch16_224", "--batch", 2, "--small") == []
+    said = capsys.readouterr().out
+    assert said.count("e-") >= 9
+    assert "images/s" in said
+    assert "pretraining: 1,200 spots" in said
+    update = ExpertParameters._update_rows
+    monkeypatch.setattr(ExpertParameters, "_update_rows", lambda self, *given: update(self, *given[:2], 0.0))
+    assert run("gpu", "--device", "cpu", "--encoder", "vit_tiny_patch16_224", "--minutes", 0) == ["AdamW by rows"]
+    assert "left out, as 0.0 minutes have passed: pretraining" in capsys.readouterr().out
+
+
+def test_the_gpu_benchmark_needs_nothing_but_arrays():
+    missing = "import sys; sys.modules.update(dict.fromkeys(('spatialdata', 'anndata', 'scanpy', 'squidpy', 'pandas')))"
+    subprocess.run([sys.executable, "-c", f"{missing}; sys.path.insert(0, {BENCHMARKS!r}); import gpu"], check=True)
