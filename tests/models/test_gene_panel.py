@@ -289,3 +289,16 @@ def test_no_fold_change_is_added_to_counts():
     model = sp.tl.train_spade(one, use_rep="X_f", genes=GenePanel(GENES[:20], scale="counts"), n_experts=1, n_epochs=1)
     with pytest.raises(ValueError, match="reads raw counts, to which no fold change can be added; search with spots"):
         sp.tl.retrieve({GENES[0]: 2.0}, one, model)
+
+
+def test_a_panel_and_a_routing_are_shown_in_a_line():
+    panel = GenePanel(GENES[:20], n_common=300, dropped=("S9",), scale="counts")
+    shown = repr(panel)
+    assert shown.startswith("GenePanel: 20 genes of 300 in common, scale='counts': ")
+    assert repr(GENES[0]) in shown
+    assert GENES[19] not in shown
+    assert shown.endswith("… (20 in all); samples left out: 'S9'")
+    one, _ = samples()
+    routing = sp.tl.cluster_experts(one, use_rep="X_f", n_prototypes=3, n_experts=2)
+    n = one["table"].obsm["X_f"].shape[1]
+    assert repr(routing) == f"Routing: {n} features -> 3 prototypes -> 2 experts, by distances, temperature 0.1"

@@ -13,6 +13,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 
+from spade._checks import plural, shorten
 from spade.core.arrays import Rows
 from spade.core.checks import brief, check_choice, check_count, check_flag, check_ordered, check_positive
 from spade.core.expression.normalise import TARGET_SUM, log_normalise
@@ -101,6 +102,12 @@ class GenePanel:
     def __len__(self) -> int:
         """Return the number of genes."""
         return len(self.names)
+
+    def __repr__(self) -> str:
+        common = "" if self.n_common is None else f" of {self.n_common} in common"
+        reading = "".join(f", {name}={value!r}" for name, value in self.reading().items())
+        dropped = f"; samples left out: {shorten(self.dropped)}" if self.dropped else ""
+        return f"GenePanel: {plural(len(self), 'gene')}{common}{reading}: {shorten(self.names)}{dropped}"
 
     @classmethod
     def of(cls, genes: GenePanel | Iterable[str]) -> GenePanel:

@@ -87,6 +87,13 @@ class Routing:
         if shapes not in ([None, None], [(d, self.n_experts), (self.n_experts,)]):
             raise ValueError(f"gate and gate_bias have shapes {shapes}, for {d} features and {self.n_experts} experts.")
 
+    def __repr__(self) -> str:
+        groups = sorted(set(self.groups))
+        within = f" of {len(groups)} groups" if len(groups) > 1 else ""
+        way = f"distances, temperature {self.temperature:g}" if self.gate is None else "a learned gate"
+        prototypes = f"{self.n_prototypes} prototypes{within}"
+        return f"Routing: {self.n_features} features -> {prototypes} -> {self.n_experts} experts, by {way}"
+
     @property
     def n_prototypes(self) -> int:
         """Number of fine centroids."""
