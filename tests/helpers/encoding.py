@@ -6,9 +6,9 @@ import threading
 from pathlib import Path
 
 import numpy as np
-from helpers.sections import tiny
 
 import spade as sp
+from helpers.sections import tiny
 
 
 class Colours:

@@ -129,7 +129,6 @@ def encode_patches(
     check_count("devices", devices)
     check_text("device", device)
     check_choice("precision", precision, PRECISIONS)
-    seed = as_seed(rng)
     if key_added is not None:
         _keys.check_key(key_added)
     settings: dict[str, Any] = {
@@ -139,7 +138,8 @@ def encode_patches(
         "devices": devices,
         "key_added": key_added,
     }
-    build: dict[str, Any] = {"weights": weights, "device": device, "precision": precision, "seed": seed}
+    build: dict[str, Any] = {"weights": weights, "device": device, "precision": precision, "rng": as_seed(rng)}
+    _check_encoder(encoder, weights)
     if client is not None:
         _encode_on_client(client, samples, encoder, build, settings)
         return
@@ -170,55 +170,44 @@ def _encode(
 
 
 def _encode_on_client(
-    client: Client, samples: Samples, encoder: object, build: dict[str, Any], settings: dict[str, Any]
+    client: Client, samples: Samples, encoder: str | Encoder, build: dict[str, Any], settings: dict[str, Any]
 ) -> None:
     """Encode every store in a task of a client, whose workers then let go of their encoders."""
     with torchrun_ranks() as ranks:
         if not ranks.alone:
             raise ValueError("client= under torchrun: let either of them deal the work.")
-    if isinstance(encoder, str):
-        check_text("encoder", encoder)
-    else:
-        check_encoder(encoder)
-    try:
-        on_client(client, samples, _encode_store, encoder=encoder, build=build, settings=settings)
-    finally:
-        client.run(_forget)
+    on_client(client, samples, _encode_store, _forget, encoder=encoder, build=build, settings=settings)
 
 
 def _encode_store(
-    store: str | dict[str, str], *, encoder: object, build: dict[str, Any], settings: dict[str, Any]
+    store: str | dict[str, str], *, encoder: str | Encoder, build: dict[str, Any], settings: dict[str, Any]
 ) -> None:
     """Encode a store, as a task of a worker of dask."""
-    ready = _ready_once(encoder, **build) if isinstance(encoder, str) else _ready(encoder, **build)
-    _encode(store, ready, ALONE, **settings)
+    _encode(store, _ready_once(encoder, **build) if isinstance(encoder, str) else encoder, ALONE, **settings)
 
 
-def _ready(
-    encoder: object,
-    weights: str | PathLike[str] | None,
-    *,
-    device: str,
-    precision: str,
-    seed: int,
-) -> Encoder:
-    """Return an encoder that is ready to run."""
+def _check_encoder(encoder: object, weights: str | PathLike[str] | None) -> None:
+    """Raise if encoder or weights are not what they must be, as far as that is seen before the encoder is built."""
     if weights is not None and (not isinstance(weights, (str, PathLike)) or not str(weights)):
         raise ValueError(f'weights={brief(weights)}: expected a path to a file of weights, "random", or None.')
     if isinstance(encoder, str):
-        name = check_text("encoder", encoder)
-        return encoders.get(name, weights=weights, device=device, precision=precision, rng=seed)
-    ready = check_encoder(encoder)
+        check_text("encoder", encoder)
+        return
+    check_encoder(encoder)
     if weights is not None:
         raise ValueError(
             f"weights={weights!r}: the encoder already has weights; pass these to sp.encoders.get instead."
         )
-    return ready
+
+
+def _ready(encoder: str | Encoder, **build: Any) -> Encoder:
+    """Return an encoder that is ready to run."""
+    return encoders.get(encoder, **build) if isinstance(encoder, str) else encoder
 
 
 @lru_cache(maxsize=1)
 def _ready_once(encoder: str, **build: Any) -> Encoder:
-    """Return an encoder that the next stores of a worker take as well, until it is told to forget it."""
+    """Return an encoder that the next stores of a worker use as well, until it is told to forget it."""
     return _ready(encoder, **build)
 
 

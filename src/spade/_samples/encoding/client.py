@@ -12,11 +12,14 @@ from spade._samples.open import NamedSample, Samples, as_list
 from spade.core.checks import brief
 
 
-def on_client(client: Any, samples: Samples, task: Callable[..., None], **options: Any) -> None:
+def on_client(
+    client: Any, samples: Samples, task: Callable[..., None], then: Callable[[], None], **options: Any
+) -> None:
     """Call ``task(store, **options)`` for every store in a task of a client, and wait until all have ended.
 
     A store is its path as text; where the caller named it, a dict from its name to its path. If tasks fail, the others
-    go on, and the error of the first is raised in the end with a note that names all.
+    go on, and the error of the first is raised in the end with a note that names all. Every worker calls ``then`` in
+    the end.
     """
     distributed = _checked(client)
     stores = [_store(item) for item in as_list(samples, writes=True)]
@@ -27,6 +30,7 @@ def on_client(client: Any, samples: Samples, task: Callable[..., None], **option
         errors = [future.exception() for future in futures]
     finally:
         client.cancel([future for future in futures if not future.done()])
+        client.run(then)
     failed = [number for number, error in enumerate(errors) if error is not None]
     if failed:
         names = ", ".join(str(stores[number]) for number in failed[:5])
