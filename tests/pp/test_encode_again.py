@@ -144,7 +144,7 @@ def test_what_belongs_to_something_else_is_replaced_and_logged(case, path, caplo
 
 
 def test_other_elements_of_the_store_may_be_written_meanwhile(path, whole):
-    sp.pp.split(path, groupby="patient", fractions=(1, 0, 0))
+    sp.pp.split(path, block_um=40)
     sp.pp.encode_patches(path, "texture")
     encoder = Colours()
     sp.pp.encode_patches(path, encoder, **ONE)
@@ -232,7 +232,7 @@ def test_an_error_lets_others_write_the_store(path):
 
     with pytest.raises(RuntimeError, match="out of memory") as caught:
         sp.pp.encode_patches(path, Colours(fail), **ONE)
-    thread = threading.Thread(target=lambda: sp.pp.split(path, groupby="patient", fractions=(1, 0, 0)), daemon=True)
+    thread = threading.Thread(target=lambda: sp.pp.split(path, block_um=40), daemon=True)
     thread.start()
     thread.join(60)
     assert not thread.is_alive()

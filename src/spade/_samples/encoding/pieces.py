@@ -128,7 +128,7 @@ class StoredPieces:
         try:
             facts, arrays = self.state.read(path, None, (FEATURES,), (NUMBER,))
         except (ValueError, MemoryError) as error:
-            logger.warning("%s; it is encoded again", error)
+            logger.warning("%s cannot be read (%s); it is encoded again", path, error.__cause__ or error)
             path.unlink()
             return None
         features = arrays[FEATURES]
