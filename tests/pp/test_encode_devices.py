@@ -168,6 +168,17 @@ def test_patches_go_to_a_gpu_from_pinned_memory_without_waiting(monkeypatch):
         assert device.send(patches, "cuda:1").done == way
 
 
+@pytest.mark.parametrize(
+    ("cores", "encoders", "processes", "readers"), [(2, 1, 1, 1), (16, 1, 1, 4), (16, 8, 1, 1), (16, 1, 4, 2)]
+)
+def test_encoders_share_the_cores_for_reading(cores, encoders, processes, readers, monkeypatch):
+    from spade._samples import encode
+
+    monkeypatch.setattr(encode.os, "sched_getaffinity", lambda pid: set(range(cores)), raising=False)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", str(processes))
+    assert encode.n_readers(encoders) == readers
+
+
 def test_pieces_are_kept_one_at_a_time(tmp_path):
     from spade._samples.encode import plan_encoding
     from spade._samples.open import iter_samples

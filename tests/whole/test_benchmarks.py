@@ -137,3 +137,10 @@ def test_fine_tuning_on_real_sections_made_small(capsys, data_dir, monkeypatch):
     rows = [line for line in capsys.readouterr().out.splitlines() if line.startswith(("| texture", "| small ViT"))]
     assert len(rows) == 2 * 8
     assert not [row for row in rows if "nan" in row]
+
+
+@pytest.mark.slow
+def test_the_peak_of_encoding_does_not_grow_with_the_slide(capsys):
+    few, many = run("encoding_memory", "--patches", 1_000, 6_000)
+    assert many < 1.1 * few  # all pixels at once would double it
+    assert "861 MiB of pixels" in capsys.readouterr().out

@@ -131,9 +131,13 @@ def plan_encoding(sample: Sample, encoder: Encoder, patches_key: str, batch_size
 
 
 def n_readers(n_encoders: int = 1) -> int:
-    """Return the number of threads that read patches for each of some encoders: half of the cores between them."""
+    """Return the number of threads that read patches for each of some encoders: half of the cores between them.
+
+    The processes that ``torchrun`` started on this machine share its cores.
+    """
     n_cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, min(READERS, n_cores // (2 * n_encoders)))
+    n_processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    return max(1, min(READERS, n_cores // (2 * n_encoders * n_processes)))
 
 
 def encode_pieces(
