@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers.encoding import Colours, files, hidden, placed, readers, stored
+from helpers.large.encoding import Colours, files, hidden, placed, readers, stored
 from helpers.sections import tiny
 from spatialdata import read_zarr
 
@@ -78,7 +78,7 @@ import os, signal, sys, warnings
 sys.path.insert(0, sys.argv[2])
 warnings.simplefilter("ignore")
 import spade as sp
-from helpers.encoding import Colours
+from helpers.large.encoding import Colours
 sp.pp.encode_patches(sys.argv[1], Colours(lambda n: n == 20 and os.kill(os.getpid(), signal.SIGKILL)), batch_size=1)
 """
 
@@ -86,7 +86,7 @@ sp.pp.encode_patches(sys.argv[1], Colours(lambda n: n == 20 and os.kill(os.getpi
 @pytest.mark.slow
 def test_a_killed_process_loses_a_piece_at_most(tmp_path, whole):
     path = stored(tmp_path / "sample.zarr")
-    tests = str(Path(__file__).parents[1])
+    tests = str(Path(__file__).parents[2])
     done = subprocess.run([sys.executable, "-c", PROGRAM, str(path), tests], capture_output=True, text=True)
     assert done.returncode == -signal.SIGKILL, done.stderr
     encoder = Colours()

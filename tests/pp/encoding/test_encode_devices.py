@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from helpers.encoding import Colours, files, hidden, placed, readers, stored
+from helpers.large.encoding import Colours, files, hidden, placed, readers, stored
 from helpers.networks import random
 from spatialdata import read_zarr
 
@@ -19,7 +19,7 @@ from spade._samples.encoding.devices import encode_on, encoders_on, share
 from spade.core import device
 from spade.core.distributed.ranks import ALONE, Ranks
 
-TESTS = str(Path(__file__).parents[1])
+TESTS = str(Path(__file__).parents[2])
 ONE = {"batch_size": 1}
 
 
@@ -200,7 +200,7 @@ import os, pathlib, sys
 sys.path.insert(0, sys.argv[1])
 import numpy as np
 import spade as sp
-from helpers.encoding import Colours, placed
+from helpers.large.encoding import Colours, placed
 rank, folder = int(os.environ["RANK"]), pathlib.Path(sys.argv[2])
 
 def attempt(what, samples, encoder, **options):
