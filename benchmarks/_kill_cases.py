@@ -74,16 +74,18 @@ def model_state(path: Path) -> State:
     return {"id": kind.load(path).id, **files}
 
 
-def toy(rng: int = 0, *, features: bool = False):
-    samples = sp.datasets.toy(1, 40, rng=rng, n_genes=60)
+def toy(rng: int = 0, *, features: bool = False, n_spots: int = 40):
+    samples = sp.datasets.toy(1, n_spots, rng=rng, n_genes=60)
     if features:
         sp.pp.patches(samples)
         sp.pp.encode_patches(samples)
     return samples
 
 
-def prepare_store(folder: Path, *, features: bool = False, patches: bool = False, models: bool = False) -> None:
-    samples = toy(features=features)
+def prepare_store(
+    folder: Path, *, features: bool = False, patches: bool = False, models: bool = False, n_spots: int = 40
+) -> None:
+    samples = toy(features=features, n_spots=n_spots)
     if patches:
         sp.pp.patches(samples)
     if models:
@@ -181,6 +183,12 @@ CASES = (
         "encode_patches",
         lambda f: prepare_store(f, patches=True),
         lambda f: lambda: sp.pp.encode_patches(f / "work" / "sample.zarr"),
+        lambda f: store(f / "work" / "sample.zarr"),
+    ),
+    Case(
+        "encode_pieces",
+        lambda f: prepare_store(f, patches=True, n_spots=160),
+        lambda f: lambda: sp.pp.encode_patches(f / "work" / "sample.zarr", batch_size=2),  # pieces of 16 patches
         lambda f: store(f / "work" / "sample.zarr"),
     ),
     Case(

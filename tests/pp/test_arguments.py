@@ -25,7 +25,8 @@ ODD = {
     "encode_patches": {
         "encoder": (None, *KEYS), "patches_key": (None, *CHOICES), "table_key": CHOICES, "weights": (["a"], 3, "",
         True),
-        "batch_size": (None, 2.5, *NUMBERS), "device": (None, *KEYS), "precision": (None, *CHOICES), "rng": (None,
+        "batch_size": (None, 2.5, *NUMBERS), "device": (None, *KEYS), "devices": (None, 2.5, *NUMBERS),
+        "client": ("dask", *KEYS), "precision": (None, *CHOICES), "rng": (None,
         *SEEDS),
         "key_added": ("my key", *KEYS),
     },

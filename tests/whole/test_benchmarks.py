@@ -160,3 +160,10 @@ def test_gpu_and_cpu_are_compared_path_by_path(capsys, monkeypatch):
 def test_the_gpu_benchmark_needs_nothing_but_arrays():
     missing = "import sys; sys.modules.update(dict.fromkeys(('spatialdata', 'anndata', 'scanpy', 'squidpy', 'pandas')))"
     subprocess.run([sys.executable, "-c", f"{missing}; sys.path.insert(0, {BENCHMARKS!r}); import gpu"], check=True)
+
+
+@pytest.mark.slow
+def test_the_peak_of_encoding_does_not_grow_with_the_slide(capsys):
+    few, many = run("encoding_memory", "--patches", 1_000, 6_000)
+    assert many < 1.1 * few  # all pixels at once would double it
+    assert "861 MiB of pixels" in capsys.readouterr().out

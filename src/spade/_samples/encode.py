@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -11,14 +16,22 @@ from tqdm.auto import tqdm
 from spade._samples.images import image_levels, visible
 from spade._samples.patches import patch_record, placed_patches
 from spade._samples.sample import Sample
+from spade.core.arrays import Rows
+from spade.core.device import pinned
 from spade.core.errors import warn
+from spade.core.files import digest
+from spade.core.patches.ahead import read_ahead
 from spade.core.patches.sources import SectionPatches
-from spade.core.patches.tiles import iter_patches
+from spade.core.patches.tiles import Pixels, chunk_order, iter_patches, on_level
 from spade.encoders import Encoder
 from spade.encoders._output import check_encoder, encode_batch
 
 #: Default number of patches that are encoded at a time.
 BATCH = 64
+#: Batches of a piece: what a thread reads ahead at most, and what an interrupted encoding loses at most.
+PIECE = 8
+#: Most threads that read patches for one encoder.
+READERS = 4
 #: What is recorded about the origin of features.
 ORIGIN = ("encoder", "encoder_id", "patches_key", "size_um", "input_px")
 
@@ -40,6 +53,113 @@ def placed_sections(sample: Sample, patches_key: str) -> list[tuple[NDArray[np.i
     return sections
 
 
+@dataclass(frozen=True)
+class EncodingPlan:
+    """What is read of a sample to encode it, and in which pieces.
+
+    A piece holds whole batches of one section, in the order in which they are read, so that its features are the same
+    whichever process encodes it, and whatever was encoded before.
+
+    Attributes
+    ----------
+    n_obs
+        Rows of the table.
+    sections
+        Rows with a patch, and where these lie, section by section.
+    n_px, mpp
+        Side of the patches that the encoder gets, and their µm/px.
+    batch_size
+        Patches per batch.
+    origin
+        Facts about the origin of the features for :func:`spade._keys.write_provenance`.
+    """
+
+    n_obs: int
+    sections: list[tuple[Rows, SectionPatches]]
+    n_px: int
+    mpp: float
+    batch_size: int
+    origin: dict[str, Any]
+
+    @cached_property
+    def pieces(self) -> list[tuple[int, Rows]]:
+        """Section of every piece, and the places of its patches among those of the section."""
+        pieces, step = [], PIECE * self.batch_size
+        for number, (_, placed) in enumerate(self.sections):
+            level, local, _ = on_level(placed.levels, placed.centres, placed.px_per_patch, self.n_px)
+            order = np.lexsort(chunk_order(level, local))
+            pieces += [(number, order[start : start + step]) for start in range(0, len(order), step)]
+        return pieces
+
+    def rows(self, piece: int) -> Rows:
+        """Return the rows of the table that a piece is about."""
+        section, places = self.pieces[piece]
+        return self.sections[section][0][places]
+
+    def read(self, piece: int, device: object = None) -> Iterator[tuple[Rows, Pixels]]:
+        """Read the batches of a piece for an encoder on a device: places within the piece, and patches."""
+        section, places = self.pieces[piece]
+        placed = self.sections[section][1]
+        centres, side = placed.centres[places], placed.px_per_patch
+        for index, batch in iter_patches(placed.levels, centres, side, self.n_px, self.batch_size):
+            yield index, pinned(batch, device)
+
+    def digest(self) -> str:
+        """Return a digest of all that says which pixels are read for which row, and how they are batched."""
+        parts: list[NDArray[np.generic] | str] = [f"{self.n_obs} {self.n_px} {self.mpp!r} {self.batch_size} {PIECE}"]
+        for rows, placed in self.sections:
+            parts += [rows, np.asarray(placed.centres), repr(float(placed.px_per_patch))]
+            for level in placed.levels:
+                parts += [np.asarray(level.y_edges), np.asarray(level.x_edges), repr(tuple(level.downsample))]
+        return digest(*parts)
+
+
+def plan_encoding(sample: Sample, encoder: Encoder, patches_key: str, batch_size: int) -> EncodingPlan:
+    """Return how the patches of a sample are encoded; sections without patches are warned about."""
+    record = patch_record(sample, patches_key)
+    size_um = record["size_um"]
+    n_px = encoder.input_px or record["size_px"]
+    for section in sample.sections:
+        if section.region not in record["regions"]:
+            warn(
+                f"{section.name} has no patches, so its {len(section.rows)} spots get NaN features. Make them with "
+                "sp.pp.patches(samples)."
+            )
+    origin = dict(zip(ORIGIN, (encoder.name, encoder.id, patches_key, size_um, n_px), strict=True))
+    sections = placed_sections(sample, patches_key)
+    return EncodingPlan(sample.table.n_obs, sections, n_px, size_um / n_px, batch_size, origin)
+
+
+def n_readers(n_encoders: int = 1) -> int:
+    """Return the number of threads that read patches for each of some encoders: half of the cores between them.
+
+    The processes that ``torchrun`` started on this machine share its cores.
+    """
+    n_cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    n_processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    return max(1, min(READERS, n_cores // (2 * n_encoders * n_processes)))
+
+
+def encode_pieces(
+    plan: EncodingPlan, encoder: Encoder, pieces: Sequence[int], readers: int, tell: Callable[[int], object]
+) -> Generator[tuple[int, NDArray[np.float32]]]:
+    """Encode pieces in their order, while the patches of the next batches are read in threads.
+
+    ``tell`` is called with the number of patches after every batch.
+    """
+    device = getattr(encoder, "device", None)
+    with closing(read_ahead([partial(plan.read, piece, device) for piece in pieces], readers, PIECE)) as batches:
+        for piece in pieces:
+            features = np.empty((len(plan.pieces[piece][1]), encoder.dim), dtype=np.float32)
+            done = 0
+            while done < len(features):
+                index, batch = next(batches)
+                features[index] = encode_batch(encoder, batch, plan.mpp)
+                done += len(index)
+                tell(len(index))
+            yield piece, features
+
+
 def encode_rows(
     sample: Sample, encoder: Encoder, patches_key: str, batch_size: int
 ) -> tuple[NDArray[np.float32], dict[str, Any]]:
@@ -55,22 +175,25 @@ def encode_rows(
     TypeError, ValueError
         The encoder lacks something, or returns anything but finite features ``(n, dim)``.
     """
-    check_encoder(encoder)
-    record = patch_record(sample, patches_key)
-    size_um = record["size_um"]
-    n_px = encoder.input_px or record["size_px"]
-    features = np.full((sample.table.n_obs, encoder.dim), np.nan, dtype=np.float32)
-    for section in sample.sections:
-        if section.region not in record["regions"]:
-            warn(
-                f"{section.name} has no patches, so its {len(section.rows)} spots get NaN features. Make them with "
-                "sp.pp.patches(samples)."
-            )
-    sections = placed_sections(sample, patches_key)
-    missing = sample.table.n_obs - sum(len(rows) for rows, _ in sections)
-    with tqdm(total=sample.table.n_obs, initial=missing, desc=f"{encoder.name}: {sample.name}", unit="patch") as bar:
-        for rows, placed in sections:
-            for index, batch in iter_patches(placed.levels, placed.centres, placed.px_per_patch, n_px, batch_size):
-                features[rows[index]] = encode_batch(encoder, batch, size_um / n_px)
-                bar.update(len(index))
-    return features, dict(zip(ORIGIN, (encoder.name, encoder.id, patches_key, size_um, n_px), strict=True))
+    plan = plan_encoding(sample, check_encoder(encoder), patches_key, batch_size)
+    features = np.full((plan.n_obs, encoder.dim), np.nan, dtype=np.float32)
+    every = range(len(plan.pieces))
+    with progress_bar(plan, every, encoder, sample) as bar:
+        with closing(encode_pieces(plan, encoder, every, n_readers(), bar.update)) as encoded:
+            for piece, values in encoded:
+                features[plan.rows(piece)] = values
+    return features, plan.origin
+
+
+def progress_bar(
+    plan: EncodingPlan, pieces: Sequence[int], encoder: Encoder, sample: Sample, *, shown: bool = True
+) -> tqdm[Any]:
+    """Return a bar over the rows of a sample, at the start of work on some pieces."""
+    to_do = sum(len(plan.pieces[piece][1]) for piece in pieces)
+    return tqdm(
+        total=plan.n_obs,
+        initial=plan.n_obs - to_do,
+        desc=f"{encoder.name}: {sample.name}",
+        unit="patch",
+        disable=not shown,
+    )

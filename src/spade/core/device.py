@@ -1,8 +1,10 @@
-"""Torch devices and the precision of products."""
+"""Torch devices, the way of arrays to them, and the precision of products."""
 
 from __future__ import annotations
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from spade.core.checks import check_count, check_text
 
@@ -25,6 +27,31 @@ def resolve_device(device: str, number: int | None = None) -> str:
     if chosen.type == "cuda" and chosen.index is None and number is not None:
         return f"cuda:{number % torch.cuda.device_count()}"
     return device
+
+
+def on_gpu(device: object) -> bool:
+    """Whether a device, as an encoder names its own, is a GPU of CUDA; None is none."""
+    return str(device).startswith("cuda")
+
+
+def pinned(array: NDArray[np.uint8], device: object) -> NDArray[np.uint8]:
+    """Return an array in memory that a GPU reads without the help of the CPU; for other devices, as it is."""
+    if not on_gpu(device):
+        return array
+    values: NDArray[np.uint8] = _tensor(array).pin_memory().numpy()
+    return values
+
+
+def send(array: NDArray[np.uint8], device: str) -> torch.Tensor:
+    """Return an array as a tensor on a device; the CPU does not wait until it has arrived on a GPU."""
+    tensor = _tensor(array)
+    if not on_gpu(device):
+        return tensor.to(device)
+    return (tensor if tensor.is_pinned() else tensor.pin_memory()).to(device, non_blocking=True)
+
+
+def _tensor(array: NDArray[np.uint8]) -> torch.Tensor:
+    return torch.from_numpy(np.require(array, requirements=["C", "W"]))
 
 
 def check_devices(devices: int, device: str, *, alone: bool) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from spade.core.checks import brief, check_choice, check_path
-from spade.core.device import PRECISIONS, resolve_device
+from spade.core.device import PRECISIONS, resolve_device, send
 from spade.core.errors import warn
 from spade.core.files import digest
 from spade.core.rng import as_seed, seed_torch, torch_stream
@@ -71,6 +71,13 @@ class TimmEncoder:
         if spec.dim and self.dim != spec.dim:
             raise ValueError(f"encoder={spec.name!r} gives {self.dim} features, but is known to give {spec.dim}.")
 
+    def to(self, device: str) -> TimmEncoder:
+        """Move the encoder to a device, and return it."""
+        self.device = resolve_device(device)
+        self.model.to(self.device)
+        self._mean, self._std = self._mean.to(self.device), self._std.to(self.device)
+        return self
+
     def tower(self) -> PixelTower:
         """Return the network with its normalisation, for further training."""
         mean, deviation = self.moments
@@ -85,7 +92,7 @@ class TimmEncoder:
                 f"patches are {patches.dtype} of shape {patches.shape}; encoder {self.name!r} reads uint8 RGB values "
                 f"from 0 to 255 of shape (n, {self.input_px}, {self.input_px}, 3)."
             )
-        x = torch.from_numpy(np.ascontiguousarray(patches.transpose(0, 3, 1, 2))).to(self.device)
+        x = send(patches, self.device).permute(0, 3, 1, 2).contiguous()
         with torch.inference_mode(), torch.autocast(x.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
             x = (x.float() - self._mean) / self._std
             out = pooled(self.model, x, self.spec.pool)

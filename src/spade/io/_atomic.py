@@ -107,6 +107,15 @@ def publish(build: Callable[[Path], None], path: Path) -> None:
         shutil.rmtree(new, ignore_errors=True)  # after the exchange, this is the old directory
 
 
+@contextmanager
+def explaining(path: Path) -> Iterator[None]:
+    """Say of errors of the system what they mean for ``path``, for which something is written beside it."""
+    try:
+        yield
+    except OSError as error:
+        raise _explained(error, path) from error
+
+
 def _remove_settled(folder: Path) -> None:
     """Remove a directory in which threads that had begun to write when an error came may still do so."""
     for _ in range(TRIES):

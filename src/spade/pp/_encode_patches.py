@@ -3,22 +3,31 @@
 from __future__ import annotations
 
 import logging
+from functools import lru_cache
 from os import PathLike
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from spade import _keys, encoders
-from spade._samples.encode import BATCH, encode_rows
+from spade._samples.encode import BATCH, EncodingPlan, plan_encoding
+from spade._samples.encoding.client import on_client
+from spade._samples.encoding.devices import encoders_on, in_step
+from spade._samples.encoding.features import encoded
 from spade._samples.open import Samples, iter_samples
 from spade._samples.patches import maker, patch_record
 from spade._samples.sample import Sample
 from spade.core.checks import brief, check_choice, check_count, check_text
-from spade.core.device import PRECISIONS
+from spade.core.device import PRECISIONS, resolve_device
+from spade.core.distributed.ranks import ALONE, Ranks, torchrun_ranks
 from spade.core.errors import warn
 from spade.core.rng import as_seed
 from spade.encoders import Encoder
 from spade.encoders._output import check_encoder
+
+if TYPE_CHECKING:
+    from distributed import Client
 
 logger = logging.getLogger("spade")
 
@@ -32,15 +41,26 @@ def encode_patches(
     weights: str | PathLike[str] | None = None,
     batch_size: int = BATCH,
     device: str = "auto",
+    devices: int = 1,
     precision: str = "fp32",
+    client: Client | None = None,
     rng: int | np.random.Generator = 0,
     key_added: str | None = None,
 ) -> None:
     """Turn every patch into frozen image features.
 
     Patches are read in the order of the image's chunks, from the coarsest resolution that is still at least as fine as
-    the encoder needs, and encoded batch by batch. Memory is bounded by a batch and the chunk cache, never by the slide.
-    Each sample is finished (and, given as a path, saved) before the next is opened.
+    the encoder needs. Threads read the next batches while the encoder works. Each sample is finished (and, given as a
+    path, saved) before the next is opened.
+
+    Memory is bounded by a few pieces of 8 batches and the chunk caches, never by the slide. Features of an object are
+    held in memory. Those of a store are written beside it piece by piece, and mapped from a file when the table is
+    written.
+
+    An interrupted encoding of a store goes on, at the next call with the same arguments, with the pieces that are
+    there, and ends in the same bytes. The pieces lie in the hidden folder ``.{store}.spade-encoding-{key}``, which is
+    removed in the end. Those of another encoder, of other settings or patches, or of an image that was written since,
+    are replaced, and the log says so.
 
     Parameters
     ----------
@@ -62,8 +82,15 @@ def encode_patches(
         Patches per batch.
     device
         ``"auto"``, ``"cpu"`` or ``"cuda"``.
+    devices
+        Number of GPUs (or, for ``"cpu"``, of threads) that share the patches of each sample. Each has a copy of the
+        encoder. Under ``torchrun``, leave it out: every process has one device, and all share the patches of each
+        sample. Call the function in all of them. The first process writes, into a folder that all must see.
     precision
         ``"fp32"`` or ``"bf16"`` (autocast), for networks.
+    client
+        A ``dask.distributed.Client``. Every store is encoded in a task of its own, by a worker that sees the same
+        path. Give an encoder by its name: each worker then loads it once.
     rng
         Seed of random weights.
     key_added
@@ -80,12 +107,14 @@ def encode_patches(
     KeyError
         Patches, image or table that is not there.
     TypeError
-        An encoder without ``encode``, ``name``, ``id``, ``dim`` or ``input_px``, or one that returns no real numbers.
+        An encoder without ``encode``, ``name``, ``id``, ``dim`` or ``input_px``, before a sample is opened; or one that
+        returns no real numbers. An object in memory with ``client``, whose workers would change a copy of it.
     ValueError
         Unknown encoder, weights that do not fit it or hold NaN or infinite values, or an encoder that returns anything
-        but finite features ``(n, dim)``. NaN stands for spots without a valid patch and nothing else.
+        but finite features ``(n, dim)``, which is seen at its first batch. NaN stands for spots without a valid patch
+        and nothing else. More devices than there are, or several for an encoder without ``to(device)``.
     RuntimeError
-        Published weights that cannot be downloaded.
+        Published weights that cannot be downloaded. Under ``torchrun``, another process that ended.
 
     Examples
     --------
@@ -97,58 +126,116 @@ def encode_patches(
     30
     """
     batch_size = check_count("batch_size", batch_size)
+    check_count("devices", devices)
     check_text("device", device)
     check_choice("precision", precision, PRECISIONS)
-    seed = as_seed(rng)
     if key_added is not None:
         _keys.check_key(key_added)
-    ready = _ready(encoder, weights, device=device, precision=precision, seed=seed)
-    key = _keys.features(ready.name) if key_added is None else key_added
-    for sample in iter_samples(samples, table_key=table_key, writes=True):
-        _encode_sample(sample, ready, patches_key, batch_size, key)
+    settings: dict[str, Any] = {
+        "patches_key": patches_key,
+        "table_key": table_key,
+        "batch_size": batch_size,
+        "devices": devices,
+        "key_added": key_added,
+    }
+    build: dict[str, Any] = {"weights": weights, "device": device, "precision": precision, "rng": as_seed(rng)}
+    _check_encoder(encoder, weights)
+    if client is not None:
+        _encode_on_client(client, samples, encoder, build, settings)
+        return
+    with torchrun_ranks() as ranks:
+        build["device"] = device if ranks.local is None else resolve_device(device, ranks.local)
+        _encode(samples, _ready(encoder, **build), ranks, **settings)
 
 
-def _ready(
-    encoder: object,
-    weights: str | PathLike[str] | None,
+def _encode(
+    samples: Samples,
+    encoder: Encoder,
+    ranks: Ranks,
     *,
-    device: str,
-    precision: str,
-    seed: int,
-) -> Encoder:
-    """Return an encoder that is ready to run."""
+    patches_key: str,
+    table_key: str | None,
+    batch_size: int,
+    devices: int,
+    key_added: str | None,
+) -> None:
+    """Encode samples with an encoder that is ready, together with the other ranks."""
+    on_devices = encoders_on(encoder, devices, ranks)
+    key = _keys.features(encoder.name) if key_added is None else key_added
+    for sample in in_step(iter_samples(samples, table_key=table_key, writes=ranks.leads), ranks):
+        plan = plan_encoding(sample, encoder, patches_key, batch_size)
+        with encoded(sample, plan, on_devices, key, ranks) as features:
+            if features is not None:
+                _write(sample, plan, features, key)
+
+
+def _encode_on_client(
+    client: Client, samples: Samples, encoder: str | Encoder, build: dict[str, Any], settings: dict[str, Any]
+) -> None:
+    """Encode every store in a task of a client, whose workers then let go of their encoders."""
+    with torchrun_ranks() as ranks:
+        if not ranks.alone:
+            raise ValueError("client= under torchrun: let either of them deal the work.")
+    on_client(client, samples, _encode_store, _forget, encoder=encoder, build=build, settings=settings)
+
+
+def _encode_store(
+    store: str | dict[str, str], *, encoder: str | Encoder, build: dict[str, Any], settings: dict[str, Any]
+) -> None:
+    """Encode a store, as a task of a worker of dask."""
+    _encode(store, _ready_once(encoder, **build) if isinstance(encoder, str) else encoder, ALONE, **settings)
+
+
+def _check_encoder(encoder: object, weights: str | PathLike[str] | None) -> None:
+    """Raise if encoder or weights are not what they must be, as far as that is seen before the encoder is built."""
     if weights is not None and (not isinstance(weights, (str, PathLike)) or not str(weights)):
         raise ValueError(f'weights={brief(weights)}: expected a path to a file of weights, "random", or None.')
     if isinstance(encoder, str):
-        name = check_text("encoder", encoder)
-        return encoders.get(name, weights=weights, device=device, precision=precision, rng=seed)
-    ready = check_encoder(encoder)
+        check_text("encoder", encoder)
+        return
+    check_encoder(encoder)
     if weights is not None:
         raise ValueError(
             f"weights={weights!r}: the encoder already has weights; pass these to sp.encoders.get instead."
         )
-    return ready
 
 
-def _encode_sample(sample: Sample, encoder: Encoder, patches_key: str, batch_size: int, key: str) -> None:
-    """Encode one sample and save it."""
-    features, origin = encode_rows(sample, encoder, patches_key, batch_size)
+def _ready(encoder: str | Encoder, **build: Any) -> Encoder:
+    """Return an encoder that is ready to run."""
+    return encoders.get(encoder, **build) if isinstance(encoder, str) else encoder
+
+
+@lru_cache(maxsize=1)
+def _ready_once(encoder: str, **build: Any) -> Encoder:
+    """Return an encoder that the next stores of a worker use as well, until it is told to forget it."""
+    return _ready(encoder, **build)
+
+
+def _forget() -> None:
+    _ready_once.cache_clear()
+
+
+def _write(sample: Sample, plan: EncodingPlan, features: NDArray[np.float32], key: str) -> None:
+    """Write the features of a sample, and save it."""
     sample.table.obsm[key] = features
-    _mark_valid(sample, features, patches_key)
-    _keys.write_provenance(sample.table.uns, key, function="pp.encode_patches", **origin)
+    _mark_valid(sample, plan)
+    _keys.write_provenance(sample.table.uns, key, function="pp.encode_patches", **plan.origin)
     sample.save()
     logger.info("%s: wrote obsm[%r], %d × %d", sample.name, key, *features.shape)
 
 
-def _mark_valid(sample: Sample, features: NDArray[np.float32], patches_key: str) -> None:
+def _mark_valid(sample: Sample, plan: EncodingPlan) -> None:
     """Mark the patches that were not encoded as not valid, such as those that a crop of the image left outside."""
     if _keys.VALID not in sample.table.obs:
         return
-    record = patch_record(sample, patches_key)
+    record = patch_record(sample, plan.origin["patches_key"])
     regions = record["regions"]
     rows = np.concatenate([[], *(section.rows for section in sample.sections if section.region in regions)]).astype(int)
     valid = sample.table.obs[_keys.VALID].to_numpy(dtype=bool, copy=True)
-    lost = rows[valid[rows] & np.isnan(features[rows]).all(1)]
+    was_encoded = np.zeros(len(valid), dtype=bool)
+    for encoded_rows, _ in plan.sections:
+        was_encoded[encoded_rows] = True
+    lost = rows[valid[rows] & ~was_encoded[rows]]
     if len(lost):
         warn(
             f"{sample.name}: the centres of {len(lost)} of {len(rows)} patches are off the image, which changed after "

@@ -1,4 +1,4 @@
-"""The processes of a training that ``torchrun`` starts, on one machine or many, and how they share values."""
+"""The processes that ``torchrun`` starts for one call, on one machine or many, and how they share values."""
 
 from __future__ import annotations
 
@@ -114,6 +114,7 @@ def _lost(rank: int) -> Iterator[None]:
         yield
     except RuntimeError as error:  # gloo: connection closed by peer
         raise RuntimeError(
-            f"rank {rank} lost another process of this training, which ended or cannot be reached "
-            f"({str(error).splitlines()[0]}). checkpoint_dir keeps its state: start all processes again to go on."
+            f"rank {rank} lost another process of this training or encoding, which ended or cannot be reached "
+            f"({str(error).splitlines()[0]}). What was done is kept, in checkpoint_dir or beside the store that was "
+            "encoded: start all processes again to go on."
         ) from error
