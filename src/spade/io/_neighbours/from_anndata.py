@@ -71,10 +71,10 @@ def from_anndata(
     -------
     SpatialData
         For each library, circles ``"<library>"`` and images ``"<library>_full_image"`` (the one that was given),
-        ``"<library>_hires_image"`` and ``"<library>_lowres_image"``; the table ``"table"``, which has all that ``adata``
-        has but ``uns["spatial"]``. The coordinate system is ``"global"``, or ``"<library>"`` of each of several, in
-        pixels at full resolution; transformations lay the images on it. Where µm/px are known, they are recorded in
-        ``attrs``.
+        ``"<library>_hires_image"`` and ``"<library>_lowres_image"``; the table ``"table"``, which has all that
+        ``adata`` has but ``uns["spatial"]``. The coordinate system is ``"global"``, or ``"<library>"`` of each of
+        several, in pixels at full resolution; transformations lay the images on it. Where µm/px are known, they are
+        recorded in ``attrs``.
 
     Raises
     ------
@@ -117,7 +117,7 @@ def from_anndata(
         twice = adata.obs_names[adata.obs_names.duplicated()].unique()
         raise ValueError(f"obs_names occur more than once, such as {shorten(twice, 3)}. Make them unique.")
     libraries = find_libraries(adata, library_key, image, spot_diameter_px)
-    table = adata.copy()
+    table = adata.to_memory() if adata.isbacked else adata.copy()
     table.uns = {key: value for key, value in adata.uns.items() if key not in (SPATIAL, TableModel.ATTRS_KEY)}
     table.obsm[SPATIAL] = centres
     region_key, instance_key = free_column(table, "region"), free_column(table, "spot_id")

@@ -103,11 +103,22 @@ def from_lazyslide(
 
     Examples
     --------
+    One tile in the layout of LazySlide, on a toy image:
+
     >>> import spade as sp
-    >>> from spade.datasets import toy  # doctest: +SKIP
-    >>> wsi = wsidata.open_wsi("slide.svs")  # doctest: +SKIP
-    >>> sdata = sp.io.from_lazyslide(wsi)  # doctest: +SKIP
-    >>> sp.pp.spatial_context(sdata, use_rep="X_uni2")  # doctest: +SKIP
+    >>> from geopandas import GeoDataFrame
+    >>> from shapely import box
+    >>> from spatialdata import SpatialData
+    >>> (toy,) = sp.datasets.toy(1, 30)
+    >>> spec = {"width": 224, "height": 224, "stride_width": 224, "stride_height": 224, "mpp": 0.5}
+    >>> wsi = SpatialData(
+    ...     shapes={"tiles": GeoDataFrame({"tile_id": [0]}, geometry=[box(64, 32, 288, 256)])},
+    ...     attrs={"tile_spec": {"tiles": spec}, "slide_properties": {"mpp": 0.5}},
+    ... )
+    >>> sdata = sp.io.from_lazyslide(wsi, image=toy["image"])
+    >>> sp.pp.encode_patches(sdata)
+    >>> sdata["tiles_table"].obsm["spatial"].tolist(), sdata["tiles_table"].obsm["X_texture"].shape
+    ([[176.0, 144.0]], (1, 184))
     """
     check_options(mpp=mpp, size_um=size_um, tile_key=tile_key, sample_id=sample_id, image_key=image_key)
     source = opened(wsi, "wsi")
@@ -156,9 +167,10 @@ def _spec(source: SpatialData, tile_key: str) -> dict[str, Any]:
     specs = source.attrs.get(SPEC, {})
     if tile_key not in source.shapes or tile_key not in specs:
         where = "shapes" if tile_key not in source.shapes else f"attrs[{SPEC!r}]"
+        there = [key for key in specs if key in source.shapes]
         raise KeyError(
-            f"tile_key={tile_key!r} is not in {where}; tiles: {shorten([key for key in specs if key in source.shapes]) or 'none'}"
-            ". Lay them with lazyslide.pp.tile_tissues(wsi, …)."
+            f"tile_key={tile_key!r} is not in {where}; tiles: {shorten(there) or 'none'}. Lay them with "
+            "lazyslide.pp.tile_tissues(wsi, …)."
         )
     spec = dict(specs[tile_key])
     if spec["width"] != spec["height"] or spec["stride_width"] != spec["stride_height"]:
@@ -218,5 +230,5 @@ def _asked(tiles: Tiles, spec: dict[str, Any], mpp: float, measured: float, *, t
         return measured
     raise ValueError(
         f"the tiles are {tiles.side:g} px wide, {measured:.4g} µm at {mpp:.4g} µm/px, but {asked:g} µm were asked for: "
-        "the µm/px changed, or others were stated, when they were laid. Give mpp=, microns per pixel of the finest level."
+        "other µm/px held when they were laid. Give mpp=, microns per pixel of the finest level."
     )

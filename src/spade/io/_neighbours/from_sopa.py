@@ -102,10 +102,27 @@ def from_sopa(
 
     Examples
     --------
+    Two patches in the layout of sopa, on a toy image:
+
+    >>> import numpy as np
     >>> import spade as sp
-    >>> sopa.patches.compute_embeddings(slide, "resnet50", 224, level=1)  # doctest: +SKIP
-    >>> sdata = sp.io.from_sopa(slide)  # doctest: +SKIP
-    >>> sp.tl.embed(sdata, model)  # doctest: +SKIP
+    >>> from anndata import AnnData
+    >>> from geopandas import GeoDataFrame
+    >>> from shapely import box
+    >>> from spatialdata import SpatialData
+    >>> from spatialdata.models import TableModel
+    >>> (toy,) = sp.datasets.toy(1, 30)
+    >>> table = AnnData(np.eye(2, dtype="float32"), uns={"embedding_config": {"patch_width": 224}})
+    >>> table.obs["region"], table.obs["instance"] = "embeddings_patches", [0, 1]
+    >>> keys = {"region": "embeddings_patches", "region_key": "region", "instance_key": "instance"}
+    >>> slide = SpatialData(
+    ...     images={"image": toy["image"]},
+    ...     shapes={"embeddings_patches": GeoDataFrame(geometry=[box(0, 0, 224, 224), box(224, 0, 448, 224)])},
+    ...     tables={"resnet50_embeddings": TableModel.parse(table, **keys)},
+    ... )
+    >>> sdata = sp.io.from_sopa(slide, mpp=0.5)
+    >>> sdata["tiles_table"].obsm["X_resnet50"].tolist()
+    [[1.0, 0.0], [0.0, 1.0]]
     """
     check_options(mpp=mpp, size_um=size_um, image_key=image_key, tissue_key=tissue_key, sample_id=sample_id)
     source = opened(sdata, "sdata")
@@ -168,7 +185,7 @@ def _image(source: SpatialData, image_key: str | None) -> str:
 
 
 def _stated(source: SpatialData, key: str) -> object:
-    """Return the µm/px of an image as ``sopa.io.wsi`` or a reader of this package recorded them, None if they did not."""
+    """Return the µm/px of an image that ``sopa.io.wsi`` or a reader of this package recorded, None if none did."""
     image = source.images[key]
     size = image_size(image)
     for facts in (source.attrs.get("slide_properties", {}), image.attrs.get("metadata", {})):
@@ -193,7 +210,7 @@ def _tiles(source: SpatialData, region: str, tables: dict[str, AnnData], image: 
     widths = {int(config["patch_width"]) for config in configs if config.get("patch_width")}
     if len(widths) > 1:
         raise ValueError(
-            f"the embeddings are of patches of different sizes, {shorten(sorted(widths))} px. Choose some with features=."
+            f"the embeddings are of patches of {shorten(sorted(widths))} px; choose those of one size with features=."
         )
     side = float(np.median(boxes[:, 2] - boxes[:, 0]))
     step = _step(boxes)

@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
 SPATIAL = "spatial"
-#: Images of Space Ranger, and the factors from full-resolution pixels to theirs.
-SCALES = {"hires": "tissue_hires_scalef", "lowres": "tissue_lowres_scalef"}
 DIAMETER = "spot_diameter_fullres"
 
 
@@ -63,8 +61,8 @@ def spot_centres(adata: AnnData, spatial_key: str) -> Floats:
         )
     if (wrong := ~np.isfinite(values).all(axis=1)).any():
         raise ValueError(
-            f"obsm[{spatial_key!r}] is NaN or infinite for {int(wrong.sum())} of {plural(len(values), 'spot')}, such as "
-            f"{shorten(adata.obs_names[wrong], 3)}. Remove these spots, or give their places."
+            f"obsm[{spatial_key!r}] is NaN or infinite for {int(wrong.sum())} of {plural(len(values), 'spot')}, such "
+            f"as {shorten(adata.obs_names[wrong], 3)}. Remove these spots, or give their places."
         )
     return values.astype(np.float64)
 
@@ -82,7 +80,8 @@ def find_libraries(adata: AnnData, library_key: str | None, image: object, diame
         images = _images(facts, name) | given.get(name, {})
         if not images:
             raise ValueError(
-                f"library {name!r} has no image in uns[{SPATIAL!r}] (there are {shorten(held) or 'none'}). Give one with image=."
+                f"library {name!r} has no image in uns[{SPATIAL!r}] (libraries there: {shorten(held) or 'none'}). Give "
+                "one with image=."
             )
         libraries.append(Library(_keys.storable(name) or SPATIAL, own, images, _diameter(facts, name, diameter_px)))
     if len({library.name for library in libraries}) < len(libraries):
@@ -133,12 +132,12 @@ def _images(facts: Mapping[str, Any], name: str) -> dict[str, tuple[DataTree, fl
     """Return the images that a library holds, with their scales; raise if one has no scale."""
     images, scales = {}, facts.get("scalefactors", {})
     for kind, array in facts.get("images", {}).items():
-        scale = scales.get(SCALES.get(kind, f"tissue_{kind}_scalef"))
+        key = f"tissue_{kind}_scalef"
+        scale = scales.get(key)
         if not is_number(scale) or not scale > 0:
             raise ValueError(
-                f"library {name!r}: images[{kind!r}] has no scale: {SCALES.get(kind, f'tissue_{kind}_scalef')!r} is "
-                f"{scale!r} in its scalefactors ({shorten(scales) or 'none'}). Without it, it is not known where spots lie "
-                "on the image."
+                f"library {name!r}: images[{kind!r}] has no scale: {key!r} is {scale!r} in its scalefactors (there are "
+                f"{shorten(scales) or 'none'}). Without it, it is not known where spots lie on the image."
             )
         images[str(kind)] = (as_picture(np.asarray(array), f"library {name!r}: images[{kind!r}]"), float(scale))
     return images
@@ -151,8 +150,8 @@ def _diameter(facts: Mapping[str, Any], name: str, given: float | None) -> float
         return given
     if not is_number(stated) or not stated > 0:
         raise ValueError(
-            f"library {name!r}: the scalefactors have no {DIAMETER!r} (it is {stated!r}). Give the diameter of a spot, in "
-            "pixels at full resolution, with spot_diameter_px=."
+            f"library {name!r}: the scalefactors have no {DIAMETER!r} (it is {stated!r}). Give the diameter of a spot, "
+            "in pixels at full resolution, with spot_diameter_px=."
         )
     return float(stated)
 

@@ -112,8 +112,8 @@ def joined_features(table: AnnData, ids: pd.Index, instance_key: str, what: str)
     rows = own.get_indexer(ids)
     if len(own) != len(ids) or (rows < 0).any():
         raise ValueError(
-            f"{what} has {len(own)} rows for {len(ids)} tiles, {int((rows >= 0).sum())} of them with the same id. Tiles "
-            "were laid anew after their features were computed, or are a part of them: compute the features again."
+            f"{what} has {len(own)} rows for {len(ids)} tiles, {int((rows >= 0).sum())} of them with the same id: the "
+            "tiles were laid anew since, or are a part of those that were encoded. Compute the features again."
         )
     features = to_dense(table.X[rows], what)
     if not table.n_vars or not np.isfinite(features).all():
@@ -184,7 +184,11 @@ def tiled_slide(
         "mpp": mpp,
         "frame": dict(frame_of(image)),
     }
-    facts: dict[str, Any] = {"size_um": size_um, "size_px": tiles.size_px, "overlap_um": tiles.overlap * size_um}
+    facts: dict[str, Any] = {
+        "size_um": size_um,
+        "size_px": tiles.size_px,
+        "overlap_um": round(tiles.overlap * size_um, 6),
+    }
     sdata = SpatialData(images={image_key: image}, shapes=shapes, tables={_keys.tile_table(_keys.TILES): table})
     made_from = ()
     if tissue is not None:
