@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from conftest import fresh
-from helpers.neighbours import feature_table, lazyslide, spec_of
+from helpers.scans.neighbours import feature_table, lazyslide, spec_of
 from helpers.scans.wsi import MPP, plain_slide
 from helpers.sections import warns_here
 from helpers.whole_slides import Means

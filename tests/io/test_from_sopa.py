@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from helpers.neighbours import sopa
+from helpers.scans.neighbours import sopa
 from helpers.sections import warns_here
 from helpers.whole_slides import MPP, Means, pieces, slide_of
 from shapely import box

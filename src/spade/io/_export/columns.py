@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 
 from spade import _keys
 from spade._checks import shorten, value_strings
-from spade.core.arrays import Floats
 from spade.io._export.elements import Source
 from spade.io._files.matrices import to_dense
 
@@ -62,12 +61,15 @@ def _rgb(colour: str, color: str) -> tuple[int, int, int]:
     return red, green, blue
 
 
-def read_numbers(source: Source, names: Sequence[str], layer: str | None) -> tuple[Floats | None, list[str]]:
-    """Return numbers ``(n, k)`` of columns, genes and ``obsm`` keys, and what they are called."""
+def read_numbers(
+    source: Source, names: Sequence[str], layer: str | None
+) -> tuple[list[NDArray[np.floating]], list[str]]:
+    """Return blocks ``(n, k)`` of columns, genes and ``obsm`` keys, and what all their columns are called."""
     if layer is not None and (source.table is None or layer not in source.table.layers):
         known = () if source.table is None else source.table.layers
         raise KeyError(f"layer={layer!r} is not there; layers: {shorten(known) or 'none'}.")
-    blocks, called = [], []
+    blocks: list[NDArray[np.floating]] = []
+    called: list[str] = []
     for name in names:
         block, columns = _numbers(source, name, layer)
         blocks.append(block)
@@ -75,10 +77,10 @@ def read_numbers(source: Source, names: Sequence[str], layer: str | None) -> tup
     if len(set(called)) < len(called):
         twice = sorted({name for name in called if called.count(name) > 1})
         raise ValueError(f"measurements= has {shorten(twice)} more than once.")
-    return (np.concatenate(blocks, axis=1) if blocks else None), called
+    return blocks, called
 
 
-def _numbers(source: Source, name: str, layer: str | None) -> tuple[Floats, list[str]]:
+def _numbers(source: Source, name: str, layer: str | None) -> tuple[NDArray[np.floating], list[str]]:
     """Return the numbers ``(n, k)`` of one column, gene or ``obsm`` key, and their names."""
     table = source.table
     frame = source.shapes.drop(columns="geometry") if table is None else table.obs
@@ -105,10 +107,10 @@ def _numbers(source: Source, name: str, layer: str | None) -> tuple[Floats, list
         raise ValueError(f"measurements={name!r}: several genes have this name. Make var_names unique.")
     matrix = table.X if layer is None else table.layers[layer]
     values = matrix[:, [table.var_names.get_loc(name)]][source.rows]
-    return _short(to_dense(values, name)), [name]
+    return to_dense(values, name), [name]
 
 
-def _embedding(table: AnnData, source: Source, name: str) -> tuple[Floats, list[str]]:
+def _embedding(table: AnnData, source: Source, name: str) -> tuple[NDArray[np.floating], list[str]]:
     """Return the rows of an ``obsm`` key, and the names of its columns."""
     values: Any = table.obsm[name]
     width = values.shape[1]
@@ -118,12 +120,7 @@ def _embedding(table: AnnData, source: Source, name: str) -> tuple[Floats, list[
         columns = list(genes)
     held = values.iloc[source.rows] if isinstance(values, pd.DataFrame) else values[source.rows]
     double = isinstance(held, np.ndarray) and held.dtype == np.float64
-    return held if double else _short(to_dense(held, f"obsm[{name!r}]")), [f"{name}: {column}" for column in columns]
-
-
-def _short(values: NDArray[np.float32]) -> Floats:
-    """Return numbers of single precision as the shortest ones of double precision that stand for them."""
-    return np.array([float(str(value)) for value in values.ravel()], dtype=np.float64).reshape(values.shape)
+    return held if double else to_dense(held, f"obsm[{name!r}]"), [f"{name}: {column}" for column in columns]
 
 
 def _check_current(source: Source, key: str) -> None:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import gzip
 import json
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -14,7 +16,6 @@ import shapely
 from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
-from spade.core.arrays import Floats
 from spade.core.files import write_atomically
 
 #: Fewer objects are written without a bar.
@@ -36,16 +37,16 @@ class Objects:
     colours
         Red, green and blue of classes that have a colour.
     measured
-        Numbers ``(n, k)``; those that are not finite are left out.
+        Blocks of numbers ``(n, k)``; those that are not finite are left out.
     names
-        Their names ``(k,)``.
+        Names of all their columns.
     """
 
     polygons: NDArray[np.object_]
     ids: Sequence[str]
     labels: Sequence[str]
     colours: Mapping[str, tuple[int, int, int]] = field(default_factory=dict)
-    measured: Floats | None = None
+    measured: Sequence[NDArray[np.floating]] = ()
     names: Sequence[str] = ()
 
 
@@ -82,13 +83,18 @@ def _feature(objects: Objects, i: int, object_type: str) -> str:
         properties["classification"] = {"name": label}
         if label in objects.colours:
             properties["classification"]["color"] = objects.colours[label]
-    if objects.measured is not None:
-        values = zip(objects.names, objects.measured[i].tolist(), strict=True)
-        properties["measurements"] = {name: value for name, value in values if np.isfinite(value)}
+    if objects.names:
+        values = zip(objects.names, chain.from_iterable(_plain(block[i]) for block in objects.measured), strict=True)
+        properties["measurements"] = {name: value for name, value in values if math.isfinite(value)}
     if objects.ids[i]:
         properties["metadata"] = {"id": objects.ids[i]}
     feature = {"type": "Feature", "geometry": _geometry(objects.polygons[i]), "properties": properties}
     return json.dumps(feature, ensure_ascii=False, allow_nan=False)
+
+
+def _plain(row: NDArray[np.floating]) -> list[float]:
+    """Return numbers; those of single precision as the shortest ones that stand for them."""
+    return row.tolist() if row.dtype == np.float64 else [float(str(value)) for value in row]
 
 
 def _geometry(shape: shapely.Geometry) -> dict[str, Any]:

@@ -109,10 +109,12 @@ def from_lazyslide(
     >>> from geopandas import GeoDataFrame
     >>> from shapely import box
     >>> from spatialdata import SpatialData
+    >>> from spatialdata.models import ShapesModel
     >>> (toy,) = sp.datasets.toy(1, 30)
+    >>> tile = GeoDataFrame({"tile_id": [0]}, geometry=[box(64, 32, 288, 256)])
     >>> spec = {"width": 224, "height": 224, "stride_width": 224, "stride_height": 224, "mpp": 0.5}
     >>> wsi = SpatialData(
-    ...     shapes={"tiles": GeoDataFrame({"tile_id": [0]}, geometry=[box(64, 32, 288, 256)])},
+    ...     shapes={"tiles": ShapesModel.parse(tile)},
     ...     attrs={"tile_spec": {"tiles": spec}, "slide_properties": {"mpp": 0.5}},
     ... )
     >>> sdata = sp.io.from_lazyslide(wsi, image=toy["image"])

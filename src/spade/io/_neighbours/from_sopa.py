@@ -110,14 +110,15 @@ def from_sopa(
     >>> from geopandas import GeoDataFrame
     >>> from shapely import box
     >>> from spatialdata import SpatialData
-    >>> from spatialdata.models import TableModel
+    >>> from spatialdata.models import ShapesModel, TableModel
     >>> (toy,) = sp.datasets.toy(1, 30)
     >>> table = AnnData(np.eye(2, dtype="float32"), uns={"embedding_config": {"patch_width": 224}})
     >>> table.obs["region"], table.obs["instance"] = "embeddings_patches", [0, 1]
     >>> keys = {"region": "embeddings_patches", "region_key": "region", "instance_key": "instance"}
+    >>> patches = GeoDataFrame(geometry=[box(0, 0, 224, 224), box(224, 0, 448, 224)])
     >>> slide = SpatialData(
     ...     images={"image": toy["image"]},
-    ...     shapes={"embeddings_patches": GeoDataFrame(geometry=[box(0, 0, 224, 224), box(224, 0, 448, 224)])},
+    ...     shapes={"embeddings_patches": ShapesModel.parse(patches)},
     ...     tables={"resnet50_embeddings": TableModel.parse(table, **keys)},
     ... )
     >>> sdata = sp.io.from_sopa(slide, mpp=0.5)
