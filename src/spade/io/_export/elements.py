@@ -116,8 +116,8 @@ def _table(sdata: SpatialData, shapes_key: str | None, table_key: str | None) ->
             raise KeyError(f"shapes_key={shapes_key!r} is not there; shapes: {shorten(sdata.shapes) or 'none'}.")
     if len(found) != 1:
         raise ValueError(
-            f"{'several tables' if found else 'no table'} could be written ({shorten(found)}); name one with table_key="
-            ", or outlines that no table describes with shapes_key=."
+            f"{len(found)} tables could be written ({shorten(found) or 'none'}). Name one with table_key=, or "
+            "outlines that no table describes with shapes_key=."
         )
     return found[0]
 
