@@ -13,6 +13,8 @@ from shapely import box
 from spatialdata import read_zarr
 
 import spade as sp
+from spade._samples.features import is_image_features
+from spade._samples.open import iter_samples
 
 
 @pytest.fixture(scope="module")
@@ -56,6 +58,8 @@ def test_the_result_serves_every_step_as_own_tiles_do(laid, pixels, model, tmp_p
     for key in ("X_texture_context", "X_spade", "spade_expert_weights"):
         np.testing.assert_allclose(taken["tiles_table"].obsm[key], own["tiles_table"].obsm[key], atol=1e-5)
     assert taken["tiles_table"].obs["spade_expert"].tolist() == own["tiles_table"].obs["spade_expert"].tolist()
+    (opened,) = iter_samples(taken)
+    assert is_image_features(opened, "X_texture_context")
     sp.io.write(taken, tmp_path / "a.zarr")
     read = read_zarr(tmp_path / "a.zarr")["tiles_table"]
     assert read.uns["spade"]["X_texture"]["encoder"] == "texture"

@@ -30,7 +30,8 @@ def means(image):
 
 
 def slide(image, means, **options):
-    return sopa(image, CORNERS, side=56, mpp=MPP, features={"means": means}, **{"tissue": TISSUE} | options)
+    settings = {"side": 56, "mpp": MPP, "tissue": TISSUE, **options}
+    return sopa(image, CORNERS, features={"means": means}, **settings)
 
 
 def test_whole_patches_lie_where_they_were_encoded(image, means, tmp_path):

@@ -28,7 +28,7 @@ def features(path):
 def _tiled():
     slide = slide_of(pieces()[0])
     sp.pp.tissue(slide, mpp=MPP)
-    sp.pp.tiles(slide)
+    sp.pp.tiles(slide, size_px=56)
     table = slide["tiles_table"]
     table.obs["side"] = pd.Categorical(np.where(table.obsm["spatial"][:, 0] < 750, "left", "right"))
     table.uns["side_colors"] = ["#ff0000", "navy"]
