@@ -17,6 +17,7 @@ import spade as sp
 from spade._samples.placement import place
 
 SIDE, FACTOR = 2000, 0.25
+FULL = np.full((SIDE, SIDE, 3), 200, np.uint8)
 
 
 def lattice(n_rows=8, n_columns=9, pitch=200.0):
@@ -140,8 +141,7 @@ def test_the_full_image_in_every_form(kind, tmp_path):
 
 def test_the_finest_image_is_used():
     adata = visium()
-    full = np.full((SIDE, SIDE, 3), 200, np.uint8)
-    sdata = sp.io.from_anndata(adata, image=full)
+    sdata = sp.io.from_anndata(adata, image=FULL)
     sp.pp.patches(sdata)
     assert sdata["table"].uns["spade"]["patches"]["regions"]["A1"]["image"] == "A1_full_image"
 
@@ -160,16 +160,15 @@ def test_several_libraries_lie_apart():
         "A1": "A1_hires_image",
         "B_2": "B_2_hires_image",
     }
-    full = np.full((SIDE, SIDE, 3), 200, np.uint8)
-    sdata = sp.io.from_anndata(adata, library_key="library", image={"B 2": full})
+    sdata = sp.io.from_anndata(adata, library_key="library", image={"B 2": FULL})
     assert "B_2_full_image" in sdata.images
     assert "A1_full_image" not in sdata.images
     with pytest.raises(ValueError, match=r"library_key=, such as 'library'"):
         sp.io.from_anndata(adata)
     with pytest.raises(ValueError, match="give a dict from library to image"):
-        sp.io.from_anndata(adata, library_key="library", image=full)
+        sp.io.from_anndata(adata, library_key="library", image=FULL)
     with pytest.raises(KeyError, match=r"image= names 'C3'"):
-        sp.io.from_anndata(adata, library_key="library", image={"C3": full})
+        sp.io.from_anndata(adata, library_key="library", image={"C3": FULL})
     adata.obs["library"] = adata.obs["library"].where(adata.obs["library"] != "A1")
     with pytest.raises(ValueError, match="is missing for 72 of 144 spots"):
         sp.io.from_anndata(adata, library_key="library")
@@ -219,6 +218,14 @@ def first_nan(values):
         (changed("image", np.full((10, 10, 3), 900, np.uint16)), {}, ValueError, "array of uint16 from 900 to 900"),
         (changed("image", np.full((10, 10, 3), np.nan)), {}, ValueError, "array of float64 from nan"),
         (lambda a: a.uns.pop("spatial"), {"spot_diameter_px": 9}, ValueError, "Give one with image="),
+        (
+            lambda a: None,
+            {"image": FULL[:1500]},
+            ValueError,
+            r"full of 2000 × 1500 and hires of 2000 × 2000 .* Is image=",
+        ),
+        (lambda a: None, {"image": FULL[::2, ::2]}, ValueError, r"full of 1000 × 1000 and hires of 2000 × 2000"),
+        (changed("tissue_lowres_scalef", 0.11), {}, ValueError, r"lowres of 1818 × 1818 .* Check the scalefactors"),
         (lambda a: a.uns.update(spatial=3), {}, ValueError, r"uns\['spatial'\] is no dict"),
         (lambda a: None, {"library_key": "no"}, KeyError, "library_key='no' is not in obs"),
         (lambda a: None, {"mpp": 0}, ValueError, "mpp=0: expected a positive number"),

@@ -84,7 +84,8 @@ def from_anndata(
         If ``adata`` is no AnnData, or an image is of another kind.
     ValueError
         If places are not two finite numbers, spot names occur twice, an image has no scale factor or other channels,
-        there is no image or no diameter, spots lie off the image, or ``mpp`` contradicts a Visium lattice by over 5 %.
+        there is no image or no diameter, images differ in the area that they show, spots lie off the image, or ``mpp``
+        contradicts a Visium lattice by over 5 %.
 
     Warns
     -----

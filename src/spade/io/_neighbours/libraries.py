@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 SPATIAL = "spatial"
 DIAMETER = "spot_diameter_fullres"
+#: Name of the image at full resolution, and the share by which the areas of images may differ.
+FULL, SAME = "full", 0.01
 
 
 @dataclass(frozen=True)
@@ -125,7 +127,7 @@ def _given(image: object, names: list[str]) -> dict[str, dict[str, tuple[DataTre
         by_name = {names[0]: image}
     if unknown := [name for name in by_name if name not in names]:
         raise KeyError(f"image= names {shorten(unknown)}, which are no libraries; there are {shorten(names)}.")
-    return {str(name): {"full": (as_picture(one, "image"), 1.0)} for name, one in by_name.items()}
+    return {str(name): {FULL: (as_picture(one, "image"), 1.0)} for name, one in by_name.items()}
 
 
 def _images(facts: Mapping[str, Any], name: str) -> dict[str, tuple[DataTree, float]]:
@@ -157,7 +159,16 @@ def _diameter(facts: Mapping[str, Any], name: str, given: float | None) -> float
 
 
 def full_size(library: Library) -> tuple[float, float]:
-    """Return width and height of a section in full-resolution pixels, by its finest image."""
-    image, scale = max(library.images.values(), key=lambda entry: entry[1])
-    width, height = image_size(image)
-    return width / scale, height / scale
+    """Return width and height of a section in full-resolution pixels, by its finest image; raise if others differ."""
+    sizes = {}
+    for kind, (image, scale) in sorted(library.images.items(), key=lambda item: -item[1][1]):
+        sizes[kind] = np.array(image_size(image)) / scale
+        finest, full = next(iter(sizes.items()))
+        if (np.abs(sizes[kind] - full) > np.maximum(SAME * full, 2 / scale)).any():
+            said = [f"{name} of {width:.0f} × {height:.0f}" for name, (width, height) in sizes.items()]
+            raise ValueError(
+                f"library {library.name!r}: the images are not of one area: {said[0]} and {said[-1]} pixels at full "
+                f"resolution. {'Is image= at full resolution?' if finest == FULL else 'Check the scalefactors.'}"
+            )
+    width, height = next(iter(sizes.values()))
+    return float(width), float(height)
