@@ -29,6 +29,22 @@ def clean_label(value: str) -> str:
     return "" if label in MISSING else label
 
 
+def value_strings(column: pd.Series) -> NDArray[np.object_]:
+    """Return values as strings, ``""`` where missing: the rule by which all labels and groups are read.
+
+    Spaces around a label do not count. An empty text and the texts that programs write for a missing value
+    (:data:`MISSING`: ``NA``, ``N/A``, ``nan``, ``null`` ...) are missing, as NaN and None are; the text
+    ``None`` is a label. A whole number that became a float, as in a column with missing values, is written as a whole
+    number again, so that it has the same name in every sample.
+    """
+
+    def text(value: Any) -> str:
+        whole = isinstance(value, (float, np.floating)) and value.is_integer()
+        return clean_label(str(int(value) if whole else value))
+
+    return column.astype(object).map(text, na_action="ignore").where(column.notna(), "").to_numpy(dtype=object)
+
+
 def check_idle(settings: Iterable[tuple[str, object, object]], reason: str) -> None:
     """Raise if settings, given as name, value and default, were changed although they change nothing."""
     if idle := [(name, value) for name, value, default in settings if not _is(value, default)]:

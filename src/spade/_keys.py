@@ -28,6 +28,8 @@ PROGRAMS = "programs"
 MARKERS = "rank_expert_genes"
 PREDICTED = "predicted"
 SMOOTHED = "smoothed"
+#: Functions that write features of an encoder, in their records.
+ENCODING = ("pp.encode_patches", "io.from_lazyslide", "io.from_sopa")
 #: Function that wrote a layer of smoothed counts, in its record.
 SMOOTHING = "pp.smooth_expression"
 

@@ -143,7 +143,7 @@ def is_image_features(sample: Sample, key: str) -> bool:
     record = _keys.read_provenance(sample.table.uns, key)
     if record.get("function") == "pp.spatial_context":
         return is_image_features(sample, str(record.get("use_rep", "")))
-    return record.get("function") == "pp.encode_patches"
+    return record.get("function") in _keys.ENCODING
 
 
 def holds_expression(sample: Sample, key: str) -> bool:

@@ -11,7 +11,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from spade import _keys
-from spade._checks import clean_label, shorten
+from spade._checks import shorten, value_strings
 from spade._samples.sample import Sample, table_keys
 from spade.core.checks import check_text
 from spade.core.roles import NOT_USED, TRAIN, VAL
@@ -28,22 +28,6 @@ def obs_column(sample: Sample, key: str, argument: str) -> pd.Series:
         )
     sample.check_current(key)
     return sample.table.obs[key]
-
-
-def value_strings(column: pd.Series) -> NDArray[np.object_]:
-    """Return values as strings, ``""`` where missing: the rule by which all labels and groups are read.
-
-    Spaces around a label do not count. An empty text and the texts that programs write for a missing value
-    (:data:`spade._checks.MISSING`: ``NA``, ``N/A``, ``nan``, ``null`` ...) are missing, as NaN and None are; the text
-    ``None`` is a label. A whole number that became a float, as in a column with missing values, is written as a whole
-    number again, so that it has the same name in every sample.
-    """
-
-    def text(value: Any) -> str:
-        whole = isinstance(value, (float, np.floating)) and value.is_integer()
-        return clean_label(str(int(value) if whole else value))
-
-    return column.astype(object).map(text, na_action="ignore").where(column.notna(), "").to_numpy(dtype=object)
 
 
 def category_strings(column: pd.Series, where: str) -> tuple[NDArray[np.object_], list[str]]:

@@ -60,7 +60,7 @@ def section(
     ids = pd.Index(adata.obs_names.astype(str), name=None, dtype=object)
     adata.obs_names = ids
     adata.uns.pop(TableModel.ATTRS_KEY, None)
-    region_key, instance_key = (_free(adata, name) for name in ("region", "spot_id"))
+    region_key, instance_key = (free_column(adata, name) for name in ("region", "spot_id"))
     adata.obs[region_key] = pd.Categorical([SPOTS] * len(ids))
     adata.obs[instance_key] = ids.to_numpy()
     adata.obsm["spatial"] = np.asarray(centres, dtype=np.float64)
@@ -78,9 +78,9 @@ def section(
     return sdata
 
 
-def _free(adata: AnnData, name: str) -> str:
+def free_column(adata: AnnData, name: str) -> str:
     """Return the name of a column that the table does not have."""
-    return name if name not in adata.obs else _free(adata, f"{SPOTS}_{name}")
+    return name if name not in adata.obs else free_column(adata, f"{SPOTS}_{name}")
 
 
 def check_inside(centres: np.ndarray, width: int, height: int, sample: str) -> None:

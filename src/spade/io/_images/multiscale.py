@@ -42,10 +42,7 @@ def read_image(path: Path, argument: str) -> xr.DataTree:
     if path.suffix.lower() not in TIFF_SUFFIXES:
         return multiscale([lazy(level) for level in _decode(path, argument)])
     levels = [lazy(level) for level in tiff_levels(path, argument)]
-    alone = len(levels) == 1  # coarser levels are made from it on demand
-    while alone and max(levels[-1].shape) > SMALLEST and min(levels[-1].shape[1:]) > 1:
-        levels.append(_halve(levels[-1]))
-    return multiscale(levels)
+    return multiscale(with_coarser(levels[0]) if len(levels) == 1 else levels)
 
 
 def multiscale(levels: Sequence[da.Array]) -> xr.DataTree:
@@ -81,6 +78,14 @@ def lazy(level: Pixels | LazyLevel, chunks: tuple[int, int, int] = CHUNKS) -> da
         return da.from_array(level, chunks=chunks, name=name)
     empty = np.empty((0, 0, 0), np.uint8)
     return da.from_array(level, chunks=chunks, name=name, lock=False, asarray=False, meta=empty)
+
+
+def with_coarser(level: da.Array) -> list[da.Array]:
+    """Return a level and coarser ones, each half the size of the one before, that are made from it on demand."""
+    levels = [level]
+    while max(levels[-1].shape[1:]) > SMALLEST and min(levels[-1].shape[1:]) > 1:
+        levels.append(_halve(levels[-1]))
+    return levels
 
 
 def _halve(level: da.Array) -> da.Array:

@@ -1,0 +1,1 @@
+"""Objects of other packages in the form that this one reads."""
