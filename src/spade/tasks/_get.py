@@ -36,6 +36,7 @@ def get(name: str) -> Task:
     """
     known = tasks()
     if check_text("name", name) not in known:
-        near = get_close_matches(name.lower(), known, 3, 0.5) or sorted(known)
-        raise KeyError(f"name={name!r} is not a task; close to it: {shorten(near)}. sp.tasks.list() has all.")
+        asked = name.lower().replace(" ", "_")
+        near = [task for task in known if asked in task.lower()] or get_close_matches(asked, known, 3, 0.5)
+        raise KeyError(f"name={name!r} is not a task; close to it: {shorten(near) or 'none'}. sp.tasks.list() has all.")
     return known[name]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from os import PathLike
 
 import pandas as pd
@@ -39,8 +38,9 @@ def standard_labels(facts: Facts, table: pd.DataFrame | str | PathLike[str]) -> 
 
 def fold_columns(table: pd.DataFrame, prefix: str | None) -> list[str]:
     """Return the columns that say who is trained on and who is tested, in the order of their numbers."""
-    numbers = {str(name): re.fullmatch(rf"{re.escape(prefix or 'fold_')}(\d+)", str(name)) for name in table.columns}
-    return sorted((name for name, match in numbers.items() if match), key=lambda name: int(numbers[name][1]))  # type: ignore[index]
+    start = prefix or "fold_"
+    numbers = {name: str(name).removeprefix(start) for name in table.columns if str(name).startswith(start)}
+    return sorted((name for name, number in numbers.items() if number.isdecimal()), key=lambda name: int(numbers[name]))
 
 
 def _targets(facts: Facts) -> list[str]:
@@ -56,8 +56,8 @@ def _own_columns(rule: LabelRule, table: pd.DataFrame | str | PathLike[str]) -> 
     renamed = {column: name for column, name in named.items() if column is not None}
     if lacking := [column for column in renamed if column not in table]:
         raise KeyError(
-            f"table has no {shorten(lacking)}; columns: {shorten(table.columns, 20)}. Expected {rule.table} of the data "
-            "set."
+            f"table has no {shorten(lacking)}; columns: {shorten(table.columns, 20)}. Expected {rule.table} of the "
+            "data set."
         )
     wanted = [*renamed, *(fold_columns(table, rule.folds) if rule.folds else [])]
     return check_label_table(table[wanted].rename(columns=renamed), "table")

@@ -14,9 +14,9 @@ def list() -> pd.DataFrame:
     -------
     DataFrame
         ``name``; ``title``; ``paper``; ``kind`` of the target (classes, ordinal, continuous or survival);
-        ``n_classes`` and ``n_samples`` (missing: unknown); ``metric``; ``data``, the data set; ``licence`` of its slides
-        (``"unknown"``: not established); ``labels``, whether :meth:`spade.tasks.Task.labels` can read its table; ``published``,
-        the number of published figures; and ``unknown``, what could not be established.
+        ``n_classes`` and ``n_samples`` (missing: unknown); ``metric``; ``data``, the data set; ``licence`` of its
+        slides (``"unknown"``: not established); ``labels``, whether :meth:`spade.tasks.Task.labels` can read its table;
+        ``published``, the number of published figures; and ``unknown``, what could not be established.
 
     Examples
     --------

@@ -6,13 +6,18 @@ import logging
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from os import PathLike
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, TypeAlias
 
+import h5py
 import numpy as np
 import pandas as pd
+from tqdm.auto import tqdm
 
 from spade._checks import shorten
 from spade.core.checks import check_choice
+from spade.io._feature_files import read_feature_file
 from spade.tasks._labels import EVENT, LABEL, PATIENT, TIME, fold_columns, standard_labels
 from spade.tasks._match import Features, check_classes, matched
 from spade.tasks._records import METRICS, Facts
@@ -20,6 +25,7 @@ from spade.tl import few_shot_summary, slide_task, survival, survival_summary
 
 logger = logging.getLogger("spade")
 Row: TypeAlias = dict[str, Any]
+Files: TypeAlias = dict[str, list[Path]]
 #: What ``source`` says of values that were computed here.
 OURS = "this run"
 COLUMNS = ["encoder", "method", "shots", "metric", "value", "low", "high", "error", "source", "where"]
@@ -103,7 +109,7 @@ def _parts(table: pd.DataFrame, splits: list[str]) -> pd.Series | None:
     return tests.idxmax(axis=1) if (tests.sum(axis=1) == 1).all() and len(splits) > 1 else None
 
 
-def _slide_task(files: Any, table: pd.DataFrame, splits: list[str], common: Row) -> pd.DataFrame:
+def _slide_task(files: Files, table: pd.DataFrame, splits: list[str], common: Row) -> pd.DataFrame:
     """Score the folds that are dealt, or those that are given."""
     given = _parts(table, splits)
     kept = table.drop(columns=splits)
@@ -111,20 +117,42 @@ def _slide_task(files: Any, table: pd.DataFrame, splits: list[str], common: Row)
         return slide_task(files, labels=kept.assign(fold=given), fold_key="fold", **common)
     if not splits:
         return slide_task(files, labels=kept, **common)
-    found = []
-    for name in splits:
+    with TemporaryDirectory() as folder:
+        if common["head"] == "mean" and len(splits) > 1:
+            files = _pooled(files, Path(folder))
+        return pd.concat([_one_split(files, kept, table[name], common) for name in splits], ignore_index=True)
+
+
+def _one_split(files: Files, table: pd.DataFrame, split: pd.Series, common: Row) -> pd.DataFrame:
+    """Scores of the slides that a split tests, by heads of all slides that it trains on."""
+    try:
         # of the folds within the training slides nothing is kept; two are the fewest
         scores = slide_task(
-            files, labels=kept.assign(part=table[name]), cohort_key="part", train_on="train", test_on="test",
-            n_folds=2, **common,
+            files, labels=table.assign(part=split), cohort_key="part", train_on="train", test_on="test", n_folds=2,
+            **common,
         )  # fmt: skip
-        tested = scores[scores["evaluation"] == "external"]
-        per_slide = tested["unit"] == "test"
-        found.append(tested.assign(unit=tested["unit"].where(~per_slide, name), split=name))
-    return pd.concat(found, ignore_index=True)
+    except ValueError as error:
+        raise ValueError(f"{split.name}: {error}") from error
+    tested = scores[scores["evaluation"] == "external"]
+    return tested.assign(unit=tested["unit"].where(tested["unit"] != "test", split.name), split=split.name)
 
 
-def _survival(files: Any, table: pd.DataFrame, splits: list[str], common: Row) -> pd.DataFrame:
+def _pooled(files: Files, folder: Path) -> Files:
+    """Write the mean over patches of every slide, which is all that a linear head sees of it, to be read often."""
+    pooled: Files = {}
+    for number, (encoder, paths) in enumerate(files.items()):
+        pooled[encoder] = []
+        for path in tqdm(paths, desc="slides", unit="slide"):
+            target = folder / str(number) / f"{path.stem}.h5"
+            target.parent.mkdir(exist_ok=True)
+            with h5py.File(target, "w") as file:
+                file["features"] = read_feature_file(path).mean(0, dtype=np.float64, keepdims=True).astype(np.float32)
+                file["coords"] = np.zeros((1, 2), dtype=np.int64)
+            pooled[encoder].append(target)
+    return pooled
+
+
+def _survival(files: Files, table: pd.DataFrame, splits: list[str], common: Row) -> pd.DataFrame:
     """Predict risks over the folds that are dealt, or those that are given."""
     keys = {"time_key": TIME, "event_key": EVENT}
     if not splits:

@@ -233,7 +233,8 @@ class Task(Facts):
     def _lines(self) -> list[str]:
         """Facts in three lines."""
         rule, protocol = self.rule, self.protocol
-        classes = [] if self.kind in ("survival", "continuous") else [f"{self.n_classes or 'unknown number of'} classes"]
+        unclassed = self.kind in ("survival", "continuous")
+        classes = [] if unclassed else [f"{self.n_classes or 'unknown number of'} classes"]
         samples = f"{self.n_samples:,} {self.unit}s of " if self.n_samples else ""
         labels = "unknown" if rule is None else f"{rule.label or f'{rule.time} and {rule.event}'} in {rule.table}"
         patients = "unknown" if rule is None or rule.patient is None else rule.patient
