@@ -135,12 +135,12 @@ def test_given_folds_are_used_and_a_patient_in_two_is_an_error(twelve):
 
 
 def test_shots_come_from_the_other_folds_and_more_add_to_fewer(twelve, monkeypatch):
-    from spade.tl._slides import slide_task as _slide_task
+    from spade.tl._slides.task import evaluate
 
     seen = []
-    real = _slide_task.fit_slide_head
+    real = evaluate.fit_slide_head
     monkeypatch.setattr(
-        _slide_task,
+        evaluate,
         "fit_slide_head",
         lambda s, n, m, h, train, **rest: seen.append(train) or real(s, n, m, h, train, **rest),
     )

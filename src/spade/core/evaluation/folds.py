@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.stats import rankdata
 
 from spade.core.arrays import Floats, Rows
 from spade.core.evaluation.metrics import Labels
@@ -38,6 +39,17 @@ def stratified_folds(
         filled[best] += counts[g]
         fold_of[g] = best
     return fold_of[number]
+
+
+def quantile_strata(values: Floats, groups: Labels, most: int) -> NDArray[np.int64]:
+    """Return for every row ``(n,)`` the quantile that the mean value of its group is in, of at most ``most``.
+
+    Quantiles hold like numbers of groups, and equal means are in the same one.
+    """
+    number = np.unique(groups, return_inverse=True)[1]
+    means = np.bincount(number, values) / np.bincount(number)
+    below = (rankdata(means, method="min") - 1) / len(means)
+    return np.unique(np.floor(below * min(most, len(means)) + 1e-9).astype(np.int64), return_inverse=True)[1][number]
 
 
 def inner_split(

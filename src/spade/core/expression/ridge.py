@@ -86,7 +86,7 @@ class HeldOut:
     explained: Floats
 
 
-def ridge_errors(x: Floats, y: csr_matrix, folds: list[tuple[Rows, Rows]], alphas: Floats) -> HeldOut:
+def ridge_errors(x: Floats, y: csr_matrix | Floats, folds: list[tuple[Rows, Rows]], alphas: Floats) -> HeldOut:
     """Fit on the training rows of every fold, and measure the errors on its test rows for all penalties."""
     squared, centred = np.zeros((2, len(alphas), y.shape[1]))
     total, n = np.zeros(y.shape[1]), 0

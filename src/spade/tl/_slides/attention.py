@@ -16,9 +16,10 @@ from spade._samples.sample import Sample
 from spade.core.checks import brief, check_choice, check_text
 from spade.core.device import resolve_device
 from spade.core.rng import as_seed
-from spade.tl._slides.heads import SlideConfig, SlideHead, check_heads, fit_slide_head, read_moments
+from spade.tl._slides.heads import SlideHead, fit_slide_head, read_moments
 from spade.tl._slides.presets import settings_with
 from spade.tl._slides.slides import Slides, read_slides
+from spade.tl._slides.task.settings import SlideConfig, check_heads
 
 logger = logging.getLogger("spade")
 #: Heads that have attention.

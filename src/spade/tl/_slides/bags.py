@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from os import PathLike
 from pathlib import Path
@@ -28,6 +28,7 @@ from spade.io._feature_files import feature_shape, find_feature_files, is_featur
 from spade.io._files.matrices import to_dense
 from spade.io._label_table import SAMPLE, SPOT, check_label_table
 from spade.io._store import is_store
+from spade.tl._slides.columns import ColumnKind, column_kind, joined_kind
 
 logger = logging.getLogger("spade")
 Files: TypeAlias = str | PathLike[str] | Iterable[str | PathLike[str]]
@@ -50,6 +51,8 @@ class Bags:
         Blocks of every representation: their widths, and whether an encoder wrote them.
     facts
         Values per slide by the argument that named their column: strings, ``""`` where missing.
+    kinds
+        What the types of these columns say of the values.
     places
         Sample (its number) and rows of the table of every slide; empty for feature files.
     readers
@@ -59,6 +62,7 @@ class Bags:
     names: list[str]
     blocks: dict[str, list[tuple[int, bool]]]
     facts: dict[str, NDArray[np.object_]]
+    kinds: dict[str, ColumnKind]
     places: list[tuple[int, Rows]]
     readers: dict[str, list[Reader]]
 
@@ -188,7 +192,7 @@ def _of_files(files: Mapping[str, Files]) -> Bags:
     readers: dict[str, list[Reader]] = {
         name: [partial(read_feature_file, path_of[slide]) for slide in names] for name, path_of in paths.items()
     }
-    return Bags(names, {name: [(width, True)] for name, width in widths.items()}, {}, [], readers)
+    return Bags(names, {name: [(width, True)] for name, width in widths.items()}, {}, {}, [], readers)
 
 
 def _of_samples(
@@ -202,6 +206,7 @@ def _of_samples(
     """Slides of samples; those in memory stay there, and stores are read again, slide by slide."""
     names: list[str] = []
     facts: dict[str, list[str]] = {argument: [] for argument in wanted}
+    kinds: dict[str, list[ColumnKind | None]] = {argument: [] for argument in wanted}
     places: list[tuple[int, Rows]] = []
     readers: dict[str, list[Reader]] = {name: [] for name in named}
     widths: dict[str, dict[str, int]] = {key: {} for keys in named.values() for key in keys}
@@ -210,6 +215,9 @@ def _of_samples(
     lacking: list[dict[str, str]] = []
     for number, sample in enumerate(iter_samples(items, table_key=table_key)):
         lacking.append(_lacking(sample, wanted, optional))
+        for argument, column in wanted.items():
+            if column in sample.table.obs:
+                kinds[argument].append(column_kind(sample.table.obs[column]))
         slide_of_row = group_labels(sample, slide_key, "slide_key")
         slides = list(dict.fromkeys(slide_of_row.tolist()))
         check_names([*names, *slides], "slides")
@@ -243,6 +251,7 @@ def _of_samples(
         names,
         {name: [(one_width[key], of_encoder[key]) for key in keys] for name, keys in named.items()},
         {argument: np.array(values, dtype=object) for argument, values in facts.items()},
+        {argument: joined_kind(of_samples) for argument, of_samples in kinds.items()},
         places,
         readers,
     )
@@ -335,7 +344,7 @@ def _labelled(bags: Bags, labels: pd.DataFrame, wanted: Mapping[str, str]) -> Ba
             "files, the name without suffix). Every slide needs a row: leave its label empty to exclude it, and remove "
             "rows of other slides."
         )
-    facts = {}
+    facts, kinds = {}, {}
     for argument, column in wanted.items():
         if column not in frame:
             raise KeyError(
@@ -343,4 +352,5 @@ def _labelled(bags: Bags, labels: pd.DataFrame, wanted: Mapping[str, str]) -> Ba
                 f"{ADVICE.get(argument, '')}"
             )
         facts[argument] = value_strings(frame[column])[position]
-    return Bags(bags.names, bags.blocks, facts, bags.places, bags.readers)
+        kinds[argument] = joined_kind([column_kind(frame[column])])
+    return replace(bags, facts=facts, kinds=kinds)

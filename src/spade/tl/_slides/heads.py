@@ -1,97 +1,31 @@
-"""Settings of slide heads, the scaling of features across slides, and one classification head trained on slides."""
+"""The scaling of features across slides, and one head trained on slides."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 import torch
-import torch.nn.functional as F
-from scipy.special import softmax
 from torch import Tensor
 from tqdm.auto import tqdm
 
 from spade.core.arrays import Floats, Rows, scale_of
-from spade.core.checks import (
-    brief,
-    check_choice,
-    check_count,
-    check_flag,
-    check_not_negative,
-    check_positive,
-    check_share,
-)
 from spade.core.evaluation.folds import inner_split
 from spade.core.evaluation.scaling import scale_of_blocks
 from spade.core.rng import numpy_stream, torch_stream
-from spade.core.slides.epochs import SCHEDULES
-from spade.core.slides.heads import HEADS, N_HEADS, Widths, check_widths, first_width, make_head
+from spade.core.slides.heads import make_head
 from spade.core.slides.train import train_bags
-from spade.tl._few_shot.probes import check_paper, check_strength, linear, strength
 from spade.tl._slides.bags import Bags
 from spade.tl._slides.slides import Slides
+from spade.tl._slides.task.objectives import fit_probe, objective
+from spade.tl._slides.task.settings import SlideConfig
 
 #: Patches that are held in double precision at a time.
 PATCHES_AT_A_TIME = 4_096
-SCALINGS = ("block", "train", "none")
-
-
-@dataclass(frozen=True, kw_only=True)
-class HeadConfig:
-    """Settings of heads and their training; see :func:`spade.tl.slide_task`."""
-
-    hidden: Widths = 256
-    dropout: float = 0.25
-    n_epochs: int = 20
-    lr: float = 2e-4
-    weight_decay: float = 1e-5
-    patience: int = 5
-    inner_val: float = 0.2
-    schedule: str = "constant"
-
-    def __post_init__(self) -> None:
-        """Check the settings."""
-        object.__setattr__(self, "hidden", check_widths(self.hidden))
-        check_choice("schedule", self.schedule, SCHEDULES)
-        for name in ("n_epochs", "patience"):
-            check_count(name, getattr(self, name))
-        check_share("dropout", self.dropout, "[0, 1)")
-        check_positive("lr", self.lr)
-        check_not_negative("weight_decay", self.weight_decay)
-        if check_not_negative("inner_val", self.inner_val) > 0.5:
-            raise ValueError(f"inner_val={brief(self.inner_val)}: expected a number from 0 to 0.5.")
-
-
-@dataclass(frozen=True, kw_only=True)
-class SlideConfig(HeadConfig):
-    """Settings of heads that learn classes; see :func:`spade.tl.slide_task`."""
-
-    C: float | str = "norm"
-    scaling: str = "block"
-    class_weights: bool = True
-
-    def __post_init__(self) -> None:
-        """Check the settings."""
-        super().__post_init__()
-        check_choice("scaling", self.scaling, SCALINGS)
-        check_flag("class_weights", self.class_weights)
-        check_strength(self.C, ("norm", "paper"))
-        check_paper(self.C, self.scaling, class_weights=self.class_weights)
-
-
-def check_heads(head: object, choices: Sequence[str] = HEADS, *, hidden: Widths) -> list[str]:
-    """Return the heads asked for, one or several; ``hidden`` must suit TransMIL if it is among them."""
-    heads = list(head) if isinstance(head, Iterable) and not isinstance(head, str) else [head]
-    named = [check_choice("head", one, choices) for one in heads]
-    if not named or len(set(named)) < len(named):
-        raise ValueError(
-            f"head={brief(head)}: expected one of {', '.join(map(repr, choices))}, or a list without repeats."
-        )
-    if "transmil" in named and first_width(hidden) % N_HEADS:
-        raise ValueError(f"hidden={brief(hidden)}: expected a multiple of {N_HEADS}, the attention heads of TransMIL.")
-    return named
+#: Most strata of a continuous target that the slides which select the epoch are taken from.
+INNER_STRATA = 4
 
 
 @dataclass(frozen=True)
@@ -129,8 +63,8 @@ class SlideHead(NamedTuple):
     Attributes
     ----------
     read
-        From the number of a slide to the probabilities of its classes ``(n_classes,)`` and the attention of its
-        patches ``(n,)``, which is empty for ``"mean"``.
+        From the number of a slide to the probabilities of its classes or grades ``(n_classes,)``, or to the number that
+        is predicted ``(1,)``; and the attention of its patches ``(n,)``, which is empty for ``"mean"``.
     selected
         Whether an inner split chose the epoch.
     """
@@ -150,35 +84,32 @@ def fit_slide_head(
     device: str,
     seed: int,
 ) -> SlideHead:
-    """Train a head on the classes of the slides ``train``, in one representation."""
+    """Train a head on the targets of the slides ``train``, in one representation."""
     if head == "mean":
-        return _fit_mean(slides, name, moments, train, config)
+        return _fit_mean(slides, name, moments, train, config, seed)
     scale = _scale(*moments.over(train), slides.bags.blocks[name], config)
     mean, deviation = (torch.from_numpy(values).to(device, torch.float32) for values in scale)
 
     def read(i: int) -> Tensor:
         return (torch.from_numpy(slides.bags.read(i, name)).to(device) - mean) / deviation
 
-    weight = torch.from_numpy(_class_weights(slides, train, config)).to(device, torch.float32)
-    truth = torch.from_numpy(slides.y).to(device)
-
-    def loss(outputs: Tensor, i: int) -> Tensor:
-        return weight[truth[i]] * F.cross_entropy(outputs, truth[i])
-
+    goal = objective(slides, train, config, device)
     learning, selecting, selected = _inner_split(slides, train, config, seed)
-    module = make_head(
-        head, slides.bags.widths[name], len(slides.classes), hidden=config.hidden, dropout=config.dropout,
-        generator=torch_stream(seed, "head of slides"),
+    module = goal.wrapped(
+        make_head(
+            head, slides.bags.widths[name], goal.n_out, hidden=config.hidden, dropout=config.dropout,
+            generator=torch_stream(seed, "head of slides"),
+        )
     )  # fmt: skip
     train_bags(
-        read, loss, learning.tolist(), selecting.tolist(), module, n_epochs=config.n_epochs, lr=config.lr,
+        read, goal.loss, learning.tolist(), selecting.tolist(), module, n_epochs=config.n_epochs, lr=config.lr,
         weight_decay=config.weight_decay, patience=config.patience, schedule=config.schedule, seed=seed, device=device,
     )  # fmt: skip
 
     @torch.no_grad()
     def predict(i: int) -> tuple[Floats, Floats]:
         outputs, attention = module(read(i))
-        return softmax(outputs.double().cpu().numpy()), attention.double().cpu().numpy()
+        return goal.read(outputs.double().cpu().numpy()), attention.double().cpu().numpy()
 
     return SlideHead(predict, selected)
 
@@ -192,33 +123,25 @@ def _scale(
     return mean, scale_of_blocks(mean, variance, blocks) if config.scaling == "block" else scale_of(mean, variance)
 
 
-def _fit_mean(slides: Slides, name: str, moments: Moments, train: Rows, config: SlideConfig) -> SlideHead:
-    """Logistic regression on the mean over patches."""
+def _fit_mean(slides: Slides, name: str, moments: Moments, train: Rows, config: SlideConfig, seed: int) -> SlideHead:
+    """Fit a linear probe to the mean over patches."""
     x = moments.mean[train]
     mean, deviation = _scale(x.mean(0), x.var(0), slides.bags.blocks[name], config)
-    scaled = (x - mean) / deviation
-    probabilities = linear(scaled, slides.y[train], strength(config.C, scaled), balanced=bool(config.class_weights))
+    outputs = fit_probe(slides, train, (x - mean) / deviation, config, seed)
 
     def predict(i: int) -> tuple[Floats, Floats]:
-        return probabilities((moments.mean[[i]] - mean) / deviation)[0], np.zeros(0)
+        return outputs((moments.mean[[i]] - mean) / deviation)[0], np.zeros(0)
 
     return SlideHead(predict, selected=False)
-
-
-def _class_weights(slides: Slides, train: Rows, config: SlideConfig) -> Floats:
-    """Weight of every class, ``(n_classes,)``: inversely proportional to its training slides, or 1."""
-    n_classes = len(slides.classes)
-    if not config.class_weights:
-        return np.ones(n_classes)
-    return len(train) / (n_classes * np.bincount(slides.y[train], minlength=n_classes))
 
 
 def _inner_split(slides: Slides, train: Rows, config: SlideConfig, seed: int) -> tuple[Rows, Rows, bool]:
     """Return slides to learn from, slides that select the epoch (none if a class has too few), and if there are any."""
     if config.inner_val:
         rng = numpy_stream(seed, "inner split of slides")
-        groups, n_classes = slides.group_numbers(train), len(slides.classes)
-        selecting = inner_split(groups, slides.y[train], n_classes, config.inner_val, rng)
+        groups = slides.group_numbers(train)
+        strata, n_strata = slides.strata(train, max(1, min(INNER_STRATA, len(np.unique(groups)) // 2)))
+        selecting = inner_split(groups, strata, n_strata, config.inner_val, rng)
         if selecting is not None:
             return train[~selecting], train[selecting], True
     return train, train[:0], False

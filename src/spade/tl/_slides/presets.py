@@ -6,7 +6,7 @@ from dataclasses import fields
 from typing import Any, TypeVar
 
 from spade.core.checks import check_choice
-from spade.tl._slides.heads import HeadConfig
+from spade.tl._slides.task.settings import HeadConfig
 
 Config = TypeVar("Config", bound=HeadConfig)
 #: ``"paper"`` is what the authors of SPADE state of their heads; what they do not state keeps its default.

@@ -11,6 +11,7 @@ from spade.core.arrays import Rows
 from spade.core.evaluation.folds import groups_per_class, stratified_folds
 from spade.core.rng import numpy_stream
 from spade.tl._slides.slides import Slides
+from spade.tl._slides.task.targets import CLASSES, CONTINUOUS
 
 
 class SlideFolds(NamedTuple):
@@ -45,7 +46,7 @@ def given_folds(slides: Slides, fold_key: str) -> SlideFolds:
 
 
 def deal_slide_folds(slides: Slides, n_folds: int, seed: int) -> SlideFolds:
-    """Deal patients into folds with like shares of the classes."""
+    """Deal patients into folds with like shares of the classes, grades or quantiles of the target."""
     groups = slides.group_numbers(slides.labelled)
     n_groups = len(np.unique(groups))
     if n_groups < n_folds:
@@ -55,18 +56,21 @@ def deal_slide_folds(slides: Slides, n_folds: int, seed: int) -> SlideFolds:
         )
     rng = numpy_stream(seed, "folds of slides")
     of_slide = np.full(len(slides.y), -1)
-    of_slide[slides.labelled] = stratified_folds(groups, slides.y[slides.labelled], len(slides.classes), n_folds, rng)
+    strata, n_strata = slides.strata(slides.labelled, max(1, n_groups // n_folds))
+    of_slide[slides.labelled] = stratified_folds(groups, strata, n_strata, n_folds, rng)
     return SlideFolds([f"fold {f}" for f in range(n_folds)], of_slide)
 
 
 def check_slide_folds(slides: Slides, folds: SlideFolds, most_shots: int) -> None:
     """Raise unless every fold has two classes, and all others together have enough slides of every class."""
+    if slides.kind == CONTINUOUS:
+        return _check_numbers(slides, folds, most_shots)
     n_classes, least = len(slides.classes), max(1, most_shots)
     patients = groups_per_class(slides.group_numbers(slides.labelled), slides.y[slides.labelled], n_classes)
     listed = ", ".join(f"{name}: {count}" for name, count in zip(slides.classes, patients, strict=True))
     for f, fold in enumerate(folds.names):
         outside, inside = (np.bincount(slides.y[part], minlength=n_classes) for part in folds.split(f, slides))
-        if (inside > 0).sum() < 2:
+        if slides.kind == CLASSES and (inside > 0).sum() < 2:
             only = [name for name, count in zip(slides.classes, inside, strict=True) if count]
             raise ValueError(
                 f"{fold} has only slides of {shorten(only) if only else 'no class'}, so it cannot measure how well "
@@ -77,4 +81,20 @@ def check_slide_folds(slides: Slides, folds: SlideFolds, most_shots: int) -> Non
             raise ValueError(
                 f"{fold}: the other folds have fewer than {plural(least, 'slide')} of {shorten(few)} to learn from "
                 f"(patients per class: {listed}). Lower shots=, change n_folds=, or leave the class without labels."
+            )
+
+
+def _check_numbers(slides: Slides, folds: SlideFolds, most_shots: int) -> None:
+    """Raise unless the slides outside every fold are enough, and their numbers differ."""
+    for f, fold in enumerate(folds.names):
+        outside, _ = folds.split(f, slides)
+        if len(outside) < most_shots:
+            raise ValueError(
+                f"{fold}: the other folds have {plural(len(outside), 'slide')}, fewer than shots={most_shots}. Lower "
+                "shots=, or change n_folds=."
+            )
+        if np.ptp(slides.value[outside]) == 0:
+            raise ValueError(
+                f"{fold}: all slides of the other folds have {slides.value[outside[0]]:g}, so nothing can be learned "
+                "from them. Change n_folds=, or the folds."
             )

@@ -20,7 +20,7 @@ from spade.core.slides.survival_losses import cox_loss, discrete_bins, discrete_
 from spade.core.slides.train import train_bags
 from spade.core.slides.train_together import deal_with_events, train_together
 from spade.tl._slides.bags import Block
-from spade.tl._slides.heads import HeadConfig
+from spade.tl._slides.task.settings import HeadConfig
 
 LOSSES = ("nll", "cox")
 INNER_FOLDS = 5

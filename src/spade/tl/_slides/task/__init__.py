@@ -1,0 +1,1 @@
+"""Parts of ``tl.slide_task``: what is predicted, cohorts, training across folds and cohorts, and scores."""
