@@ -8,7 +8,7 @@ from dataclasses import asdict
 from os import PathLike
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, cast
 
 import h5py
 import numpy as np
@@ -114,23 +114,25 @@ def _slide_task(files: Files, table: pd.DataFrame, splits: list[str], common: Ro
     given = _parts(table, splits)
     kept = table.drop(columns=splits)
     if given is not None:
-        return slide_task(files, labels=kept.assign(fold=given), fold_key="fold", **common)
+        return _scores(files, kept.assign(fold=given), common | {"fold_key": "fold"})
     if not splits:
-        return slide_task(files, labels=kept, **common)
+        return _scores(files, kept, common)
     with TemporaryDirectory() as folder:
         if common["head"] == "mean" and len(splits) > 1:
             files = _pooled(files, Path(folder))
         return pd.concat([_one_split(files, kept, table[name], common) for name in splits], ignore_index=True)
 
 
+def _scores(files: Files, labels: pd.DataFrame, options: Row) -> pd.DataFrame:
+    return cast(pd.DataFrame, slide_task(files, labels=labels, **options))
+
+
 def _one_split(files: Files, table: pd.DataFrame, split: pd.Series, common: Row) -> pd.DataFrame:
     """Scores of the slides that a split tests, by heads of all slides that it trains on."""
     try:
         # of the folds within the training slides nothing is kept; two are the fewest
-        scores = slide_task(
-            files, labels=table.assign(part=split), cohort_key="part", train_on="train", test_on="test", n_folds=2,
-            **common,
-        )  # fmt: skip
+        cohorts = {"cohort_key": "part", "train_on": "train", "test_on": "test", "n_folds": 2}
+        scores = _scores(files, table.assign(part=split), common | cohorts)
     except ValueError as error:
         raise ValueError(f"{split.name}: {error}") from error
     tested = scores[scores["evaluation"] == "external"]
