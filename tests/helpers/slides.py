@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import h5py
 import numpy as np
+import pandas as pd
 
 import spade as sp
 from helpers.sections import featured
@@ -34,6 +35,41 @@ def slide(i, n=36, width=8, patient=None, n_planted=3):
 
 def run(samples, **options):
     return sp.tl.slide_task(samples, **{"label_key": "kind", "use_rep": "X_f", "n_folds": 3, **FAST, **options})
+
+
+def write_cohort(folder, n=40, n_patches=6, width=6, sites="AAAB", seed=0):
+    """Feature files of two slides per patient, and what is known of them.
+
+    The second feature is the age, scaled, and the grade is cut from it.
+    """
+    rng = np.random.default_rng(seed)
+    folder.mkdir(exist_ok=True)
+    value = rng.normal(size=n)
+    for i in range(n):
+        x = rng.normal(size=(n_patches, width)).astype(np.float32)
+        x[:, 1] += 2 * value[i]
+        write_h5(folder / f"s{i:02d}.h5", x)
+    patient = np.arange(n) // 2
+    return pd.DataFrame(
+        {
+            "sample": [f"s{i:02d}" for i in range(n)],
+            "patient": [f"p{p:02d}" for p in patient],
+            "age": 50 + 10 * value,
+            "grade": np.searchsorted([-0.6, 0.2, 0.9], value),
+            "kind": np.where(value > 0, "b", "a"),
+            "site": [sites[p % len(sites)] for p in patient],
+        }
+    )
+
+
+def means_of(folder):
+    """Mean over the patches of every slide."""
+    with_files = sorted(folder.glob("*.h5"))
+    means = []
+    for path in with_files:
+        with h5py.File(path) as file:
+            means.append(np.asarray(file["features"], dtype=np.float64).mean(0))
+    return np.array(means)
 
 
 def write_h5(path, x, coords=None, three=False, **more):

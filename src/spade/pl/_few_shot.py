@@ -14,9 +14,11 @@ from spade.core.checks import check_count, check_text
 from spade.pl._draw.axes import GREY, SMALL, TEXT, finish, given_axes, new_figure, title
 from spade.pl._draw.colours import SAFE
 from spade.pl._draw.words import words
-from spade.tl._few_shot.few_shot_summary import few_shot_summary, unit_differences
+from spade.tl._few_shot.few_shot_summary import COHORT, few_shot_summary, unit_differences
 
 PANEL = 2.7
+#: Values of metrics by chance, that of balanced accuracy aside, which depends on the number of classes.
+CHANCE = {"macro_auroc": 0.5, "quadratic_kappa": 0.0, "pearson": 0.0, "r2": 0.0, "c_index": 0.5}
 
 
 def few_shot(
@@ -33,15 +35,18 @@ def few_shot(
     """Draw few-shot results.
 
     Left, the metric over shots, with 95 % bootstrap intervals over sections or patients; the dashed line is chance (F1
-    has no such line). Middle, the difference to ``baseline`` on the same draws, with a dot per section or patient.
-    Right, the recall of every class.
+    and errors have no such line). Middle, the difference to ``baseline`` on the same draws, with a dot per section or
+    patient. Right, the recall of every class or grade, if there are such.
+
+    Several cohorts of :func:`spade.tl.slide_task` are drawn side by side, without the middle panel; for that, pass the
+    rows of one cohort.
 
     Parameters
     ----------
     table
         From :func:`spade.tl.few_shot` or :func:`spade.tl.slide_task`.
     metric
-        Metric of the first two panels.
+        Metric of the first two panels, such as ``"pearson"`` for numbers.
     baseline
         Representation to compare with; None: the first. With a single representation there is no middle panel.
     shots
@@ -55,7 +60,7 @@ def few_shot(
 
     Returns
     -------
-    Array of Axes: curves, differences (with several representations), classes.
+    Array of Axes: curves, differences (with several representations), classes (if there are such).
 
     Raises
     ------
@@ -80,36 +85,59 @@ def few_shot(
     if baseline is not None:
         check_text("baseline", baseline)
     check_count("n_boot", n_boot)
+    table, can_differ = _cohorts_as_names(table)
     summary = few_shot_summary(table, metric=metric, n_boot=n_boot, rng=rng)
     names = list(dict.fromkeys(summary["representation"]))
+    if baseline is not None and not can_differ:
+        raise ValueError(f"baseline={baseline!r}: the table has several cohorts; pass the rows of one to compare.")
     baseline = names[0] if baseline is None else baseline
-    paired = few_shot_summary(table, baseline=baseline, metric=metric, n_boot=n_boot, rng=rng)
+    paired = few_shot_summary(table, baseline=baseline if can_differ else None, metric=metric, n_boot=n_boot, rng=rng)
     all_shots = sorted(set(summary["shots"]))
     shown = all_shots[-1] if shots is None else check_count("shots", shots, 0)
     if shown not in all_shots:
         raise KeyError(f"shots={shots!r} is not in the table; shots: {shorten(all_shots, 20)}.")
-    recalls = few_shot_summary(table[table["shots"] == shown], metric="recall", n_boot=n_boot, rng=rng)
     n_classes = int(table["n_classes"].iloc[0])
     colours = {name: SAFE[i % len(SAFE)] for i, name in enumerate(names)}
-    axes = _panels(ax, 2 if len(names) == 1 else 3, n_classes * len(names))
-    chance = {"balanced_accuracy": 1 / n_classes, "macro_auroc": 0.5}.get(metric)
+    panels = [
+        "curves",
+        *(["differences"] if len(names) > 1 and can_differ else []),
+        *(["classes"] if n_classes else []),
+    ]
+    axes = _panels(ax, panels, n_classes * len(names))
+    chance = CHANCE.get(metric, 1 / n_classes if metric == "balanced_accuracy" and n_classes else None)
     _curves(axes[0], summary, metric, colours, chance)
-    if len(names) > 1:
+    if "differences" in panels:
         units = unit_differences(table, metric, baseline)
         _differences(axes[1], paired, units, baseline, colours)
         axes[1].set_ylabel(f"Δ {words(metric)}", fontsize=TEXT)
-    _classes(axes[-1], recalls, shown, colours)
+    if n_classes:
+        recalls = few_shot_summary(table[table["shots"] == shown], metric="recall", n_boot=n_boot, rng=rng)
+        _classes(axes[-1], recalls, shown, colours)
+    else:
+        for axis in axes:
+            axis.set_xlabel("training slides", fontsize=TEXT)
     finish(show=show)
     return axes
 
 
-def _panels(ax: Any, n: int, n_bars: int) -> NDArray[Any]:
-    names = "curves, differences, classes" if n == 3 else "curves, classes"
+def _cohorts_as_names(table: Any) -> tuple[Any, bool]:
+    """Return the table with cohorts in the names of representations, if there are several; and if there are not."""
+    if not isinstance(table, pd.DataFrame) or not {*COHORT} <= set(table):
+        return table, True
+    name = table["cohort"].where(table["evaluation"] == "external", table["cohort"] + " (cross-validated)")
+    plain = table.drop(columns=COHORT)
+    if name.nunique() < 2:
+        return plain, True
+    several = table["representation"].nunique() > 1
+    return plain.assign(representation=table["representation"] + ", " + name if several else name), False
+
+
+def _panels(ax: Any, names: list[str], n_bars: int) -> NDArray[Any]:
     if ax is not None:
-        return given_axes(ax, (n,), names)
-    last = max(1.0, n_bars / 16)
-    figure = new_figure((PANEL + 0.6) * (n - 1 + last), PANEL + 0.9)
-    return figure.subplots(1, n, squeeze=False, width_ratios=[1.0] * (n - 1) + [last])[0]
+        return given_axes(ax, (len(names),), ", ".join(names))
+    ratios = [max(1.0, n_bars / 16) if name == "classes" else 1.0 for name in names]
+    figure = new_figure((PANEL + 0.6) * sum(ratios), PANEL + 0.9)
+    return figure.subplots(1, len(names), squeeze=False, width_ratios=ratios)[0]
 
 
 def _positions(summary: pd.DataFrame, names: list[str]) -> dict[tuple[str, int], float]:

@@ -169,17 +169,13 @@ def _survival(files: Files, table: pd.DataFrame, splits: list[str], common: Row)
 
 
 def _of_slides(scores: pd.DataFrame, metric: str, rng: int | np.random.Generator) -> Iterable[Row]:
-    """Mean over folds, with its interval; of a single one, the interval over patients."""
+    """Mean over folds, with its interval; of a single split, the interval over patients."""
     summary = few_shot_summary(scores, metric=metric, rng=rng)
     methods = dict(zip(scores["representation"], scores["classifier"], strict=True))
     for row in summary.itertuples():
-        low, high = row.low, row.high
-        if row.n_units == 1 and "low" in scores:
-            same = (scores["metric"] == metric) & (scores["representation"] == row.representation)
-            low, high = scores.loc[same & (scores["shots"] == row.shots), ["low", "high"]].mean()
         yield {
             "encoder": row.representation, "method": methods[row.representation], "shots": row.shots, "metric": metric,
-            "value": row.mean, "low": low, "high": high, "source": OURS,
+            "value": row.mean, "low": row.low, "high": row.high, "source": OURS,
         }  # fmt: skip
 
 

@@ -107,7 +107,8 @@ ODD = {
         "labels": TABLES[1:], "slide_key": CHOICES, "groupby": CHOICES, "fold_key": CHOICES,
         "n_folds": (None, *COUNTS), "shots": ("3", [], {}, ["a"], [0], math.nan, True, HUGE),
         "n_repeats": (None, *COUNTS), "C": NUMBERS, "scaling": CHOICES, **FITTING, "return_predictions": (None, *FLAGS),
-        "key_added": STEMS,
+        "target": (None, *CHOICES), "loss": CHOICES, "cohort_key": CHOICES, "train_on": (3, [], {"a"}, "no_such", HUGE),
+        "test_on": (3, [], {"a"}, "no_such", HUGE), "key_added": STEMS,
     },
     "survival": {
         "time_key": (None, *CHOICES), "event_key": (None, *CHOICES), "use_rep": (None, {"X_f"}, [], {}, *CHOICES),

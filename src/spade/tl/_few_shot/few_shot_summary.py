@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from itertools import product
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -14,6 +16,10 @@ from spade.core.evaluation.units import unit_difference, unit_mean
 from spade.core.rng import as_seed, numpy_stream
 
 COLUMNS = ("representation", "shots", "repeat", "unit", "metric", "label", "value")
+#: Columns of cohorts that heads were not trained on, beside those that they were.
+COHORT = ["evaluation", "cohort"]
+#: Level of the bounds that a table has of its own.
+LEVEL = 0.95
 
 
 def of_metric(table: pd.DataFrame, metric: str) -> pd.DataFrame:
@@ -23,7 +29,7 @@ def of_metric(table: pd.DataFrame, metric: str) -> pd.DataFrame:
     if check_text("metric", metric) not in metrics:
         raise KeyError(f"metric={metric!r} is not in the table; metrics: {shorten(metrics)}.")
     rows = table[table["metric"] == metric]
-    keys = [name for name in COLUMNS if name != "value"]
+    keys = [name for name in (*COLUMNS, *COHORT) if name != "value" and name in rows]
     if rows.duplicated(keys).any():
         raise ValueError(
             "table: rows for the same representation and draw occur more than once, as when results of several "
@@ -61,7 +67,8 @@ def few_shot_summary(
 
     The unit is the section or group of the query, because spots of one section are not independent replicates: the
     values of each unit are averaged over draws, then units are resampled. With few units these intervals are too
-    narrow; with a single one they are NaN.
+    narrow. With a single one they are NaN, unless it is a cohort, or all folds of :func:`slide_task`: then they are the
+    bounds over its patients, at the level of 0.95 only.
 
     Parameters
     ----------
@@ -81,7 +88,8 @@ def few_shot_summary(
     Returns
     -------
     DataFrame
-        One row per ``representation``, ``shots`` and ``label``: ``mean``, ``low`` and ``high`` (percentile bootstrap)
+        One row per ``representation``, ``shots`` and ``label``, and per ``evaluation`` and ``cohort`` if the table has
+        them: ``mean``, ``low`` and ``high`` (percentile bootstrap)
         and ``n_units``. With ``baseline`` also ``difference``, ``difference_low``, ``difference_high``, ``p``
         (two-sided sign-flip test over units, exact up to 12 of them; with n units at least 2 / 2ⁿ) and ``p_corrected``
         (Holm, over all rows but those of the baseline).
@@ -108,25 +116,44 @@ def few_shot_summary(
     [['a', 0.6, 0.0], ['b', 0.7, 0.1]]
     """
     rows = of_metric(table, metric)
-    names = list(dict.fromkeys(rows["representation"]))
     if baseline is not None:
-        check_baseline(baseline, names, "representations")
+        check_baseline(baseline, list(dict.fromkeys(rows["representation"])), "representations")
     check_count("n_boot", n_boot)
     check_share("level", level)
-    means = unit_means(rows)
-    generator = numpy_stream(as_seed(rng), "bootstrap of units")
+    seed, parts = as_seed(rng), []
+    for place, own in _by_cohort(rows):
+        generator = numpy_stream(seed, "bootstrap of units")
+        parts += [place | line for line in _lines(own, baseline, n_boot, level, generator)]
+    summary = pd.DataFrame(parts)
+    if baseline is not None:
+        summary["p_corrected"] = holm(summary["p"].to_numpy())
+    return summary
+
+
+def _by_cohort(rows: pd.DataFrame) -> Iterator[tuple[dict[str, str], pd.DataFrame]]:
+    """Yield what is summarised by itself: every cohort, if there are such, or all rows."""
+    if not {*COHORT} <= set(rows):
+        yield {}, rows
+        return
+    for place, own in rows.groupby(COHORT, sort=False):
+        yield dict(zip(COHORT, place, strict=True)), own
+
+
+def _lines(
+    rows: pd.DataFrame, baseline: str | None, n_boot: int, level: float, generator: np.random.Generator
+) -> Iterator[dict[str, Any]]:
+    """Yield a summary per representation, number of shots and label."""
+    names, means = list(dict.fromkeys(rows["representation"])), unit_means(rows)
     weights = bootstrap_weights(len(means), n_boot, generator)
-    lines = []
     for shots, label, name in product(sorted(set(rows["shots"])), sorted(set(rows["label"])), names):
         if (name, shots, label) not in means:
             continue
         values = means[name, shots, label].to_numpy()
         line = {"representation": name, "shots": shots, "label": label} | unit_mean(values, weights, level)
+        if line["n_units"] == 1 and level == LEVEL and "low" in rows:
+            keys = (rows["representation"] == name) & (rows["shots"] == shots) & (rows["label"] == label)
+            line |= {bound: float(rows.loc[keys, bound].mean()) for bound in ("low", "high")}
         if baseline is not None:
             base = means[baseline, shots, label].to_numpy()
             line |= unit_difference(values, base, weights, level, None if name == baseline else generator)
-        lines.append(line)
-    summary = pd.DataFrame(lines)
-    if baseline is not None:
-        summary["p_corrected"] = holm(summary["p"].to_numpy())
-    return summary
+        yield line

@@ -104,9 +104,9 @@ def _number_of_grade(slides: Slides) -> Floats:
 
 
 def bounded_rows(slides: Slides, predictions: Predictions, seed: int) -> list[Row]:
-    """Return the scores with ``low`` and ``high``: 95 % bounds over patients, which are resampled, each with its slides.
+    """Return the scores with ``low`` and ``high``: 95 % bounds over patients.
 
-    The heads are not trained again. The bounds of a single patient are NaN.
+    Patients are resampled, each with its slides; the heads are not trained again. The bounds of one patient are NaN.
     """
     rows = score_rows(slides, predictions)
     patient = slides.group_numbers(predictions.slides)

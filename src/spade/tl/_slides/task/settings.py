@@ -71,8 +71,9 @@ class SlideConfig(HeadConfig):
         super().__post_init__()
         check_choice("scaling", self.scaling, SCALINGS)
         losses = LOSSES[self.target]
-        loss = losses[-1 if self.C == "paper" else 0] if self.loss is None else self.loss
-        if loss not in losses:
+        of_paper = isinstance(self.C, str) and self.C == "paper"
+        loss = losses[-1 if of_paper else 0] if self.loss is None else self.loss
+        if not isinstance(loss, str) or loss not in losses:
             raise ValueError(
                 f"loss={brief(loss)}: expected {' or '.join(map(repr, losses))} for target={self.target!r}."
             )

@@ -45,11 +45,12 @@ def read_target(kind: str, label: NDArray[np.object_], column: ColumnKind, names
     said, labelled = f"label_key={label_key!r}", label != ""
     if kind == CONTINUOUS:
         value = _numbers(label, names, said, "a number")
-        if len(distinct := np.unique(value[labelled])) < 2:
-            there = (
-                f"all {int(labelled.sum())} slides have {distinct[0]:g}" if len(distinct) else "no slide has a value"
+        distinct = np.unique(value[labelled])
+        if len(distinct) < 2:
+            only = (
+                f"the only value is {distinct[0]:g}, of {plural(int(labelled.sum()), 'slide')}" if len(distinct) else ""
             )
-            raise ValueError(f"{said}: {there}, so there is nothing to predict.")
+            raise ValueError(f"{said}: {only or 'no slide has a value'}, so there is nothing to predict.")
         return Target(kind, np.where(labelled, 0, -1), [], value)
     if kind == ORDINAL:
         grades = _grades(label, column, names, said)
