@@ -235,6 +235,8 @@ def constant(column):
         (with_value("age", np.inf), NUMBER, "label_key='age': 1 slide has no finite number, such as 's03' with inf"),
         (with_value("age", "about 60"), NUMBER, "slide 's03' has 'about 60'; expected a number"),
         (with_value("grade", np.inf), GRADE, "1 slide has no finite number, such as 's03'"),
+        (lambda k: k.assign(grade=np.where(k["sample"] == "s01", "1.0", k["grade"].astype(str))), GRADE,
+         "label_key='grade': '1', '1.0' are the same number"),
         (constant("age"), NUMBER, "label_key='age': the only value is 3, of 40 slides, so there is nothing to predict"),
         (constant("grade"), GRADE, "label_key='grade': all grades are '3'; .* at least two"),
         (None, {**NUMBER, "target": "numbers"}, "target='numbers': expected one of 'auto', 'classes', 'ordinal', 'con"),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -11,6 +13,7 @@ from spade._checks import check_classes, plural, shorten
 from spade.core.arrays import Floats, Rows
 from spade.tl._slides.columns import ColumnKind
 
+logger = logging.getLogger("spade")
 CLASSES, ORDINAL, CONTINUOUS = "classes", "ordinal", "continuous"
 #: Classes, if the labels are no numbers.
 AUTO = "auto"
@@ -70,6 +73,8 @@ def read_target(kind: str, label: NDArray[np.object_], column: ColumnKind, names
 
 def _refuse_numbers(kind: str, label: NDArray[np.object_], column: ColumnKind, said: str) -> None:
     """Raise if labels are numbers that may not be classes, or cannot be."""
+    if kind == AUTO and column.order:
+        logger.info('%s has ordered categories, which are taken for classes; target="ordinal" uses their order', said)
     if not column.numbers:
         return
     values = sorted(set(label.tolist()) - {""}, key=float)
@@ -121,6 +126,8 @@ def _grades(label: NDArray[np.object_], column: ColumnKind, names: list[str], sa
             f"{said} holds numbers such as {shorten(fractions, 2)}, but grades are whole numbers. Pass "
             'target="continuous", or cut them into ordered ranges, as with pandas.cut.'
         )
-    return dict(
-        sorted(zip(label[label != ""].tolist(), value[label != ""].tolist(), strict=True), key=lambda kv: kv[1])
-    )
+    number = dict(zip(label[label != ""].tolist(), value[label != ""].tolist(), strict=True))
+    grades = sorted(number, key=lambda name: number[name])
+    if alike := [pair for pair in pairwise(grades) if number[pair[0]] == number[pair[1]]]:
+        raise ValueError(f"{said}: {shorten(alike[0])} are the same number. Write it in one way.")
+    return {name: number[name] for name in grades}
