@@ -176,8 +176,8 @@ class Task(Facts):
         DataFrame
             One row per encoder and head of this run, then one per published figure: ``encoder``; ``method``; ``shots``
             (0: all slides); ``metric``; ``value``; ``low`` and ``high``, bounds of 95 % (of this run: bootstrap over
-            folds; over patients, if there is one fold or for survival); ``error``, the standard error of published
-            figures; ``source``, ``"this run"`` or a citation; and ``where`` in it.
+            folds; over patients, if there is one fold, if folds are scored together, or for survival); ``error``, the
+            standard error of published figures; ``source``, ``"this run"`` or a citation; and ``where`` in it.
         DataFrame
             With ``return_scores``: what :func:`spade.tl.slide_task` or :func:`spade.tl.survival` returned.
 
