@@ -60,15 +60,31 @@ def test_the_ridge_and_its_scores_are_those_of_other_programs(folder, known):
     assert set(table["n_classes"]) == {0}
 
 
-def test_the_penalty_is_chosen_within_the_training_slides(folder, known):
+def test_the_penalty_is_the_best_for_patients_held_out_of_the_training_slides(folder, known, monkeypatch):
+    from spade.tl._slides.task import objectives
+
+    seen, real = [], objectives.ridge_errors
+    monkeypatch.setattr(objectives, "ridge_errors", lambda x, y, *rest: seen.append(rest) or real(x, y, *rest))
+    table, slides = run(folder, known, **NUMBER, scaling="none")
+    assert table.loc[table["metric"] == "r2", "value"].min() > 0.8
     noise = known.assign(age=np.random.default_rng(1).normal(size=len(known)))
-    chosen, _ = run(folder, noise, **NUMBER)
-    weak, _ = run(folder, noise, **NUMBER, C=1e6)
-    r2 = [table.loc[table["metric"] == "r2", "value"].mean() for table in (chosen, weak)]
-    assert r2[0] > -0.25  # nothing can be learned, so the mean is predicted
-    assert r2[0] > r2[1]
-    found, _ = run(folder, known, **NUMBER)
-    assert found.loc[found["metric"] == "r2", "value"].min() > 0.8
+    of_noise = run(folder, noise, **NUMBER, scaling="none")[1]
+    x, alphas_chosen = means_of(folder), []
+    units = [(rows, *unit) for rows, found in ((known, slides), (noise, of_noise)) for unit in of_units(found, rows)]
+    for (rows, _, query, train, own), (folds, alphas) in zip(units, seen, strict=True):
+        age, patient = rows["age"].to_numpy(), rows["patient"].to_numpy()[train]
+        assert not any(set(patient[inner]) & set(patient[held]) for inner, held in folds)
+        errors = [
+            sum(
+                np.square(Ridge(alpha=a).fit(x[train[i]], age[train[i]]).predict(x[train[h]]) - age[train[h]]).sum()
+                for i, h in folds
+            )
+            for a in alphas
+        ]
+        alphas_chosen.append(alphas[int(np.argmin(errors))])
+        predicted = Ridge(alpha=alphas_chosen[-1]).fit(x[train], age[train]).predict(x[query])
+        np.testing.assert_allclose(own["predicted"], predicted, rtol=1e-4, atol=1e-6)
+    assert min(alphas_chosen[3:]) > max(alphas_chosen[:3])  # what cannot be learned is shrunk
 
 
 @pytest.mark.parametrize("head", ["abmil", "transmil"])

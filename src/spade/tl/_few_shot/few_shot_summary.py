@@ -135,7 +135,7 @@ def _by_cohort(rows: pd.DataFrame) -> Iterator[tuple[dict[str, str], pd.DataFram
     if not {*COHORT} <= set(rows):
         yield {}, rows
         return
-    for place, own in rows.groupby(COHORT, sort=False):
+    for place, own in rows.groupby(COHORT, sort=False, dropna=False):
         yield dict(zip(COHORT, place, strict=True)), own
 
 
