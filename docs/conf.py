@@ -15,10 +15,11 @@ import nbformat
 from docutils import nodes
 from docutils.utils.math.latex2mathml import tex2mathml
 from nbclient import NotebookClient
+from pandas import NA
 from sphinx.application import Sphinx
 from sphinx.util.inspect import TypeAliasForwardRef
 
-from spade import encoders
+from spade import encoders, tasks
 from spade.encoders import _texture
 
 DOCS = Path(__file__).parent
@@ -99,6 +100,29 @@ def encoder_table() -> str:
     return "\n".join(rows)
 
 
+def task_table() -> str:
+    """Markdown table of the slide tasks of the papers."""
+    rows = ["| name | task | paper | target | metric | licence of the slides | figures | unknown |", "| --- " * 8 + "|"]
+    for task in tasks.list().itertuples():
+        classes = "" if task.kind == "survival" else f", {'?' if task.n_classes is NA else task.n_classes} classes"
+        rows.append(
+            f"| `{task.name}` | {task.title} | {task.paper} | {task.kind}{classes} | {task.metric} | {task.licence} "
+            f"| {task.published} | {task.unknown} |"
+        )
+    return "\n".join(rows)
+
+
+def source_list() -> str:
+    """Markdown list of what the facts of the tasks were read in."""
+    found = {}
+    for name in tasks.list()["name"]:
+        task = tasks.get(name)
+        parts = [task.source, task.data.source, task.protocol.source, task.rule.source if task.rule else ()]
+        for source in [*(s for part in parts for s in part), *(figure.source for figure in task.published)]:
+            found[source.text] = f"- {source.text} ([page]({source.address})). Read: {source.read}."
+    return "\n".join(found.values())
+
+
 def texture_table() -> str:
     """Markdown table of the groups of texture features."""
     rows = ["| features | what they are |", "| --- | --- |"]
@@ -108,6 +132,8 @@ def texture_table() -> str:
 
 myst_substitutions = {
     "encoder_table": encoder_table(),
+    "task_table": task_table(),
+    "task_sources": source_list(),
     "texture_table": texture_table(),
     "n_texture": str(len(_texture.FEATURE_NAMES)),
     "texture_names": "```text\n" + "\n".join(_texture.FEATURE_NAMES) + "\n```",

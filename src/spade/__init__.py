@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 from spade._version import __version__
 
 if TYPE_CHECKING:
-    from spade import datasets, encoders, io, models, pl, pp, tl
+    from spade import datasets, encoders, io, models, pl, pp, tasks, tl
 
-__all__ = ["__version__", "datasets", "encoders", "io", "models", "pl", "pp", "tl"]
+__all__ = ["__version__", "datasets", "encoders", "io", "models", "pl", "pp", "tasks", "tl"]
 
 
 def __getattr__(name: str) -> Any:
