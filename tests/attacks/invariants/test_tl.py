@@ -102,8 +102,8 @@ CALLS = {
     ),
     "routing_scores": (drawn({"key_added": st.just("new")}), {"new_entropy", "new_distance"}),
     "slide_embedding": (
-        drawn({"use_rep": st.sampled_from(["X_f", ("X_f", "X_theirs")]), "slide_key": st.sampled_from([None, "part"]),
-               "return_counts": st.just(False)}),
+        drawn({"use_rep": st.sampled_from(["X_f", ("X_f", "X_theirs")]),
+               "slide_key": st.sampled_from([None, "organ_of_section"])}),
         set(),
     ),
     "switchboard": (

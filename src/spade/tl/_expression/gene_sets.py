@@ -63,7 +63,9 @@ def _checked(net: pd.DataFrame) -> pd.DataFrame:
                 f"net: {int((~named).sum())} of {len(net)} rows have no text as {column!r}, such as row "
                 f"{int(np.flatnonzero(~named)[0])}: {brief(net[column][~named].iloc[0])}. Take them out."
             )
-    if twice := net[[SOURCE, TARGET]][net.duplicated([SOURCE, TARGET])].agg("/".join, axis=1).tolist():
+    repeated = net[net.duplicated([SOURCE, TARGET])]
+    if len(repeated):
+        twice = [f"{source}/{target}" for source, target in zip(repeated[SOURCE], repeated[TARGET], strict=True)]
         raise ValueError(
             f"net: pairs of pathway and gene occur more than once: {shorten(twice, 3)}. Keep one weight for each."
         )

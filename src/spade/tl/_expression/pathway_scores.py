@@ -158,8 +158,9 @@ def pathway_scores(
         table.uns[_keys.pathway_names(key_added)] = np.array(kept)
         sources = [name for name in where.read if name in table.uns.get(_keys.UNS, {})]
         _keys.write_provenance(
-            table.uns, key_added, *sources, function=_keys.PATHWAY_SCORING, method=method, min_genes=min_genes, net=net_id,
-            n_pathways=len(kept), n_genes=expression.n_vars, layer=layer, predicted=predicted, normalized=normalized,
+            table.uns, key_added, *sources, function=_keys.PATHWAY_SCORING, method=method, min_genes=min_genes,
+            net=net_id, n_pathways=len(kept), n_genes=expression.n_vars, layer=layer, predicted=predicted,
+            normalized=normalized,
         )  # fmt: skip
         sample.save()
         logger.info("%s: wrote obsm[%r], %d × %d", sample.name, key_added, *scores.shape)
