@@ -61,7 +61,7 @@ def _checked(net: pd.DataFrame) -> pd.DataFrame:
         if not named.all():
             raise ValueError(
                 f"net: {int((~named).sum())} of {len(net)} rows have no text as {column!r}, such as row "
-                f"{int(np.flatnonzero(~named)[0])}: {brief(net[column][~named].iloc[0])}. Take them out."
+                f"{int(np.flatnonzero(~named)[0])}: {shorten(net[column][~named][:1])}. Take them out."
             )
     repeated = net[net.duplicated([SOURCE, TARGET])]
     if len(repeated):
@@ -75,7 +75,7 @@ def _checked(net: pd.DataFrame) -> pd.DataFrame:
         row = net[odd].iloc[0]
         raise ValueError(
             f"net: {int(odd.sum())} of {len(net)} weights are not finite numbers other than 0, such as "
-            f"{brief(row[WEIGHT])} of {row[TARGET]!r} in {row[SOURCE]!r}. Take these genes out, or correct the "
+            f"{shorten([row[WEIGHT]])} of {row[TARGET]!r} in {row[SOURCE]!r}. Take these genes out, or correct the "
             "weights."
         )
     return names.assign(**{WEIGHT: weights.astype(float)})
