@@ -30,8 +30,11 @@ PREDICTED = "predicted"
 SMOOTHED = "smoothed"
 #: Functions that write features of an encoder, in their records.
 ENCODING = ("pp.encode_patches", "io.from_lazyslide", "io.from_sopa")
+PATHWAYS = "pathways"
 #: Function that wrote a layer of smoothed counts, in its record.
 SMOOTHING = "pp.smooth_expression"
+#: Function that wrote scores of gene sets, in their record.
+PATHWAY_SCORING = "tl.pathway_scores"
 
 TRAIN, VAL, TEST, GUARD = "train", "val", "test", "guard"
 
@@ -69,6 +72,8 @@ class Record(TypedDict, total=False):
     model: str
     model_id: str
     mix: str
+    #: Of predicted programs, which are the last columns.
+    n_programs: int
     seed: int
     #: Of patches, and of features made from them.
     patches_key: str
@@ -88,6 +93,8 @@ class Record(TypedDict, total=False):
     fold_case: bool
     target_sum: float
     scale: str
+    #: Of scores of predicted expression: the stem of the prediction.
+    predicted: str
     #: Of attention.
     label_key: str
     slide_key: str
@@ -171,6 +178,11 @@ def predicted_deviation(stem: str) -> str:
 def predicted_genes(stem: str) -> str:
     """``uns`` key of the genes in the columns of predicted expression."""
     return f"{stem}_genes"
+
+
+def pathway_names(key: str) -> str:
+    """``uns`` key of the pathways in the columns of scores."""
+    return f"{key}_names"
 
 
 def features(encoder: str) -> str:

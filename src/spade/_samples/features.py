@@ -151,6 +151,8 @@ def holds_expression(sample: Sample, key: str) -> bool:
     record = _keys.read_provenance(sample.table.uns, key)
     if record.get("function") == "pp.spatial_context":
         return holds_expression(sample, str(record.get("use_rep", "")))
+    if record.get("function") == _keys.PATHWAY_SCORING:
+        return "predicted" not in record
     if record.get("function") == "tl.embed":
         obsm = sample.table.obsm
         return any(

@@ -16,15 +16,18 @@ from spade.io._files.matrices import to_dense
 from spade.models import GenePanel
 
 
-def read_predicted(sample: Sample, key: str, *, deviation: bool = False) -> pd.DataFrame:
-    """Return predicted expression (or its deviation) by spot and gene; raise with the predictions there are."""
+def read_predicted(sample: Sample, key: str, *, deviation: bool = False, argument: str = "key") -> pd.DataFrame:
+    """Return predicted expression (or its deviation) by spot and gene; raise with the predictions there are.
+
+    ``argument`` is what messages call ``key``.
+    """
     table, names = sample.table, _keys.predicted_genes(key)
     values_key = _keys.predicted_deviation(key) if deviation else _keys.predicted(key)
     if values_key not in table.obsm or names not in table.uns:
         stems = [other.removeprefix("X_") for other in table.obsm]
         predictions = [stem for stem in stems if _keys.predicted_genes(stem) in table.uns]
         raise KeyError(
-            f"{sample.name}: key={key!r}: obsm[{values_key!r}] with uns[{names!r}] is not there; predictions: "
+            f"{sample.name}: {argument}={key!r}: obsm[{values_key!r}] with uns[{names!r}] is not there; predictions: "
             f"{shorten(predictions) or 'none'}. Make them with sp.tl.predict_expression(samples, model, reference=...)."
         )
     sample.check_current(values_key)

@@ -11,12 +11,14 @@ from spade.tl._experts.routing_scores import routing_scores
 from spade.tl._expression.expression_benchmark import expression_benchmark
 from spade.tl._expression.expression_summary import expression_summary
 from spade.tl._expression.expression_trust import expression_trust
+from spade.tl._expression.pathway_scores import pathway_scores
 from spade.tl._expression.predict_expression import predict_expression
 from spade.tl._few_shot.annotate import annotate
 from spade.tl._few_shot.few_shot import few_shot
 from spade.tl._few_shot.few_shot_summary import few_shot_summary
 from spade.tl._programs.train_programs import train_programs
 from spade.tl._slides.attention import attention
+from spade.tl._slides.slide_embedding import slide_embedding
 from spade.tl._slides.slide_task import slide_task
 from spade.tl._slides.survival import survival
 from spade.tl._slides.survival_summary import survival_summary
@@ -39,11 +41,13 @@ __all__ = [
     "few_shot",
     "few_shot_summary",
     "mixing",
+    "pathway_scores",
     "predict_expression",
     "rank_expert_genes",
     "retrieval_metrics",
     "retrieve",
     "routing_scores",
+    "slide_embedding",
     "slide_task",
     "survival",
     "survival_summary",

@@ -84,6 +84,12 @@ ODD = {
     "mixing": {
         "use_rep": (None, *CHOICES), "groupby": CHOICES, "n_neighbors": (None, *COUNTS), "table_key": CHOICES,
     },
+    "pathway_scores": {
+        "net": (None, 3, [], {}, "no/such.gmt", "hallmark", {"a": "G00"}, {"G00": 1.0}, {"a": [3]}, {"a": ["no such"]},
+                {"a": {"G00": math.nan}}, HUGE),
+        "predicted": CHOICES, "layer": CHOICES, "normalized": (None, *FLAGS), "method": (None, *CHOICES),
+        "min_genes": (None, *COUNTS), "table_key": CHOICES, "key_added": STEMS,
+    },
     "predict_expression": {**PREDICTING, "model": (None, *MODELS), "reference": (None, 3, [3], [], "no/such.zarr"),
                            "key_added": STEMS},
     "rank_expert_genes": {
@@ -102,6 +108,10 @@ ODD = {
         "normalized": FLAGS, "table_key": CHOICES,
     },
     "routing_scores": {"model": (None, *MODELS), "key_added": STEMS, "use_rep": CHOICES, "table_key": CHOICES},
+    "slide_embedding": {
+        "use_rep": (None, {"X_f"}, [], {}, (), *CHOICES), "pool": (None, *CHOICES), "weights_key": CHOICES,
+        "slide_key": CHOICES, "return_counts": (None, *FLAGS), "table_key": CHOICES,
+    },
     "slide_task": {
         "label_key": (None, *CHOICES), "use_rep": (None, {"X_f"}, [], {}, *CHOICES), "head": (None, *LISTS, *CHOICES),
         "labels": TABLES[1:], "slide_key": CHOICES, "groupby": CHOICES, "fold_key": CHOICES,
@@ -214,11 +224,13 @@ def works(tmp_path_factory):
         "few_shot": {"samples": pair, **reads, "shots": (1,), "n_repeats": 1},
         "few_shot_summary": {"table": few, "n_boot": 10},
         "mixing": {"samples": pair, "use_rep": "X_f", "n_neighbors": 5},
+        "pathway_scores": {"samples": pair, "net": {"a": list(GENES[:9]), "b": list(GENES[9:20])}},
         "predict_expression": {"samples": pair, "model": model, "reference": pair, "k": 3},
         "rank_expert_genes": {"samples": pair, "min_spots": 5},
         "retrieval_metrics": {"samples": pair, "model": model, "k": 3},
         "retrieve": {"query": pair, "gallery": pair, "model": model, "k": 3},
         "routing_scores": {"samples": pair, "model": model},
+        "slide_embedding": {"samples": patients, "use_rep": "X_f"},
         "slide_task": {"bags": patients, "label_key": "kind", **slides, "head": "mean"},
         "survival": {"bags": patients, "time_key": "time", "event_key": "event", **slides, "n_bins": 2},
         "survival_summary": {"table": risks, "n_boot": 10},

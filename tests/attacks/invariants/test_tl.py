@@ -74,6 +74,12 @@ CALLS = {
         set(),
     ),
     "mixing": (drawn({"use_rep": st.just("X_f"), "n_neighbors": st.integers(1, 40)}), set()),
+    "pathway_scores": (
+        drawn({"net": st.just({"one": list(GENES[:9]), "two": list(GENES[6:20])}),
+               "method": st.sampled_from(["ulm", "aucell"]), "min_genes": st.integers(1, 9),
+               "key_added": st.just("new")}),
+        {"new", "new_names"},
+    ),
     "predict_expression": (
         drawn({"method": st.just("ridge"), "use_rep": st.just("X_f"), "alpha": st.sampled_from([1.0, 100.0]),
                "genes": st.sampled_from([None, ["G03", "G01"]]), "key_added": st.just("new")}),
@@ -95,6 +101,11 @@ CALLS = {
         set(),
     ),
     "routing_scores": (drawn({"key_added": st.just("new")}), {"new_entropy", "new_distance"}),
+    "slide_embedding": (
+        drawn({"use_rep": st.sampled_from(["X_f", ("X_f", "X_theirs")]),
+               "slide_key": st.sampled_from([None, "organ_of_section"])}),
+        set(),
+    ),
     "switchboard": (
         drawn({"use_rep": st.just("X_f"), "genes": st.just(list(GENES[:8])), "groupby": st.just(None),
                "variants": st.just(["spade"]), "control": st.just(False), "k": st.integers(1, 5), "rng": SEEDS,
@@ -156,7 +167,7 @@ def test_only_its_own_keys_change(function, data):
         run(function, samples, options)
 
 
-@pytest.mark.parametrize("function", ["annotate", "embed", "predict_expression", "routing_scores"])
+@pytest.mark.parametrize("function", ["annotate", "embed", "pathway_scores", "predict_expression", "routing_scores"])
 @FEW
 @given(data=st.data(), seed=st.integers(0, 1000))
 def test_results_follow_the_rows(function, data, seed):
@@ -166,7 +177,7 @@ def test_results_follow_the_rows(function, data, seed):
     for samples in (plain, mixed):
         run(function, samples, options)
     for one, other in zip(plain, mixed, strict=True):
-        following(one["table"], other["table"], written - {"new_genes"}, rtol=1e-3)
+        following(one["table"], other["table"], written - {"new_genes", "new_names"}, rtol=1e-3)
 
 
 @pytest.mark.parametrize("function", UNORDERED)
@@ -208,7 +219,7 @@ def test_results_that_depend_on_the_order_of_rows_say_so(function):
     assert "the order of the rows" in " ".join(getattr(sp.tl, function).__doc__.split())
 
 
-@pytest.mark.parametrize("function", ["embed", "predict_expression", "routing_scores"])
+@pytest.mark.parametrize("function", ["embed", "pathway_scores", "predict_expression", "routing_scores"])
 @FEW
 @given(data=st.data(), n=st.integers(1, 35))
 def test_rows_do_not_depend_on_other_rows(function, data, n):
@@ -218,7 +229,7 @@ def test_rows_do_not_depend_on_other_rows(function, data, n):
     part.tables["table"] = part["table"][order_of(36, n)[:n]].copy()
     for sdata in (whole, part):
         run(function, [sdata], options)
-    following(part["table"], whole["table"], written - {"new_genes"}, rtol=1e-3)
+    following(part["table"], whole["table"], written - {"new_genes", "new_names"}, rtol=1e-3)
 
 
 @pytest.mark.parametrize("function", sorted(SLIDES))

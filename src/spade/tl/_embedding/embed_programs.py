@@ -32,6 +32,7 @@ def embed_programs(samples: Samples, model: ProgramModel, stem: str, table_key: 
             model_id=model.id,
             encoder=model.config.encoder,
             seed=model.config.seed,
+            n_programs=model.n_programs,
             use_rep=model.config.use_rep,
         )
         sample.save()

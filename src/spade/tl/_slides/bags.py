@@ -57,6 +57,8 @@ class Bags:
         Sample (its number) and rows of the table of every slide; empty for feature files.
     readers
         For every representation, a function per slide that reads its patches.
+    n_rows
+        For every representation, the number of patches of every slide, those without features too.
     """
 
     names: list[str]
@@ -65,6 +67,7 @@ class Bags:
     kinds: dict[str, ColumnKind]
     places: list[tuple[int, Rows]]
     readers: dict[str, list[Reader]]
+    n_rows: dict[str, list[int]]
 
     def __len__(self) -> int:
         return len(self.names)
@@ -88,6 +91,7 @@ def read_bags(
     slide_key: str | None = None,
     table_key: str | None = None,
     optional: Collection[str] = (),
+    argument: str = "bags",
 ) -> Bags:
     """Describe the slides of samples or feature files.
 
@@ -107,19 +111,21 @@ def read_bags(
         Table; may be left out when there is one.
     optional
         Arguments whose column some of the samples may lack.
+    argument
+        What messages call ``bags``.
     """
-    wanted = {argument: check_text(argument, column) for argument, column in columns.items() if column is not None}
-    check_ordered("bags", bags)
+    wanted = {name: check_text(name, column) for name, column in columns.items() if column is not None}
+    check_ordered(argument, bags)
     if isinstance(bags, Iterable) and not isinstance(bags, (str, PathLike, Mapping, SpatialData)):
         bags = list(bags)  # an iterator can be read only once
-    files = _as_files(bags)
+    files = _as_files(bags, argument)
     if files is None:
         if named is None:
             raise ValueError(
                 "use_rep=None: samples need the obsm key of a representation; only feature files have none."
             )
         in_obs = {} if labels is not None else wanted
-        described = _of_samples(as_list(bags, "bags"), named, in_obs, slide_key, table_key, optional)
+        described = _of_samples(as_list(bags, argument), named, in_obs, slide_key, table_key, optional)
     else:
         for name, given in (("use_rep", named), ("slide_key", slide_key), ("table_key", table_key)):
             if given is not None:
@@ -127,72 +133,75 @@ def read_bags(
                     f"{name}= has no meaning for feature files: each is a slide in one representation. Leave it out; "
                     "for several representations pass a dict of folders."
                 )
-        if labels is None:
+        if labels is None and wanted:
             raise ValueError(
                 "labels=None: feature files have no labels of their own. Pass a table with a column 'sample' that "
                 "holds their names without suffix, such as sp.io.read_annotations returns."
             )
-        described = _of_files(files)
+        described = _of_files(files, argument)
     return described if labels is None else _labelled(described, labels, wanted)
 
 
-def _as_files(bags: BagSource) -> Mapping[str, Files] | None:
+def _as_files(bags: BagSource, argument: str) -> Mapping[str, Files] | None:
     """Return feature files by representation, or None if these are samples."""
     if isinstance(bags, Mapping):
         if not bags:
-            raise ValueError("bags is empty; expected one folder or list of feature files per representation.")
-        if all(map(_is_sample, bags.values())):
+            raise ValueError(f"{argument} is empty; expected one folder or list of feature files per representation.")
+        if all(_is_sample(value, argument) for value in bags.values()):
             return None
         for name, source in bags.items():
             if not isinstance(source, (str, PathLike)) and (
                 isinstance(source, Mapping) or not isinstance(source, Iterable)
             ):
                 raise TypeError(
-                    f"bags[{name!r}]: got {type(source).__name__}; expected a folder or a list of feature files, or "
-                    "samples throughout."
+                    f"{argument}[{name!r}]: got {type(source).__name__}; expected a folder or a list of feature files, "
+                    "or samples throughout."
                 )
         return bags
     if isinstance(bags, (str, PathLike)):
-        path = check_path("bags", bags)
+        path = check_path(argument, bags)
         folder = path.is_dir() and not is_store(path) and path.suffix != ".zarr"
         return {"features": path} if folder or is_feature_file(path) else None
     if not isinstance(bags, list):
         return None
-    n_files = sum(isinstance(item, (str, PathLike)) and is_feature_file(check_path("bags", item)) for item in bags)
+    n_files = sum(isinstance(item, (str, PathLike)) and is_feature_file(check_path(argument, item)) for item in bags)
     if 0 < n_files < len(bags):
         raise ValueError(
-            f"bags: {n_files} of {len(bags)} items are feature files and the others are not. Pass one or the other."
+            f"{argument}: {n_files} of {len(bags)} items are feature files and the others are not. Pass one or the "
+            "other."
         )
     return {"features": bags} if n_files else None
 
 
-def _is_sample(value: object) -> bool:
+def _is_sample(value: object, argument: str) -> bool:
     """Whether a value of a dict is a sample, opened or as a store, rather than feature files."""
     if isinstance(value, (str, PathLike)):
-        path = check_path("bags", value)
+        path = check_path(argument, value)
         return path.suffix == ".zarr" or is_store(path)
     return isinstance(value, SpatialData)
 
 
-def _of_files(files: Mapping[str, Files]) -> Bags:
+def _of_files(files: Mapping[str, Files], argument: str) -> Bags:
     """Feature files, matched by name between representations; only shapes are read."""
-    paths = {name: find_feature_files(source, f"bags[{name!r}]") for name, source in files.items()}
+    paths = {name: find_feature_files(source, f"{argument}[{name!r}]") for name, source in files.items()}
     first = next(iter(paths))
     names = list(paths[first])
     for name, path_of in paths.items():
         if lacking := set(names) ^ set(path_of):
             raise ValueError(
-                f"bags: {first!r} and {name!r} differ in their slides; only one of them has "
+                f"{argument}: {first!r} and {name!r} differ in their slides; only one of them has "
                 f"{shorten(sorted(lacking))}. Encode these, or take them out of the other."
             )
+    shapes = {name: {slide: feature_shape(path) for slide, path in path_of.items()} for name, path_of in paths.items()}
     widths = {
-        name: _one_width({slide: feature_shape(path)[1] for slide, path in path_of.items()}, name)
-        for name, path_of in paths.items()
+        name: _one_width({slide: width for slide, (_, width) in shape_of.items()}, name)
+        for name, shape_of in shapes.items()
     }
+    n_rows = {name: [shape_of[slide][0] for slide in names] for name, shape_of in shapes.items()}
     readers: dict[str, list[Reader]] = {
         name: [partial(read_feature_file, path_of[slide]) for slide in names] for name, path_of in paths.items()
     }
-    return Bags(names, {name: [(width, True)] for name, width in widths.items()}, {}, {}, [], readers)
+    return Bags(names, {name: [(width, True)] for name, width in widths.items()}, {}, {}, [], readers, n_rows)
 
 
 def _of_samples(
@@ -212,6 +221,7 @@ def _of_samples(
     widths: dict[str, dict[str, int]] = {key: {} for keys in named.values() for key in keys}
     of_encoder: dict[str, bool] = {}
     n_left_out = 0
+    n_rows: list[int] = []
     lacking: list[dict[str, str]] = []
     for number, sample in enumerate(iter_samples(items, table_key=table_key)):
         lacking.append(_lacking(sample, wanted, optional))
@@ -234,6 +244,7 @@ def _of_samples(
                     f"({shorten(width)}). Look at sp.pl.patches, or leave the slide out."
                 )
             places.append((number, rows))
+            n_rows.append(int(of_slide.sum()))
             for key in widths:
                 widths[key][slide] = width[key]
             for argument, column in wanted.items():
@@ -254,6 +265,7 @@ def _of_samples(
         {argument: joined_kind(of_samples) for argument, of_samples in kinds.items()},
         places,
         readers,
+        dict.fromkeys(named, n_rows),
     )
 
 
