@@ -11,6 +11,7 @@ from spade.core.patches.tiles import (
     ChunkCache,
     Level,
     choose_level,
+    chunk_order,
     iter_patches,
     mirror,
     read_patch,
@@ -60,6 +61,17 @@ def test_each_chunk_is_read_once(image):
     centres = np.random.default_rng(2).uniform(0, 260, size=(100, 2))
     list(iter_patches([level(image, 64, log=log)], centres, 40, 40, 16))
     assert len(log) == len(set(log))
+
+
+def test_chunks_of_a_wide_image_are_seldom_read_twice(image):
+    log, n_bytes = [], 3 * 6 * (3 * 20 * 20)  # three rows of six chunks, of an image of thirteen columns
+    one = level(image, 20, log=log)
+    centres = np.stack(np.meshgrid(np.arange(10, 290, 7.0), np.arange(10, 250, 7.0), indexing="ij"), -1).reshape(-1, 2)
+    cache = ChunkCache(one, n_bytes)
+    for i in np.lexsort(chunk_order(one, centres, n_bytes)):
+        read_patch(cache, centres[i], (20, 20), 20)
+    assert len(set(log)) == 15 * 13
+    assert len(log) <= len(set(log)) + 3 * 2 * 15  # at the borders of bands alone
 
 
 def test_the_cache_is_bounded(image):

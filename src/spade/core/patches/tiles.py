@@ -240,11 +240,16 @@ def show_anything(levels: list[Level], centres: Floats, px_per_patch: float, n_p
     return shown
 
 
-def chunk_order(level: Level, local: Floats) -> tuple[NDArray[np.generic], ...]:
-    """Return keys with which ``np.lexsort`` puts centres, in pixels of a level, into the order of its chunks."""
+def chunk_order(level: Level, local: Floats, max_bytes: int = CACHE_BYTES) -> tuple[NDArray[np.generic], ...]:
+    """Return keys with which ``np.lexsort`` puts centres, in pixels of a level, into the order of its chunks.
+
+    A level is gone through in bands from top to bottom, so narrow that a cache of ``max_bytes`` holds three rows of
+    their chunks and of the chunks beside them. Then no chunk is read twice, but for those at the borders of bands.
+    """
     rows = np.searchsorted(level.y_edges, local[:, 0], "right")
     columns = np.searchsorted(level.x_edges, local[:, 1], "right")
-    return local[:, 0], columns, rows
+    largest = 3 * int(np.diff(level.y_edges).max()) * int(np.diff(level.x_edges).max())
+    return local[:, 0], columns, rows, columns // max(1, max_bytes // (3 * largest) - 2)
 
 
 def iter_patches(
