@@ -43,6 +43,16 @@ def abmil(folder):
     return lambda: task(folder, label_key="kind", labels=labels, **options)
 
 
+def embed(folder):
+    import spade as sp
+
+    features = h5py.File(next(folder.iterdir()))["features"].shape[1]
+    sample = sp.datasets.toy(1, 120)[0]
+    sample["table"].obsm["X_f"] = np.random.default_rng(0).standard_normal((120, features), dtype=np.float32)
+    model = sp.tl.train_spade(sample, use_rep="X_f", n_prototypes=4, n_experts=4, n_epochs=1, device="cpu")
+    return lambda: sp.tl.embed(folder, model, out=folder.with_name(f"{folder.name}_embedded"))
+
+
 def read(folder):
     """Only read every file once."""
     from spade.io._feature_files import read_feature_file
@@ -53,7 +63,7 @@ def read(folder):
 if __name__ == "__main__":
     warnings.simplefilter("ignore")
     logging.disable()
-    step = {"abmil": abmil, "reading": read}[sys.argv[1]](Path(sys.argv[2]))
+    step = {"abmil": abmil, "embed": embed, "reading": read}[sys.argv[1]](Path(sys.argv[2]))
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     wall, cpu = time.perf_counter(), time.process_time()
     step()

@@ -56,6 +56,8 @@ def _strips(pixels, side, coarse):
     """Yield the rows of the slide, a row of tiles at a time, and fill the next level with their means."""
     noise = np.random.default_rng(0).normal(0, 2, (TILE, side, 3))
     glass = np.clip(np.array(GLASS) + noise, 0, 255).astype(np.uint8)
+    top, left = ((n - min(n, side)) // 2 for n in pixels.shape[:2])
+    pixels = pixels[top : top + side, left : left + side]  # a small slide shows the middle of a section
     turns = pixels, pixels[::-1], pixels[:, ::-1], pixels[::-1, ::-1]
     cells = [(y, x) for y in range(0, side, CELL) for x in range(0, side, CELL)]
     for top in range(0, side, TILE):

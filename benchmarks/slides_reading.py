@@ -15,6 +15,7 @@ import sys
 import tempfile
 import time
 import warnings
+from inspect import signature
 from pathlib import Path
 
 import numpy as np
@@ -33,6 +34,10 @@ from spade.core.patches.tiles import ChunkCache, Level, iter_patches, read_patch
 
 HERE = Path(__file__).parent
 PX = 224
+#: What is done with feature files.
+STEPS = {"reading": "reading every file once", "abmil": "abmil, two folds of one epoch"}
+if "out" in signature(sp.tl.embed).parameters:
+    STEPS["embed"] = "embed, into new files"
 COLUMNS = ["part", "what", "wall, s", "CPU, s", "ratio, wall", "ratio, CPU", "note"]
 
 
@@ -128,7 +133,7 @@ def from_zarr(options, slide, folder):
 
 def resampling(options, pixels):
     """Patches of other sizes, from pixels in memory, against libraries on windows of whole pixels."""
-    pixels = np.ascontiguousarray(pixels[:4096, :4096])
+    pixels = np.ascontiguousarray(pixels[2048:6144, 2048:6144])
     planes = np.ascontiguousarray(pixels.transpose(2, 0, 1))
     edges = [np.append(np.arange(0, n, 512), n) for n in planes.shape[1:]]
     cache = ChunkCache(Level(lambda y0, y1, x0, x1: planes[:, y0:y1, x0:x1], *edges))
@@ -195,12 +200,11 @@ def feature_files(options, folder):
     size = options.slide_patches * options.features * 4 / 2**20
     for n in (max(2, options.slides // 2), options.slides):
         place = write_features(folder / f"features_{n}", n, options.slide_patches, options.features)
-        for step in ("reading", "abmil"):
+        for step in STEPS:
             runs = [in_process("_feature_folder.py", step, place) for _ in range(options.repeats)]
             peak = statistics.median(run["peak"] for run in runs)
-            what = {"reading": "reading every file once", "abmil": "abmil, two folds of one epoch"}[step]
             note = f"{n} slides of {size:,.0f} MiB; {peak:,.0f} MiB beyond the imports, {peak / size:.1f} slides"
-            yield row("feature files", what, medians([run["seconds"] for run in runs]), note=note)
+            yield row("feature files", STEPS[step], medians([run["seconds"] for run in runs]), note=note)
         for path in place.iterdir():
             path.unlink()
 

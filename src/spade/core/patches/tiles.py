@@ -149,8 +149,9 @@ def _resample(window, y_taps, y_weights, x_taps, x_weights, out):  # type: ignor
             row[:] = np.float32(0)
             for t in range(y_taps.shape[0]):
                 weight, source = y_weights[t, i], window[channel, y_taps[t, i]]
-                for x in range(width):
-                    row[x] += weight * np.float32(source[x])
+                if weight > 0:
+                    for x in range(width):
+                        row[x] += weight * np.float32(source[x])
             line[:] = np.float32(0.5)
             for t in range(x_taps.shape[0]):
                 for j in range(n_columns):
