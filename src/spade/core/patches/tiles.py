@@ -85,18 +85,15 @@ class ChunkCache:
         y1, x1 = y0 + out.shape[1], x0 + out.shape[2]
         for row in range(int(np.searchsorted(y, y0, "right")) - 1, int(np.searchsorted(y, y1))):
             for column in range(int(np.searchsorted(x, x0, "right")) - 1, int(np.searchsorted(x, x1))):
-                _overlay(self.chunk(row, column), int(y[row]) - y0, int(x[column]) - x0, out)
-
-
-@compiled()
-def _overlay(block, top, left, out):  # type: ignore[no-untyped-def]  # pragma: no cover
-    """Copy the part of a block that lies on ``out``, from whose corner the block's own is at ``top``, ``left``."""
-    first, last = max(top, 0), min(top + block.shape[1], out.shape[1])
-    start, stop = max(left, 0), min(left + block.shape[2], out.shape[2])
-    for channel in range(out.shape[0]):
-        for y in range(first, last):
-            for x in range(start, stop):
-                out[channel, y, x] = block[channel, y - top, x - left]
+                top, bottom = max(y0, int(y[row])), min(y1, int(y[row + 1]))
+                left, right = max(x0, int(x[column])), min(x1, int(x[column + 1]))
+                block = self.chunk(row, column)
+                part = block[
+                    :, top - int(y[row]) : bottom - int(y[row]), left - int(x[column]) : right - int(x[column])
+                ]
+                place = out[:, top - y0 : bottom - y0, left - x0 : right - x0]
+                for channel, source in zip(place, part, strict=True):  # all at once, numpy changes the order slowly
+                    channel[:] = source
 
 
 @compiled()
@@ -140,24 +137,25 @@ def mirror(index: NDArray[np.int64], low: int, high: int) -> NDArray[np.int64]:
 
 @compiled()
 def _resample(window, y_taps, y_weights, x_taps, x_weights, out):  # type: ignore[no-untyped-def]  # pragma: no cover
-    """Resample ``(channels, height, width)`` into ``(n, n, channels)``, along y first: its loops run over rows."""
-    n_channels, _, width = window.shape
-    n_rows, n_columns = out.shape[:2]
-    row, line = np.empty(width, dtype=np.float32), np.empty(n_columns, dtype=np.float32)
-    for channel in range(n_channels):
-        for i in range(n_rows):
-            row[:] = np.float32(0)
-            for t in range(y_taps.shape[0]):
-                weight, source = y_weights[t, i], window[channel, y_taps[t, i]]
-                if weight > 0:
-                    for x in range(width):
+    """Resample ``(3, height, width)`` into ``(n, n, 3)``, row by row: along y first, whose loop runs over pixels."""
+    rows = np.empty((3, window.shape[2]), dtype=np.float32)
+    for i in range(out.shape[0]):
+        rows[:] = np.float32(0.5)  # rounds what is cut off in the end
+        for t in range(y_taps.shape[0]):
+            weight = y_weights[t, i]
+            if weight > 0:
+                for channel in range(3):
+                    row, source = rows[channel], window[channel, y_taps[t, i]]
+                    for x in range(row.shape[0]):
                         row[x] += weight * np.float32(source[x])
-            line[:] = np.float32(0.5)
+        for j in range(out.shape[1]):
+            red = green = blue = np.float32(0)
             for t in range(x_taps.shape[0]):
-                for j in range(n_columns):
-                    line[j] += x_weights[t, j] * row[x_taps[t, j]]
-            for j in range(n_columns):
-                out[i, j, channel] = np.uint8(min(line[j], np.float32(255)))
+                weight, x = x_weights[t, j], x_taps[t, j]
+                red += weight * rows[0, x]
+                green += weight * rows[1, x]
+                blue += weight * rows[2, x]
+            out[i, j, 0], out[i, j, 1], out[i, j, 2] = np.uint8(red), np.uint8(green), np.uint8(blue)
 
 
 def read_patch(
