@@ -49,7 +49,8 @@ def embed(folder):
     features = h5py.File(next(folder.iterdir()))["features"].shape[1]
     sample = sp.datasets.toy(1, 120)[0]
     sample["table"].obsm["X_f"] = np.random.default_rng(0).standard_normal((120, features), dtype=np.float32)
-    model = sp.tl.train_spade(sample, use_rep="X_f", n_prototypes=4, n_experts=4, n_epochs=1, device="cpu")
+    options = {"n_prototypes": 4, "n_experts": 4, "n_epochs": 1, "device": "cpu"}
+    model = sp.tl.train_spade(sample, use_rep="X_f", genes=list(sample["table"].var_names[:40]), **options)
     return lambda: sp.tl.embed(folder, model, out=folder.with_name(f"{folder.name}_embedded"))
 
 
