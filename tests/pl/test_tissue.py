@@ -8,18 +8,14 @@ from helpers.plots import pixels
 from spatialdata.models import Image2DModel
 
 from spade._samples.images import image_levels
-from spade.core.patches import overview
 from spade.core.patches.overview import read_region
 from spade.pl._draw.tissue import nice_length
 
 
 @pytest.mark.parametrize("scale_factors", [(), (2, 2)])
-def test_reading_a_region_averages_whole_blocks_of_the_right_level(scale_factors, monkeypatch):
-    monkeypatch.setattr(overview, "BAND", 7)
-    monkeypatch.setattr(overview, "WIDTH", 30)
-    element = Image2DModel.parse(
-        pixels(), dims=("c", "y", "x"), c_coords=list("rgb"), scale_factors=list(scale_factors) or None
-    )
+def test_reading_a_region_averages_whole_blocks_of_the_right_level(scale_factors):
+    options = {"scale_factors": list(scale_factors) or None, "chunks": (3, 37, 30)}
+    element = Image2DModel.parse(pixels(), dims=("c", "y", "x"), c_coords=list("rgb"), **options)
     levels = image_levels(element)
     found, covered = read_region(levels, np.array([40.0, 20.0, 240.0, 180.0]), max_px=50)
     assert covered.tolist() == [40, 20, 240, 180]

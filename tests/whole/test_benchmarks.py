@@ -99,6 +99,22 @@ def test_patch_feeding_made_small(capsys):
 
 @pytest.mark.slow
 @pytest.mark.realdata
+def test_reading_slides_made_small(capsys, data_dir, tmp_path):
+    slide = ("--data", data_dir, "--slide", tmp_path / "slide.tif", "--side", 2_560, "--patches", 20, "--repeats", 1)
+    files = ("--slides", 4, "--slide-patches", 60, "--features", 16)
+    sizes = ("--zarr-patches", 30, "--resamplings", 2, "--encoder", "test_vit", "--encoded", 12)
+    table = run("slides_reading", *slide, *files, *sizes)
+    assert {"slide in JPEG", "zarr slide", "encode_patches", "feature files"} < set(table["part"])
+    assert (table[["wall, s", "CPU, s"]].astype(float) > 0).all(axis=None)
+    assert (table.loc[table["what"] == "spade: reading, 1.0 µm/px", "note"] == "20 tiles").all()
+    apart = table["note"].str.extract(r"at most (\d+) grey")[0].dropna().astype(int)
+    assert len(apart) == 8
+    assert apart.max() <= 2
+    assert "LazySlide is left out" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+@pytest.mark.realdata
 def test_what_expression_adds_made_small(capsys, data_dir):
     options = ("--draws", 3, "--only", "layers, across", "--ways", "programs", "--data", data_dir)
     table = run("guidance", *options)

@@ -1,23 +1,23 @@
-"""Parts of an image, or all of it, at a low resolution; memory holds a window of pixels and the result."""
+"""Parts of an image, or all of it, at a low resolution; memory holds a chunk of pixels and the result."""
 
 from __future__ import annotations
 
+from itertools import pairwise
 from math import ceil, floor
 
 import numpy as np
 from numpy.typing import NDArray
 
 from spade.core.arrays import Floats
-from spade.core.patches.tiles import ChunkCache, Level, Pixels
+from spade.core.compiled import compiled
+from spade.core.patches.tiles import Level, Pixels
 
 #: Approximate longest side, in pixels, of an image that is drawn.
 MAX_PX = 1_200
-#: Rows and columns of pixels that are read at a time.
-BAND, WIDTH = 512, 8_192
 
 
 def read_region(levels: list[Level], box: Floats, max_px: int = MAX_PX) -> tuple[Pixels, Floats]:
-    """Read part of an image at a low resolution, window by window.
+    """Read part of an image at a low resolution, chunk by chunk.
 
     Parameters
     ----------
@@ -45,25 +45,49 @@ def read_region(levels: list[Level], box: Floats, max_px: int = MAX_PX) -> tuple
     top, bottom = floor(y0 / dy), min(ceil(y1 / dy), level.shape[0])
     step = min(max(1, round(longest / max(dy, dx) / max_px)), right - left, bottom - top)
     n_rows, n_columns = (bottom - top) // step, (right - left) // step
-    out, cache = np.empty((n_rows, n_columns, 3), dtype=np.uint8), ChunkCache(level)
-    for rows in _parts(n_rows, BAND // step):
-        for columns in _parts(n_columns, WIDTH // step):
-            y, x = top + rows.start * step, left + columns.start * step
-            window = cache.window(y, top + rows.stop * step, x, left + columns.stop * step)
-            out[rows, columns] = _shrunk(window, step).transpose(1, 2, 0)
+    window = (top, top + n_rows * step, left, left + n_columns * step)
+    out = _shrunk(level, window, step)
     covered = [left * dx, top * dy, (left + n_columns * step) * dx, (top + n_rows * step) * dy]
     return out, np.array(covered)
 
 
-def _parts(n: int, most: int) -> list[slice]:
-    most = max(1, most)
-    return [slice(start, min(start + most, n)) for start in range(0, n, most)]
+def _shrunk(level: Level, window: tuple[int, int, int, int], step: int) -> Pixels:
+    """Return the rounded means of blocks of ``step × step`` pixels; every chunk is read once.
+
+    ``window`` has the first and last rows and columns of whole blocks. A row of blocks that ends in the next row of
+    chunks is kept until then.
+    """
+    top, bottom, left, right = window
+    out = np.empty(((bottom - top) // step, (right - left) // step, 3), dtype=np.uint8)
+    kept = np.zeros((0, *out.shape[1:]), dtype=np.uint32)
+    for y0, y1 in _between(level.y_edges, top, bottom):
+        first, last = (y0 - top) // step, (y1 - top) // step
+        sums = np.zeros((-(-(y1 - top) // step) - first, *out.shape[1:]), dtype=np.uint32)
+        sums[: len(kept)] = kept
+        for x0, x1 in _between(level.x_edges, left, right):
+            _add(level.read(y0, y1, x0, x1), sums, y0 - top - first * step, x0 - left, step)
+        out[first:last] = np.round(sums[: last - first] / step**2)
+        kept = sums[last - first :]
+    return out
 
 
-def _shrunk(window: Pixels, step: int) -> NDArray[np.floating]:
-    """Return the rounded means of blocks of ``step × step`` pixels."""
-    total = np.zeros((3, window.shape[1] // step, window.shape[2] // step), dtype=np.float32)
-    for y in range(step):
-        for x in range(step):
-            total += window[:, y::step, x::step]
-    return np.round(total / step**2)
+def _between(edges: NDArray[np.int64], low: int, high: int) -> list[tuple[int, int]]:
+    """Return the parts between edges that lie in a range, cut to it."""
+    inner = edges[(edges > low) & (edges < high)].tolist()
+    return list(pairwise([low, *inner, high]))
+
+
+@compiled()
+def _add(block, sums, top, left, step):  # type: ignore[no-untyped-def]  # pragma: no cover
+    """Add the pixels of ``(3, height, width)`` to the sums of the blocks ``(rows, columns, 3)`` in which they lie."""
+    _, height, width = block.shape
+    for channel in range(3):
+        for y in range(height):
+            i, j, x = (top + y) // step, left // step, 0
+            while x < width:
+                end = min((j + 1) * step - left, width)
+                total = np.uint32(0)
+                for k in range(x, end):
+                    total += np.uint32(block[channel, y, k])
+                sums[i, j, channel] += total
+                j, x = j + 1, end

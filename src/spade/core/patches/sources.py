@@ -130,7 +130,7 @@ class LivePatches:
         for place in np.argsort(self._rank[rows], kind="stable"):
             row = rows[place]
             section = self._section[row]
-            out[place] = read_patch(self._caches[section], self._centres[row], self._sizes[section], self.n_px)
+            read_patch(self._caches[section], self._centres[row], self._sizes[section], self.n_px, out[place])
         return out
 
 

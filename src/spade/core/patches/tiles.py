@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,7 +24,7 @@ class Level:
     Attributes
     ----------
     read
-        ``read(y0, y1, x0, x1)`` returns ``(3, y1 - y0, x1 - x0)`` uint8.
+        ``read(y0, y1, x0, x1)`` returns ``(3, y1 - y0, x1 - x0)`` uint8, in any order of memory.
     y_edges, x_edges
         Borders of the chunks along each axis, from 0 to the size.
     downsample
@@ -75,32 +75,57 @@ class ChunkCache:
 
     def window(self, y0: int, y1: int, x0: int, x1: int) -> Pixels:
         """Return ``(3, y1 - y0, x1 - x0)``, which must lie inside the level."""
-        y, x = self.level.y_edges, self.level.x_edges
         out = np.empty((3, y1 - y0, x1 - x0), dtype=np.uint8)
+        self.fill(out, y0, x0)
+        return out
+
+    def fill(self, out: Pixels, y0: int, x0: int) -> None:
+        """Fill ``(channels, height, width)`` with the window from ``y0``, ``x0`` on; it lies inside the level."""
+        y, x = self.level.y_edges, self.level.x_edges
+        y1, x1 = y0 + out.shape[1], x0 + out.shape[2]
         for row in range(int(np.searchsorted(y, y0, "right")) - 1, int(np.searchsorted(y, y1))):
             for column in range(int(np.searchsorted(x, x0, "right")) - 1, int(np.searchsorted(x, x1))):
                 top, bottom = max(y0, int(y[row])), min(y1, int(y[row + 1]))
                 left, right = max(x0, int(x[column])), min(x1, int(x[column + 1]))
                 block = self.chunk(row, column)
-                out[:, top - y0 : bottom - y0, left - x0 : right - x0] = block[
+                part = block[
                     :, top - int(y[row]) : bottom - int(y[row]), left - int(x[column]) : right - int(x[column])
                 ]
-        return out
+                place = out[:, top - y0 : bottom - y0, left - x0 : right - x0]
+                for channel, source in zip(place, part, strict=True):  # all at once, numpy changes the order slowly
+                    channel[:] = source
 
 
-def _weights(start: float, step: float, n_out: int, low: int, high: int) -> tuple[NDArray[np.int64], Floats]:
-    """Return the source indices and triangle-filter weights of every output pixel.
+@compiled()
+def _weights(start, step, n_out):  # type: ignore[no-untyped-def]  # pragma: no cover
+    """Return the source indices and triangle-filter weights of every output pixel, ``(taps, n_out)``.
 
-    Output pixel i covers ``[start + i·step, start + (i + 1)·step)`` in source pixels; indices beyond the image are
-    mirrored. The filter is bilinear when it enlarges. When it shrinks, it widens with ``step``, to avoid aliasing.
+    Output pixel i covers ``[start + i·step, start + (i + 1)·step)`` in source pixels. The filter is bilinear when it
+    enlarges. When it shrinks, it widens with ``step``, to avoid aliasing.
     """
     support = max(1.0, step)
-    centre = start + (np.arange(n_out) + 0.5) * step
-    first = np.floor(centre - support + 0.5).astype(np.int64)
-    taps = first[:, None] + np.arange(int(np.ceil(2 * support)) + 1)
-    weight = np.maximum(0, 1 - np.abs(taps + 0.5 - centre[:, None]) / support)
-    weight /= weight.sum(1, keepdims=True)
-    return mirror(taps, low, high), weight.astype(np.float32)
+    n_taps = int(np.ceil(2 * support)) + 1
+    taps, weights = np.empty((n_taps, n_out), dtype=np.int64), np.empty((n_taps, n_out), dtype=np.float32)
+    parts = np.empty(n_taps)
+    for i in range(n_out):
+        centre = start + (i + 0.5) * step
+        first = int(np.floor(centre - support + 0.5))
+        for t in range(n_taps):
+            parts[t] = max(0.0, 1 - abs(first + t + 0.5 - centre) / support)
+        total = parts.sum()
+        for t in range(n_taps):
+            taps[t, i], weights[t, i] = first + t, parts[t] / total
+    return taps, weights
+
+
+def _inside(start: float, step: float, n_out: int, size: int) -> tuple[NDArray[np.int64], Floats, int, int]:
+    """Return source indices and weights along an axis, and the first and last index; those beyond are mirrored."""
+    taps, weights = _weights(start, step, n_out)
+    first, last = int(taps[0, 0]), int(taps[-1, -1])
+    if first < 0 or last >= size:
+        taps = mirror(taps, 0, size)
+        first, last = int(taps.min()), int(taps.max())
+    return taps - first, weights, first, last
 
 
 def mirror(index: NDArray[np.int64], low: int, high: int) -> NDArray[np.int64]:
@@ -112,29 +137,30 @@ def mirror(index: NDArray[np.int64], low: int, high: int) -> NDArray[np.int64]:
 
 @compiled()
 def _resample(window, y_taps, y_weights, x_taps, x_weights, out):  # type: ignore[no-untyped-def]  # pragma: no cover
-    n_channels, height, _ = window.shape
-    n_out = out.shape[1]
-    rows = np.zeros((height, n_out), dtype=np.float32)
-    for channel in range(n_channels):
-        for y in range(height):
-            for j in range(n_out):
-                value = np.float32(0)
-                for t in range(x_taps.shape[1]):
-                    value += x_weights[j, t] * window[channel, y, x_taps[j, t]]
-                rows[y, j] = value
-        for i in range(out.shape[0]):
-            for j in range(n_out):
-                value = np.float32(0)
-                for t in range(y_taps.shape[1]):
-                    value += y_weights[i, t] * rows[y_taps[i, t], j]
-                out[i, j, channel] = np.uint8(min(max(value, np.float32(0)), np.float32(255)) + np.float32(0.5))
+    """Resample ``(3, height, width)`` into ``(n, n, 3)``, row by row: along y first, whose loop runs over pixels."""
+    rows = np.empty((3, window.shape[2]), dtype=np.float32)
+    for i in range(out.shape[0]):
+        rows[:] = np.float32(0.5)  # rounds what is cut off in the end
+        for t in range(y_taps.shape[0]):
+            weight = y_weights[t, i]
+            if weight > 0:
+                for channel in range(3):
+                    row, source = rows[channel], window[channel, y_taps[t, i]]
+                    for x in range(row.shape[0]):
+                        row[x] += weight * np.float32(source[x])
+        for j in range(out.shape[1]):
+            red = green = blue = np.float32(0)
+            for t in range(x_taps.shape[0]):
+                weight, x = x_weights[t, j], x_taps[t, j]
+                red += weight * rows[0, x]
+                green += weight * rows[1, x]
+                blue += weight * rows[2, x]
+            out[i, j, 0], out[i, j, 1], out[i, j, 2] = np.uint8(red), np.uint8(green), np.uint8(blue)
 
 
-def _span(taps: NDArray[np.int64]) -> tuple[int, int]:
-    return int(taps.min()), int(taps.max()) + 1
-
-
-def read_patch(cache: ChunkCache, centre: Floats, size: tuple[float, float], n_px: int) -> Pixels:
+def read_patch(
+    cache: ChunkCache, centre: Floats, size: tuple[float, float], n_px: int, out: Pixels | None = None
+) -> Pixels:
     """Read one patch.
 
     Parameters
@@ -147,29 +173,32 @@ def read_patch(cache: ChunkCache, centre: Floats, size: tuple[float, float], n_p
         Height and width in pixels of the level.
     n_px
         Side of the result. Reflection fills the part of a patch that lies beyond the image.
+    out
+        Where to write it; None: a new array.
 
     Returns
     -------
     ``(n_px, n_px, 3)`` uint8.
     """
+    patch = np.empty((n_px, n_px, 3), dtype=np.uint8) if out is None else out
     height, width = cache.level.shape
     steps = size[0] / n_px, size[1] / n_px
-    exact = max(abs(step - 1) for step in steps) < 1e-6
-    # at the resolution of the level, whole pixels avoid a needless blur
-    starts = [centre[axis] - size[axis] / 2 for axis in (0, 1)]
-    if exact:
-        y, x = (mirror(round(start) + np.arange(n_px), 0, n) for start, n in zip(starts, (height, width), strict=True))
-        (y0, y1), (x0, x1) = _span(y), _span(x)
-        window = cache.window(y0, y1, x0, x1)
-        if y1 - y0 == n_px and x1 - x0 == n_px and y[0] == y0 and x[0] == x0:
-            return window.transpose(1, 2, 0)
-        return window[:, (y - y0)[:, None], (x - x0)[None, :]].transpose(1, 2, 0)
-    y_taps, y_weights = _weights(starts[0], steps[0], n_px, 0, height)
-    x_taps, x_weights = _weights(starts[1], steps[1], n_px, 0, width)
-    (y0, y1), (x0, x1) = _span(y_taps), _span(x_taps)
-    out = np.empty((n_px, n_px, 3), dtype=np.uint8)
-    _resample(cache.window(y0, y1, x0, x1), y_taps - y0, y_weights, x_taps - x0, x_weights, out)
-    return out
+    starts = [float(centre[axis]) - size[axis] / 2 for axis in (0, 1)]
+    if (
+        max(abs(step - 1) for step in steps) < 1e-6
+    ):  # at the resolution of the level, whole pixels avoid a needless blur
+        y0, x0 = (round(start) for start in starts)
+        if min(y0, x0) >= 0 and y0 + n_px <= height and x0 + n_px <= width:
+            cache.fill(patch.transpose(2, 0, 1), y0, x0)
+            return patch
+        y, x = (mirror(first + np.arange(n_px), 0, n) for first, n in ((y0, height), (x0, width)))
+        window = cache.window(int(y.min()), int(y.max()) + 1, int(x.min()), int(x.max()) + 1)
+        patch[:] = window[:, (y - y.min())[:, None], (x - x.min())[None, :]].transpose(1, 2, 0)
+        return patch
+    y_taps, y_weights, y0, y1 = _inside(starts[0], steps[0], n_px, height)
+    x_taps, x_weights, x0, x1 = _inside(starts[1], steps[1], n_px, width)
+    _resample(cache.window(y0, y1 + 1, x0, x1 + 1), y_taps, y_weights, x_taps, x_weights, patch)
+    return patch
 
 
 def choose_level(levels: list[Level], px_per_patch: float, n_px: int) -> Level:
@@ -201,17 +230,25 @@ def show_anything(levels: list[Level], centres: Floats, px_per_patch: float, n_p
     shape = np.array(level.shape)
     low = np.clip(np.floor(local - np.array(size) / 2).astype(np.int64), 0, shape - 1)
     high = np.clip(np.ceil(local + np.array(size) / 2).astype(np.int64), low + 1, shape)
-    return np.array(
-        [level.opacity(y0, y1, x0, x1).any() for (y0, x0), (y1, x1) in zip(low.tolist(), high.tolist(), strict=True)],
-        dtype=bool,
-    )
+    opacity, shown = level.opacity, np.zeros(len(local), dtype=bool)
+    cache = ChunkCache(replace(level, read=lambda y0, y1, x0, x1: opacity(y0, y1, x0, x1)[None]))
+    for i in np.lexsort(chunk_order(level, local)):
+        window = np.empty((1, *(high[i] - low[i])), dtype=np.uint8)
+        cache.fill(window, *low[i].tolist())
+        shown[i] = window.any()
+    return shown
 
 
-def chunk_order(level: Level, local: Floats) -> tuple[NDArray[np.generic], ...]:
-    """Return keys with which ``np.lexsort`` puts centres, in pixels of a level, into the order of its chunks."""
+def chunk_order(level: Level, local: Floats, max_bytes: int = CACHE_BYTES) -> tuple[NDArray[np.generic], ...]:
+    """Return keys with which ``np.lexsort`` puts centres, in pixels of a level, into the order of its chunks.
+
+    A level is gone through in bands from top to bottom, so narrow that a cache of ``max_bytes`` holds three rows of
+    their chunks and of the chunks beside them. Then no chunk is read twice, but for those at the borders of bands.
+    """
     rows = np.searchsorted(level.y_edges, local[:, 0], "right")
     columns = np.searchsorted(level.x_edges, local[:, 1], "right")
-    return local[:, 0], columns, rows
+    largest = 3 * int(np.diff(level.y_edges).max()) * int(np.diff(level.x_edges).max())
+    return local[:, 0], columns, rows, columns // max(1, max_bytes // (3 * largest) - 2)
 
 
 def iter_patches(
@@ -241,4 +278,7 @@ def iter_patches(
     cache = ChunkCache(level)
     for start in range(0, len(order), batch_size):
         index = order[start : start + batch_size]
-        yield index, np.stack([read_patch(cache, local[i], size, n_px) for i in index])
+        patches = np.empty((len(index), n_px, n_px, 3), dtype=np.uint8)
+        for i, patch in zip(index, patches, strict=True):
+            read_patch(cache, local[i], size, n_px, patch)
+        yield index, patches

@@ -67,21 +67,30 @@ def _through_openslide(path: Path, *, is_tiff: bool) -> Slide:
 def _overview(levels: Sequence[LazyLevel]) -> Pixels:
     """Return pixels (n, 3) from all over a slide; pieces that are damaged are left out, unless all are."""
     level = next((one for one in reversed(levels) if max(one.shape[1:]) >= OVERVIEW), levels[0])
-    _, height, width = level.shape
-    whole = height * width <= MOST_PIXELS
-    rows, columns = level.chunks[1:] if whole else (WINDOW, WINDOW)
-    starts = [
-        range(0, n, side) if whole else np.linspace(0, max(n - side, 0), WINDOWS).astype(int).tolist()
-        for n, side in ((height, rows), (width, columns))
-    ]
+    sizes = level.shape[1:]
+    whole = sizes[0] * sizes[1] <= MOST_PIXELS
+    sides = level.chunks[1:] if whole else level.tile
     found, failure = [], None
-    for y, x in product(*starts):
+    for rows, columns in product(*(_pieces(n, side, whole=whole) for n, side in zip(sizes, sides, strict=True))):
         try:
-            piece = level.region(slice(y, min(y + rows, height)), slice(x, min(x + columns, width)))
+            piece = level.region(rows, columns)
         except DamagedFileError as error:
             failure = error
         else:
-            found.append(piece[..., :3].reshape(-1, 3))
+            thinned = tuple(slice(None, None, max(1, side // OVERVIEW)) for side in piece.shape[:2])
+            found.append(piece[thinned][..., :3].reshape(-1, 3))
     if failure is not None and not found:
         raise failure
     return np.concatenate(found)
+
+
+def _pieces(n: int, side: int, *, whole: bool) -> list[slice]:
+    """Return all pieces of an axis, or, of one with many tiles, windows that lie in different ones.
+
+    So no tile is decoded twice.
+    """
+    starts = range(0, n, side)
+    if whole or len(starts) <= WINDOWS:
+        return [slice(start, min(start + side, n)) for start in starts]
+    chosen = (starts[i] for i in np.linspace(0, len(starts) - 1, WINDOWS).astype(int))
+    return [slice(start, min(start + side, start + WINDOW, n)) for start in chosen]

@@ -1,0 +1,73 @@
+"""Feature files as TRIDENT writes them, and what heads and models need in memory to go through them.
+
+``python _feature_folder.py STEP FOLDER`` prints seconds, CPU seconds and MiB beyond the imports as JSON.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import resource
+import sys
+import time
+import warnings
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pandas as pd
+
+
+def write_features(folder, n_slides, n_patches, width):
+    """Write ``.h5`` of features in chunks of one row, and of coordinates; two classes, told by the mean."""
+    folder.mkdir(exist_ok=True)
+    rng = np.random.default_rng(0)
+    for i in range(n_slides):
+        values = rng.standard_normal((n_patches, width), dtype=np.float32)
+        values[:, : width // 8] += i % 2
+        with h5py.File(folder / f"slide_{i:03d}.h5", "w") as file:
+            file.create_dataset("features", data=values, chunks=(1, width), maxshape=(None, width))
+            file.create_dataset(
+                "coords", data=rng.integers(0, 40_000, (n_patches, 2)), chunks=(1, 2), maxshape=(None, 2)
+            )
+    return folder
+
+
+def abmil(folder):
+    import spade as sp
+
+    task = sp.tl.slide_task
+    names = sorted(path.stem for path in folder.iterdir())
+    labels = pd.DataFrame({"sample": names, "kind": [("a", "b")[i % 2] for i in range(len(names))]})
+    options = {"head": "abmil", "groupby": None, "n_folds": 2, "n_epochs": 1, "inner_val": 0.0, "device": "cpu"}
+    return lambda: task(folder, label_key="kind", labels=labels, **options)
+
+
+def embed(folder):
+    import spade as sp
+
+    features = h5py.File(next(folder.iterdir()))["features"].shape[1]
+    sample = sp.datasets.toy(1, 120)[0]
+    sample["table"].obsm["X_f"] = np.random.default_rng(0).standard_normal((120, features), dtype=np.float32)
+    options = {"n_prototypes": 4, "n_experts": 4, "n_epochs": 1, "device": "cpu"}
+    model = sp.tl.train_spade(sample, use_rep="X_f", genes=list(sample["table"].var_names[:40]), **options)
+    return lambda: sp.tl.embed(folder, model, out=folder.with_name(f"{folder.name}_embedded"))
+
+
+def read(folder):
+    """Only read every file once."""
+    from spade.io._feature_files import read_feature_file
+
+    return lambda: [read_feature_file(path).sum() for path in sorted(folder.iterdir())]
+
+
+if __name__ == "__main__":
+    warnings.simplefilter("ignore")
+    logging.disable()
+    step = {"abmil": abmil, "embed": embed, "reading": read}[sys.argv[1]](Path(sys.argv[2]))
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    wall, cpu = time.perf_counter(), time.process_time()
+    step()
+    found = {"seconds": [time.perf_counter() - wall, time.process_time() - cpu]}
+    found["peak"] = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 2**10
+    print(json.dumps(found))
