@@ -30,6 +30,8 @@ PREDICTED = "predicted"
 SMOOTHED = "smoothed"
 #: Function that wrote a layer of smoothed counts, in its record.
 SMOOTHING = "pp.smooth_expression"
+#: In the place of a function: the features are in a file of another program.
+FEATURE_FILE = "feature file"
 
 TRAIN, VAL, TEST, GUARD = "train", "val", "test", "guard"
 
