@@ -167,7 +167,7 @@ def test_sources_that_are_not_there(files, twelve, tmp_path):
     for source, error, said in (
         (tmp_path / "nothing.h5", FileNotFoundError, r"there is no file .*nothing\.h5"),
         ([folder / "s00.h5", twelve[0]], ValueError, "1 of 2 items are feature files"),
-        (tmp_path, ValueError, r"has no files ending in \.h5, .*; folders in it: 'features'"),
+        (tmp_path, ValueError, r"holds neither stores nor feature files; folders in it: 'features'"),
         ({}, ValueError, "bags is empty"),
         ([], ValueError, "bags is empty"),
         (3, TypeError, "bags: got int"),

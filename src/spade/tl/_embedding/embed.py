@@ -139,6 +139,8 @@ def embed(
     >>> samples[0]["table"].obsm["X_spade"].shape
     (60, 256)
     """
+    if not isinstance(model, ProgramModel):
+        check_model(model)
     samples = as_list(samples)
     folder = check_out(samples, out)
     if isinstance(model, ProgramModel):
@@ -157,7 +159,6 @@ def embed(
         stem = _keys.PROGRAMS if key_added is None else check_text("key_added", key_added)
         embed_programs(samples, model, _keys.check_key(stem), table_key)
         return
-    check_model(model)
     if folder is not None:
         check_idle(
             [

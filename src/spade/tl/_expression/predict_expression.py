@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
 from spade import _keys
-from spade._checks import check_idle
+from spade._checks import shorten
 from spade._samples.features import read_features
 from spade._samples.given.features import DEVIATION
-from spade._samples.given.output import FeatureOutput, check_out
+from spade._samples.given.output import FeatureOutput
 from spade._samples.model_features import Model, read_model_features
 from spade._samples.open import Item, Samples, as_list, iter_samples
 from spade._samples.sample import Sample, Section
@@ -24,8 +24,7 @@ from spade.core.errors import warn
 from spade.core.files import digest
 from spade.io._feature_files import GENES
 from spade.models import GenePanel, ProgramModel
-from spade.tl._embedding.embed_files import OF_TABLES
-from spade.tl._expression.gene_head import predict_by_head
+from spade.tl._expression.gene_head import listed_for, predict_by_head
 from spade.tl._expression.predictor import Predictor, RidgePredictor, fit_predictor
 from spade.tl._expression.reference import Reference, read_reference
 from spade.tl._expression.settings import HEAD, METHODS, PredictionSettings
@@ -140,16 +139,12 @@ def predict_expression(
     True
     """
     _keys.check_key(key_added)
-    samples = as_list(samples)
-    folder = check_out(samples, out)
-    if folder is not None:
-        check_idle([("key_added", key_added, _keys.PREDICTED), ("table_key", table_key, None)], OF_TABLES)
     check_choice("method", method, (*METHODS, HEAD))
     if method == HEAD or isinstance(model, ProgramModel):
         if reference is not None:
             head = "a ProgramModel" if isinstance(model, ProgramModel) else 'method="head"'
             raise ValueError(f"reference=: {head} predicts from the image alone; leave reference= out.")
-        predict_by_head(samples, model, genes, use_rep, key_added=key_added, table_key=table_key, folder=folder)
+        predict_by_head(samples, model, genes, use_rep, key_added=key_added, table_key=table_key, out=out)
         return
     if reference is None:
         raise ValueError(
@@ -172,7 +167,7 @@ def predict_expression(
     if replaced := sorted(written & set(settings.keys)):
         raise ValueError(f"key_added={key_added!r} would replace obsm[{replaced[0]!r}], which the prediction reads.")
     reference = as_list(reference, "reference")  # held, so that no two objects ever have one id
-    listed = as_list(samples, writes=folder is None)
+    listed, folder = listed_for(samples, out, key_added, table_key)
     known = read_reference(reference, settings, genes, table_key)
     _check_features(listed, known, settings, table_key)
     predictors = _Predictors(settings, known)
@@ -190,9 +185,14 @@ def predict_expression(
 def _write_files(listed: Sequence[Item], folder: Path, predictors: _Predictors) -> None:
     """Write one file per slide, one slide in memory at a time."""
     known, settings = predictors.reference, predictors.settings
-    facts = _facts(known, settings) | {"alpha": settings.alpha if settings.searched_model is None else None}
-    genes = np.array(known.panel.names)
-    output = FeatureOutput(folder, facts | {"genes_id": digest("\n".join(genes))})
+    genes, sections = np.array(known.panel.names), list(dict.fromkeys(known.section.tolist()))
+    facts = _facts(known, settings) | {
+        "alpha": settings.alpha if settings.searched_model is None else None,
+        "reference": shorten(sections),
+        "reference_id": digest("\n".join(sections)),
+        "genes_id": digest("\n".join(genes)),
+    }
+    output = FeatureOutput(folder, facts)
     pending = output.pending(listed)
     for sample in tqdm(iter_samples(pending) if pending else (), total=len(pending), desc="predicting", unit="slide"):
         mean, deviation, _ = _predict_sample(sample, predictors)
