@@ -178,7 +178,7 @@ def spoil(folder, how):
         (
             "empty",
             ValueError,
-            r"other' is not a zarr store and holds neither stores nor feature files; folders in it: 'below'",
+            r"is not a zarr store and holds neither stores nor feature files; folders in it: 'below'",
         ),
         ("both", ValueError, r"cohort' stands for 1 feature file and 3 stores\. Name one kind"),
         ("damaged", ValueError, r"a2\.zarr' is not a zarr store"),
