@@ -93,13 +93,13 @@ def test_heads_and_programs_predict_from_files(slide, reference, tmp_path):
 
 def test_out_belongs_to_feature_files_alone(slide, reference, model, tmp_path):
     folder, sample, _ = slide
-    with pytest.raises(ValueError, match="out=None: .* is a feature file, which is never changed"):
+    with pytest.raises(ValueError, match=r"out=None: .* is a feature file, which is never changed"):
         sp.tl.predict_expression(folder, model, reference=reference)
     with pytest.raises(ValueError, match="is the folder for results of feature files"):
         sp.tl.predict_expression(sample, model, reference=reference, out=tmp_path / "p")
     with pytest.raises(ValueError, match="key_added='x': feature files have no table"):
         sp.tl.predict_expression(folder, model, reference=reference, out=tmp_path / "p", key_added="x")
-    with pytest.raises(ValueError, match="has no expression|reference"):
+    with pytest.raises(ValueError, match=r"s0: has no expression"):
         sp.tl.predict_expression(folder, model, reference=folder, out=tmp_path / "p")
     assert not (tmp_path / "p").exists()
 

@@ -42,6 +42,7 @@ def open_features(path: Path) -> SpatialData:
     if content.coords is not None:
         table.obsm[COORDS] = content.coords
         table.uns[COORDS] = content.attributes.get(COORDS, {})
+    _check_results(content, path)
     _write_record(table, content)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="The table is annotating")  # there are no shapes
@@ -57,7 +58,6 @@ def _write_record(table: AnnData, content: FeatureFile) -> None:
         _keys.write_provenance(table.uns, FEATURES, **facts, encoder=_named(content))
         return
     _keys.write_provenance(table.uns, FEATURES, **facts)
-    _check_results(content)
     if facts["function"] == "tl.predict_expression" and GENES in content.further:
         key = _keys.PREDICTED
         table.obsm[_keys.predicted(key)] = content.features
@@ -75,8 +75,10 @@ def _write_record(table: AnnData, content: FeatureFile) -> None:
             _keys.write_provenance(table.uns, _keys.expert(stem), _keys.joint(stem), function="tl.embed")
 
 
-def _check_results(content: FeatureFile) -> None:
+def _check_results(content: FeatureFile, path: Path) -> None:
     """Raise if arrays beside the features are not as this package writes them."""
+    if not content.facts:
+        return
     n, d = content.features.shape
     genes, weights = content.further.get(GENES), content.further.get(WEIGHTS)
     deviation = content.further.get(DEVIATION)
@@ -86,7 +88,10 @@ def _check_results(content: FeatureFile) -> None:
         DEVIATION: deviation is None or (deviation.shape == (n, d) and deviation.dtype.kind == "f"),
     }
     if wrong := [name for name, fit in fits.items() if not fit]:
-        raise ValueError(f"{wrong[0]!r} does not fit features of shape {(n, d)}. Write the file again.")
+        raise ValueError(
+            f"slide {path.stem!r}: {str(path)!r}: {wrong[0]!r} does not fit features of shape {(n, d)}. Write the file "
+            "again."
+        )
 
 
 def _named(content: FeatureFile) -> str | None:
