@@ -7,6 +7,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from os import PathLike
+from os.path import expanduser
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -66,7 +67,7 @@ def is_place(value: object) -> bool:
         return isinstance(value, PathLike)
     suffix = Path(value).suffix.lower()
     known = suffix in (".zarr", *SHEETS, *SUFFIXES) or "://" in value or "*" in value
-    return known or ("\0" not in value and len(value) < 1024 and Path(value).expanduser().exists())
+    return known or ("\0" not in value and len(value) < 1024 and Path(expanduser(value)).exists())
 
 
 def of_path(value: str | PathLike[str], argument: str) -> list[Item]:
