@@ -52,7 +52,7 @@ ODD = {
     "attention": {
         "label_key": (None, *CHOICES), "use_rep": (None, {"X_f"}, *CHOICES), "head": (None, "mean", *CHOICES),
         "labels": TABLES[1:], "slide_key": CHOICES, "groupby": CHOICES, "scaling": CHOICES, **FITTING,
-        "key_added": ("my key", *KEYS),
+        "key_added": ("my key", *KEYS), "out": ("a", "", 3, ["a"]),
     },
     "cluster_experts": {"use_rep": (None, *CHOICES), **CLUSTERING, "key_added": STEMS},
     "embed": {

@@ -111,8 +111,8 @@ def check_features(items: Sequence[Item], argument: str, *, writes: bool) -> Non
     if files and writes:
         raise ValueError(
             f"{argument}: {str(bare(files[0]))!r} is a feature file, and this function writes into its samples, but "
-            "feature files are only read: sp.tl.embed and sp.tl.predict_expression write new ones (out=), all else "
-            "needs the slide as a SpatialData."
+            "feature files are only read: sp.tl.embed, predict_expression and attention write new ones (out=), all "
+            "else needs the slide as a SpatialData."
         )
     first: dict[str, Path] = {}
     for item in files:
