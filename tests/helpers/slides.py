@@ -72,6 +72,21 @@ def means_of(folder):
     return np.array(means)
 
 
+def write_trident(path, x, coords, encoder="uni_v1", **attributes):
+    """Write a file as TRIDENT does: a chunk per patch, attributes of both arrays."""
+    with h5py.File(path, "w") as file:
+        for name, values in (("features", x), ("coords", coords)):
+            file.create_dataset(name, data=values, maxshape=(None, values.shape[1]), chunks=(1, values.shape[1]))
+        file["features"].attrs.update({"name": path.stem, "savetodir": "out", "encoder": encoder})
+        file["coords"].attrs.update(
+            {
+                "patch_size": 256, "patch_size_level0": 512, "level0_magnification": 40, "target_magnification": 20,
+                "overlap": 0, "name": path.stem, "savetodir": "out", "level0_width": 4096, "level0_height": 2048,
+                **attributes,
+            }
+        )  # fmt: skip
+
+
 def write_h5(path, x, coords=None, three=False, **more):
     with h5py.File(path, "w") as file:
         file["features"] = x[None] if three else x

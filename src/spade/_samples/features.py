@@ -14,6 +14,7 @@ from spade.core.arrays import Floats, Rows
 from spade.core.checks import brief, check_choice, check_not_negative, check_ordered, check_text
 from spade.core.errors import warn
 from spade.core.evaluation.scaling import column_scale, within_sections
+from spade.io._feature_files import FEATURES
 from spade.io._files.matrices import to_dense
 
 SCALINGS = ("block", "section", "support", "none")
@@ -48,6 +49,22 @@ def read_features(sample: Sample, use_rep: str) -> NDArray[np.float32]:
             f"{shorten(table.obs_names[partial], 3)}. Only rows without a valid patch may be NaN, in every column."
         )
     return features
+
+
+def key_in(sample: Sample, use_rep: str) -> str:
+    """Return the key under which a sample has a representation that a model or a reference has as ``use_rep``.
+
+    A feature file of an encoder has but one representation, whatever the others call theirs.
+    """
+    if sample.file is None or use_rep in sample.table.obsm:
+        return use_rep
+    maker = _keys.read_provenance(sample.table.uns, FEATURES).get("function", "")
+    if maker != _keys.FEATURE_FILE:
+        raise ValueError(
+            f"{sample.name}: {str(sample.file)!r} holds what sp.{maker} wrote, not {use_rep!r}. Pass the feature files "
+            f"of the encoder, or name what there is with use_rep=: {shorten(sample.table.obsm)}."
+        )
+    return FEATURES
 
 
 def named_representations(use_rep: object) -> dict[str, tuple[str, ...]]:

@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 from spatialdata import SpatialData
 
 from spade import _keys
-from spade._samples.features import read_features
+from spade._samples.features import key_in, read_features
+from spade._samples.given.encoder_names import known_encoder
 from spade._samples.sample import Sample
 from spade.core.checks import brief, check_text
 from spade.models import ProgramConfig, ProgramModel, SealConfig, SealModel, SpadeConfig, SpadeModel
@@ -31,12 +32,24 @@ def check_source(sample: Sample, use_rep: str, expected: Mapping[str, Any], what
     source = {name: record[key] for name, key in SOURCE.items() if key in record}
     source = {name: value.item() if isinstance(value, np.generic) else value for name, value in source.items()}
     known = {name: value for name, value in expected.items() if value is not None}
+    if sample.file is not None:
+        _check_encoder(sample, source, known, what)
     if any(source.get(name, value) != value for name, value in known.items() if name != "encoder"):
         raise ValueError(
             f"{sample.name}: obsm[{use_rep!r}] comes from {_describe(source)}, but {what} from {_describe(known)}. "
             "Encode patches of the same size with the same encoder and weights."
         )
     return source | known
+
+
+def _check_encoder(sample: Sample, source: Mapping[str, Any], known: Mapping[str, Any], what: str) -> None:
+    """Raise if a feature file names another encoder; names that are not known here are not compared."""
+    one, other = known_encoder(source.get("encoder")), known_encoder(known.get("encoder"))
+    if one and other and one != other:
+        raise ValueError(
+            f"{sample.name}: {str(sample.file)!r} holds features of encoder {source['encoder']!r}, but {what} of "
+            f"{known['encoder']!r}. Encode the slide with that encoder."
+        )
 
 
 def _describe(source: Mapping[str, Any]) -> str:
@@ -49,15 +62,21 @@ def _describe(source: Mapping[str, Any]) -> str:
 def read_program_features(sample: Sample, model: ProgramModel) -> NDArray[np.float32]:
     """Return the features ``(n_obs, D)`` of all keys that the model reads, NaN in rows where one is missing."""
     blocks = []
+    if sample.file is not None and len(model.config.keys) > 1:
+        raise ValueError(
+            f"{sample.name}: the model reads {' + '.join(model.config.keys)}, but a feature file holds one "
+            "representation. Pass the slide as a SpatialData, or train a model on one key."
+        )
     for key, width in zip(model.config.keys, model.config.widths, strict=True):
-        block = read_features(sample, key)
+        block = read_features(sample, key_in(sample, key))
         if block.shape[1] != width:
             raise ValueError(
                 f"{sample.name}: obsm[{key!r}] has {block.shape[1]} features, but the model reads {width} of encoder "
                 f"{model.config.encoder!r}. Encode the patches with that encoder."
             )
         blocks.append(block)
-    check_source(sample, model.config.keys[0], source_of(model.config), "the model's features are")
+    first = key_in(sample, model.config.keys[0])
+    check_source(sample, first, source_of(model.config), "the model's features are")
     return np.concatenate(blocks, axis=1)
 
 
@@ -125,6 +144,7 @@ def read_model_features(sample: Sample, use_rep: str, model: Model) -> NDArray[n
                 "with use_rep=."
             )
         check_patch_size(sample.name, origin["size_um"], model.config.patch_um)
+    use_rep = key_in(sample, use_rep)
     features = read_features(sample, use_rep)
     if features.shape[1] != model.n_features:
         raise ValueError(

@@ -112,6 +112,14 @@ def categorical(values: Sequence[str] | NDArray[Any], categories: Sequence[str] 
     return pd.Categorical(array, categories=present)
 
 
+def largest_expert(weights: NDArray[np.floating]) -> pd.Categorical:
+    """Return the expert with the largest routing weight ``(n, E)`` of every row; missing where the weights are NaN."""
+    experts = [str(e) for e in range(weights.shape[1])]
+    routed = ~np.isnan(weights).any(1)
+    largest = np.argmax(np.nan_to_num(weights, nan=-1), axis=1)
+    return categorical(np.where(routed, np.array(experts)[largest], ""), experts)
+
+
 def read_roles(sample: Sample, split_key: str | None) -> NDArray[np.int64]:
     """Return the role of every row; without a split every row trains."""
     if split_key is None:

@@ -6,10 +6,9 @@ import logging
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import nullcontext
-from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import anndata as ad
 import numpy as np
@@ -19,7 +18,10 @@ from spatialdata import SpatialData
 from spatialdata.models import TableModel
 
 from spade import _keys
-from spade._checks import shorten
+from spade._checks import plural, shorten
+from spade._samples.given.columns import add_columns
+from spade._samples.given.features import check_features, open_features
+from spade._samples.given.places import Item, NamedSample, bare, is_features, of_frame, of_path
 from spade._samples.listed import Listed
 from spade._samples.sample import Opened, Sample, content_digest
 from spade.core.checks import check_ordered, check_path, check_text
@@ -30,67 +32,76 @@ from spade.models import SealModel, SpadeModel
 
 logger = logging.getLogger("spade")
 #: Iterables that are no lists of samples.
-NOT_LISTS = (ad.AnnData, pd.DataFrame, bytes)
-
-
-@dataclass(frozen=True)
-class NamedSample:
-    """A sample that the caller named, as in a dict from name to sample."""
-
-    name: str
-    item: SpatialData | Path
-
-
-#: A sample that may not be opened yet.
-Item: TypeAlias = SpatialData | Path | NamedSample
+NOT_LISTS = (ad.AnnData, bytes)
 _One: TypeAlias = SpatialData | str | PathLike[str]
-Samples: TypeAlias = _One | Mapping[str, _One] | Iterable[_One | NamedSample]
-_EXPECTED = "a SpatialData, a path to a .zarr store, or an iterable of these (or a dict that names them)"
+Samples: TypeAlias = _One | Mapping[str, _One] | Iterable[_One | NamedSample] | pd.DataFrame
+_EXPECTED = (
+    "a SpatialData, a path (of a .zarr store, a folder or pattern of stores, a sample sheet or feature files), or an "
+    "iterable of these (or a dict that names them)"
+)
 
 
 def as_list(samples: Samples, argument: str = "samples", *, writes: bool = False) -> Listed[Item]:
     """Return the samples of an argument one by one, and the keys of a dict as names; stores must be there.
 
-    They stay unopened, but must be writable if they are written. A function that opens them more than once passes this
-    list to :func:`iter_samples`, which then finds rows that were changed in between.
+    A ``SpatialData``; a path to a zarr store or feature file, or to a folder of these, a pattern or a sample sheet; a
+    ``DataFrame`` in the form of a sheet; an iterable of these; or a dict from name to one sample. They stay unopened,
+    but must be writable if they are written, as feature files never are. A function that opens them more than once
+    passes this list to :func:`iter_samples`, which then finds rows that were changed in between.
     """
     check_ordered(argument, samples)
-    given = samples
-    if isinstance(samples, (SpatialData, str, PathLike)):
-        samples = [samples]
-    if isinstance(samples, Mapping):
+    items: list[Item]
+    if isinstance(samples, pd.DataFrame):
+        items = of_frame(samples, argument)
+    elif isinstance(samples, (SpatialData, str, PathLike)):
+        items = _items(samples, argument, "0")
+    elif isinstance(samples, Mapping):
         named = {check_text(f"{argument}: name", name): item for name, item in samples.items()}
-        items: list[Item] = [NamedSample(name, _item(item, argument, repr(name))) for name, item in named.items()]
+        items = [NamedSample(name, _one(item, argument, name)) for name, item in named.items()]
     elif isinstance(samples, NOT_LISTS) or not isinstance(samples, Iterable):
         raise TypeError(f"{argument}: got {_kind(samples)}; expected {_EXPECTED}.{_advice(samples)}")
     else:
-        items = [
-            item if isinstance(item, NamedSample) else _item(item, argument, str(number))
-            for number, item in enumerate(samples)
-        ]
+        items = [item for number, one in enumerate(samples) for item in _items(one, argument, str(number))]
     if not items:
         raise ValueError(f"{argument} is empty; expected {_EXPECTED}.")
-    unnamed = [item.item if isinstance(item, NamedSample) else item for item in items]
+    unnamed = [bare(item) for item in items]
     if len({id(item) if isinstance(item, SpatialData) else item.resolve() for item in unnamed}) < len(items):
         raise ValueError(f"{argument}: the same object or path is listed more than once.")
     for path in unnamed:
         if isinstance(path, Path):
-            if not path.exists():
-                raise FileNotFoundError(f"{argument}: there is no store at {str(path)!r}.")
-            if not is_store(path):
-                raise ValueError(f"{argument}: {str(path)!r} is not a zarr store. Expected {_EXPECTED}.")
-            if writes:
+            _check_place(path, argument)
+            if writes and not is_features(path):
                 check_writable(path.resolve())
-    return given if isinstance(given, Listed) else Listed(items)
+    check_features(items, argument, writes=writes)
+    return samples if isinstance(samples, Listed) else Listed(items)
 
 
-def _item(item: object, argument: str, which: str) -> SpatialData | Path:
-    """Return one sample: an object as it is, or a path."""
-    if isinstance(item, SpatialData):
-        return item
+def _check_place(path: Path, argument: str) -> None:
+    """Raise unless there is a store or a feature file."""
+    if not path.exists():
+        raise FileNotFoundError(f"{argument}: there is no {'file' if is_features(path) else 'store'} at {str(path)!r}.")
+    if not (is_features(path) or is_store(path)):
+        raise ValueError(f"{argument}: {str(path)!r} is not a zarr store. Expected {_EXPECTED}.")
+
+
+def _items(item: object, argument: str, which: str) -> list[Item]:
+    """Return the samples that one item stands for: an object itself, a path perhaps several."""
+    if isinstance(item, (SpatialData, NamedSample)):
+        return [item]
     if isinstance(item, (str, PathLike)):
-        return check_path(argument, item)
+        return of_path(item, argument)
     raise TypeError(f"{argument}: item {which} is {_kind(item)}; expected {_EXPECTED}.{_advice(item)}")
+
+
+def _one(item: object, argument: str, name: str) -> SpatialData | Path:
+    """Return the sample that has a name."""
+    items = _items(item, argument, repr(name))
+    if isinstance(item, (str, PathLike)) and items != [check_path(argument, item)]:
+        raise ValueError(
+            f"{argument}: {name!r} names {str(item)!r}, which stands for {plural(len(items), 'sample')}, but a name in "
+            "a dict is that of one. Pass the path alone, or names in a sample sheet."
+        )
+    return bare(items[0])
 
 
 def _kind(value: object) -> str:
@@ -119,7 +130,7 @@ def iter_samples(
     Parameters
     ----------
     samples
-        A ``SpatialData``, a path to a zarr store, an iterable of these, or a dict from name to one of these.
+        As in :func:`as_list`; feature files only if nothing is written.
     table_key
         Table to use; may be left out when there is one.
     add_table
@@ -135,7 +146,8 @@ def iter_samples(
     items = as_list(samples, writes=writes)
     if writes:
         items.check_stores()
-    for number, (name, sdata, path) in enumerate(_open(items, writes=writes, tables_only=tables_only)):
+    for number, found in enumerate(_open(items, writes=writes, tables_only=tables_only)):
+        name, sdata, path = found.name, found.sdata, found.path
         if not sdata.tables and add_table is not None:
             add_table(sdata)
         key = _table_key(sdata, name, table_key)
@@ -143,32 +155,57 @@ def iter_samples(
             raise ValueError(f"{name}: tables[{key!r}] has no rows left; leave the sample out.")
         watched = (f"tables/{key}",)
         at_start = stamp(path.resolve(), watched) if writes and path is not None else None
-        sample = Sample(name, sdata, path, watched, at_start, key)
+        sample = Sample(name, sdata, path, watched, at_start, key, file=found.file)
         items.check_rows(number, sample)
+        add_columns(sample, found.columns)
         yield sample
 
 
 def iter_slides(samples: Samples, *watched: str, writes: bool = False) -> Iterator[Opened]:
-    """Open objects one at a time that need no table, as :func:`iter_samples` does.
+    """Open objects one at a time that need no table, as :func:`iter_samples` does; feature files are refused.
 
     ``watched`` are elements that the caller writes, such as ``"shapes/tissue"``.
     """
-    for name, sdata, path in _open(as_list(samples, writes=writes), writes=writes):
+    items = as_list(samples, writes=writes)
+    if is_features(items[0]):
+        raise ValueError(
+            f"samples: {str(bare(items[0]))!r} is a feature file, which has no image. Read the slide with "
+            "sp.io.read_wsi and pass that."
+        )
+    for name, sdata, path, _, _ in _open(items, writes=writes):
         at_start = stamp(path.resolve(), watched) if writes and path is not None else None
         yield Opened(name, sdata, path, watched, at_start)
 
 
-def _open(
-    items: Listed[Item], *, writes: bool, tables_only: bool = False
-) -> Iterator[tuple[str, SpatialData, Path | None]]:
-    """Open objects one at a time, with their names and paths; nobody else saves a store meanwhile if it is written."""
-    stems = Counter(item.stem for item in items if isinstance(item, Path))
+class _Found(NamedTuple):
+    """An object that was opened, with its store, or the feature file that it stands for, and columns of a sheet."""
+
+    name: str
+    sdata: SpatialData
+    path: Path | None
+    file: Path | None
+    columns: Mapping[str, Any]
+
+
+def _open(items: Listed[Item], *, writes: bool, tables_only: bool = False) -> Iterator[_Found]:
+    """Open objects one at a time; nobody else saves a store meanwhile if it is written."""
+    stems = Counter(path.stem for path in map(_unnamed_path, items) if path is not None)
     for listed in items:
-        item = listed.item if isinstance(listed, NamedSample) else listed
+        item = bare(listed)
+        given, columns = (listed.name, listed.columns) if isinstance(listed, NamedSample) else ("", {})
+        if isinstance(item, Path) and is_features(item):
+            yield _Found(given or item.stem, open_features(item), None, item, columns)
+            continue
         real = item.resolve() if writes and isinstance(item, Path) else None
         with nullcontext() if real is None else replacing(real):
             sdata, path = (read_store(item, tables_only=tables_only), item) if isinstance(item, Path) else (item, None)
-            yield listed.name if isinstance(listed, NamedSample) else _name(sdata, path, stems), sdata, path
+            yield _Found(given or _name(sdata, path, stems), sdata, path, None, columns)
+
+
+def _unnamed_path(item: Item) -> Path | None:
+    """Return the path of a sample that is named by it."""
+    path = bare(item)
+    return None if not isinstance(path, Path) or (isinstance(item, NamedSample) and item.name) else path
 
 
 def _name(sdata: SpatialData, path: Path | None, stems: Counter[str]) -> str:

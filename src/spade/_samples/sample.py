@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -44,7 +44,8 @@ class Section:
 class Opened:
     """One object; ``path`` is set when it was given as a path and must be saved there.
 
-    ``stamp`` is that of the store, and of the elements ``watched``, when it was opened by a function that writes.
+    ``file`` is the feature file that the object was made of, which is never written. ``stamp`` is that of the store,
+    and of the elements ``watched``, when it was opened by a function that writes.
     """
 
     name: str
@@ -52,6 +53,7 @@ class Opened:
     path: Path | None
     watched: tuple[str, ...] = ()
     stamp: str | None = None
+    file: Path | None = field(default=None, kw_only=True)
 
     def save(self, *elements: str) -> None:
         """Write elements, such as ``"shapes/patches"``, back if the object came from a path.
@@ -130,8 +132,8 @@ class Sample(Opened):
         return names.astype(str)
 
     def origin(self, section: Section) -> str:
-        """Return what identifies a section, whatever its name: its store or object, and its region."""
-        path = self.path or self.sdata.path
+        """Return what identifies a section, whatever its name: its store, file or object, and its region."""
+        path = self.path or self.file or self.sdata.path
         return f"{id(self.sdata) if path is None else Path(path).resolve()}\n{section.region}"
 
     def origin_of_row(self) -> NDArray[np.str_]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 
 from spade._checks import plural, shorten
 from spade.core.checks import check_path
+from spade.core.files import digest
 from spade.io._bytes import check_file
 from spade.io._files.hdf5 import open_hdf5
 from spade.io._state_dict import checked_tensor, load_torch
@@ -20,6 +22,37 @@ from spade.io._state_dict import checked_tensor, load_torch
 H5, TORCH = (".h5", ".hdf5"), (".pt", ".pth")
 SUFFIXES = H5 + TORCH
 FEATURES, COORDS = "features", "coords"
+#: How attributes begin that say what this package made of other features.
+OURS = "spade_"
+#: Names of the columns of predicted expression.
+GENES = "genes"
+#: Rows at either end of the features that tell whether they were made anew.
+ENDS = 256
+
+
+@dataclass(frozen=True)
+class FeatureFile:
+    """What a feature file holds.
+
+    Attributes
+    ----------
+    features
+        ``(n, d)`` float32; rows of nothing but NaN have no patch.
+    coords
+        ``(n, 2)``, the upper left corner of every patch in pixels of the slide; None: the file has none.
+    attributes
+        Numbers and texts that describe the features, and the coordinates.
+    further
+        Other arrays of ``n`` rows by name, and names of columns such as ``genes``.
+    facts
+        What this package made the features of; empty if it did not.
+    """
+
+    features: NDArray[np.float32]
+    coords: NDArray[np.generic] | None
+    attributes: dict[str, dict[str, Any]] = field(default_factory=dict)
+    further: dict[str, NDArray[Any]] = field(default_factory=dict)
+    facts: dict[str, Any] = field(default_factory=dict)
 
 
 def is_feature_file(path: Path) -> bool:
@@ -27,11 +60,19 @@ def is_feature_file(path: Path) -> bool:
     return path.suffix.lower() in SUFFIXES
 
 
-def find_feature_files(source: str | PathLike[str] | Iterable[str | PathLike[str]], argument: str) -> dict[str, Path]:
-    """Return the feature files of a folder, or those listed, by name without suffix, sorted by name."""
+def find_feature_files(
+    source: str | PathLike[str] | Iterable[str | PathLike[str]] | Mapping[str, Path], argument: str
+) -> dict[str, Path]:
+    """Return the feature files of a folder, or those listed, by name without suffix or as named, sorted by name."""
+    if isinstance(source, Mapping):
+        for path in source.values():
+            check_file(path, argument)
+        return dict(sorted(source.items()))
     if isinstance(source, (str, PathLike)):
         folder = check_path(argument, source)
-        paths = sorted(path for path in folder.iterdir() if is_feature_file(path)) if folder.is_dir() else [folder]
+        paths = [folder]
+        if folder.is_dir():
+            paths = sorted(path for path in folder.iterdir() if is_feature_file(path) and path.name[0] != ".")
         if not paths:
             below = sorted(path.name for path in folder.iterdir() if path.is_dir())
             raise ValueError(
@@ -65,21 +106,83 @@ def feature_shape(path: Path) -> tuple[int, int]:
 
 def read_feature_file(path: Path) -> NDArray[np.float32]:
     """Return the features ``(n, d)`` of a file; rows of nothing but NaN are left out."""
-    values: NDArray[np.float32]
     if path.suffix.lower() in TORCH:
-        values = _checked(_tensors(path), path).float().numpy()
+        values = _values(_tensors(path), path)
     else:
         with open_hdf5(path, _slide(path)) as file:
-            values = np.asarray(_checked(file, path)[...], dtype=np.float32)
+            values = _values(file, path)
+    finite = np.isfinite(values).all(1)
+    return values if finite.all() else values[finite]
+
+
+def read_whole_file(path: Path) -> FeatureFile:
+    """Return all that a file holds; of its other arrays those that describe its patches."""
+    if path.suffix.lower() in TORCH:
+        parts = _tensors(path)
+        return FeatureFile(_values(parts, path), _coords(parts))
+    with open_hdf5(path, _slide(path), texts=True) as file:
+        features = _values(file, path)
+        arrays = {name: item for name, item in file.items() if isinstance(item, h5py.Dataset) and item.ndim}
+        arrays = {name: item for name, item in arrays.items() if name not in (FEATURES, COORDS)}
+        described = {name: item for name, item in arrays.items() if len(item) == len(features) or name == GENES}
+        attributes = {name: _plain(file[name].attrs) for name in (FEATURES, COORDS) if name in file}
+        facts = {name.removeprefix(OURS): value for name, value in _plain(file.attrs).items() if name.startswith(OURS)}
+        further = {name: item[...] for name, item in described.items() if item.dtype.kind in "biufS"}
+        return FeatureFile(features, _coords(file), attributes, further, facts)
+
+
+def feature_facts(path: Path) -> dict[str, Any]:
+    """Return what this package made the features of a file of; empty if it did not."""
+    with open_hdf5(path, _slide(path), texts=True) as file:
+        return {name.removeprefix(OURS): value for name, value in _plain(file.attrs).items() if name.startswith(OURS)}
+
+
+def features_digest(path: Path) -> str:
+    """Return a digest of the shape and of the first and last features of a file."""
+    if path.suffix.lower() in TORCH:
+        features = _checked(_tensors(path), path)
+        return _digest(features.reshape(features.shape[-2:]).float().numpy())
+    with open_hdf5(path, _slide(path)) as file:
+        features = _checked(file, path)
+        return _digest(features[0] if features.ndim == 3 else features)
+
+
+def _digest(features: Any) -> str:
+    ends = [np.asarray(part, dtype=np.float32) for part in (features[:ENDS], features[-ENDS:])]
+    return digest(str(tuple(features.shape)), *ends)
+
+
+def _values(parts: Any, path: Path) -> NDArray[np.float32]:
+    """Return the features ``(n, d)`` in the parts of a file; a row is all NaN or has none."""
+    features = _checked(parts, path)
+    with np.errstate(over="ignore"):  # too large a number becomes infinite, which is refused
+        values = np.asarray(features[...] if isinstance(features, h5py.Dataset) else features.float(), np.float32)
     values = values.reshape(values.shape[-2:])
     finite = np.isfinite(values).all(1)
-    if finite.all():
-        return values
     broken = ~finite & ~np.isnan(values).all(1)
     if broken.any() or not finite.any():
         what = f"{plural(int(broken.sum()), 'row')} with NaN or infinite values" if broken.any() else "nothing but NaN"
         raise ValueError(f"slide {path.stem!r}: {str(path)!r} has {what}. Encode the slide again.")
-    return values[finite]
+    return values
+
+
+def _coords(parts: Any) -> NDArray[np.generic] | None:
+    """Return the coordinates ``(n, 2)`` in the parts of a file, whose shape was checked."""
+    if COORDS not in parts:
+        return None
+    values = np.asarray(parts[COORDS][...])
+    return values.reshape(values.shape[-2:])
+
+
+def _plain(attributes: Any) -> dict[str, Any]:
+    """Return the attributes that are a number or a text, or a few of these."""
+    plain = {}
+    for name, value in attributes.items():
+        value = value.decode(errors="replace") if isinstance(value, bytes) else value
+        value = value.item() if isinstance(value, np.generic) else value
+        if isinstance(value, (bool, int, float, str)) or (isinstance(value, np.ndarray) and value.dtype.kind in "biuf"):
+            plain[str(name)] = value
+    return plain
 
 
 def _slide(path: Path) -> str:

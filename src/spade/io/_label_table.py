@@ -64,6 +64,14 @@ def read_label_table(
     return check_label_table(frame, source)
 
 
+def read_columns(path: Path, argument: str, most: int = MAX_BYTES) -> dict[str, pd.Series]:
+    """Read a table with a header: columns of numbers where all entries are numbers, else of text."""
+    text, separator = table_text(path, argument, most)
+    with reading(path, "a table of comma- or tab-separated values", argument):
+        header, rows = _fields(text, separator, f"{argument}={str(path)!r}")
+    return {name: _values([row[i] for row in rows]) for i, name in enumerate(header)}
+
+
 def check_label_table(frame: pd.DataFrame, source: str) -> pd.DataFrame:
     """Raise unless every row names a sample or spot, each only once; names are returned as strings."""
     _check_names(frame.columns, source)

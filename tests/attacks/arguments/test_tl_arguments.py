@@ -52,13 +52,13 @@ ODD = {
     "attention": {
         "label_key": (None, *CHOICES), "use_rep": (None, {"X_f"}, *CHOICES), "head": (None, "mean", *CHOICES),
         "labels": TABLES[1:], "slide_key": CHOICES, "groupby": CHOICES, "scaling": CHOICES, **FITTING,
-        "key_added": ("my key", *KEYS),
+        "key_added": ("my key", *KEYS), "out": ("a", "", 3, ["a"]),
     },
     "cluster_experts": {"use_rep": (None, *CHOICES), **CLUSTERING, "key_added": STEMS},
     "embed": {
         "model": (None, *MODELS), "key_added": ("my key", *KEYS), "mix": (None, *CHOICES), "use_rep": CHOICES,
         "layer": CHOICES, "normalized": FLAGS, "genes": GENE_LISTS, "min_overlap": (None, 0, *NUMBERS),
-        "patches_key": (None, *KEYS), "batch_size": (None, *COUNTS), "table_key": CHOICES,
+        "patches_key": (None, *KEYS), "batch_size": (None, *COUNTS), "table_key": CHOICES, "out": ("a", "", 3, ["a"]),
     },
     "expert_agreement": {"label_key": (None, *CHOICES), "key": (None, *CHOICES), "table_key": CHOICES},
     "expert_composition": {
@@ -91,7 +91,7 @@ ODD = {
         "min_genes": (None, *COUNTS), "table_key": CHOICES, "key_added": STEMS,
     },
     "predict_expression": {**PREDICTING, "model": (None, *MODELS), "reference": (None, 3, [3], [], "no/such.zarr"),
-                           "key_added": STEMS},
+                           "key_added": STEMS, "out": ("a", "", 3, ["a"])},
     "rank_expert_genes": {
         "key": (None, *CHOICES), "n_genes": COUNTS, "method": (None, *CHOICES), "layer": CHOICES,
         "normalized": (None, *FLAGS), "min_spots": (None, *COUNTS), "table_key": CHOICES, "key_added": STEMS,

@@ -12,6 +12,7 @@ import pytest
 import torch
 from helpers.slides import run, write_h5
 
+import spade as sp
 from spade import _keys
 from spade.io._feature_files import read_feature_file
 from spade.tl._slides.bags import read_bags
@@ -167,7 +168,7 @@ def test_sources_that_are_not_there(files, twelve, tmp_path):
     for source, error, said in (
         (tmp_path / "nothing.h5", FileNotFoundError, r"there is no file .*nothing\.h5"),
         ([folder / "s00.h5", twelve[0]], ValueError, "1 of 2 items are feature files"),
-        (tmp_path, ValueError, r"has no files ending in \.h5, .*; folders in it: 'features'"),
+        (tmp_path, ValueError, r"holds neither stores nor feature files; folders in it: 'features'"),
         ({}, ValueError, "bags is empty"),
         ([], ValueError, "bags is empty"),
         (3, TypeError, "bags: got int"),
@@ -184,3 +185,24 @@ def test_only_shapes_are_read_up_front(files, monkeypatch):
     bags = read_bags(folder, named=None, columns={"label_key": "kind"}, labels=labels)
     assert len(bags) == 12
     assert bags.widths == {"features": 8}
+
+
+def test_attention_of_files_is_that_of_samples_in_files_of_their_own(files, twelve, tmp_path):
+    folder, labels = files
+    options = {"label_key": "kind", "labels": labels, "n_epochs": 2, "hidden": 8}
+    for sample in twelve:  # features in files are those of an encoder
+        _keys.write_provenance(sample["table"].uns, "X_f", function="pp.encode_patches")
+    of_samples = sp.tl.attention(twelve, use_rep="X_f", **options)
+    of_files = sp.tl.attention(folder, out=tmp_path / "a", **options)
+    pd.testing.assert_frame_equal(of_files, of_samples)
+    for sample, slide in zip(twelve, of_samples["slide"], strict=True):
+        with h5py.File(tmp_path / "a" / f"{slide}.h5") as file:
+            np.testing.assert_allclose(file["features"][:, 0], sample["table"].obs["kind_attention"], rtol=1e-5)
+            assert file["coords"].shape == (36, 2)
+    pd.testing.assert_frame_equal(sp.tl.attention(folder, out=tmp_path / "a", **options), of_files)
+    with pytest.raises(ValueError, match="is there, and was not written by this call: seed is 0 instead of 1"):
+        sp.tl.attention(folder, out=tmp_path / "a", rng=1, **options)
+    with pytest.raises(ValueError, match="use_rep= has no meaning for feature files"):
+        sp.tl.attention(folder, out=tmp_path / "b", use_rep="X_f", **options)
+    with pytest.raises(ValueError, match="out=None"):
+        sp.tl.attention(folder, **options)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from os import PathLike
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from spade._checks import check_idle, shorten
 from spade._samples.counts import read_expression
 from spade._samples.encode import BATCH, ORIGIN, encode_rows
 from spade._samples.experts import palette
+from spade._samples.given.output import check_out
 from spade._samples.model_features import (
     Model,
     check_model,
@@ -24,14 +26,15 @@ from spade._samples.model_features import (
     read_model_features,
     reads_patches,
 )
-from spade._samples.obs import categorical
-from spade._samples.open import Samples, iter_samples
+from spade._samples.obs import largest_expert
+from spade._samples.open import Samples, as_list, iter_samples
 from spade._samples.patches import patch_record
 from spade._samples.sample import Sample
 from spade.core.checks import check_choice, check_count, check_flag, check_share, check_text
 from spade.core.errors import warn
 from spade.models import GenePanel, ProgramModel, SealModel, SpadeModel
 from spade.models._gene_names import MATCHING
+from spade.tl._embedding.embed_files import OF_TABLES, embed_files, embed_program_files
 from spade.tl._embedding.embed_programs import embed_programs
 from spade.tl._embedding.modalities import unit
 
@@ -52,6 +55,7 @@ def embed(
     patches_key: str = _keys.PATCHES,
     batch_size: int = BATCH,
     table_key: str | None = None,
+    out: str | PathLike[str] | None = None,
 ) -> None:
     r"""Write the joint embeddings of a trained model.
 
@@ -66,7 +70,8 @@ def embed(
     Parameters
     ----------
     samples
-        A ``SpatialData``, a path to a zarr store, or a list or dict of these; expression is not needed.
+        A ``SpatialData``, a path to a zarr store, or a list or dict of these; expression is not needed. Or feature
+        files as TRIDENT and CLAM write them, by their folder, a pattern, a list or a sample sheet.
     model
         From :func:`train_spade`, :func:`train_seal` or :func:`train_programs`, or loaded.
     key_added
@@ -89,6 +94,9 @@ def embed(
         at a time.
     table_key
         Table; may be left out when there is one.
+    out
+        For feature files: folder in which every slide gets a file, which is made if need be. A second call skips the
+        slides that are done; a file there that it would not have written is an error.
 
     Returns
     -------
@@ -99,7 +107,11 @@ def embed(
         ``obsm["spade_expert_logits"]``. Without expression, ``X_spade`` is the
         L2-normalised image side and ``X_spade_expression`` is not written. Rows without a valid patch are NaN; a spot
         without counts has NaN in ``X_spade_expression`` and its image side in ``X_spade``. For a ``ProgramModel`` only
-        ``obsm["X_programs"]``, float32 ``(n_obs, d)``, is written.
+        ``obsm["X_programs"]``, float32 ``(n_obs, d)``, is written. Of feature files, ``out`` gets one ``<slide>.h5``
+        each, in the layout of TRIDENT: ``features``, what is else in ``X_spade``, float32 ``(n, d)``; ``coords`` with
+        their attributes; for a mixture ``expert_weights`` ``(n, E)``, and ``entropy`` and ``distance`` ``(n,)`` of
+        :func:`routing_scores`; and attributes such as ``spade_model_id``. Every function reads these files as samples,
+        :func:`slide_task` as slides.
 
     Raises
     ------
@@ -127,6 +139,10 @@ def embed(
     >>> samples[0]["table"].obsm["X_spade"].shape
     (60, 256)
     """
+    if not isinstance(model, ProgramModel):
+        check_model(model)
+    samples = as_list(samples)
+    folder = check_out(samples, out)
     if isinstance(model, ProgramModel):
         check_idle(
             [
@@ -136,10 +152,24 @@ def embed(
             ],
             "a ProgramModel reads the features that it was trained on, and nothing else",
         )  # fmt: skip
+        if folder is not None:
+            check_idle([("key_added", key_added, None), ("table_key", table_key, None)], OF_TABLES)
+            embed_program_files(samples, model, folder)
+            return
         stem = _keys.PROGRAMS if key_added is None else check_text("key_added", key_added)
         embed_programs(samples, model, _keys.check_key(stem), table_key)
         return
-    check_model(model)
+    if folder is not None:
+        check_idle(
+            [
+                ("key_added", key_added, None), ("layer", layer, None), ("normalized", normalized, None),
+                ("genes", genes, None), ("min_overlap", min_overlap, 0.5), ("patches_key", patches_key, _keys.PATCHES),
+                ("batch_size", batch_size, BATCH), ("table_key", table_key, None),
+            ],
+            OF_TABLES,
+        )  # fmt: skip
+        embed_files(samples, model, folder, mix=mix, use_rep=use_rep)
+        return
     stem = _keys.check_key(_stem(model) if key_added is None else check_text("key_added", key_added))
     settings = _Settings(
         mix=mix,
@@ -276,11 +306,8 @@ def _write(sample: Sample, model: Model, stem: str, embedded: _Embedded, setting
 
 def _write_experts(sample: Sample, stem: str, weights: NDArray[np.floating]) -> None:
     """Write the expert of the largest weight of every spot, and the colours of all experts."""
-    experts = [str(e) for e in range(weights.shape[1])]
-    routed = ~np.isnan(weights).any(1)
-    largest = np.argmax(np.nan_to_num(weights, nan=-1), axis=1)
-    sample.table.obs[_keys.expert(stem)] = categorical(np.where(routed, np.array(experts)[largest], ""), experts)
-    sample.table.uns[f"{_keys.expert(stem)}_colors"] = palette(len(experts))
+    sample.table.obs[_keys.expert(stem)] = largest_expert(weights)
+    sample.table.uns[f"{_keys.expert(stem)}_colors"] = palette(weights.shape[1])
 
 
 def _panel_of(model: Model, genes: GenePanel | Sequence[str] | None) -> GenePanel:

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from os import PathLike
-from os.path import expanduser
-from pathlib import Path
 from typing import TypeGuard
 
 import numpy as np
@@ -16,6 +14,7 @@ from spatialdata import SpatialData
 from tqdm.auto import tqdm
 
 from spade._checks import shorten
+from spade._samples.given.places import is_place
 from spade._samples.model_features import Model, check_model
 from spade._samples.open import Item, Samples, as_list, iter_samples
 from spade._samples.sample import Sample, check_names
@@ -132,7 +131,7 @@ def retrieve(
             )
         queries = _Queries.of_signature(model, query)
     else:
-        if isinstance(query, str) and not _is_path(query):
+        if isinstance(query, str) and not is_place(query):
             raise ValueError(
                 f"query={brief(query)} is not the path of a store. To search for genes, pass a list of names, such as "
                 f"[{brief(query)}]."
@@ -224,18 +223,11 @@ def _is_signature(query: Samples | Signature) -> TypeGuard[Signature]:
     """Whether a query names genes; strings that are paths are samples."""
     check_ordered("query", query)
     if isinstance(query, Mapping):
-        return not any(isinstance(value, SpatialData) or _is_path(value) for value in query.values())
-    if isinstance(query, (str, PathLike, SpatialData, Iterator)) or not isinstance(query, Iterable):
+        return not any(isinstance(value, SpatialData) or is_place(value) for value in query.values())
+    if isinstance(query, (str, PathLike, SpatialData, Iterator, pd.DataFrame)) or not isinstance(query, Iterable):
         return False
     items = list(query)
-    return bool(items) and all(isinstance(item, str) and not _is_path(item) for item in items)
-
-
-def _is_path(value: object) -> bool:
-    """Whether a value names a store, not a gene."""
-    if not isinstance(value, str):
-        return isinstance(value, PathLike)
-    return value.endswith(".zarr") or "://" in value or Path(expanduser(value)).exists()
+    return bool(items) and all(isinstance(item, str) and not is_place(item) for item in items)
 
 
 def _change(model: Model, signature: Signature) -> NDArray[np.float64]:

@@ -19,6 +19,7 @@ from spade._samples.collect import Collector
 from spade._samples.counts import has_counts, read_counts
 from spade._samples.encode import BATCH
 from spade._samples.features import Representation, named_representations, read_representations
+from spade._samples.given.places import holds_stores
 from spade._samples.obs import check_groups, section_groups
 from spade._samples.open import Samples, as_list, iter_samples
 from spade._samples.patches import row_centres
@@ -137,7 +138,7 @@ def expression_benchmark(
         check_positive("target_sum", target_sum)
     panel = None if genes is None else GenePanel.of(genes)
     folder = check_path("samples", samples) if isinstance(samples, (str, PathLike)) else None
-    if folder is not None and folder.is_dir() and not is_store(folder):
+    if folder is not None and folder.is_dir() and not (is_store(folder) or holds_stores(folder)):
         if use_rep is not None:
             raise ValueError(
                 f"use_rep={use_rep!r}: a folder of HEST-Bench has no obsm; its patches are encoded with encoder=."

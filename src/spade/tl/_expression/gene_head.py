@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
+from os import PathLike
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -12,13 +14,30 @@ from tqdm.auto import tqdm
 
 from spade import _keys
 from spade._checks import check_idle, shorten
+from spade._samples.given.output import FeatureOutput, check_out
+from spade._samples.listed import Listed
 from spade._samples.model_features import Model, features_key, read_model_features, read_program_features
-from spade._samples.open import Samples, as_list, iter_samples
+from spade._samples.open import Item, Samples, as_list, iter_samples
 from spade._samples.sample import Sample
 from spade.core.checks import brief
+from spade.core.files import digest
+from spade.io._feature_files import GENES
 from spade.models import GenePanel, ProgramModel, SealModel
+from spade.tl._embedding.embed_files import OF_TABLES
 
 logger = logging.getLogger("spade")
+
+
+def listed_for(
+    samples: Samples, out: str | PathLike[str] | None, key_added: str, table_key: str | None
+) -> tuple[Listed[Item], Path | None]:
+    """Return the samples to predict, and the folder for what is predicted of feature files."""
+    listed = as_list(samples)
+    folder = check_out(listed, out)
+    if folder is None:
+        return as_list(listed, writes=True), None
+    check_idle([("key_added", key_added, _keys.PREDICTED), ("table_key", table_key, None)], OF_TABLES)
+    return listed, folder
 
 
 def predict_by_head(
@@ -29,6 +48,7 @@ def predict_by_head(
     *,
     key_added: str,
     table_key: str | None,
+    out: str | PathLike[str] | None,
 ) -> None:
     """As :func:`spade.tl.predict_expression` with ``method="head"``."""
     if not isinstance(model, (SealModel, ProgramModel)):
@@ -49,14 +69,23 @@ def predict_by_head(
             f"key_added={key_added!r} would replace obsm[{_keys.predicted(key_added)!r}], which the prediction reads."
         )
     method = "programs" if isinstance(model, ProgramModel) else "head"
-    listed = as_list(samples, writes=True)
+    listed, folder = listed_for(samples, out, key_added, table_key)
+    facts = {"method": method, "use_rep": " + ".join(reader.keys), "model_id": model.id}
+    if folder is not None:
+        names = np.array(panel.names)
+        record = {"function": "tl.predict_expression", **facts, **panel.reading(), "genes_id": digest("\n".join(names))}
+        output = FeatureOutput(folder, record)
+        pending = output.pending(listed)
+        for sample in tqdm(iter_samples(pending) if pending else (), total=len(pending), desc="predicting"):
+            output.write(sample, reader.predict(sample)[:, columns], {GENES: names})
+        return
     for sample in iter_samples(listed, table_key=table_key):  # nothing is written unless all can be predicted
         reader.features(sample)
     for sample in tqdm(
         iter_samples(listed, table_key=table_key, writes=True), total=len(listed), desc="predicting", unit="sample"
     ):
         values = reader.predict(sample)[:, columns]
-        _write(sample, values, panel, key_added, method=method, use_rep=" + ".join(reader.keys), model_id=model.id)
+        _write(sample, values, panel, key_added, **facts)
 
 
 class _Reader(NamedTuple):

@@ -4,20 +4,27 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from os import PathLike
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
 from spade import _keys
+from spade._checks import shorten
 from spade._samples.features import read_features
+from spade._samples.given.features import DEVIATION
+from spade._samples.given.output import FeatureOutput
 from spade._samples.model_features import Model, read_model_features
 from spade._samples.open import Item, Samples, as_list, iter_samples
 from spade._samples.sample import Sample, Section
 from spade.core.checks import check_choice
 from spade.core.errors import warn
+from spade.core.files import digest
+from spade.io._feature_files import GENES
 from spade.models import GenePanel, ProgramModel
-from spade.tl._expression.gene_head import predict_by_head
+from spade.tl._expression.gene_head import listed_for, predict_by_head
 from spade.tl._expression.predictor import Predictor, RidgePredictor, fit_predictor
 from spade.tl._expression.reference import Reference, read_reference
 from spade.tl._expression.settings import HEAD, METHODS, PredictionSettings
@@ -43,6 +50,7 @@ def predict_expression(
     patches_key: str = _keys.PATCHES,
     table_key: str | None = None,
     key_added: str = _keys.PREDICTED,
+    out: str | PathLike[str] | None = None,
 ) -> None:
     r"""Predict the expression of spots from their image, with the help of sections in which both were measured.
 
@@ -57,7 +65,8 @@ def predict_expression(
     Parameters
     ----------
     samples
-        A ``SpatialData``, a path to a zarr store, or a list or dict of these, with image features.
+        A ``SpatialData``, a path to a zarr store, or a list or dict of these, with image features. Or feature files as
+        TRIDENT and CLAM write them, by their folder, a pattern, a list or a sample sheet.
     model
         A trained model, for ``"neighbours"`` and ``"head"``, or a ``ProgramModel``.
     reference
@@ -90,6 +99,8 @@ def predict_expression(
         Table; may be left out when there is one.
     key_added
         Stem of the keys written.
+    out
+        For feature files: folder in which every slide gets a file, as in :func:`embed`.
 
     Returns
     -------
@@ -98,7 +109,8 @@ def predict_expression(
         ``(n_obs, G)``, and the names of the genes in ``uns["predicted_genes"]``. The deviation is the weighted one
         among the neighbours; for ``"ridge"`` the root mean squared error of each gene on held-out parts of
         ``reference``, the same for all spots (NaN, with a warning, where nothing can be held out); ``"head"`` writes
-        none. Rows without a valid patch are NaN.
+        none. Rows without a valid patch are NaN. Of feature files, ``out`` gets one ``<slide>.h5`` each: ``features``
+        and ``deviation``, float32 ``(n, G)``, the names of the ``genes``, and ``coords``.
 
     Raises
     ------
@@ -132,7 +144,7 @@ def predict_expression(
         if reference is not None:
             head = "a ProgramModel" if isinstance(model, ProgramModel) else 'method="head"'
             raise ValueError(f"reference=: {head} predicts from the image alone; leave reference= out.")
-        predict_by_head(samples, model, genes, use_rep, key_added=key_added, table_key=table_key)
+        predict_by_head(samples, model, genes, use_rep, key_added=key_added, table_key=table_key, out=out)
         return
     if reference is None:
         raise ValueError(
@@ -154,19 +166,37 @@ def predict_expression(
     written = {_keys.predicted(key_added), _keys.predicted_deviation(key_added)}
     if replaced := sorted(written & set(settings.keys)):
         raise ValueError(f"key_added={key_added!r} would replace obsm[{replaced[0]!r}], which the prediction reads.")
-    reference, listed = (
-        as_list(reference, "reference"),
-        as_list(samples, writes=True),
-    )  # held, so that no two objects ever have one id
+    reference = as_list(reference, "reference")  # held, so that no two objects ever have one id
+    listed, folder = listed_for(samples, out, key_added, table_key)
     known = read_reference(reference, settings, genes, table_key)
     _check_features(listed, known, settings, table_key)
     predictors = _Predictors(settings, known)
+    if folder is not None:
+        _write_files(listed, folder, predictors)
+        return
     for sample in tqdm(
         iter_samples(listed, table_key=table_key, writes=True), total=len(listed), desc="predicting", unit="sample"
     ):
         mean, deviation, penalty = _predict_sample(sample, predictors)
         facts = _facts(known, settings) | {"alpha": penalty}
         _write(sample, mean, deviation, known.panel.names, key_added, facts)
+
+
+def _write_files(listed: Sequence[Item], folder: Path, predictors: _Predictors) -> None:
+    """Write one file per slide, one slide in memory at a time."""
+    known, settings = predictors.reference, predictors.settings
+    genes, sections = np.array(known.panel.names), list(dict.fromkeys(known.section.tolist()))
+    facts = _facts(known, settings) | {
+        "alpha": settings.alpha if settings.searched_model is None else None,
+        "reference": shorten(sections),
+        "reference_id": digest("\n".join(sections)),
+        "genes_id": digest("\n".join(genes)),
+    }
+    output = FeatureOutput(folder, facts)
+    pending = output.pending(listed)
+    for sample in tqdm(iter_samples(pending) if pending else (), total=len(pending), desc="predicting", unit="slide"):
+        mean, deviation, _ = _predict_sample(sample, predictors)
+        output.write(sample, mean, {GENES: genes, DEVIATION: deviation})
 
 
 def _check_features(
@@ -177,7 +207,7 @@ def _check_features(
         if settings.searched_model is not None:
             read_model_features(sample, settings.keys[0], settings.searched_model)
             continue
-        width = sum(read_features(sample, key).shape[1] for key in settings.keys)
+        width = sum(read_features(sample, key).shape[1] for key in settings.keys_in(sample))
         if width != known.image.shape[1]:
             raise ValueError(
                 f"{sample.name}: use_rep={settings.use_rep!r} has {width} features, but {known.image.shape[1]} in "

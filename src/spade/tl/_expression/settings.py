@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from spade._samples.features import Representation, named_representations, read_representations
+from spade._samples.features import Representation, key_in, named_representations, read_representations
 from spade._samples.model_features import Model, check_model, features_key
 from spade._samples.sample import Sample
 from spade.core.arrays import Rows
@@ -98,6 +98,10 @@ class PredictionSettings:
             return (features_key(self.searched_model, self.use_rep),)
         return next(iter(named_representations(self.use_rep).values()))
 
+    def keys_in(self, sample: Sample) -> tuple[str, ...]:
+        """The keys under which a sample has these; a feature file has one representation for any one key."""
+        return (key_in(sample, self.keys[0]),) if len(self.keys) == 1 else self.keys
+
     @property
     def source(self) -> Source:
         """Where both modalities of the model are read."""
@@ -110,5 +114,5 @@ class PredictionSettings:
             rows = np.flatnonzero(valid)
             return encode(self.searched_model, "image", features[rows], self.mix, gallery=False), rows
         scaling = "section" if self.scaling == "section" else "none"
-        features_by_name, rows = read_representations(sample, named_representations(self.use_rep), scaling)
+        features_by_name, rows = read_representations(sample, {"": self.keys_in(sample)}, scaling)
         return next(iter(features_by_name.values())), rows

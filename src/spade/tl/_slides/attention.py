@@ -3,19 +3,27 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from os import PathLike
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from spade import _keys
-from spade._samples.features import Representation, named_representations
+from spade._checks import check_idle
+from spade._samples.features import Representation, named_representations, read_features
+from spade._samples.given.output import FeatureOutput, check_out
+from spade._samples.given.places import Item, feature_name
 from spade._samples.obs import categorical, check_free
 from spade._samples.open import Samples, as_list, iter_samples
 from spade._samples.sample import Sample
+from spade.core.arrays import Floats
 from spade.core.checks import brief, check_choice, check_text
 from spade.core.device import resolve_device
+from spade.core.files import digest
 from spade.core.rng import as_seed
+from spade.io._feature_files import FEATURES
 from spade.tl._slides.heads import SlideHead, fit_slide_head, read_moments
 from spade.tl._slides.presets import settings_with
 from spade.tl._slides.slides import Slides, read_slides
@@ -30,7 +38,7 @@ def attention(
     samples: Samples,
     *,
     label_key: str,
-    use_rep: Representation,
+    use_rep: Representation | None = None,
     head: str = "abmil",
     labels: pd.DataFrame | None = None,
     slide_key: str | None = None,
@@ -50,6 +58,7 @@ def attention(
     table_key: str | None = None,
     rng: int | np.random.Generator = 0,
     key_added: str | None = None,
+    out: str | PathLike[str] | None = None,
 ) -> pd.DataFrame:
     """Train one head on all slides with a label, and write its attention to the patches of every slide.
 
@@ -60,11 +69,11 @@ def attention(
     ----------
     samples
         A ``SpatialData``, a path to a zarr store, or a list or dict of these. Those without ``obs[label_key]`` are only
-        predicted.
+        predicted. Or feature files as TRIDENT and CLAM write them: a folder, a pattern, a list or a sample sheet.
     label_key
         ``obs`` column of the classes, one value per slide.
     use_rep
-        ``obsm`` key of a representation; a tuple of keys is concatenated.
+        ``obsm`` key of a representation; a tuple of keys is concatenated. Feature files have one, without a key.
     head
         ``"abmil"`` or ``"transmil"``, as in :func:`slide_task`; for the latter, the attention of the class token in the
         last layer.
@@ -80,6 +89,8 @@ def attention(
         Seed.
     key_added
         ``obs`` key; None: ``"<label_key>_attention"``.
+    out
+        For feature files: folder in which every slide gets a file, as in :func:`embed`.
 
     Returns
     -------
@@ -87,7 +98,8 @@ def attention(
         ``slide``, ``label`` (empty: none), ``predicted`` and ``probability_<class>`` of every slide. With label key
         ``organ`` it writes ``obs["organ_attention"]``, float32 that sums to 1 over the patches of a slide, NaN where
         there are no features, and ``obs["organ_attention_predicted"]``, the class predicted for the patch's slide.
-        :func:`spade.pl.attention` draws them.
+        :func:`spade.pl.attention` draws them. Of feature files, ``out`` gets one ``<slide>.h5`` each, with the
+        attention as ``features``, float32 ``(n, 1)``, and ``coords``.
 
     Raises
     ------
@@ -112,7 +124,12 @@ def attention(
         raise TypeError(
             f"use_rep={brief(use_rep)}: expected one representation, a key or a tuple of keys to concatenate."
         )
-    ((name, obsm_keys),) = named_representations(use_rep).items()
+    items = as_list(samples)
+    folder = check_out(items, out)
+    if folder is not None:
+        check_idle([("key_added", key_added, None), ("table_key", table_key, None)], "feature files have no table")
+    in_obsm = None if folder is not None and use_rep is None else named_representations(use_rep)
+    ((name, obsm_keys),) = (in_obsm or {FEATURES: ()}).items()
     may_be_preset = {
         "scaling": scaling, "class_weights": class_weights, "hidden": hidden, "lr": lr, "schedule": schedule,
     }  # fmt: skip
@@ -127,11 +144,12 @@ def attention(
     key = _keys.check_key(f"{label_key}_attention" if key_added is None else key_added)
     device = resolve_device(device)
     seed = as_seed(rng)
-    items = as_list(samples, writes=True)
-    _check_keys_free(items, key, table_key, (label_key, groupby, slide_key))
+    if folder is None:
+        as_list(items, writes=True)
+        _check_keys_free(items, key, table_key, (label_key, groupby, slide_key))
     slides = read_slides(
         items,
-        {name: obsm_keys},
+        in_obsm,
         columns={"label_key": label_key, "groupby": groupby},
         labels=labels,
         slide_key=slide_key,
@@ -140,6 +158,9 @@ def attention(
     )
     moments = read_moments(slides.bags, name, slides.labelled)
     fitted = fit_slide_head(slides, name, moments, head, slides.labelled, config=config, device=device, seed=seed)
+    if folder is not None:
+        facts = {"label_key": label_key, "head": head, "seed": seed, "settings": digest(f"{config} {groupby}")}
+        return pd.DataFrame(_write_files(items, slides, fitted, folder, facts))
     rows: list[dict[str, str | float]] = []
     for number, sample in enumerate(iter_samples(items, table_key=table_key, writes=True)):
         rows += _write_attention(sample, number, slides, fitted, key)
@@ -163,6 +184,31 @@ def _check_keys_free(items: Samples, key: str, table_key: str | None, columns_re
             check_free(sample, name)
 
 
+def _result(slides: Slides, i: int, probabilities: Floats) -> dict[str, str | float]:
+    """Return label, prediction and probabilities of a slide."""
+    label = slides.classes[slides.y[i]] if slides.y[i] >= 0 else ""
+    facts = {"slide": slides.bags.names[i], "label": label, "predicted": slides.classes[int(probabilities.argmax())]}
+    return facts | {f"probability_{name}": float(p) for name, p in zip(slides.classes, probabilities, strict=True)}
+
+
+def _write_files(
+    items: Sequence[Item], slides: Slides, head: SlideHead, folder: Path, facts: Mapping[str, object]
+) -> list[dict[str, str | float]]:
+    """Write the attention of every slide into a file; return a row of the result for every slide."""
+    item_of, results = {feature_name(item): item for item in items}, []
+    labels = digest("\n".join(f"{name}\t{y}" for name, y in zip(slides.bags.names, slides.y, strict=True)))
+    output = FeatureOutput(folder, {"function": "tl.attention", **facts, "labels": labels})
+    pending = {feature_name(item) for item in output.pending(items)}
+    for i, name in enumerate(slides.bags.names):
+        probabilities, weights = head.read(i)
+        results.append(_result(slides, i, probabilities))
+        for sample in iter_samples([item_of[name]]) if name in pending else ():
+            values = np.full((sample.table.n_obs, 1), np.nan, dtype=np.float32)
+            values[~np.isnan(read_features(sample, FEATURES)).any(1), 0] = weights / weights.sum()
+            output.write(sample, values, {})
+    return results
+
+
 def _write_attention(
     sample: Sample, number: int, slides: Slides, head: SlideHead, key: str
 ) -> list[dict[str, str | float]]:
@@ -175,11 +221,8 @@ def _write_attention(
             continue
         probabilities, weights = head.read(i)
         attention_of_row[rows] = weights / weights.sum()
-        predicted[rows] = slides.classes[int(probabilities.argmax())]
-        label = slides.classes[slides.y[i]] if slides.y[i] >= 0 else ""
-        facts = {"slide": slides.bags.names[i], "label": label, "predicted": predicted[rows[0]]}
-        shares = {f"probability_{name}": float(p) for name, p in zip(slides.classes, probabilities, strict=True)}
-        results.append(facts | shares)
+        results.append(_result(slides, i, probabilities))
+        predicted[rows] = results[-1]["predicted"]
     sample.table.obs[key] = attention_of_row
     sample.table.obs[f"{key}_predicted"] = categorical(predicted, slides.classes)
     return results

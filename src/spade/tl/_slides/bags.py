@@ -19,19 +19,20 @@ from spatialdata import SpatialData
 
 from spade._checks import shorten
 from spade._samples.features import is_image_features, read_features
+from spade._samples.given.places import NamedSample, bare, feature_name, is_features
 from spade._samples.obs import group_labels, value_strings
 from spade._samples.open import Item, Samples, as_list, iter_samples
 from spade._samples.sample import Sample, check_names
 from spade.core.arrays import Rows
 from spade.core.checks import check_ordered, check_path, check_text
-from spade.io._feature_files import feature_shape, find_feature_files, is_feature_file, read_feature_file
+from spade.io._feature_files import feature_shape, find_feature_files, read_feature_file
 from spade.io._files.matrices import to_dense
 from spade.io._label_table import SAMPLE, SPOT, check_label_table
 from spade.io._store import is_store
 from spade.tl._slides.columns import ColumnKind, column_kind, joined_kind
 
 logger = logging.getLogger("spade")
-Files: TypeAlias = str | PathLike[str] | Iterable[str | PathLike[str]]
+Files: TypeAlias = str | PathLike[str] | Iterable[str | PathLike[str]] | Mapping[str, Path]
 BagSource: TypeAlias = Samples | Files | Mapping[str, Files]
 Block = NDArray[np.float32]
 Reader: TypeAlias = Callable[[], Block]
@@ -116,9 +117,10 @@ def read_bags(
     """
     wanted = {name: check_text(name, column) for name, column in columns.items() if column is not None}
     check_ordered(argument, bags)
-    if isinstance(bags, Iterable) and not isinstance(bags, (str, PathLike, Mapping, SpatialData)):
+    if isinstance(bags, Iterable) and not isinstance(bags, (str, PathLike, Mapping, SpatialData, pd.DataFrame)):
         bags = list(bags)  # an iterator can be read only once
-    files = _as_files(bags, argument)
+    files, described_by = _as_files(bags, argument)
+    labels = described_by if labels is None else labels
     if files is None:
         if named is None:
             raise ValueError(
@@ -142,13 +144,15 @@ def read_bags(
     return described if labels is None else _labelled(described, labels, wanted)
 
 
-def _as_files(bags: BagSource, argument: str) -> Mapping[str, Files] | None:
-    """Return feature files by representation, or None if these are samples."""
+def _as_files(bags: BagSource, argument: str) -> tuple[Mapping[str, Files] | None, pd.DataFrame | None]:
+    """Return feature files by representation, or None if these are samples, and labels from a sample sheet."""
+    if isinstance(bags, SpatialData):
+        return None, None
     if isinstance(bags, Mapping):
         if not bags:
             raise ValueError(f"{argument} is empty; expected one folder or list of feature files per representation.")
         if all(_is_sample(value, argument) for value in bags.values()):
-            return None
+            return None, None
         for name, source in bags.items():
             if not isinstance(source, (str, PathLike)) and (
                 isinstance(source, Mapping) or not isinstance(source, Iterable)
@@ -157,20 +161,15 @@ def _as_files(bags: BagSource, argument: str) -> Mapping[str, Files] | None:
                     f"{argument}[{name!r}]: got {type(source).__name__}; expected a folder or a list of feature files, "
                     "or samples throughout."
                 )
-        return bags
-    if isinstance(bags, (str, PathLike)):
-        path = check_path(argument, bags)
-        folder = path.is_dir() and not is_store(path) and path.suffix != ".zarr"
-        return {"features": path} if folder or is_feature_file(path) else None
-    if not isinstance(bags, list):
-        return None
-    n_files = sum(isinstance(item, (str, PathLike)) and is_feature_file(check_path(argument, item)) for item in bags)
-    if 0 < n_files < len(bags):
-        raise ValueError(
-            f"{argument}: {n_files} of {len(bags)} items are feature files and the others are not. Pass one or the "
-            "other."
-        )
-    return {"features": bags} if n_files else None
+        return bags, None
+    items = as_list(bags, argument)
+    if not is_features(items[0]):
+        return None, None
+    named = {feature_name(item): item for item in items}
+    columns = {name: dict(item.columns) for name, item in named.items() if isinstance(item, NamedSample)}
+    sheet = pd.DataFrame.from_dict(columns, orient="index").rename_axis(SAMPLE).reset_index() if columns else None
+    files = {name: Path(bare(item)) for name, item in named.items()}
+    return {"features": files}, sheet if sheet is not None and len(sheet.columns) > 1 else None
 
 
 def _is_sample(value: object, argument: str) -> bool:

@@ -1,0 +1,1 @@
+"""What users pass as samples: folders, patterns, sample sheets and feature files."""
