@@ -30,6 +30,8 @@ PREDICTED = "predicted"
 SMOOTHED = "smoothed"
 #: Function that wrote a layer of smoothed counts, in its record.
 SMOOTHING = "pp.smooth_expression"
+#: Function that drew an image of values, in its record: such an image is no picture of tissue.
+SCORE_IMAGE = "tl.score_image"
 
 TRAIN, VAL, TEST, GUARD = "train", "val", "test", "guard"
 
@@ -86,6 +88,9 @@ class Record(TypedDict, total=False):
     fold_case: bool
     target_sum: float
     scale: str
+    #: Of images of values.
+    color: str
+    um_per_px: float
     #: Of attention.
     label_key: str
     slide_key: str

@@ -10,7 +10,7 @@ from matplotlib.colors import to_hex
 import spade as sp
 from spade._samples.experts import palette
 from spade.core.experts.routing import routing_entropy
-from spade.pl._draw.colours import SAFE
+from spade._samples.colours import SAFE
 
 
 def test_clusters_are_circles_of_true_size_in_the_colours_of_uns(embedded):

@@ -6,8 +6,18 @@ from spade.io._annotations import read_annotations
 from spade.io._cohort.metadata import read_hest_metadata
 from spade.io._cohort.spade_samples import spade_samples
 from spade.io._hest import read_hest
+from spade.io._images.ome_tiff import write_ome_tiff
 from spade.io._st import read_st
 from spade.io._store import write
 from spade.io._wsi import read_wsi
 
-__all__ = ["read_annotations", "read_hest", "read_hest_metadata", "read_st", "read_wsi", "spade_samples", "write"]
+__all__ = [
+    "read_annotations",
+    "read_hest",
+    "read_hest_metadata",
+    "read_st",
+    "read_wsi",
+    "spade_samples",
+    "write",
+    "write_ome_tiff",
+]

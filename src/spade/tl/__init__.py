@@ -17,6 +17,7 @@ from spade.tl._few_shot.few_shot import few_shot
 from spade.tl._few_shot.few_shot_summary import few_shot_summary
 from spade.tl._programs.train_programs import train_programs
 from spade.tl._slides.attention import attention
+from spade.tl._slides.score_image import score_image
 from spade.tl._slides.slide_task import slide_task
 from spade.tl._slides.survival import survival
 from spade.tl._slides.survival_summary import survival_summary
@@ -44,6 +45,7 @@ __all__ = [
     "retrieval_metrics",
     "retrieve",
     "routing_scores",
+    "score_image",
     "slide_task",
     "survival",
     "survival_summary",

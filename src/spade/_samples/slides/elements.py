@@ -9,6 +9,7 @@ import shapely
 from anndata import AnnData
 from geopandas import GeoDataFrame
 from spatialdata import SpatialData
+from xarray import DataTree
 
 from spade import _keys
 from spade._checks import shorten
@@ -38,7 +39,7 @@ def check_free(slide: Opened, elements: Iterable[str], key_added: str, function:
         )
 
 
-def put(sdata: SpatialData, element: str, value: GeoDataFrame | AnnData) -> None:
+def put(sdata: SpatialData, element: str, value: GeoDataFrame | AnnData | DataTree) -> None:
     """Add an element, such as ``"shapes/tiles"``, or put it in the place of an earlier one."""
     kind, name = element.split("/")
     with warnings.catch_warnings():
