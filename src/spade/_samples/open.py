@@ -143,7 +143,8 @@ def iter_samples(
             raise ValueError(f"{name}: tables[{key!r}] has no rows left; leave the sample out.")
         watched = (f"tables/{key}",)
         at_start = stamp(path.resolve(), watched) if writes and path is not None else None
-        sample = Sample(name, sdata, path, watched, at_start, key)
+        before = sdata.tables[key].obs.copy() if writes else None
+        sample = Sample(name, sdata, path, watched, at_start, key, before)
         items.check_rows(number, sample)
         yield sample
 

@@ -11,11 +11,12 @@ from spatialdata.transformations import Scale, Sequence, get_transformation, set
 
 from spade import _keys
 from spade._samples.colours import Column, join_color, read_color
+from spade._samples.elements import put
 from spade._samples.heatmaps import painted_levels
 from spade._samples.open import Samples, iter_samples
 from spade._samples.patches import patch_record, placed_patches
 from spade._samples.sample import Opened, Sample, Section
-from spade._samples.slides.elements import check_free, check_name, put
+from spade._samples.slides.elements import check_free, check_name
 from spade.core.checks import check_positive, check_text
 from spade.core.patches.heatmap import SquareRaster
 from spade.io._images.multiscale import multiscale
