@@ -8,9 +8,9 @@ from helpers.plots import MPP, grid, labels_of, pixels, section, shown_at, spots
 from matplotlib.colors import to_hex
 
 import spade as sp
+from spade._samples.colours import SAFE
 from spade._samples.experts import palette
 from spade.core.experts.routing import routing_entropy
-from spade._samples.colours import SAFE
 
 
 def test_clusters_are_circles_of_true_size_in_the_colours_of_uns(embedded):

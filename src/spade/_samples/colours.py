@@ -11,12 +11,12 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from spade import _keys
-from spade._checks import shorten
+from spade._checks import check_idle, shorten
 from spade._samples.counts import has_counts, read_counts
 from spade._samples.experts import expert_series, palette
 from spade._samples.obs import categorical, category_strings, obs_column, value_strings
 from spade._samples.sample import Sample
-from spade.core.checks import check_text
+from spade.core.checks import check_flag, check_text
 from spade.core.expression.normalise import log_normalise
 from spade.io._files.matrices import to_dense
 
@@ -88,6 +88,9 @@ def read_color(sample: Sample, color: str, layer: str | None, *, normalized: boo
     """
     table = sample.table
     key, _, part = check_text("color", color).partition(":")
+    if color in table.obs or color not in table.var_names:
+        reason = f"color={color!r} is no expression of a gene"
+        check_idle([("layer", layer, None), ("normalized", check_flag("normalized", normalized), False)], reason)
     if color in table.obs:
         return read_column(sample, color, "")
     if color in table.var_names:
