@@ -8,8 +8,8 @@ from helpers.plots import MPP, grid, labels_of, pixels, section, shown_at, spots
 from matplotlib.colors import to_hex
 
 import spade as sp
-from spade._samples.colours import SAFE
 from spade._samples.experts import palette
+from spade._samples.shown.colours import SAFE
 from spade.core.experts.routing import routing_entropy
 
 

@@ -109,9 +109,7 @@ def test_a_part_of_a_slide_counts_its_own_tiles(slide):
     assert ax.images[1].get_array().shape[:2] == (2, 3)
     with pytest.raises(ValueError, match=r"region=\(3000, 0, 4000, 10\) lies outside the image of 2,800 × 2,000 µm"):
         sp.pl.slide(slide, region=(3000, 0, 4000, 10))
-    with pytest.raises(
-        ValueError, match=r"um_per_px=0\.01: 2,800 µm would be 280,000 pixels, but 1 to 8,000 are drawn"
-    ):
+    with pytest.raises(ValueError, match=r"um_per_px=0\.01: 2,800 µm would be 280,000 pixels"):
         sp.pl.slide(slide, um_per_px=0.01)
 
 

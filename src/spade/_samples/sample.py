@@ -19,7 +19,7 @@ from spatialdata.models import TableModel, get_table_keys
 
 from spade import _keys
 from spade._checks import shorten
-from spade._samples.elements import carry, written_columns
+from spade._samples.shown.carried import carry, written_columns
 from spade.core.files import digest
 from spade.io._files.matrices import to_csr
 from spade.io._recorded.frames import image_arrays

@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 from spade import _keys
 from spade._checks import plural, shorten
 from spade._samples.collect import check_widths
-from spade._samples.colours import Column, ColumnColours, join_columns, read_column
 from spade._samples.features import read_features
 from spade._samples.open import Samples, iter_samples
 from spade._samples.sample import Sample
+from spade._samples.shown.colours import Column, ColumnColours, join_columns, read_column
 from spade.core.arrays import Rows
 from spade.core.checks import check_choice, check_count, check_not_negative, check_text
 from spade.core.rng import as_seed, numpy_stream

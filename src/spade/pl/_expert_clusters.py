@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 
 from spade import _keys
 from spade._checks import plural
-from spade._samples.colours import Column, ColumnColours, join_columns, read_column
 from spade._samples.experts import expert_weights
 from spade._samples.open import Samples, iter_samples
+from spade._samples.shown.colours import Column, ColumnColours, join_columns, read_column
 from spade.core.arrays import Floats
 from spade.core.checks import check_flag, check_text
 from spade.core.experts.routing import routing_entropy

@@ -14,7 +14,7 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 from numpy.typing import NDArray
 
 from spade._checks import check_pairs, plural
-from spade._samples.colours import expert_colours
+from spade._samples.shown.colours import expert_colours
 from spade.core.checks import brief
 from spade.pl._draw.axes import GREY, LEGEND_ROWS, SMALL, TEXT, clip, finish, given_axes, new_figure, title
 

@@ -11,7 +11,7 @@ from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 
 from spade._checks import check_pairs
-from spade._samples.colours import expert_colours
+from spade._samples.shown.colours import expert_colours
 from spade.core.checks import check_count, check_flag
 from spade.pl._draw.axes import GREY, SMALL, TEXT, finish, given_axes, new_figure
 

@@ -9,7 +9,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from numpy.typing import NDArray
 
-from spade._samples.colours import SAFE
+from spade._samples.shown.colours import SAFE
 from spade.core.checks import check_count
 from spade.core.rng import as_seed
 from spade.pl._draw.axes import GREY, SMALL, TEXT, clip, finish, given_axes, new_figure, title

@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 
 from spade import _keys
 from spade._checks import check_idle, shorten
-from spade._samples.colours import Column, ColumnColours, join_color, read_color
 from spade._samples.open import Samples, iter_samples, iter_slides
 from spade._samples.sample import Sample
+from spade._samples.shown.colours import Column, ColumnColours, join_color, read_color
 from spade._samples.slides.image import slide_image
 from spade.core.arrays import Floats, Rows
 from spade.core.checks import brief, check_positive, check_share, is_number
@@ -121,8 +121,8 @@ def slide(
     >>> sp.pl.slide(slides, "tissue_share", table_key="tiles").shape
     (2,)
     >>> (ax,) = sp.pl.slide(slides[0], region=(0, 0, 500, 400))
-    >>> ax.get_xlim()
-    (0.0, 500.0)
+    >>> ax.get_title(loc="left")
+    'toy_0'
     """
     check_share("alpha", alpha, "(0, 1]")
     column: Column | None = None

@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
-from spade._samples.colours import SAFE
+from spade._samples.shown.colours import SAFE
 from spade.core.checks import check_count, check_share, check_text
 from spade.core.slides.survival import Curve, kaplan_meier, log_rank
 from spade.pl._draw.axes import GREY, SMALL, TEXT, finish, given_axes, new_figure, title

@@ -17,11 +17,11 @@ from spatialdata.transformations import get_transformation
 
 from spade import _keys
 from spade._checks import check_idle
-from spade._samples.elements import put
 from spade._samples.images import image_levels, visible
 from spade._samples.open import Samples, iter_slides
 from spade._samples.placement import pixels_of
 from spade._samples.sample import Opened
+from spade._samples.shown.carried import put
 from spade._samples.slides.elements import check_free, check_name, tissue_record, tissue_shapes
 from spade._samples.slides.image import SlideImage, slide_image
 from spade.core.arrays import Floats, Rows

@@ -10,12 +10,12 @@ import numpy as np
 from spatialdata.transformations import Scale, Sequence, get_transformation, set_transformation
 
 from spade import _keys
-from spade._samples.colours import Column, join_color, read_color
-from spade._samples.elements import put
-from spade._samples.heatmaps import painted_levels
 from spade._samples.open import Samples, iter_samples
 from spade._samples.patches import patch_record, placed_patches
 from spade._samples.sample import Opened, Sample, Section
+from spade._samples.shown.carried import put
+from spade._samples.shown.colours import Column, join_color, read_color
+from spade._samples.shown.heatmaps import painted_levels
 from spade._samples.slides.elements import check_free, check_name
 from spade.core.checks import check_positive, check_text
 from spade.core.patches.heatmap import SquareRaster
@@ -89,8 +89,8 @@ def score_image(
     >>> sp.pp.tissue(sdata)
     >>> sp.pp.tiles(sdata)
     >>> sp.tl.score_image(sdata, "tissue_share", table_key="tiles")
-    >>> sdata["tissue_share"]["scale0"]["image"].dtype
-    dtype('float32')
+    >>> sdata.attrs["spade"]["mpp"]["tissue_share"]
+    14.0
     """
     if um_per_px is not None:
         um_per_px = check_positive("um_per_px", um_per_px, "µm/px")
