@@ -23,14 +23,14 @@ from spade.core.checks import brief, check_positive, check_share, is_number
 from spade.core.patches.heatmap import raster_of
 from spade.core.patches.overview import MAX_PX
 from spade.pl._attention import attention_keys, read_attention
-from spade.pl._draw.axes import colour_bar, dots_legend, finish, title
+from spade.pl._draw.axes import colour_bar, dots_legend, finish, is_narrow, title
 from spade.pl._draw.tissue import View, draw_tissue, image_view, views
 from spade.pl._tiles import slide_panels
 from spade.tl._slides.attention_scale import PERCENTILE
 
 #: Most pixels of the image along the longer side of a panel, and of the squares over it.
 MOST_PX, SQUARES_PX = 8_000, 2_000
-CMAP, ATTENTION_CMAP = "viridis", "inferno"
+ALPHA, CMAP, ATTENTION_CMAP = 0.6, "viridis", "inferno"
 #: Percentiles of all values at which the colours end.
 ENDS = (1, 99)
 ATTENTION = "attention, percentile of the slide"
@@ -46,7 +46,7 @@ def slide(
     *,
     region: Sequence[float] | None = None,
     um_per_px: float | None = None,
-    alpha: float = 0.6,
+    alpha: float = ALPHA,
     cmap: str | Colormap | None = None,
     vmin: float | None = None,
     vmax: float | None = None,
@@ -127,8 +127,10 @@ def slide(
     check_share("alpha", alpha, "(0, 1]")
     column: Column | None = None
     if color is None:
-        settings = [("cmap", cmap, None), ("vmin", vmin, None), ("vmax", vmax, None), ("layer", layer, None)]
-        check_idle([*settings, ("normalized", normalized, False)], "color=None draws the image alone")
+        settings = {"cmap": cmap, "vmin": vmin, "vmax": vmax, "layer": layer, "table_key": table_key}
+        idle = [*((name, value, None) for name, value in settings.items()), ("alpha", alpha, ALPHA)]
+        idle += [("normalized", normalized, False), ("patches_key", patches_key, _keys.PATCHES)]
+        check_idle(idle, "color=None draws the image alone")
         drawn = [image_view(one.name, slide_image(one, image_key, None)) for one in iter_slides(samples)]
     else:
         check_idle([("image_key", image_key, None)], "tiles are drawn on the image that they were laid on")
@@ -140,7 +142,7 @@ def slide(
     start = 0
     for panel, view, box, max_px in zip(axes, drawn, boxes, sizes, strict=True):
         draw_tissue(panel, view, box, border=False, max_px=max_px)
-        title(panel, view.name if column is None else f"{view.name}: {column.name}")
+        title(panel, view.name if column is None else f"{view.name}: {color}")
         if column is not None:
             rows = np.arange(start, start + len(view.rows))
             _draw_squares(panel, view, box, column, rows, alpha=alpha, scale=scale)
@@ -263,4 +265,4 @@ def _draw_squares(
     near = view.side / 2
     in_box = (view.centres > box[:2] - near).all(1) & (view.centres < box[2:] + near).all(1)
     noun = "tiles" if view.diameter is None else "patches"
-    dots_legend(ax, column.legend(rows[in_box]), f"{column.name} ({noun})")
+    dots_legend(ax, column.legend(rows[in_box]), f"{column.name} ({noun})", below=is_narrow(ax))
