@@ -37,6 +37,8 @@ ENCODING = ("pp.encode_patches", "io.from_lazyslide", "io.from_sopa", FEATURE_FI
 SMOOTHING = "pp.smooth_expression"
 #: Function that wrote scores of gene sets, in their record.
 PATHWAY_SCORING = "tl.pathway_scores"
+#: Function that drew an image of values, in its record: such an image is no picture of tissue.
+SCORE_IMAGE = "tl.score_image"
 
 TRAIN, VAL, TEST, GUARD = "train", "val", "test", "guard"
 
@@ -97,6 +99,9 @@ class Record(TypedDict, total=False):
     scale: str
     #: Of scores of predicted expression: the stem of the prediction.
     predicted: str
+    #: Of images of values.
+    color: str
+    um_per_px: float
     #: Of attention.
     label_key: str
     slide_key: str

@@ -67,6 +67,12 @@ ODD = {
         "model": (None, 3, "model", sp.models.ProgramModel), "n_programs": COUNTS, "layer": COLUMNS, **ON_TISSUE,
     },
     "retrieval": {"table": TABLES, "n_queries": COUNTS, "n_patches": COUNTS, "query_samples": (3, []), **ON_TISSUE},
+    "slide": {
+        "color": COLUMNS, "region": (3, "abcd", [0, 0, 1], [0, 0, 1, math.nan], [5, 0, 1, 9], [9e6, 0, 9e7, 1]),
+        "um_per_px": (["a"], "3", math.nan, True, 0, -1, 1e-6), "alpha": (None, ["a"], "3", math.nan, True, 0, 2),
+        "cmap": COLUMNS, "vmin": (["a"], "3", math.nan, True, 1e9), "vmax": (["a"], "3", math.nan, True, -1e9),
+        "layer": COLUMNS, "normalized": FLAGS, "image_key": COLUMNS, **ON_TISSUE,
+    },
     "survival": {
         "table": TABLES, "groups": (3, math.nan, "no such", ["a"], []), "n_groups": COUNTS, "time_label": (None, 3,
         ["a"], ""),
@@ -154,6 +160,7 @@ def works():
         "patches": {"samples": sdata, "n": 1},
         "programs": {"samples": sdata, "model": programs, "n_programs": 1},
         "retrieval": {"table": found, "samples": sdata},
+        "slide": {"samples": sdata, "color": "G0"},
         "survival": {"table": patients, "groups": ["a", "a", "b", "b"]},
         "switchboard": {"table": variants, "n_boot": 10},
         "tiles": {"samples": slide},

@@ -11,7 +11,7 @@ from matplotlib.collections import PathCollection
 from matplotlib.colors import to_hex, to_rgba
 
 import spade as sp
-from spade.pl._draw.colours import SAFE
+from spade._samples.shown.colours import SAFE
 
 
 def points_of(ax):

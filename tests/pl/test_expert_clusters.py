@@ -9,8 +9,8 @@ from matplotlib.colors import to_hex
 
 import spade as sp
 from spade._samples.experts import palette
+from spade._samples.shown.colours import SAFE
 from spade.core.experts.routing import routing_entropy
-from spade.pl._draw.colours import SAFE
 
 
 def test_clusters_are_circles_of_true_size_in_the_colours_of_uns(embedded):

@@ -17,12 +17,10 @@ from spade._samples.lazy import LazyPixels, SharedResults
 from spade.core.arrays import Floats
 from spade.core.patches.tiles import Level, show_anything
 from spade.io._files.damaged import reading
+from spade.io._images.channels import channel_names, rgb_channels
 from spade.io._images.colours import on_white
 from spade.io._images.levels import LazyLevel
 from spade.io._recorded.frames import image_arrays, image_size
-
-#: Names of channels that are red, green and blue (and opacity), in any order. Numbers are what unnamed channels get.
-RGB_NAMES = (("r", "g", "b", "a"), ("red", "green", "blue", "alpha"), ("0", "1", "2"))
 
 
 def is_rgb(element: DataArray | DataTree) -> bool:
@@ -31,13 +29,13 @@ def is_rgb(element: DataArray | DataTree) -> bool:
     Channels of other names, such as stains, are not colours, however many there are.
     """
     array = image_arrays(element)[0]
-    return bool(array.dtype == np.uint8 and _channels(array))
+    return bool(array.dtype == np.uint8 and rgb_channels(array))
 
 
 def describe(element: DataArray | DataTree) -> str:
     """Say what an image holds, for messages."""
     array = image_arrays(element)[0]
-    return f"{array.sizes['c']} channels of {array.dtype}, named {shorten(_names(array))}"
+    return f"{array.sizes['c']} channels of {array.dtype}, named {shorten(channel_names(array))}"
 
 
 def image_levels(element: DataArray | DataTree) -> list[Level]:
@@ -61,20 +59,6 @@ def visible(
     return shown
 
 
-def _names(array: DataArray) -> list[str]:
-    names = array.coords["c"].values if "c" in array.coords else range(array.sizes["c"])
-    return [str(name) for name in names]
-
-
-def _channels(array: DataArray) -> list[int]:
-    """Return the positions of red, green and blue (and of opacity, if there is one); empty if there are no colours."""
-    names = [name.lower() for name in _names(array)]
-    for colours in RGB_NAMES:
-        if len(names) in (3, len(colours)) and set(names) == set(colours[: len(names)]):
-            return [names.index(colour) for colour in colours[: len(names)]]
-    return []
-
-
 def _level(array: DataArray, downsample: tuple[float, float], shared: SharedResults) -> Level:
     data = array.transpose("c", "y", "x").data
     source = _source(data)
@@ -86,7 +70,7 @@ def _level(array: DataArray, downsample: tuple[float, float], shared: SharedResu
         chunked = da.asarray(data)
         y_edges, x_edges = (np.concatenate([[0], np.cumsum(sizes)]) for sizes in chunked.chunks[1:])
     window = _reader(LazyPixels(chunked, shared) if source is None else source)
-    channels = _channels(array) or [0, 1, 2]
+    channels = rgb_channels(array) or [0, 1, 2]
 
     def read(y0: int, y1: int, x0: int, x1: int) -> NDArray[np.uint8]:
         pixels = window(y0, y1, x0, x1)

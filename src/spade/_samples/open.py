@@ -155,7 +155,8 @@ def iter_samples(
             raise ValueError(f"{name}: tables[{key!r}] has no rows left; leave the sample out.")
         watched = (f"tables/{key}",)
         at_start = stamp(path.resolve(), watched) if writes and path is not None else None
-        sample = Sample(name, sdata, path, watched, at_start, key, file=found.file)
+        before = sdata.tables[key].obs.copy() if writes else None
+        sample = Sample(name, sdata, path, watched, at_start, key, before=before, file=found.file)
         items.check_rows(number, sample)
         add_columns(sample, found.columns)
         yield sample

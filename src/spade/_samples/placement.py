@@ -11,6 +11,7 @@ from geopandas import GeoDataFrame
 from numpy.typing import NDArray
 from spatialdata import SpatialData
 
+from spade import _keys
 from spade._checks import shorten
 from spade._samples.images import describe, is_rgb
 from spade.core.arrays import Floats
@@ -167,8 +168,11 @@ def _image_of(
 
 
 def rgb_images(sdata: SpatialData, sample: str, image_key: str | None) -> list[str]:
-    """Return the names of the RGB images, or the one given; raise if there is none, or it is none."""
-    rgb = [key for key in sdata.images if is_rgb(sdata.images[key])]
+    """Return the names of the RGB images, or the one given; raise if there is none, or it is none.
+
+    Values of tiles that were drawn as an image are no picture of tissue.
+    """
+    rgb = [key for key in sdata.images if is_rgb(sdata.images[key]) and not _is_drawn(sdata, key)]
     if image_key is not None and image_key not in sdata.images:
         raise KeyError(f"{sample}: image_key={image_key!r} is not there; images: {shorten(sdata.images) or 'none'}.")
     if image_key is not None and image_key not in rgb:
@@ -182,6 +186,11 @@ def rgb_images(sdata: SpatialData, sample: str, image_key: str | None) -> list[s
             f"H&E image with spatialdata.models.Image2DModel. {NAME_CHANNELS}"
         )
     return rgb if image_key is None else [image_key]
+
+
+def _is_drawn(sdata: SpatialData, key: str) -> bool:
+    record = sdata.attrs.get(_keys.UNS, {}).get(key)
+    return isinstance(record, dict) and record.get("function") == _keys.SCORE_IMAGE
 
 
 def _sides(shapes: GeoDataFrame) -> Floats | None:

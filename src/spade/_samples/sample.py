@@ -19,6 +19,7 @@ from spatialdata.models import TableModel, get_table_keys
 
 from spade import _keys
 from spade._checks import shorten
+from spade._samples.shown.carried import carry, written_columns
 from spade.core.files import digest
 from spade.io._files.matrices import to_csr
 from spade.io._recorded.frames import image_arrays
@@ -81,6 +82,8 @@ class Sample(Opened):
     """One object and one of its tables."""
 
     table_key: str = _keys.TABLE
+    #: ``obs`` when the sample was opened by a function that writes.
+    before: pd.DataFrame | None = None
 
     @property
     def table(self) -> ad.AnnData:
@@ -157,8 +160,27 @@ class Sample(Opened):
         )
 
     def save(self, *elements: str) -> None:
-        """Write the table, and further elements, as :meth:`Opened.save` does."""
-        super().save(*elements, f"tables/{self.table_key}")
+        """Write the table, and further elements, as :meth:`Opened.save` does; squares carry what is new in ``obs``."""
+        super().save(*dict.fromkeys([*elements, *self._carry()]), f"tables/{self.table_key}")
+
+    def _carry(self) -> list[str]:
+        """Put the columns of ``obs`` that were written on the squares around the spots; return what changed.
+
+        A table annotates its spots, and no other shapes, so that viewers colour squares by columns of their own. Those
+        that squares have already are kept in step.
+        """
+        if self.before is None:
+            return []
+        obs, changed = self.table.obs, []
+        written = {*written_columns(obs, self.before), _keys.VALID}
+        for record in self.table.uns.get(_keys.UNS, {}).values():
+            for section in self.sections if "regions" in record else ():
+                element = record["regions"].get(section.region, {}).get("element")
+                names = [name for name in obs if name in written or name in self.sdata.shapes.get(element, ())]
+                columns = obs[names].iloc[section.rows].set_axis(section.ids)
+                if carry(self.sdata, element, columns):
+                    changed.append(f"shapes/{element}")
+        return changed
 
 
 def content_digest(sdata: SpatialData) -> str:

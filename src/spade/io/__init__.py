@@ -7,6 +7,7 @@ from spade.io._cohort.metadata import read_hest_metadata
 from spade.io._cohort.spade_samples import spade_samples
 from spade.io._export.write_annotations import write_annotations
 from spade.io._hest import read_hest
+from spade.io._images.ome_tiff import write_ome_tiff
 from spade.io._neighbours.from_anndata import from_anndata
 from spade.io._neighbours.from_lazyslide import from_lazyslide
 from spade.io._neighbours.from_sopa import from_sopa
@@ -26,4 +27,5 @@ __all__ = [
     "spade_samples",
     "write",
     "write_annotations",
+    "write_ome_tiff",
 ]

@@ -13,6 +13,7 @@ from spade.pl._few_shot import few_shot
 from spade.pl._patches import patches
 from spade.pl._programs import programs
 from spade.pl._retrieval import retrieval
+from spade.pl._slide import slide
 from spade.pl._survival import survival
 from spade.pl._switchboard import switchboard
 from spade.pl._tiles import tiles
@@ -32,6 +33,7 @@ __all__ = [
     "patches",
     "programs",
     "retrieval",
+    "slide",
     "survival",
     "switchboard",
     "tiles",

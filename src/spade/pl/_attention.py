@@ -84,7 +84,7 @@ def attention(
     check_text("key", key)
     drawn: list[tuple[View, Floats, str]] = []
     for sample in iter_samples(samples, table_key=table_key):
-        values, predicted = _read(sample, key, scale)
+        values, predicted = read_attention(sample, key, scale)
         label = _keys.read_provenance(sample.table.uns, key)["label_key"]
         drawn += [
             (view, values[view.rows], f"{label}: {', '.join(dict.fromkeys(predicted[view.rows]))}")
@@ -102,16 +102,19 @@ def attention(
     return axes
 
 
-def _read(sample: Sample, key: str, scale: str) -> tuple[Floats, NDArray[np.object_]]:
+def attention_keys(sample: Sample) -> list[str]:
+    """Return the ``obs`` columns that hold attention."""
+    records = sample.table.uns.get(_keys.UNS, {})
+    return [key for key, one in records.items() if one.get("function") == "tl.attention" and key in sample.table.obs]
+
+
+def read_attention(sample: Sample, key: str, scale: str) -> tuple[Floats, NDArray[np.object_]]:
     """Return the scaled attention and the predicted class of every row."""
     record = _keys.read_provenance(sample.table.uns, key)
     if record.get("function") != "tl.attention" or key not in sample.table.obs:
-        written = [
-            k for k, facts in sample.table.uns.get(_keys.UNS, {}).items() if facts.get("function") == "tl.attention"
-        ]
         raise KeyError(
-            f"{sample.name}: key={key!r} does not hold attention; attention is in: {shorten(written) or 'no column'}. "
-            "Make it with sp.tl.attention(samples, …)."
+            f"{sample.name}: key={key!r} does not hold attention; attention is in: "
+            f"{shorten(attention_keys(sample)) or 'no column'}. Make it with sp.tl.attention(samples, …)."
         )
     sample.check_current(key)
     slide = group_labels(sample, record.get("slide_key"), "slide_key")

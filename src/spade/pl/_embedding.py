@@ -17,11 +17,11 @@ from spade._samples.collect import check_widths
 from spade._samples.features import read_features
 from spade._samples.open import Samples, iter_samples
 from spade._samples.sample import Sample
+from spade._samples.shown.colours import Column, ColumnColours, join_columns, read_column
 from spade.core.arrays import Rows
 from spade.core.checks import check_choice, check_count, check_not_negative, check_text
 from spade.core.rng import as_seed, numpy_stream
 from spade.pl._draw.axes import GREY, SMALL, bare, colour_bar, dots_legend, finish, given_axes, new_figure, title
-from spade.pl._draw.colours import Column, ColumnColours, join_columns, read_column
 from spade.tl._embedding.umap import METRICS, umap
 
 logger = logging.getLogger("spade")

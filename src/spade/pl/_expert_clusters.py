@@ -13,11 +13,11 @@ from spade import _keys
 from spade._checks import plural
 from spade._samples.experts import expert_weights
 from spade._samples.open import Samples, iter_samples
+from spade._samples.shown.colours import Column, ColumnColours, join_columns, read_column
 from spade.core.arrays import Floats
 from spade.core.checks import check_flag, check_text
 from spade.core.experts.routing import routing_entropy
 from spade.pl._draw.axes import GREY, colour_bar, dots_legend, finish, given_axes, new_figure, title
-from spade.pl._draw.colours import Column, ColumnColours, join_columns, read_column
 from spade.pl._draw.tissue import View, common_frames, draw_spots, draw_tissue, views
 
 FADE = 0.55

@@ -14,9 +14,9 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 from numpy.typing import NDArray
 
 from spade._checks import check_pairs, plural
+from spade._samples.shown.colours import expert_colours
 from spade.core.checks import brief
 from spade.pl._draw.axes import GREY, LEGEND_ROWS, SMALL, TEXT, clip, finish, given_axes, new_figure, title
-from spade.pl._draw.colours import expert_colours
 
 COLUMNS = ("value", "expert", "n_value", "share", "log2_enrichment", "log2_low", "log2_high")
 #: Inches in the enrichment panel: height of an expert's line, and least and greatest height of a value's band.

@@ -17,9 +17,9 @@ from spade._checks import plural, shorten
 from spade._samples.counts import log_expression
 from spade._samples.experts import expert_weights
 from spade._samples.open import Samples, iter_samples
+from spade._samples.shown.colours import join_columns, read_column
 from spade.core.checks import check_count, check_flag
 from spade.pl._draw.axes import GREY, SMALL, TEXT, bare, clip, finish, given_axes, new_figure
-from spade.pl._draw.colours import join_columns, read_column
 from spade.pl._draw.tissue import View, scale_bar, views
 from spade.tl._experts.top_genes import top_genes
 

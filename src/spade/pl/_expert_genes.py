@@ -11,9 +11,9 @@ from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 
 from spade._checks import check_pairs
+from spade._samples.shown.colours import expert_colours
 from spade.core.checks import check_count, check_flag
 from spade.pl._draw.axes import GREY, SMALL, TEXT, finish, given_axes, new_figure
-from spade.pl._draw.colours import expert_colours
 
 COLUMNS = ("expert", "gene", "rank", "log_fold_change", "share_in")
 #: Inches per gene and per expert, and the diameter in points of a dot of share 1.

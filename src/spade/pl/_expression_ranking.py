@@ -9,10 +9,10 @@ import pandas as pd
 from matplotlib.axes import Axes
 from numpy.typing import NDArray
 
+from spade._samples.shown.colours import SAFE
 from spade.core.checks import check_count
 from spade.core.rng import as_seed
 from spade.pl._draw.axes import GREY, SMALL, TEXT, clip, finish, given_axes, new_figure, title
-from spade.pl._draw.colours import SAFE
 from spade.pl._draw.words import words
 from spade.tl._expression.gene_ranking import gene_ranking
 

@@ -10,9 +10,9 @@ from matplotlib.axes import Axes
 from numpy.typing import NDArray
 
 from spade._checks import plural, shorten
+from spade._samples.shown.colours import SAFE
 from spade.core.checks import check_count, check_text
 from spade.pl._draw.axes import GREY, SMALL, TEXT, finish, given_axes, new_figure, title
-from spade.pl._draw.colours import SAFE
 from spade.pl._draw.words import words
 from spade.tl._few_shot.few_shot_summary import COHORT, few_shot_summary, unit_differences
 

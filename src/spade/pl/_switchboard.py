@@ -12,9 +12,9 @@ from matplotlib.lines import Line2D
 from numpy.typing import NDArray
 
 from spade._checks import shorten
+from spade._samples.shown.colours import SAFE
 from spade.core.checks import check_count, check_text
 from spade.pl._draw.axes import GREY, SMALL, TEXT, finish, given_axes, new_figure, title
-from spade.pl._draw.colours import SAFE
 from spade.pl._draw.words import words
 from spade.tl._switchboard.switchboard_summary import PROBE, switchboard_summary
 from spade.tl._switchboard.variants import VARIANTS

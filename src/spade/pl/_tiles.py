@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import shapely
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection, PolyCollection
@@ -14,7 +13,6 @@ from numpy.typing import NDArray
 
 from spade import _keys
 from spade._checks import plural, shorten
-from spade._samples.images import image_levels
 from spade._samples.open import Samples, iter_slides
 from spade._samples.placement import pixels_of
 from spade._samples.sample import Opened, Sample
@@ -23,7 +21,7 @@ from spade.core.arrays import Floats
 from spade.core.checks import check_text
 from spade.io._recorded.frames import systems_of
 from spade.pl._draw.axes import SMALL, finish, given_axes, new_figure, title
-from spade.pl._draw.tissue import RASTERISE_ABOVE, View, draw_tissue, squares, views
+from spade.pl._draw.tissue import RASTERISE_ABOVE, View, draw_tissue, image_view, squares, views
 
 TISSUE, TILE = "#009e73", "#0b3d6b"
 PANEL = 4.2
@@ -83,7 +81,7 @@ def tiles(
     if image_key is not None:
         check_text("image_key", image_key)
     drawn = [_read(slide, tiles_key, tissue_key, image_key) for slide in iter_slides(samples)]
-    axes = _panels(ax, [view.image_um for view, _, _ in drawn])
+    axes = slide_panels(ax, [np.array([0, 0, *view.image_um]) for view, _, _ in drawn])
     for panel, (view, rings, area) in zip(axes, drawn, strict=True):
         _draw_slide(panel, view, rings, area)
     finish(show=show)
@@ -115,9 +113,7 @@ def _read(slide: Opened, tiles_key: str, tissue_key: str, image_key: str | None)
     elif has_tissue:
         made_on = _keys.read_provenance(slide.sdata.attrs, tissue_key).get("image")
         image = slide_image(slide, made_on if image_key is None else image_key, None)
-        image_key, none = image.key, np.zeros(0, dtype=np.int64)
-        places, inside, levels = np.zeros((0, 2)), none.astype(bool), image_levels(image.element)
-        view = View(slide.name, none, pd.Index(none), levels, image.mpp, places, inside, None, 0.0, 0)
+        image_key, view = image.key, image_view(slide.name, image)
     else:
         raise KeyError(
             f"{slide.name}: there are no tiles in tiles_key={tiles_key!r} and no tissue in tissue_key={tissue_key!r}. "
@@ -133,12 +129,13 @@ def _read(slide: Opened, tiles_key: str, tissue_key: str, image_key: str | None)
     return view, rings, f"{plural(len(polygons), 'piece')}, {shapely.area(polygons).sum() / 1e6:.3g} mm²"
 
 
-def _panels(ax: Any, sizes: list[tuple[float, float]]) -> NDArray[Any]:
-    n, aspect = len(sizes), max(height / width for width, height in sizes)
+def slide_panels(ax: Any, boxes: list[Floats], beside: float = 0.0) -> NDArray[Any]:
+    """Return the Axes given, or those of a new figure, one per box in µm, with so many inches ``beside`` each."""
+    n, aspect = len(boxes), max(float((box[3] - box[1]) / (box[2] - box[0])) for box in boxes)
     if ax is not None:
         return given_axes(ax, (n,), plural(n, "slide"))
     n_columns = min(n, 3)
-    figure = new_figure(PANEL * n_columns, (PANEL * aspect + 1.1) * -(-n // n_columns))
+    figure = new_figure((PANEL + beside) * n_columns, (PANEL * aspect + 1.1) * -(-n // n_columns))
     axes = figure.subplots(-(-n // n_columns), n_columns, squeeze=False).ravel()
     for panel in axes[n:]:
         panel.set_visible(False)

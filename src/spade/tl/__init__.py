@@ -18,6 +18,7 @@ from spade.tl._few_shot.few_shot import few_shot
 from spade.tl._few_shot.few_shot_summary import few_shot_summary
 from spade.tl._programs.train_programs import train_programs
 from spade.tl._slides.attention import attention
+from spade.tl._slides.score_image import score_image
 from spade.tl._slides.slide_embedding import slide_embedding
 from spade.tl._slides.slide_task import slide_task
 from spade.tl._slides.survival import survival
@@ -47,6 +48,7 @@ __all__ = [
     "retrieval_metrics",
     "retrieve",
     "routing_scores",
+    "score_image",
     "slide_embedding",
     "slide_task",
     "survival",

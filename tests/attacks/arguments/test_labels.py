@@ -163,7 +163,7 @@ def test_slides_follow_the_rule():
 
 def test_plots_follow_the_rule():
     from spade._samples.open import iter_samples
-    from spade.pl._draw.colours import join_columns, read_column
+    from spade._samples.shown.colours import join_columns, read_column
 
     sdata = labelled(pd.Categorical(odd([f"{value} " for value in CLEAN], "nan"), categories=["nan", "a ", "b "]))
     sdata["table"].uns["site_colors"] = np.array(["#000000", "#ff0000", "#00ff00"])

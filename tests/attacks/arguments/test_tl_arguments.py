@@ -167,6 +167,10 @@ ODD = {
         "checkpoint_dir": (3, ["a"], "", HUGE),
     },
 }  # fmt: skip
+ODD["score_image"] = {
+    "color": (None, *CHOICES), "um_per_px": NUMBERS, "layer": CHOICES, "normalized": (None, *FLAGS),
+    "patches_key": (None, *KEYS), "table_key": CHOICES, "key_added": ("my key", "mpp", *KEYS),
+}  # fmt: skip
 CASES = [(function, argument) for function, arguments in ODD.items() for argument in arguments]
 #: Arguments of which a name that is not there is reported by the argument of the data it names.
 ALSO = {"on_features": "on_features|use_rep", "measured_layer": "measured_layer|layer"}
@@ -231,6 +235,7 @@ def works(tmp_path_factory):
         "retrieve": {"query": pair, "gallery": pair, "model": model, "k": 3},
         "routing_scores": {"samples": pair, "model": model},
         "slide_embedding": {"samples": patients, "use_rep": "X_f"},
+        "score_image": {"samples": pair, "color": "G00"},
         "slide_task": {"bags": patients, "label_key": "kind", **slides, "head": "mean"},
         "survival": {"bags": patients, "time_key": "time", "event_key": "event", **slides, "n_bins": 2},
         "survival_summary": {"table": risks, "n_boot": 10},

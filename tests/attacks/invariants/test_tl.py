@@ -7,7 +7,7 @@ from functools import cache
 import numpy as np
 import pandas as pd
 import pytest
-from helpers.attacks.invariants import following, order_of, section, shuffled, unchanged
+from helpers.attacks.invariants import contents, following, order_of, same, section, shuffled, unchanged
 from helpers.sections import GENES, train
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -135,6 +135,8 @@ CALLS = {
 #: Functions of slides, which need more sections, and of result tables, which have no samples.
 SLIDES = {"attention", "slide_task", "survival"}
 TABLES = {"expression_summary", "few_shot_summary", "survival_summary", "switchboard_summary"}
+#: Functions that write images.
+IMAGES = {"score_image"}
 WITH_MODEL = {"embed", "retrieval_metrics", "routing_scores"}
 #: Functions whose results are rows of a table and do not depend on the order of the spots. Draws, batches and starts of
 #: k-means follow the order of the rows, so few-shot tables and models do depend on it.
@@ -153,7 +155,7 @@ def run(function, samples, options):
 
 
 def test_every_function_is_tried():
-    assert {*CALLS, *SLIDES, *TABLES} == set(sp.tl.__all__)
+    assert {*CALLS, *SLIDES, *TABLES, *IMAGES} == set(sp.tl.__all__)
 
 
 @pytest.mark.parametrize("function", CALLS)
@@ -250,6 +252,19 @@ def test_slides_stay_as_they_are(function):
     written = {"new", "new_predicted"} if function == "attention" else set()
     with unchanged(samples, options, written):
         getattr(sp.tl, function)(samples, **options)
+
+
+@pytest.mark.parametrize("color", ["organ", "theirs", "G03", "X_f:1"])
+def test_images_of_values_leave_the_table_as_it_is_and_follow_the_rows(color):
+    plain, mixed = section(0), shuffled(section(0), 3)
+    before = contents(plain["table"].copy())
+    for sdata in (plain, mixed):
+        sp.tl.score_image(sdata, color, key_added="new", um_per_px=5)
+    after = contents(plain["table"])
+    assert before.keys() == after.keys()
+    for key, value in before.items():
+        same(value, after[key])
+    np.testing.assert_array_equal(*(next(iter(sdata["new"].values()))["image"] for sdata in (plain, mixed)))
 
 
 def results(function, table):

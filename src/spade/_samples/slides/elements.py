@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterable
 
 import shapely
-from anndata import AnnData
 from geopandas import GeoDataFrame
-from spatialdata import SpatialData
 
 from spade import _keys
 from spade._checks import shorten
@@ -36,14 +33,6 @@ def check_free(slide: Opened, elements: Iterable[str], key_added: str, function:
             f"{slide.name}: key_added={key_added!r}: {taken[0]} is there, and sp.{function} did not write it. Choose "
             "another name."
         )
-
-
-def put(sdata: SpatialData, element: str, value: GeoDataFrame | AnnData) -> None:
-    """Add an element, such as ``"shapes/tiles"``, or put it in the place of an earlier one."""
-    kind, name = element.split("/")
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=".*overwrit", category=UserWarning)
-        getattr(sdata, kind)[name] = value
 
 
 def tissue_shapes(slide: Opened, tissue_key: str) -> GeoDataFrame:

@@ -45,8 +45,8 @@ def read_image(path: Path, argument: str) -> xr.DataTree:
     return multiscale(with_coarser(levels[0]) if len(levels) == 1 else levels)
 
 
-def multiscale(levels: Sequence[da.Array]) -> xr.DataTree:
-    """Return a multiscale element of levels (3 or 4, height, width), finest first, with the identity to ``global``."""
+def multiscale(levels: Sequence[da.Array], channels: Sequence[str] = "rgba") -> xr.DataTree:
+    """Return a multiscale element of levels (channel, height, width), finest first, with the identity to ``global``."""
     from spatialdata.models import Image2DModel
     from spatialdata.transformations import Identity, set_transformation
 
@@ -54,7 +54,7 @@ def multiscale(levels: Sequence[da.Array]) -> xr.DataTree:
     datasets = {}
     for i, level in enumerate(levels):
         coords = {
-            "c": [*"rgba"][:n_channels],
+            "c": [*channels][:n_channels],
             "y": (np.arange(level.shape[1]) + 0.5) * (height / level.shape[1]),
             "x": (np.arange(level.shape[2]) + 0.5) * (width / level.shape[2]),
         }
@@ -84,12 +84,12 @@ def with_coarser(level: da.Array) -> list[da.Array]:
     """Return a level and coarser ones, each half the size of the one before, that are made from it on demand."""
     levels = [level]
     while max(levels[-1].shape[1:]) > SMALLEST and min(levels[-1].shape[1:]) > 1:
-        levels.append(_halve(levels[-1]))
+        levels.append(halve(levels[-1]))
     return levels
 
 
-def _halve(level: da.Array) -> da.Array:
-    """Halve an image by averaging 2 × 2 pixels; an odd last row or column is left out."""
+def halve(level: da.Array) -> da.Array:
+    """Halve a picture by averaging 2 × 2 pixels; an odd last row or column is left out."""
     even = level[:, : level.shape[1] // 2 * 2, : level.shape[2] // 2 * 2]
     mean = da.coarsen(np.mean, even[:3], {1: 2, 2: 2})
     halved: da.Array = (mean + 0.5).astype(np.uint8)

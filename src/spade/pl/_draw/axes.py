@@ -12,6 +12,7 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colorbar import Colorbar
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.transforms import ScaledTranslation
 from numpy.typing import NDArray
 
 from spade.core.checks import check_flag
@@ -21,6 +22,8 @@ TITLE, TEXT, SMALL = 9, 8, 7
 GREY = "#767676"
 #: Most entries in a column of a legend.
 LEGEND_ROWS = 14
+#: Inches below which a figure is narrow, and characters of the legend in a line of it.
+NARROW, LINE = 5.0, 48
 #: Most characters of the name of a section or value.
 NAME_LENGTH = 20
 
@@ -62,8 +65,16 @@ def bare(ax: Axes) -> None:
     ax.spines[:].set(visible=True, linewidth=0.6, color=GREY)
 
 
-def dots_legend(ax: Axes, entries: Iterable[tuple[str, str]], heading: str) -> None:
-    """Put a legend of (label, colour) to the right of a panel; the colour ``"none"`` becomes an open circle."""
+def is_narrow(ax: Axes) -> bool:
+    """Whether the figure of a panel is as narrow as the screen of a phone."""
+    return bool(ax.figure.bbox.width / ax.figure.dpi < NARROW)
+
+
+def dots_legend(ax: Axes, entries: Iterable[tuple[str, str]], heading: str, *, below: bool = False) -> None:
+    """Put a legend of (label, colour) to the right of a panel, or ``below`` it and its scale bar.
+
+    The colour ``"none"`` becomes an open circle.
+    """
     handles = [
         Line2D(
             [], [], linestyle="none", marker="o", markersize=5, label=label,
@@ -71,13 +82,17 @@ def dots_legend(ax: Axes, entries: Iterable[tuple[str, str]], heading: str) -> N
         )
         for label, colour in entries
     ]  # fmt: skip
+    place = {"bbox_to_anchor": (1.0, 1.0), "ncols": -(-len(handles) // LEGEND_ROWS)}
+    if below:
+        lower = ax.transAxes + ScaledTranslation(0, -0.12, ax.figure.dpi_scale_trans)
+        longest = max((len(handle.get_label()) for handle in handles), default=1)
+        place = {"bbox_to_anchor": (0.0, -0.035), "bbox_transform": lower, "ncols": max(1, LINE // (longest + 3))}
     ax.legend(
         handles=handles,
         title=heading,
         alignment="left",
         loc="upper left",
-        bbox_to_anchor=(1.0, 1.0),
-        ncols=-(-len(handles) // LEGEND_ROWS),
+        **place,
         fontsize=TEXT,
         title_fontsize=TEXT,
         frameon=False,

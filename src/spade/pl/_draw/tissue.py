@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from math import floor
 from typing import Any
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
@@ -19,8 +20,9 @@ from spade._checks import shorten
 from spade._samples.images import image_levels
 from spade._samples.patches import maker, patch_record, placed_patches
 from spade._samples.sample import Sample
+from spade._samples.slides.image import SlideImage
 from spade.core.arrays import Floats, Rows
-from spade.core.patches.overview import read_region
+from spade.core.patches.overview import MAX_PX, read_region
 from spade.core.patches.tiles import Level, iter_patches
 from spade.pl._draw.axes import SMALL, TEXT, bare
 
@@ -119,15 +121,23 @@ def views(sample: Sample, patches_key: str) -> list[View]:
     return drawn
 
 
+def image_view(name: str, image: SlideImage) -> View:
+    """Return a view of an image without spots."""
+    levels, none = image_levels(image.element), np.zeros(0, dtype=np.int64)
+    return View(name, none, pd.Index(none), levels, image.mpp, np.zeros((0, 2)), none.astype(bool), None, 0.0, 0)
+
+
 def common_frames(frames: list[Floats]) -> list[Floats]:
     """Give all boxes the largest width and height, around their own centres: panels get one size and one scale."""
     half = np.max([box[2:] - box[:2] for box in frames], axis=0) / 2
     return [np.concatenate([middle - half, middle + half]) for middle in ((b[:2] + b[2:]) / 2 for b in frames)]
 
 
-def draw_tissue(ax: Axes, view: View, box: Floats, alpha: float = 1.0, *, border: bool = True) -> None:
-    """Draw the image within ``box`` (µm) at a low resolution, its border and a scale bar."""
-    pixels, covered = read_region(view.levels, box / view.mpp)
+def draw_tissue(
+    ax: Axes, view: View, box: Floats, alpha: float = 1.0, *, border: bool = True, max_px: int = MAX_PX
+) -> None:
+    """Draw the image within ``box`` (µm) with about ``max_px`` pixels along it, its border and a scale bar."""
+    pixels, covered = read_region(view.levels, box / view.mpp, max_px)
     x0, y0, x1, y1 = covered * view.mpp
     if pixels.size:
         ax.imshow(pixels, extent=(x0, x1, y1, y0), alpha=alpha, interpolation="antialiased")
@@ -182,7 +192,7 @@ def scale_bar(ax: Axes, *, share: float = 0.3, small: bool = False, above: bool 
     below = blended_transform_factory(ax.transData, ax.transAxes)
     offset = (0.08 if small else 0.035) * (1 if above else -1) + (1 if above else 0)
     ax.plot(
-        [x0, x0 + length], [offset] * 2, color="black", linewidth=2, solid_capstyle="butt",
+        [x0, x0 + length], [offset] * 2, color=plt.rcParams["text.color"], linewidth=2, solid_capstyle="butt",
         transform=below, clip_on=False, gid="scale bar",
     )  # fmt: skip
     label = f"{length / 1000:g} mm" if length >= 1000 else f"{length:g} µm"

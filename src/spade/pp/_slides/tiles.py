@@ -21,7 +21,8 @@ from spade._samples.images import image_levels, visible
 from spade._samples.open import Samples, iter_slides
 from spade._samples.placement import pixels_of
 from spade._samples.sample import Opened
-from spade._samples.slides.elements import check_free, check_name, put, tissue_record, tissue_shapes
+from spade._samples.shown.carried import put
+from spade._samples.slides.elements import check_free, check_name, tissue_record, tissue_shapes
 from spade._samples.slides.image import SlideImage, slide_image
 from spade.core.arrays import Floats, Rows
 from spade.core.checks import check_count, check_not_negative, check_positive, check_share, check_text

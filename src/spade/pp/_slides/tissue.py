@@ -16,7 +16,8 @@ from spade._checks import plural
 from spade._samples.images import image_levels
 from spade._samples.open import Samples, iter_slides
 from spade._samples.sample import Opened
-from spade._samples.slides.elements import check_free, check_name, put, tissue_record
+from spade._samples.shown.carried import put
+from spade._samples.slides.elements import check_free, check_name, tissue_record
 from spade._samples.slides.image import SlideImage, slide_image
 from spade.core.checks import check_positive, check_text
 from spade.core.patches.overview import read_region

@@ -126,7 +126,7 @@ def cluster_experts(
         )
     routing = replace(routing, settings=config.of_routing())
     prototypes, experts = ([str(i) for i in range(n)] for n in (routing.n_prototypes, routing.n_experts))
-    for sample in iter_samples(samples, table_key=table_key, writes=True, tables_only=True):
+    for sample in iter_samples(samples, table_key=table_key, writes=True):
         nearest = routing.assign(read_features(sample, use_rep))
         sample.table.obs[_keys.prototype(key_added)] = categorical(np.array([*prototypes, ""])[nearest], prototypes)
         sample.table.obs[_keys.cluster(key_added)] = categorical(

@@ -1,4 +1,4 @@
-"""Columns to draw (experts, other categories or numbers) and their colours."""
+"""What is drawn (experts, other categories, numbers, expression) and its colours."""
 
 from __future__ import annotations
 
@@ -10,9 +10,15 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from spade import _keys
+from spade._checks import check_idle, shorten
+from spade._samples.counts import has_counts, read_counts
 from spade._samples.experts import expert_series, palette
 from spade._samples.obs import categorical, category_strings, obs_column, value_strings
 from spade._samples.sample import Sample
+from spade.core.checks import check_flag, check_text
+from spade.core.expression.normalise import log_normalise
+from spade.io._files.matrices import to_dense
 
 #: Colours of Okabe and Ito, distinct with any kind of colour vision; without grey, which means missing here.
 SAFE = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#f0e442", "#000000")
@@ -51,6 +57,18 @@ class Column:
         styles = {**(self.colours or {}), "": "none"}
         return [styles[value] for value in self.values[rows]]
 
+    def rgba(self, rows: NDArray[Any] | slice = slice(None)) -> NDArray[np.uint8]:
+        """Return the colour ``(n + 1, 4)`` of every row of a categorical column; where it is missing, and last: clear.
+
+        So a raster of row numbers, with −1 for none, indexes it.
+        """
+        from matplotlib.colors import to_rgba_array
+
+        known = self.colours or {}
+        palette = np.round(255 * to_rgba_array([*known.values(), "none"])).astype(np.uint8)
+        codes = pd.Categorical(self.values[rows], categories=list(known)).codes
+        return palette[np.append(codes, -1)]
+
 
 def read_column(sample: Sample, color: str | None, key: str) -> ColumnColours:
     """Return the experts (``color=None``) or a column of ``obs``, and the colours that ``uns`` has for it."""
@@ -61,6 +79,46 @@ def read_column(sample: Sample, color: str | None, key: str) -> ColumnColours:
         return series, {}
     names = value_strings(column.cat.categories.to_series())
     return series, {name: str(colour) for name, colour in zip(names, stored, strict=False) if name}
+
+
+def read_color(sample: Sample, color: str, layer: str | None, *, normalized: bool) -> ColumnColours:
+    """Return what ``color`` names: an ``obs`` column, a gene, or a column of ``obsm`` as ``"X_key:column"``.
+
+    Expression is log-normalised, and missing where a spot has no counts. An error lists what there is.
+    """
+    table = sample.table
+    key, _, part = check_text("color", color).partition(":")
+    if color in table.obs or color not in table.var_names:
+        reason = f"color={color!r} is no expression of a gene"
+        check_idle([("layer", layer, None), ("normalized", check_flag("normalized", normalized), False)], reason)
+    if color in table.obs:
+        return read_column(sample, color, "")
+    if color in table.var_names:
+        counts = read_counts(sample, layer, normalized=normalized)
+        values = (counts if normalized else log_normalise(counts))[:, table.var_names.get_loc(color)]
+        expression = np.where(has_counts(counts), values.toarray().ravel(), np.nan)
+        return pd.Series(expression, index=table.obs_names, name=color), {}
+    if key in table.obsm:
+        return _obsm_column(sample, key, part), {}
+    raise KeyError(
+        f"{sample.name}: color={color!r} is neither in obs nor a gene nor in obsm; columns of obs: "
+        f"{shorten(table.obs.columns, 20)}; genes: {shorten(table.var_names) or 'none'}; obsm, of which a column is "
+        f"named as 'X_key:column': {shorten(table.obsm, 10) or 'none'}."
+    )
+
+
+def _obsm_column(sample: Sample, key: str, part: str) -> pd.Series:
+    """Return a column of ``obsm[key]`` by name or number; the only one if none is named."""
+    stored, where = sample.table.obsm[key], f"{sample.name}: obsm[{key!r}]"
+    sample.check_current(key)
+    values = stored.to_numpy() if isinstance(stored, pd.DataFrame) else to_dense(stored, where)
+    genes = sample.table.uns.get(_keys.predicted_genes(key.removeprefix("X_")), ())
+    named = stored.columns if isinstance(stored, pd.DataFrame) else genes
+    names = list(map(str, named)) if len(named) == values.shape[1] else list(map(str, range(values.shape[1])))
+    if part not in names and not (part == "" and len(names) == 1):
+        raise KeyError(f"{where} has the columns {shorten(names, 10)}; name one, as in color='{key}:{names[0]}'.")
+    column = names.index(part) if part else 0
+    return pd.Series(values[:, column].astype(np.float64), index=sample.table.obs_names, name=f"{key}:{part}")
 
 
 def _labels(column: pd.Series) -> pd.Series:
@@ -103,3 +161,12 @@ def join_columns(name: str, columns: Iterable[ColumnColours], *, experts: bool =
         colours.update(known)
     values = np.concatenate([np.where(one.isna(), "", one.astype(str)).astype(object) for one in series])
     return Column(name, values, {category: colours[category] for category in categories})
+
+
+def join_color(name: str, columns: Iterable[ColumnColours]) -> Column:
+    """Concatenate what :func:`read_color` returned for several samples; numbered experts keep their colours."""
+    columns = list(columns)
+    ends = name.endswith((_keys.expert(""), _keys.cluster("")))
+    kinds = [one.dtype.categories for one, _ in columns if isinstance(one.dtype, pd.CategoricalDtype)]
+    numbered = all(str(category).isdigit() for kind in kinds for category in kind)
+    return join_columns(name, columns, experts=ends and len(kinds) == len(columns) and numbered)

@@ -1,0 +1,1 @@
+"""Values as viewers show them: colours, images, columns on squares."""
