@@ -76,11 +76,11 @@ def test_pairs_are_found_above_every_chance_level(trained):
     _, samples, _, model, _ = trained
     table = compare(samples, model.n_experts, 1, ("experts", SHUFFLED))
     print(table.round(3).to_string())
-    for gallery, least in (("all_spots", 1.8), ("same_section", 1.5), ("same_expert", 1.25)):
+    for gallery, least, apart in (("all_spots", 1.8, 1.2), ("same_section", 1.5, 1.2), ("same_expert", 1.25, 1.0)):
         real, shuffled = table.loc[("experts", gallery)], table.loc[(SHUFFLED, gallery)]
         assert real.recall > least * real.chance_recall
         assert real.median_rank < 0.8 * real.chance_rank
-        assert real.recall / real.chance_recall > 1.2 * shuffled.recall / shuffled.chance_recall
+        assert real.recall / real.chance_recall > apart * shuffled.recall / shuffled.chance_recall
         if gallery != "all_spots":  # what tells sections apart is there without any true pair
             assert shuffled.recall < 1.5 * shuffled.chance_recall
             assert shuffled.median_rank > 0.75 * shuffled.chance_rank

@@ -16,7 +16,7 @@ from spade._samples.shown.colours import SAFE
 from spade.core.checks import check_count, check_share, check_text
 from spade.core.slides.survival import Curve, kaplan_meier, log_rank
 from spade.pl._draw.axes import GREY, SMALL, TEXT, finish, given_axes, new_figure, title
-from spade.tl._slides.risk_groups import LOW, RiskGroups, risk_groups
+from spade.tl._slides.risks.risk_groups import LOW, RiskGroups, risk_groups
 
 PANEL = 3.4
 #: Inches per row of numbers at risk.

@@ -18,11 +18,11 @@ from spade.tl._few_shot.few_shot import few_shot
 from spade.tl._few_shot.few_shot_summary import few_shot_summary
 from spade.tl._programs.train_programs import train_programs
 from spade.tl._slides.attention import attention
+from spade.tl._slides.risks.survival import survival
+from spade.tl._slides.risks.survival_summary import survival_summary
 from spade.tl._slides.score_image import score_image
 from spade.tl._slides.slide_embedding import slide_embedding
 from spade.tl._slides.slide_task import slide_task
-from spade.tl._slides.survival import survival
-from spade.tl._slides.survival_summary import survival_summary
 from spade.tl._switchboard.switchboard import switchboard
 from spade.tl._switchboard.switchboard_summary import switchboard_summary
 from spade.tl._training.cluster_experts import cluster_experts

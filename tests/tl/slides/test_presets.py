@@ -9,7 +9,7 @@ from helpers.slides import slide
 import spade as sp
 from spade.tl._slides import heads, survival_fit
 from spade.tl._slides.presets import settings_with
-from spade.tl._slides.survival_fit import SurvivalConfig
+from spade.tl._slides.risks.fit import SurvivalConfig
 from spade.tl._slides.task.settings import SlideConfig
 
 PAPER = {"hidden": (512, 512, 384), "lr": 1e-5, "schedule": "cosine", "scaling": "none", "class_weights": False}

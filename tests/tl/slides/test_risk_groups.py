@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from spade.tl._slides.risk_groups import risk_groups
+from spade.tl._slides.risks.risk_groups import risk_groups
 
 PATIENTS = {"time": [5, 8, 12, 3], "event": [1, 0, 1, 1]}
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from spade._checks import plural, shorten
 from spade.core.arrays import Floats
 from spade.core.slides.survival import check_times
-from spade.tl._slides.survival_summary import check_risks, percentiles
+from spade.tl._slides.risks.survival_summary import check_risks, percentiles
 
 LOW, HIGH = "low risk", "high risk"
 

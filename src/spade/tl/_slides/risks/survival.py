@@ -22,7 +22,7 @@ from spade.tl._slides.bags import Bags, BagSource, Block, read_bags
 from spade.tl._slides.heads import Moments, read_moments
 from spade.tl._slides.patients import Patients, read_patients
 from spade.tl._slides.presets import settings_with
-from spade.tl._slides.survival_fit import SurvivalConfig, fit_bags, fit_linear
+from spade.tl._slides.risks.fit import SurvivalConfig, fit_bags, fit_linear
 
 logger = logging.getLogger("spade")
 #: Most folds of a repeat, so that every fold of every repeat has a random stream of its own.
