@@ -190,7 +190,7 @@ def tiled_slide(
         "overlap_um": round(tiles.overlap * size_um, 6),
     }
     sdata = SpatialData(images={image_key: image}, shapes=shapes, tables={_keys.tile_table(_keys.TILES): table})
-    made_from = ()
+    made_from: tuple[str, ...] = ()
     if tissue is not None:
         outlines = digest(shapely.get_coordinates(shapes[_keys.TISSUE].geometry.to_numpy()))
         for records in (table.uns, sdata.attrs):
