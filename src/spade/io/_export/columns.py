@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 HEX = re.compile(r"#([0-9a-fA-F]{2})([0-9a-fA-F]{2})([0-9a-fA-F]{2})(?:[0-9a-fA-F]{2})?")
 
 
-def read_labels(source: Source, color: str) -> tuple[NDArray[np.object_], dict[str, tuple[int, int, int]]]:
+def read_labels(source: Source, color: str) -> tuple[list[str], dict[str, tuple[int, int, int]]]:
     """Return the label of every row, ``""`` where it is missing, and the colours of labels that have one."""
     frame = source.shapes if source.table is None else source.table.obs
     if color not in frame or color == "geometry":
@@ -34,7 +34,7 @@ def read_labels(source: Source, color: str) -> tuple[NDArray[np.object_], dict[s
             f"color={color!r} is a column of numbers such as {shorten(column.dropna(), 2)}; classes need categories. "
             "Write it with measurements=, or cut it into ranges first, as with pandas.cut."
         )
-    return value_strings(column), _colours(source, color, frame[color])
+    return value_strings(column).tolist(), _colours(source, color, frame[color])
 
 
 def _colours(source: Source, color: str, column: pd.Series) -> dict[str, tuple[int, int, int]]:
@@ -96,7 +96,7 @@ def _numbers(source: Source, name: str, layer: str | None) -> tuple[NDArray[np.f
             f"measurements={name!r} is neither a column nor a gene nor an obsm key; there are {listed or 'none'}."
         )
     _check_current(source, name)
-    if found == ["obs"]:
+    if table is None or found == ["obs"]:
         column = frame[name].iloc[source.rows]
         if not pd.api.types.is_numeric_dtype(column.dtype):
             raise TypeError(f"measurements={name!r} is a column of {column.dtype}, not of numbers; use color=.")

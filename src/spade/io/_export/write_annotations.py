@@ -135,9 +135,12 @@ def write_annotations(
     opened = _opened(sdata)
     source = find_source(opened, shapes_key, table_key, region)
     image = image_of(opened, source, image_key)
-    labels, colours = ([""] * len(source.ids), {}) if color is None else read_labels(source, color)
+    labels: list[str] = [""] * len(source.ids)
+    colours: dict[str, tuple[int, int, int]] = {}
+    if color is not None:
+        labels, colours = read_labels(source, color)
     numbers, names = read_numbers(source, asked, layer)
-    objects = Objects(on_image(opened, source, image), source.ids, list(labels), colours, numbers, names)
+    objects = Objects(on_image(opened, source, image), source.ids, labels, colours, numbers, names)
     if dissolve:
         objects = _dissolved(objects, str(color))
     write_objects(file, objects, object_type)

@@ -132,7 +132,8 @@ def _given(image: object, names: list[str]) -> dict[str, dict[str, tuple[DataTre
 
 def _images(facts: Mapping[str, Any], name: str) -> dict[str, tuple[DataTree, float]]:
     """Return the images that a library holds, with their scales; raise if one has no scale."""
-    images, scales = {}, facts.get("scalefactors", {})
+    images: dict[str, tuple[DataTree, float]] = {}
+    scales = facts.get("scalefactors", {})
     for kind, array in facts.get("images", {}).items():
         key = f"tissue_{kind}_scalef"
         scale = scales.get(key)
@@ -160,7 +161,7 @@ def _diameter(facts: Mapping[str, Any], name: str, given: float | None) -> float
 
 def full_size(library: Library) -> tuple[float, float]:
     """Return width and height of a section in full-resolution pixels, by its finest image; raise if others differ."""
-    sizes = {}
+    sizes: dict[str, Floats] = {}
     for kind, (image, scale) in sorted(library.images.items(), key=lambda item: -item[1][1]):
         sizes[kind] = np.array(image_size(image)) / scale
         finest, full = next(iter(sizes.items()))

@@ -168,7 +168,7 @@ def tiled_slide(
         moved = shapely.transform(areas, lambda points: points @ matrix[:2, :2].T + matrix[:2, 2])
         frame = GeoDataFrame(plain_columns(tissue, ("geometry",)).reset_index(drop=True), geometry=moved)
         shapes[_keys.TISSUE] = ShapesModel.parse(frame, transformations=transformations)
-    inside = ((centres >= 0) & (centres < image_size(image))).all(axis=1)
+    inside: NDArray[np.bool_] = np.all((centres >= 0) & (centres < image_size(image)), axis=1)
     if not inside.any():
         raise ValueError(f"the centres of all {len(centres)} tiles lie off the image. Is it the image of these tiles?")
     if not inside.all():
@@ -190,7 +190,7 @@ def tiled_slide(
         "overlap_um": round(tiles.overlap * size_um, 6),
     }
     sdata = SpatialData(images={image_key: image}, shapes=shapes, tables={_keys.tile_table(_keys.TILES): table})
-    made_from = ()
+    made_from: tuple[str, ...] = ()
     if tissue is not None:
         outlines = digest(shapely.get_coordinates(shapes[_keys.TISSUE].geometry.to_numpy()))
         for records in (table.uns, sdata.attrs):
