@@ -142,6 +142,10 @@ def assert_same(one: SpatialData, other: SpatialData, tables: bool = True) -> No
         assert_same_tables(one[key], other[key])
 
 
+#: Endings of entries of ``uns`` that are arrays of names.
+LISTS = ("_colors", "_genes", "_names")
+
+
 def assert_same_tables(a: AnnData, b: AnnData) -> None:
     pd.testing.assert_frame_equal(a.obs, b.obs, check_dtype=False)
     pd.testing.assert_frame_equal(a.var, b.var, check_dtype=False)
@@ -154,7 +158,7 @@ def assert_same_tables(a: AnnData, b: AnnData) -> None:
         np.testing.assert_array_equal(a.obsm[key], b.obsm[key], err_msg=key)
     assert set(a.uns) == set(b.uns)
     for key in set(a.uns):
-        assert np.array_equal(a.uns[key], b.uns[key]) if key.endswith("_colors") else a.uns[key] == b.uns[key], key
+        assert np.array_equal(a.uns[key], b.uns[key]) if key.endswith(LISTS) else a.uns[key] == b.uns[key], key
 
 
 def place_by(element, matrix: np.ndarray, system: str = "global") -> None:

@@ -291,6 +291,6 @@ def _write(
     sample.table.obsm[key] = mean
     sample.table.obsm[_keys.predicted_deviation(key_added)] = deviation
     sample.table.uns[_keys.predicted_genes(key_added)] = np.array(genes)
-    _keys.write_provenance(sample.table.uns, key, **facts)
+    _keys.write_provenance(sample.table.uns, key, genes_id=digest("\n".join(genes)), **facts)
     sample.save()
     logger.info("%s: wrote obsm[%r], %d × %d", sample.name, key, *mean.shape)
