@@ -128,7 +128,10 @@ def slide(
     column: Column | None = None
     if color is None:
         settings = {"cmap": cmap, "vmin": vmin, "vmax": vmax, "layer": layer, "table_key": table_key}
-        idle = [*((name, value, None) for name, value in settings.items()), ("alpha", alpha, ALPHA)]
+        idle: list[tuple[str, object, object]] = [
+            *((name, value, None) for name, value in settings.items()),
+            ("alpha", alpha, ALPHA),
+        ]
         idle += [("normalized", normalized, False), ("patches_key", patches_key, _keys.PATCHES)]
         check_idle(idle, "color=None draws the image alone")
         drawn = [image_view(one.name, slide_image(one, image_key, None)) for one in iter_slides(samples)]
@@ -163,10 +166,9 @@ def _read(
         attention.add(_keys.read_provenance(sample.table.uns, name).get("function") == "tl.attention")
         if len(attention) > 1:
             raise ValueError(f"{sample.name}: color={color!r} is attention in some of the samples and not in others.")
+        series, colours = read_color(sample, name, layer, normalized=normalized)
         if attention == {True}:
-            series, colours = pd.Series(read_attention(sample, name, PERCENTILE)[0]), {}
-        else:
-            series, colours = read_color(sample, name, layer, normalized=normalized)
+            series = pd.Series(read_attention(sample, name, PERCENTILE)[0])
         sections = views(sample, patches_key)
         drawn += sections
         values += [(series.iloc[view.rows], colours) for view in sections]
@@ -208,7 +210,8 @@ def _scale(column: Column, cmap: Any, vmin: float | None, vmax: float | None) ->
         raise ValueError(f"cmap={brief(cmap)}: expected a colour map of matplotlib, such as {CMAP!r}.")
     usual = ATTENTION_CMAP if is_attention else CMAP
     colours = colormaps.get_cmap(usual if cmap is None else cmap).copy()
-    colours.colorbar_extend = EXTEND[bool((known < low).any()), bool((known > high).any())]
+    extend: Any = EXTEND[bool((known < low).any()), bool((known > high).any())]
+    colours.colorbar_extend = extend  # what colour bars take for their ends
     return colours, Normalize(low, high)
 
 
