@@ -9,7 +9,8 @@ import numpy as np
 import pandas as pd
 from matplotlib import colormaps
 from matplotlib.axes import Axes
-from matplotlib.colors import Colormap, Normalize
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import Colormap, ListedColormap, Normalize
 from numpy.typing import NDArray
 
 from spade import _keys
@@ -36,8 +37,8 @@ ENDS = (1, 99)
 ATTENTION = "attention, percentile of the slide"
 #: Whether values lie below and above the colours, and what a colour bar makes of it.
 EXTEND = {(False, False): "neither", (True, False): "min", (False, True): "max", (True, True): "both"}
-#: Inches for a legend or colour bar.
-BESIDE = 1.1
+#: Inches for a colour bar, and for a legend without and per character of its longest label.
+BAR, LEGEND, CHARACTER = 1.1, 1.0, 0.062
 
 
 def slide(
@@ -141,7 +142,7 @@ def slide(
     scale = None if column is None else _scale(column, cmap, vmin, vmax)
     boxes = [_box(view, region) for view in drawn]
     sizes = [_pixels(box, um_per_px) for box in boxes]
-    axes = slide_panels(ax, boxes, beside=0.0 if column is None else BESIDE)
+    axes = slide_panels(ax, boxes, beside=_beside(column))
     start = 0
     for panel, view, box, max_px in zip(axes, drawn, boxes, sizes, strict=True):
         draw_tissue(panel, view, box, border=False, max_px=max_px)
@@ -215,6 +216,13 @@ def _scale(column: Column, cmap: Any, vmin: float | None, vmax: float | None) ->
     return colours, Normalize(low, high)
 
 
+def _beside(column: Column | None) -> float:
+    """Return the inches that a colour bar or a legend takes."""
+    if column is None or column.colours is None:
+        return 0.0 if column is None else BAR
+    return LEGEND + CHARACTER * max(map(len, [column.name, *column.colours]))
+
+
 def _box(view: View, region: Any) -> Floats:
     """Return the box in µm to draw."""
     width, height = view.image_um
@@ -261,11 +269,20 @@ def _draw_squares(
     if scale is not None:
         shown = np.ma.masked_invalid(np.append(values, np.nan)[index])
         cmap, norm = scale
-        picture = ax.imshow(shown, cmap=cmap, norm=norm, extent=extent, alpha=alpha, interpolation="nearest")
-        colour_bar(ax, picture, column.name)
+        ax.imshow(shown, cmap=cmap, norm=norm, extent=extent, alpha=alpha, interpolation="nearest")
+        colour_bar(ax, ScalarMappable(norm, _on_glass(cmap, alpha)), column.name)
         return
     ax.imshow(column.rgba(rows)[index], extent=extent, alpha=alpha, interpolation="nearest")
+    if is_narrow(ax):
+        ax.set_anchor("N")
     near = view.side / 2
     in_box = (view.centres > box[:2] - near).all(1) & (view.centres < box[2:] + near).all(1)
     noun = "tiles" if view.diameter is None else "patches"
     dots_legend(ax, column.legend(rows[in_box]), f"{column.name} ({noun})", below=is_narrow(ax))
+
+
+def _on_glass(cmap: Colormap, alpha: float) -> Colormap:
+    """Return the colours that show through on white, whatever the colour of the page."""
+    seen: Any = ListedColormap(alpha * cmap(np.linspace(0, 1, cmap.N))[:, :3] + 1 - alpha)
+    seen.colorbar_extend = cmap.colorbar_extend
+    return seen
