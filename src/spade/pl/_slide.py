@@ -20,7 +20,7 @@ from spade._samples.sample import Sample
 from spade._samples.shown.colours import Column, ColumnColours, join_color, read_color
 from spade._samples.slides.image import slide_image
 from spade.core.arrays import Floats, Rows
-from spade.core.checks import brief, check_positive, check_share, is_number
+from spade.core.checks import brief, check_positive, check_share, check_text, is_number
 from spade.core.patches.heatmap import raster_of
 from spade.core.patches.overview import MAX_PX
 from spade.pl._attention import attention_keys, read_attention
@@ -162,6 +162,7 @@ def _read(
     drawn: list[View] = []
     values: list[ColumnColours] = []
     attention: set[bool] = set()
+    check_text("color", color)
     for sample in iter_samples(samples, table_key=table_key):
         name = _attention_key(sample) if color == "attention" and color not in sample.table.obs else color
         attention.add(_keys.read_provenance(sample.table.uns, name).get("function") == "tl.attention")
@@ -182,7 +183,7 @@ def _attention_key(sample: Sample) -> str:
     if len(written) != 1:
         raise KeyError(
             f"{sample.name}: color='attention': expected one column that sp.tl.attention wrote, but there are "
-            f"{shorten(written) or 'none'}; columns of obs: {shorten(sample.table.obs.columns, 20)}."
+            f"{shorten(written) or 'none'}; obs: {shorten(sample.table.obs.columns, 8)}."
         )
     return written[0]
 
