@@ -67,7 +67,7 @@ def test_numbers_keep_their_type_and_what_is_missing(tmp_path):
         np.testing.assert_array_equal(series.asarray(), values)
         np.testing.assert_array_equal(series.levels[1].asarray(), values[:, ::2, ::2])
     attributes, channels = facts(tmp_path / "score.ome.tif")
-    assert (attributes["Type"], attributes["PhysicalSizeX"], channels) == ("float", "14", ["one", "two"])
+    assert (attributes["Type"], attributes["PhysicalSizeX"], channels) == ("float", "14.0", ["one", "two"])
 
 
 def test_what_is_transparent_is_laid_on_white(tmp_path):

@@ -9,7 +9,8 @@ import numpy as np
 import pandas as pd
 from matplotlib import colormaps
 from matplotlib.axes import Axes
-from matplotlib.colors import Colormap, Normalize
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import Colormap, ListedColormap, Normalize
 from numpy.typing import NDArray
 
 from spade import _keys
@@ -19,7 +20,7 @@ from spade._samples.sample import Sample
 from spade._samples.shown.colours import Column, ColumnColours, join_color, read_color
 from spade._samples.slides.image import slide_image
 from spade.core.arrays import Floats, Rows
-from spade.core.checks import brief, check_positive, check_share, is_number
+from spade.core.checks import brief, check_positive, check_share, check_text, is_number
 from spade.core.patches.heatmap import raster_of
 from spade.core.patches.overview import MAX_PX
 from spade.pl._attention import attention_keys, read_attention
@@ -36,8 +37,8 @@ ENDS = (1, 99)
 ATTENTION = "attention, percentile of the slide"
 #: Whether values lie below and above the colours, and what a colour bar makes of it.
 EXTEND = {(False, False): "neither", (True, False): "min", (False, True): "max", (True, True): "both"}
-#: Inches for a legend or colour bar.
-BESIDE = 1.1
+#: Inches for a colour bar, and for a legend without and per character of its longest label.
+BAR, LEGEND, CHARACTER = 1.1, 1.0, 0.062
 
 
 def slide(
@@ -128,7 +129,10 @@ def slide(
     column: Column | None = None
     if color is None:
         settings = {"cmap": cmap, "vmin": vmin, "vmax": vmax, "layer": layer, "table_key": table_key}
-        idle = [*((name, value, None) for name, value in settings.items()), ("alpha", alpha, ALPHA)]
+        idle: list[tuple[str, object, object]] = [
+            *((name, value, None) for name, value in settings.items()),
+            ("alpha", alpha, ALPHA),
+        ]
         idle += [("normalized", normalized, False), ("patches_key", patches_key, _keys.PATCHES)]
         check_idle(idle, "color=None draws the image alone")
         drawn = [image_view(one.name, slide_image(one, image_key, None)) for one in iter_slides(samples)]
@@ -138,7 +142,7 @@ def slide(
     scale = None if column is None else _scale(column, cmap, vmin, vmax)
     boxes = [_box(view, region) for view in drawn]
     sizes = [_pixels(box, um_per_px) for box in boxes]
-    axes = slide_panels(ax, boxes, beside=0.0 if column is None else BESIDE)
+    axes = slide_panels(ax, boxes, beside=_beside(column))
     start = 0
     for panel, view, box, max_px in zip(axes, drawn, boxes, sizes, strict=True):
         draw_tissue(panel, view, box, border=False, max_px=max_px)
@@ -158,15 +162,15 @@ def _read(
     drawn: list[View] = []
     values: list[ColumnColours] = []
     attention: set[bool] = set()
+    check_text("color", color)
     for sample in iter_samples(samples, table_key=table_key):
         name = _attention_key(sample) if color == "attention" and color not in sample.table.obs else color
         attention.add(_keys.read_provenance(sample.table.uns, name).get("function") == "tl.attention")
         if len(attention) > 1:
             raise ValueError(f"{sample.name}: color={color!r} is attention in some of the samples and not in others.")
+        series, colours = read_color(sample, name, layer, normalized=normalized)
         if attention == {True}:
-            series, colours = pd.Series(read_attention(sample, name, PERCENTILE)[0]), {}
-        else:
-            series, colours = read_color(sample, name, layer, normalized=normalized)
+            series = pd.Series(read_attention(sample, name, PERCENTILE)[0])
         sections = views(sample, patches_key)
         drawn += sections
         values += [(series.iloc[view.rows], colours) for view in sections]
@@ -179,7 +183,7 @@ def _attention_key(sample: Sample) -> str:
     if len(written) != 1:
         raise KeyError(
             f"{sample.name}: color='attention': expected one column that sp.tl.attention wrote, but there are "
-            f"{shorten(written) or 'none'}; columns of obs: {shorten(sample.table.obs.columns, 20)}."
+            f"{shorten(written) or 'none'}; obs: {shorten(sample.table.obs.columns, 8)}."
         )
     return written[0]
 
@@ -208,8 +212,16 @@ def _scale(column: Column, cmap: Any, vmin: float | None, vmax: float | None) ->
         raise ValueError(f"cmap={brief(cmap)}: expected a colour map of matplotlib, such as {CMAP!r}.")
     usual = ATTENTION_CMAP if is_attention else CMAP
     colours = colormaps.get_cmap(usual if cmap is None else cmap).copy()
-    colours.colorbar_extend = EXTEND[bool((known < low).any()), bool((known > high).any())]
+    extend: Any = EXTEND[bool((known < low).any()), bool((known > high).any())]
+    colours.colorbar_extend = extend  # what colour bars take for their ends
     return colours, Normalize(low, high)
+
+
+def _beside(column: Column | None) -> float:
+    """Return the inches that a colour bar or a legend takes."""
+    if column is None or column.colours is None:
+        return 0.0 if column is None else BAR
+    return LEGEND + CHARACTER * max(map(len, [column.name, *column.colours]))
 
 
 def _box(view: View, region: Any) -> Floats:
@@ -258,11 +270,20 @@ def _draw_squares(
     if scale is not None:
         shown = np.ma.masked_invalid(np.append(values, np.nan)[index])
         cmap, norm = scale
-        picture = ax.imshow(shown, cmap=cmap, norm=norm, extent=extent, alpha=alpha, interpolation="nearest")
-        colour_bar(ax, picture, column.name)
+        ax.imshow(shown, cmap=cmap, norm=norm, extent=extent, alpha=alpha, interpolation="nearest")
+        colour_bar(ax, ScalarMappable(norm, _on_glass(cmap, alpha)), column.name)
         return
     ax.imshow(column.rgba(rows)[index], extent=extent, alpha=alpha, interpolation="nearest")
+    if is_narrow(ax):
+        ax.set_anchor("N")
     near = view.side / 2
     in_box = (view.centres > box[:2] - near).all(1) & (view.centres < box[2:] + near).all(1)
     noun = "tiles" if view.diameter is None else "patches"
     dots_legend(ax, column.legend(rows[in_box]), f"{column.name} ({noun})", below=is_narrow(ax))
+
+
+def _on_glass(cmap: Colormap, alpha: float) -> Colormap:
+    """Return the colours that show through on white, whatever the colour of the page."""
+    seen: Any = ListedColormap(alpha * cmap(np.linspace(0, 1, cmap.N))[:, :3] + 1 - alpha)
+    seen.colorbar_extend = cmap.colorbar_extend
+    return seen

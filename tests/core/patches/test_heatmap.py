@@ -12,8 +12,7 @@ def expected(raster):
     """The square of every pixel by its definition, pixel by pixel."""
     y, x = (raster.pixel * (np.indices(raster.shape) + 0.5).reshape(2, -1)) + np.array(raster.origin)[::-1, None]
     reach = np.abs(np.stack([x, y], 1)[:, None] - raster.centres[None]).max(-1)
-    reach[reach >= raster.side / 2] = np.inf
-    reach = np.nan_to_num(reach, nan=np.inf)
+    reach[~(reach < raster.side / 2)] = np.inf
     return np.where(np.isfinite(reach.min(1)), reach.argmin(1), -1).reshape(raster.shape)
 
 

@@ -101,9 +101,9 @@ def read_color(sample: Sample, color: str, layer: str | None, *, normalized: boo
     if key in table.obsm:
         return _obsm_column(sample, key, part), {}
     raise KeyError(
-        f"{sample.name}: color={color!r} is neither in obs nor a gene nor in obsm; columns of obs: "
-        f"{shorten(table.obs.columns, 20)}; genes: {shorten(table.var_names) or 'none'}; obsm, of which a column is "
-        f"named as 'X_key:column': {shorten(table.obsm, 10) or 'none'}."
+        f"{sample.name}: color={color!r} is neither a column of obs nor a gene nor, as 'X_key:column', in obsm; obs: "
+        f"{shorten(table.obs.columns, 8)}; genes: {shorten(table.var_names) or 'none'}; obsm: "
+        f"{shorten(table.obsm) or 'none'}."
     )
 
 

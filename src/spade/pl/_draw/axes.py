@@ -82,11 +82,15 @@ def dots_legend(ax: Axes, entries: Iterable[tuple[str, str]], heading: str, *, b
         )
         for label, colour in entries
     ]  # fmt: skip
-    place = {"bbox_to_anchor": (1.0, 1.0), "ncols": -(-len(handles) // LEGEND_ROWS)}
+    place: dict[str, Any] = {"bbox_to_anchor": (1.0, 1.0), "ncols": -(-len(handles) // LEGEND_ROWS)}
     if below:
         lower = ax.transAxes + ScaledTranslation(0, -0.12, ax.figure.dpi_scale_trans)
-        longest = max((len(handle.get_label()) for handle in handles), default=1)
-        place = {"bbox_to_anchor": (0.0, -0.035), "bbox_transform": lower, "ncols": max(1, LINE // (longest + 3))}
+        longest = max((len(str(handle.get_label())) for handle in handles), default=1)
+        place = {
+            "bbox_to_anchor": (0.0, -0.035),
+            "bbox_transform": lower,
+            "ncols": max(1, LINE // (longest + 3)),
+        }
     ax.legend(
         handles=handles,
         title=heading,

@@ -7,6 +7,7 @@ from math import ceil
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from spatialdata.transformations import Scale, Sequence, get_transformation, set_transformation
 
 from spade import _keys
@@ -120,6 +121,7 @@ def _put_image(
     pixel = record["size_um"] / PER_SIDE if um_per_px is None else um_per_px
     width, height = (max(1, ceil(side * placed.mpp / pixel - ROUNDING)) for side in placed.size)
     raster = SquareRaster(placed.points, record["size_um"], (0.0, 0.0), pixel, (height, width))
+    values: NDArray[Any]
     if column.colours is None:
         names, values = [column.name], np.append(column.values[section.rows], np.nan).astype(np.float32)[:, None]
     else:
