@@ -55,7 +55,7 @@ def make_tables(
     rows: list[Row] = []
     predicted: list[Row] = []
     of_head: dict[tuple[str | int | float, ...], tuple[Row, list[Predictions]]] = {}
-    n_without_split = 0
+    without_split = set()
     for fit in fits:
         unit: Row = fit.facts | {"unit": fit.unit}
         if fit.is_external:
@@ -66,10 +66,12 @@ def make_tables(
             rows += [unit | row for row in score_rows(slides, fit.predictions)]
         rows += [fit.facts | row for row in patient_rows(slides, fit.predictions)]
         predicted += [unit | row for row in prediction_rows(slides, fit.predictions)]
-        n_without_split += fit.facts["classifier"] != "mean" and not fit.selected
+        if fit.facts["classifier"] != "mean" and not fit.selected:  # one head predicts all test cohorts
+            names = (fit.facts[name] for name in ("representation", "shots", "repeat"))
+            without_split.add((*names, "" if fit.is_external else fit.unit))
     for facts, parts in of_head.values():
         rows += [facts | {"unit": ALL_FOLDS} | row for row in bounded_rows(slides, joined(parts), seed)]
     table = pd.DataFrame(rows).assign(n_classes=len(slides.classes))
     table = table[[name for name in COLUMNS if name in table]]
     table.index = table.index.astype(str)
-    return table, predicted, n_without_split
+    return table, predicted, len(without_split)
