@@ -53,7 +53,8 @@ def test_heads_learn_all_slides_of_their_cohort_and_are_scored_by_site(folder, k
 @pytest.mark.parametrize(
     "options",
     [
-        {"label_key": "kind", "shots": (1, 2), "n_repeats": 2, "head": ["mean", "abmil"]},
+        {"label_key": "kind", "shots": (1, 2), "n_repeats": 2},
+        {"label_key": "kind", "head": "abmil", "n_epochs": 1},
         {"label_key": "age", "target": "continuous"},
         {"label_key": "grade", "target": "ordinal"},
     ],

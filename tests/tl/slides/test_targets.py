@@ -316,6 +316,8 @@ def test_numbers_and_grades_of_samples_come_through_a_store(tmp_path):
         found = [sp.tl.slide_task(one, use_rep="X_f", n_folds=2, **options) for one in (samples, paths)]
         pd.testing.assert_frame_equal(*found)
     assert found[0]["n_classes"].iloc[0] == 3
+    with pytest.raises(ValueError, match=r"holds numbers such as 40\.5, 41\.5, .*no classes"):
+        sp.tl.attention(samples, label_key="age", use_rep="X_f", n_epochs=1)
 
 
 def test_plots_take_numbers_and_grades(folder, known):

@@ -94,7 +94,8 @@ def attention(
     KeyError
         No such column in any sample, or no such representation.
     ValueError
-        A single class, a slide without patches, with several labels or of another width.
+        A single class, labels that are numbers with fractions, a slide without patches, with several labels or of
+        another width.
 
     Examples
     --------

@@ -55,7 +55,7 @@ def make_tables(
     rows: list[Row] = []
     predicted: list[Row] = []
     of_head: dict[tuple[str | int | float, ...], tuple[Row, list[Predictions]]] = {}
-    without_split = set()
+    without_split: set[tuple[str | int | float, ...]] = set()
     for fit in fits:
         unit: Row = fit.facts | {"unit": fit.unit}
         if fit.is_external:
