@@ -52,6 +52,19 @@ def read(path):
         return {name: item[...] for name, item in file.items()}, dict(file.attrs)
 
 
+def test_files_have_the_composition_of_tables(slides, model, tmp_path):
+    folder, x, _ = slides
+    sp.tl.embed(folder, model, out=tmp_path / "embedded")
+    found = sp.tl.slide_embedding(tmp_path / "embedded", pool="composition")
+    assert list(found.index) == list(x)
+    for name, features in x.items():
+        sample = table_of(features)
+        sp.tl.embed(sample, model)
+        np.testing.assert_allclose(
+            found.loc[name], np.nanmean(sample["table"].obsm["spade_expert_weights"], axis=0), atol=1e-6
+        )
+
+
 def test_files_get_what_a_table_gets(slides, model, tmp_path):
     folder, x, coords = slides
     sp.tl.embed(folder, model, out=tmp_path / "new" / "embedded")

@@ -198,7 +198,7 @@ def test_compositions_that_there_are_not(embedded, twelve, files):
         sp.tl.slide_embedding(embedded, pool="composition", use_rep="other_expert_weights")
     with pytest.raises(ValueError, match="use_rep='X_f' holds neither weights of experts"):
         sp.tl.slide_embedding(embedded, pool="composition", use_rep="X_f")
-    with pytest.raises(ValueError, match="is not a zarr store"):
+    with pytest.raises(KeyError, match=r"obsm has neither .*; there is 'features'"):
         sp.tl.slide_embedding(files[0], pool="composition")
 
 

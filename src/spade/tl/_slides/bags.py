@@ -17,8 +17,10 @@ import zarr
 from numpy.typing import NDArray
 from spatialdata import SpatialData
 
+from spade import _keys
 from spade._checks import shorten
 from spade._samples.features import is_image_features, read_features
+from spade._samples.given.features import open_features
 from spade._samples.given.places import NamedSample, bare, feature_name, is_features
 from spade._samples.obs import group_labels, value_strings
 from spade._samples.open import Item, Samples, as_list, iter_samples
@@ -93,6 +95,7 @@ def read_bags(
     table_key: str | None = None,
     optional: Collection[str] = (),
     argument: str = "bags",
+    opened: bool = False,
 ) -> Bags:
     """Describe the slides of samples or feature files.
 
@@ -114,6 +117,8 @@ def read_bags(
         Arguments whose column some of the samples may lack.
     argument
         What messages call ``bags``.
+    opened
+        Whether feature files are opened as samples, for the arrays that :func:`~spade.tl.embed` wrote beside features.
     """
     wanted = {name: check_text(name, column) for name, column in columns.items() if column is not None}
     check_ordered(argument, bags)
@@ -121,7 +126,7 @@ def read_bags(
         bags = list(bags)  # an iterator can be read only once
     files, described_by = _as_files(bags, argument)
     labels = described_by if labels is None else labels
-    if files is None:
+    if files is None or opened:
         if named is None:
             raise ValueError(
                 "use_rep=None: samples need the obsm key of a representation; only feature files have none."
@@ -233,7 +238,7 @@ def _of_samples(
         complete, width = _complete_rows(sample, widths)
         of_encoder |= {key: is_image_features(sample, key) for key in widths}
         n_left_out += int((~complete).sum())
-        source = sample.table if sample.path is None else (sample.path, sample.table_key)
+        source = sample.file or (sample.table if sample.path is None else (sample.path, sample.table_key))
         for slide in slides:
             of_slide = slide_of_row == slide
             rows = np.flatnonzero(of_slide & complete)
@@ -293,8 +298,10 @@ def _lacking(sample: Sample, wanted: Mapping[str, str], optional: Collection[str
     return messages
 
 
-def _read_rows(source: ad.AnnData | tuple[Path, str], keys: tuple[str, ...], rows: Rows) -> Block:
-    """Read and concatenate rows of some ``obsm`` arrays, from a table or from a store, of which no more is read."""
+def _read_rows(source: ad.AnnData | tuple[Path, str] | Path, keys: tuple[str, ...], rows: Rows) -> Block:
+    """Read and concatenate rows of some ``obsm`` arrays of a table, a feature file, or a store that stays closed."""
+    if isinstance(source, Path):
+        source = open_features(source).tables[_keys.TABLE]
     blocks = []
     for key in keys:
         if isinstance(source, ad.AnnData):

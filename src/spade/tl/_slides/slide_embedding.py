@@ -51,7 +51,7 @@ def slide_embedding(
         both; None: those of the keys ``"spade_expert_weights"`` and ``"X_programs"`` that are there.
     pool
         ``"mean"``: mean over patches. ``"attention"``: mean weighted by ``weights_key``; for samples.
-        ``"composition"``: what the slide consists of, for samples that :func:`embed` was run on. ``expert_<j>`` is the
+        ``"composition"``: what the slide consists of, for samples that :func:`embed` was run on, and files that it wrote. ``expert_<j>`` is the
         mean routing weight of an expert; these sum to 1. ``program_<j>`` is the share of patches in which the image
         predicts this program most strongly; these sum to 1 as well.
     weights_key
@@ -130,6 +130,7 @@ def slide_embedding(
         slide_key=slide_key,
         table_key=table_key,
         argument="samples",
+        opened=pool == COMPOSITION,
     )
     weights = _weights(items, bags, weights_key, slide_key, table_key) if items is not None and weights_key else None
     rows, n_pooled = [], []
