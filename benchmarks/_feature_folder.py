@@ -1,6 +1,7 @@
 """Feature files as TRIDENT writes them, and what heads and models need in memory to go through them.
 
-``python _feature_folder.py STEP FOLDER`` prints seconds, CPU seconds and MiB beyond the imports as JSON.
+``python _feature_folder.py FOLDER STEP ...`` prints, for each step in turn, seconds, CPU seconds and the peak of memory
+so far in MiB beyond the imports, as JSON.
 """
 
 from __future__ import annotations
@@ -64,10 +65,15 @@ def read(folder):
 if __name__ == "__main__":
     warnings.simplefilter("ignore")
     logging.disable()
-    step = {"abmil": abmil, "embed": embed, "reading": read}[sys.argv[1]](Path(sys.argv[2]))
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    wall, cpu = time.perf_counter(), time.process_time()
-    step()
-    found = {"seconds": [time.perf_counter() - wall, time.process_time() - cpu]}
-    found["peak"] = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 2**10
+    place, *names = sys.argv[1:]
+    steps = {name: {"abmil": abmil, "embed": embed, "reading": read}[name](Path(place)) for name in names}
+    before, found = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, {}
+    for name, step in steps.items():
+        wall, cpu = time.perf_counter(), time.process_time()
+        step()
+        seconds = [time.perf_counter() - wall, time.process_time() - cpu]
+        found[name] = {
+            "seconds": seconds,
+            "peak": (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 2**10,
+        }
     print(json.dumps(found))

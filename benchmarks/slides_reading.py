@@ -200,11 +200,11 @@ def feature_files(options, folder):
     size = options.slide_patches * options.features * 4 / 2**20
     for n in (max(2, options.slides // 2), options.slides):
         place = write_features(folder / f"features_{n}", n, options.slide_patches, options.features)
-        for step in STEPS:
-            runs = [in_process("_feature_folder.py", step, place) for _ in range(options.repeats)]
-            peak = statistics.median(run["peak"] for run in runs)
+        runs = [in_process("_feature_folder.py", place, *STEPS) for _ in range(options.repeats)]
+        for step, what in STEPS.items():
+            peak = statistics.median(run[step]["peak"] for run in runs)
             note = f"{n} slides of {size:,.0f} MiB; {peak:,.0f} MiB beyond the imports, {peak / size:.1f} slides"
-            yield row("feature files", STEPS[step], medians([run["seconds"] for run in runs]), note=note)
+            yield row("feature files", what, medians([run[step]["seconds"] for run in runs]), note=note)
         for path in place.iterdir():
             path.unlink()
 
