@@ -15,7 +15,6 @@ import sys
 import tempfile
 import time
 import warnings
-from inspect import signature
 from pathlib import Path
 
 import numpy as np
@@ -36,8 +35,6 @@ HERE = Path(__file__).parent
 PX = 224
 #: What is done with feature files.
 STEPS = {"reading": "reading every file once", "abmil": "abmil, two folds of one epoch"}
-if "out" in signature(sp.tl.embed).parameters:
-    STEPS["embed"] = "embed, into new files"
 COLUMNS = ["part", "what", "wall, s", "CPU, s", "ratio, wall", "ratio, CPU", "note"]
 
 
@@ -64,13 +61,10 @@ def row(part, what, seconds, other=None, note=""):
 
 def in_process(script, *arguments, python=sys.executable):
     """Run a script of this folder; return what it printed as JSON on its last line."""
-    done = subprocess.run(
-        [python, HERE / script, *map(str, arguments)],
-        check=True,
-        capture_output=True,
-        text=True,
-        env=environment(python),
-    )
+    command = [python, HERE / script, *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment(python))
+    if done.returncode:
+        raise RuntimeError(f"{script} failed:\n{done.stderr[-2000:]}")
     return json.loads(done.stdout.splitlines()[-1])
 
 
