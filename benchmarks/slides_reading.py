@@ -88,11 +88,12 @@ def roads(options, slide):
         name: {step: medians([run["seconds"][step] for run in runs]) for step in runs[0]["seconds"]}
         for name, runs in found.items()
     }
-    facts = {name: f"{runs[0]['tiles']:,} tiles, peak {runs[0]['peak']:,.0f} MiB" for name, runs in found.items()}
     for name, steps in times.items():
+        peak = f"peak of the process {statistics.median(run['peak'] for run in found[name]):,.0f} MiB"
         for step, seconds in steps.items():
-            note = f"{found[name][0]['read']:,} tiles" if step.startswith(("reading", "texture")) else facts[name]
+            n_tiles = found[name][0]["tiles"].get(step)
             other = times.get("lazyslide", {}).get(step) if name == "spade" else None
+            note = peak if n_tiles is None else f"{n_tiles:,} tiles"
             yield row("slide in JPEG", f"{name}: {step}", seconds, other, note)
 
 
