@@ -1,6 +1,7 @@
-"""Feature files as TRIDENT writes them, and what heads and models need in memory to go through them.
+"""Feature files as TRIDENT writes them, and what reading them and training a head on them need in memory.
 
-``python _feature_folder.py STEP FOLDER`` prints seconds, CPU seconds and MiB beyond the imports as JSON.
+``python _feature_folder.py FOLDER STEP ...`` prints, for each step in turn, seconds, CPU seconds and the peak of memory
+so far in MiB beyond the imports, as JSON.
 """
 
 from __future__ import annotations
@@ -43,17 +44,6 @@ def abmil(folder):
     return lambda: task(folder, label_key="kind", labels=labels, **options)
 
 
-def embed(folder):
-    import spade as sp
-
-    features = h5py.File(next(folder.iterdir()))["features"].shape[1]
-    sample = sp.datasets.toy(1, 120)[0]
-    sample["table"].obsm["X_f"] = np.random.default_rng(0).standard_normal((120, features), dtype=np.float32)
-    options = {"n_prototypes": 4, "n_experts": 4, "n_epochs": 1, "device": "cpu"}
-    model = sp.tl.train_spade(sample, use_rep="X_f", genes=list(sample["table"].var_names[:40]), **options)
-    return lambda: sp.tl.embed(folder, model, out=folder.with_name(f"{folder.name}_embedded"))
-
-
 def read(folder):
     """Only read every file once."""
     from spade.io._feature_files import read_feature_file
@@ -64,10 +54,15 @@ def read(folder):
 if __name__ == "__main__":
     warnings.simplefilter("ignore")
     logging.disable()
-    step = {"abmil": abmil, "embed": embed, "reading": read}[sys.argv[1]](Path(sys.argv[2]))
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    wall, cpu = time.perf_counter(), time.process_time()
-    step()
-    found = {"seconds": [time.perf_counter() - wall, time.process_time() - cpu]}
-    found["peak"] = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 2**10
+    place, *names = sys.argv[1:]
+    steps = {name: {"abmil": abmil, "reading": read}[name](Path(place)) for name in names}
+    before, found = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, {}
+    for name, step in steps.items():
+        wall, cpu = time.perf_counter(), time.process_time()
+        step()
+        seconds = [time.perf_counter() - wall, time.process_time() - cpu]
+        found[name] = {
+            "seconds": seconds,
+            "peak": (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 2**10,
+        }
     print(json.dumps(found))

@@ -19,15 +19,17 @@ SCALES = (0.69, 1.0)
 
 
 class Clock:
-    """Wall and CPU seconds of every step."""
+    """Wall and CPU seconds of every step, and how many tiles it made or read."""
 
     def __init__(self):
-        self.found = {}
+        self.seconds, self.tiles = {}, {}
 
-    def step(self, name, run):
+    def step(self, name, run, count=None):
         wall, cpu = time.perf_counter(), time.process_time()
         result = run()
-        self.found[name] = [time.perf_counter() - wall, time.process_time() - cpu]
+        self.seconds[name] = [time.perf_counter() - wall, time.process_time() - cpu]
+        if count is not None:
+            self.tiles[name] = count(result)
         return result
 
 
@@ -45,7 +47,9 @@ def spade(path, n_patches):
     clock.step("tissue", lambda: sp.pp.tissue(sdata))
     for mpp in SCALES:
         options = {"size_um": SIZE_PX * mpp, "size_px": SIZE_PX, "min_tissue": LEAST_TISSUE}
-        clock.step(f"tiles, {mpp} µm/px", lambda options=options: sp.pp.tiles(sdata, **options))
+        clock.step(
+            f"tiles, {mpp} µm/px", lambda options=options: sp.pp.tiles(sdata, **options), lambda _: len(sdata["tiles"])
+        )
         ((_, placed),) = placed_sections(next(iter(iter_samples(sdata))), "patches")
 
         def read(placed=placed):
@@ -53,11 +57,11 @@ def spade(path, n_patches):
             batches = iter_patches(placed.levels, centres, placed.px_per_patch, SIZE_PX, 64)
             return np.concatenate([batch for _, batch in batches])
 
-        patches = clock.step(f"reading, {mpp} µm/px", read)
+        patches = clock.step(f"reading, {mpp} µm/px", read, len)
     texture = get("texture")
     texture.encode(patches[:8], mpp)
-    clock.step("texture features", lambda: texture.encode(patches, mpp))
-    return clock.found, len(sdata["tiles"]), len(patches)
+    clock.step("texture features", lambda: texture.encode(patches, mpp), len)
+    return clock
 
 
 def lazyslide(path, n_patches):
@@ -69,20 +73,24 @@ def lazyslide(path, n_patches):
     clock.step("tissue", lambda: zs.pp.find_tissues(wsi))
     for mpp in SCALES:
         options = {"mpp": mpp, "background_fraction": 1 - LEAST_TISSUE}
-        clock.step(f"tiles, {mpp} µm/px", lambda options=options: zs.pp.tile_tissues(wsi, SIZE_PX, **options))
+        clock.step(
+            f"tiles, {mpp} µm/px",
+            lambda options=options: zs.pp.tile_tissues(wsi, SIZE_PX, **options),
+            lambda _: len(wsi["tiles"]),
+        )
 
         def read():
             return [tile.image for tile in itertools.islice(wsi.iter.tile_images("tiles"), n_patches)]
 
-        patches = clock.step(f"reading, {mpp} µm/px", read)
+        patches = clock.step(f"reading, {mpp} µm/px", read, len)
         if patches[0].shape != (SIZE_PX, SIZE_PX, 3):
             raise RuntimeError(f"tiles of {patches[0].shape}")
-    return clock.found, len(wsi["tiles"]), len(patches)
+    return clock
 
 
 if __name__ == "__main__":
     warnings.simplefilter("ignore")
     logging.disable()
-    seconds, n_tiles, n_read = {"spade": spade, "lazyslide": lazyslide}[sys.argv[1]](sys.argv[2], int(sys.argv[3]))
+    clock = {"spade": spade, "lazyslide": lazyslide}[sys.argv[1]](sys.argv[2], int(sys.argv[3]))
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
-    print(json.dumps({"seconds": seconds, "tiles": n_tiles, "read": n_read, "peak": peak}))
+    print(json.dumps({"seconds": clock.seconds, "tiles": clock.tiles, "peak": peak}))

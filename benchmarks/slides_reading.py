@@ -15,7 +15,6 @@ import sys
 import tempfile
 import time
 import warnings
-from inspect import signature
 from pathlib import Path
 
 import numpy as np
@@ -36,8 +35,6 @@ HERE = Path(__file__).parent
 PX = 224
 #: What is done with feature files.
 STEPS = {"reading": "reading every file once", "abmil": "abmil, two folds of one epoch"}
-if "out" in signature(sp.tl.embed).parameters:
-    STEPS["embed"] = "embed, into new files"
 COLUMNS = ["part", "what", "wall, s", "CPU, s", "ratio, wall", "ratio, CPU", "note"]
 
 
@@ -64,13 +61,10 @@ def row(part, what, seconds, other=None, note=""):
 
 def in_process(script, *arguments, python=sys.executable):
     """Run a script of this folder; return what it printed as JSON on its last line."""
-    done = subprocess.run(
-        [python, HERE / script, *map(str, arguments)],
-        check=True,
-        capture_output=True,
-        text=True,
-        env=environment(python),
-    )
+    command = [python, HERE / script, *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment(python))
+    if done.returncode:
+        raise RuntimeError(f"{script} failed:\n{done.stderr[-2000:]}")
     return json.loads(done.stdout.splitlines()[-1])
 
 
@@ -94,11 +88,12 @@ def roads(options, slide):
         name: {step: medians([run["seconds"][step] for run in runs]) for step in runs[0]["seconds"]}
         for name, runs in found.items()
     }
-    facts = {name: f"{runs[0]['tiles']:,} tiles, peak {runs[0]['peak']:,.0f} MiB" for name, runs in found.items()}
     for name, steps in times.items():
+        peak = f"peak of the process {statistics.median(run['peak'] for run in found[name]):,.0f} MiB"
         for step, seconds in steps.items():
-            note = f"{found[name][0]['read']:,} tiles" if step.startswith(("reading", "texture")) else facts[name]
+            n_tiles = found[name][0]["tiles"].get(step)
             other = times.get("lazyslide", {}).get(step) if name == "spade" else None
+            note = peak if n_tiles is None else f"{n_tiles:,} tiles"
             yield row("slide in JPEG", f"{name}: {step}", seconds, other, note)
 
 
@@ -200,11 +195,11 @@ def feature_files(options, folder):
     size = options.slide_patches * options.features * 4 / 2**20
     for n in (max(2, options.slides // 2), options.slides):
         place = write_features(folder / f"features_{n}", n, options.slide_patches, options.features)
-        for step in STEPS:
-            runs = [in_process("_feature_folder.py", step, place) for _ in range(options.repeats)]
-            peak = statistics.median(run["peak"] for run in runs)
+        runs = [in_process("_feature_folder.py", place, *STEPS) for _ in range(options.repeats)]
+        for step, what in STEPS.items():
+            peak = statistics.median(run[step]["peak"] for run in runs)
             note = f"{n} slides of {size:,.0f} MiB; {peak:,.0f} MiB beyond the imports, {peak / size:.1f} slides"
-            yield row("feature files", STEPS[step], medians([run["seconds"] for run in runs]), note=note)
+            yield row("feature files", what, medians([run[step]["seconds"] for run in runs]), note=note)
         for path in place.iterdir():
             path.unlink()
 

@@ -16,7 +16,6 @@ from spatialdata.transformations import get_transformation
 
 import spade as sp
 from spade._samples.images import image_levels
-from spade.core.patches import overview
 from spade.pp._slides.outlines import covered_share, outlines
 
 STAINS = ["DAPI", "PanCK", "CD45"]
@@ -62,7 +61,7 @@ def test_any_pyramid_gives_nearly_the_same_outlines(slide, scale_factors):
         assert a.intersection(b).area / a.union(b).area > 0.98
 
 
-def test_only_the_nearest_level_is_read_and_in_windows(monkeypatch):
+def test_only_the_nearest_level_is_read_and_chunk_by_chunk(monkeypatch):
     slide = slide_of(pieces()[0], scale_factors=(2, 2), chunks=(3, 128, 128))
     seen = []
 
@@ -78,7 +77,6 @@ def test_only_the_nearest_level_is_read_and_in_windows(monkeypatch):
             object.__setattr__(level, "read", count)
         return levels
 
-    monkeypatch.setattr(overview, "BAND", 64)
     monkeypatch.setattr("spade.pp._slides.tissue.image_levels", watched)
     sp.pp.tissue(slide, mpp=MPP)
     assert {level for level, _ in seen} == {4}  # 8 µm/px

@@ -87,13 +87,40 @@ class ChunkCache:
             for column in range(int(np.searchsorted(x, x0, "right")) - 1, int(np.searchsorted(x, x1))):
                 top, bottom = max(y0, int(y[row])), min(y1, int(y[row + 1]))
                 left, right = max(x0, int(x[column])), min(x1, int(x[column + 1]))
-                block = self.chunk(row, column)
-                part = block[
-                    :, top - int(y[row]) : bottom - int(y[row]), left - int(x[column]) : right - int(x[column])
-                ]
-                place = out[:, top - y0 : bottom - y0, left - x0 : right - x0]
-                for channel, source in zip(place, part, strict=True):  # all at once, numpy changes the order slowly
-                    channel[:] = source
+                _place(
+                    self.chunk(row, column),
+                    (top - int(y[row]), left - int(x[column])),
+                    out,
+                    (top - y0, left - x0),
+                    (bottom - top, right - left),
+                )
+
+
+def _place(block: Pixels, source: tuple[int, int], out: Pixels, place: tuple[int, int], size: tuple[int, int]) -> None:
+    """Copy a part of ``(channels, height, width)`` to a place in another array; corners and size are (y, x)."""
+    pixels = out.transpose(1, 2, 0)
+    if len(out) == 3 and pixels.flags.c_contiguous and block.flags.c_contiguous:
+        _interleave(block, source, pixels.reshape(len(pixels), -1), place, size)
+        return
+    part = block[:, source[0] : source[0] + size[0], source[1] : source[1] + size[1]]
+    target = out[:, place[0] : place[0] + size[0], place[1] : place[1] + size[1]]
+    for channel, values in zip(target, part, strict=True):  # all at once, numpy changes the order slowly
+        channel[:] = values
+
+
+@compiled()
+def _interleave(block, source, out, place, size):  # type: ignore[no-untyped-def]  # pragma: no cover
+    """Copy a part of ``(3, height, width)`` into ``(height, 3 * width)``; each row in one loop."""
+    (top, left), (y0, x0), (height, width) = source, place, size
+    for y in range(height):
+        red, green, blue = (
+            block[0, top + y, left : left + width],
+            block[1, top + y, left : left + width],
+            block[2, top + y, left : left + width],
+        )
+        row = out[y0 + y, 3 * x0 : 3 * (x0 + width)]
+        for x in range(width):
+            row[3 * x], row[3 * x + 1], row[3 * x + 2] = red[x], green[x], blue[x]
 
 
 @compiled()
