@@ -53,8 +53,7 @@ def slide_embedding(
         ``"mean"``: mean over patches. ``"attention"``: mean weighted by ``weights_key``; for samples.
         ``"composition"``: what the slide consists of, for samples that :func:`embed` was run on, and files that it
         wrote. ``expert_<j>`` is the mean routing weight of an expert; these sum to 1. ``program_<j>`` is the share of
-        patches in which the image
-        predicts this program most strongly; these sum to 1 as well.
+        patches in which the image predicts this program most strongly; these sum to 1 as well.
     weights_key
         ``obs`` column of the attention of every patch, such as ``"organ_attention"``, which :func:`attention` writes.
         Patches without a weight (NaN) are left out.
