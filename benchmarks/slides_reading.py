@@ -193,7 +193,7 @@ def encoding(options, slide):
 def feature_files(options, folder):
     """Attention over slides whose features lie in files, and how much memory more slides take."""
     size = options.slide_patches * options.features * 4 / 2**20
-    for n in (max(2, options.slides // 2), options.slides):
+    for n in sorted({max(4, options.slides // 2), max(4, options.slides)}):  # two of each class in two folds at least
         place = write_features(folder / f"features_{n}", n, options.slide_patches, options.features)
         runs = [in_process("_feature_folder.py", place, *STEPS) for _ in range(options.repeats)]
         for step, what in STEPS.items():

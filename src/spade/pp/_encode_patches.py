@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from contextlib import ExitStack
 from functools import lru_cache
 from os import PathLike
 from typing import TYPE_CHECKING, Any
@@ -58,10 +57,10 @@ def encode_patches(
     held in memory. Those of a store are written beside it piece by piece, and mapped from a file when the table is
     written.
 
-    An interrupted encoding of stores goes on, at the next call with the same arguments, with the pieces that are there,
-    also those of stores that were finished, and ends in the same bytes. The pieces lie beside each store, in the hidden
-    folder ``.{store}.spade-encoding-{key}``, which is removed when all samples are done. Those of another encoder, of
-    other settings or patches, or of an image that was written since, are replaced, and the log says so.
+    An interrupted encoding of a store goes on, at the next call with the same arguments, with the pieces that are
+    there, and ends in the same bytes. The pieces lie in the hidden folder ``.{store}.spade-encoding-{key}``, which is
+    removed in the end. Those of another encoder, of other settings or patches, or of an image that was written since,
+    are replaced, and the log says so.
 
     Parameters
     ----------
@@ -163,13 +162,11 @@ def _encode(
     """Encode samples with an encoder that is ready, together with the other ranks."""
     on_devices = encoders_on(encoder, devices, ranks)
     key = _keys.features(encoder.name) if key_added is None else key_added
-    in_the_end = ExitStack()  # not entered: after an error, nothing is removed
     for sample in in_step(iter_samples(samples, table_key=table_key, writes=ranks.leads), ranks):
         plan = plan_encoding(sample, encoder, patches_key, batch_size)
-        with encoded(sample, plan, on_devices, key, ranks, in_the_end) as features:
+        with encoded(sample, plan, on_devices, key, ranks) as features:
             if features is not None:
                 _write(sample, plan, features, key)
-    in_the_end.close()
 
 
 def _encode_on_client(

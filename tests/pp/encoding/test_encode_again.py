@@ -96,24 +96,6 @@ def test_a_killed_process_loses_a_piece_at_most(tmp_path, whole):
     assert hidden(path.parent) == []
 
 
-def test_stores_that_a_call_has_finished_are_not_encoded_again(tmp_path, whole):
-    def interrupt_later(number):
-        if number == 36 + 10:  # in the second piece of the second store
-            raise KeyboardInterrupt
-
-    paths = [stored(tmp_path / f"{name}.zarr") for name in "abc"]
-    with pytest.raises(KeyboardInterrupt):
-        sp.pp.encode_patches(paths, Colours(interrupt_later), **ONE)
-    assert files(paths[0]) == whole
-    assert len(hidden(tmp_path)) == 2
-    assert not list(tmp_path.rglob("*.f32"))
-    encoder = Colours()
-    sp.pp.encode_patches(paths, encoder, **ONE)
-    assert encoder.patches == 2 * 36 - 8
-    assert all(files(path) == whole for path in paths)
-    assert hidden(tmp_path) == []
-
-
 # --- what is not continued
 
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 
 import numpy as np
 from numpy.typing import NDArray
 
 from spade._samples.encode import EncodingPlan, progress_bar
 from spade._samples.encoding.devices import encode_on, share
-from spade._samples.encoding.pieces import StoredPieces, image_stamp, remove_pieces
+from spade._samples.encoding.pieces import StoredPieces, image_stamp
 from spade._samples.patches import patch_record
 from spade._samples.sample import Sample
 from spade._version import __version__
@@ -21,12 +21,12 @@ from spade.encoders import Encoder
 
 @contextmanager
 def encoded(
-    sample: Sample, plan: EncodingPlan, encoders: Sequence[Encoder], key: str, ranks: Ranks, in_the_end: ExitStack
+    sample: Sample, plan: EncodingPlan, encoders: Sequence[Encoder], key: str, ranks: Ranks
 ) -> Iterator[NDArray[np.float32] | None]:
     """Encode a sample, and give its features ``(n_obs, d)`` to whoever saves them; NaN where the patch is not valid.
 
-    Of a store, only the first rank gets them, mapped from a file. The pieces stay beside the store until ``in_the_end``
-    is closed, so that the same call goes on with them if it is interrupted before, at this sample or a later one.
+    Of a store, only the first rank gets them, mapped from a file that is removed after the block. If the block is not
+    reached or not left in peace, the pieces stay beside the store, and the same call goes on with them.
     """
     identity = _identity(plan, encoders[0])
     ranks.alike(lambda: identity | {"key": key, "sample": sample.name})
@@ -49,8 +49,7 @@ def encoded(
             stored.remove_empty()
         raise
     if ranks.leads:
-        stored.forget_whole()
-        in_the_end.callback(remove_pieces, store, stored.folder, stored.claimed)
+        stored.remove()
 
 
 def _in_memory(sample: Sample, plan: EncodingPlan, encoders: Sequence[Encoder], ranks: Ranks) -> NDArray[np.float32]:

@@ -6,7 +6,6 @@ import json
 import logging
 import os
 import shutil
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ from numpy.typing import NDArray
 from spade._samples.encode import EncodingPlan
 from spade.core.files import digest, parse_json, read_small_text
 from spade.core.training_state import SETTINGS, StateFolder
-from spade.io._atomic import explaining, replacing
+from spade.io._atomic import explaining
 
 logger = logging.getLogger("spade")
 #: Array of a piece, and the fact that tells which piece it is.
@@ -41,18 +40,12 @@ class StoredPieces:
         What is encoded, in which pieces.
     dim
         Width of the features.
-
-    Attributes
-    ----------
-    claimed
-        Identity of the encoding that the folder was claimed for.
     """
 
     def __init__(self, store: Path, key: str, plan: EncodingPlan, dim: int) -> None:
         self.store, self.plan, self.dim = store, plan, dim
         self.folder = store.with_name(f".{store.name}.spade-encoding-{key}")
         self._state: StateFolder | None = None
-        self.claimed: str | None = None
 
     @property
     def state(self) -> StateFolder:
@@ -73,7 +66,6 @@ class StoredPieces:
             shutil.rmtree(self.folder)
         with explaining(self.store):
             self._state = StateFolder(self.folder, identity)
-            self.claimed = self._state.training()
         missing = [piece for piece in range(len(self.plan.pieces)) if self._read(piece) is None]
         if n_there := len(self.plan.pieces) - len(missing):
             logger.info("%s: goes on with %d of %d pieces encoded", name, n_there, len(self.plan.pieces))
@@ -103,14 +95,14 @@ class StoredPieces:
                     file.write(values.data)
         return np.asarray(np.memmap(path, np.float32, mode="r", shape=(self.plan.n_obs, self.dim)))
 
-    def forget_whole(self) -> None:
-        """Remove the file of all features, but keep the pieces."""
-        (self.folder / WHOLE).unlink(missing_ok=True)
+    def remove(self) -> None:
+        """Remove the folder."""
+        shutil.rmtree(self.folder, ignore_errors=True)
 
     def remove_empty(self) -> None:
         """Remove the folder if no piece is in it."""
         if not any(self._file(piece).exists() for piece in range(len(self.plan.pieces))):
-            shutil.rmtree(self.folder, ignore_errors=True)
+            self.remove()
 
     def _file(self, piece: int) -> Path:
         return self.folder / f"{FEATURES}_{piece:06d}.npz"
@@ -146,13 +138,6 @@ class StoredPieces:
             path.unlink()
             return None
         return features
-
-
-def remove_pieces(store: Path, folder: Path, claimed: str | None) -> None:
-    """Remove the pieces of a finished encoding, unless somebody has claimed their folder for another one since."""
-    with suppress(FileNotFoundError, PermissionError), replacing(store):
-        if folder.is_dir() and StateFolder(folder, None).training() == claimed:
-            shutil.rmtree(folder, ignore_errors=True)
 
 
 def image_stamp(store: Path, images: set[str]) -> str:
