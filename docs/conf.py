@@ -26,6 +26,8 @@ DOCS = Path(__file__).parent
 ROOT = DOCS.parent
 #: Tutorials are executed into this folder, which git ignores; their sources are committed without outputs.
 EXECUTED = DOCS / "tutorials"
+#: Real sections and slides, for the tutorials whose metadata say that they need them.
+DATA = Path(os.environ.get("SPADE_TEST_DATA", ROOT.parent / "shared" / "data")).resolve()
 #: The cell with this tag draws the figure of the landing page.
 LANDING = "landing"
 
@@ -149,6 +151,7 @@ def run_tutorials(app: Sphinx) -> None:
     os.environ["MPLBACKEND"] = "module://matplotlib_inline.backend_inline"  # figures go into the notebook
     os.environ.setdefault("TQDM_DISABLE", "1")
     os.environ.setdefault("PYTHONWARNINGS", "ignore:IProgress not found")
+    os.environ.setdefault("SPADE_DATA_DIR", str(DATA))
     EXECUTED.mkdir(exist_ok=True)
     code = max(file.stat().st_mtime for file in (ROOT / "src").rglob("*.py"))
     for source in sorted((ROOT / "tutorials").glob("*.ipynb")):
@@ -156,6 +159,9 @@ def run_tutorials(app: Sphinx) -> None:
         if target.is_file() and target.stat().st_mtime > max(code, source.stat().st_mtime):
             continue
         notebook = nbformat.read(source, as_version=4)
+        if notebook.metadata.get("needs_data") and not Path(os.environ["SPADE_DATA_DIR"]).is_dir():
+            copy_tutorial(source)
+            continue
         NotebookClient(notebook, timeout=600, resources={"metadata": {"path": str(EXECUTED)}}).execute()
         for cell in notebook.cells:
             if LANDING in cell.metadata.get("tags", []):
@@ -168,8 +174,13 @@ def copy_tutorials() -> None:
     """Take tutorials that were never executed as they are, without outputs."""
     EXECUTED.mkdir(exist_ok=True)
     for source in (ROOT / "tutorials").glob("*.ipynb"):
-        if not (EXECUTED / source.name).is_file():
-            shutil.copy2(source, EXECUTED)  # as old as its source, so the next build executes it
+        copy_tutorial(source)
+
+
+def copy_tutorial(source: Path) -> None:
+    """Take a tutorial as it is, as old as its source, so that the next build executes it."""
+    if not (EXECUTED / source.name).is_file():
+        shutil.copy2(source, EXECUTED)
 
 
 def visit_math(translator: object, node: nodes.math | nodes.math_block) -> None:

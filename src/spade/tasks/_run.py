@@ -156,7 +156,7 @@ def _pooled(files: Files, folder: Path) -> Files:
 
 def _survival(files: Files, table: pd.DataFrame, splits: list[str], common: Row) -> pd.DataFrame:
     """Predict risks over the folds that are dealt, or those that are given."""
-    keys = {"time_key": TIME, "event_key": EVENT}
+    keys: Row = {"time_key": TIME, "event_key": EVENT}
     if not splits:
         return survival(files, labels=table, **keys, **common)
     given = _parts(table, splits)
