@@ -208,7 +208,7 @@ def main(arguments=None):
     parser = argparse.ArgumentParser()
     parser.add_argument("--data", default=os.environ.get("SPADE_TEST_DATA", "../shared/data"))
     parser.add_argument("--lazyslide", help="Python of an environment with LazySlide")
-    parser.add_argument("--parts", default="roads,zarr,resampling,encoding,files")
+    parser.add_argument("--parts", default="roads,zarr,resampling,encoding")
     parser.add_argument("--slide", help="a slide that an earlier run wrote, or where to write one")
     parser.add_argument("--side", type=int, default=40_000)
     parser.add_argument("--patches", type=int, default=2_048)
