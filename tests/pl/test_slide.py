@@ -133,7 +133,7 @@ def test_patches_around_spots_genes_and_columns_of_obsm():
     (ax,) = sp.pl.slide(sdata, "X_predicted:CD3E", region=(x - 5, y - 5, x + 5, y + 5))
     assert set(ax.images[1].get_array().compressed()) == {1.0}
     (ax,) = sp.pl.slide(sdata, "spade_expert")
-    assert labels_of(ax) == ["0 (17)", "1 (18)"]
+    assert labels_of(ax) == ["0 (18)", "1 (17)"]
     assert ax.get_legend().get_title().get_text() == "spade_expert (patches)"
     with pytest.raises(KeyError, match=r"obsm\['X_predicted'\] has the columns 'ERBB2', 'CD3E', 'KRT5'; name one"):
         sp.pl.slide(sdata, "X_predicted")

@@ -144,7 +144,8 @@ def test_shapes_element_is_placed_by_its_transformations():
     frame = polygons(("l", (0, 0, 20, 40)), ("r", (20, 0, 40, 40)))
     sdata.shapes["drawn"] = ShapesModel.parse(frame)
     place_by(sdata["drawn"], np.array([[20.0, 0, 7], [0, 20, 3], [0, 0, 1]]))
-    place_by(sdata["image"], np.array([[2.0, 0, 7], [0, 2, 3], [0, 0, 1]]))
+    for element in ("image", "patches"):
+        place_by(sdata[element], np.array([[2.0, 0, 7], [0, 2, 3], [0, 0, 1]]))
     sp.pp.label_patches(sdata, "drawn")
     assert got(sdata) == HALVES
     with pytest.raises(ValueError, match=r"mpp=2: the transformations of shapes\['drawn'\] map it to the image"):
