@@ -21,12 +21,11 @@ Folder: TypeAlias = str | PathLike[str] | Iterable[str | PathLike[str]]
 class Task(Facts):
     """A slide task of the papers: what is known of it, each fact with its source.
 
-    A value of None is unknown: it was not found in what was read (:class:`spade.tasks.Source`).
+    ``name`` and ``title`` name it, short and in words. A value of None is unknown: it was not found in what was read
+    (:class:`spade.tasks.Source`).
 
     Attributes
     ----------
-    name, title
-        Names, short and in words.
     paper
         Paper or benchmark that the task is of.
     kind
