@@ -7,8 +7,9 @@ import pytest
 from helpers.slides import slide
 
 import spade as sp
-from spade.tl._slides import heads, survival_fit
+from spade.tl._slides import heads
 from spade.tl._slides.presets import settings_with
+from spade.tl._slides.risks import fit
 from spade.tl._slides.risks.fit import SurvivalConfig
 from spade.tl._slides.task.settings import SlideConfig
 
@@ -57,7 +58,7 @@ CALLS = {
 
 @pytest.mark.parametrize("function", CALLS)
 def test_heads_are_of_the_sizes_and_rates_of_the_preset(function, slides, monkeypatch):
-    found = trained(survival_fit if function == "survival" else heads, "train_bags", monkeypatch)
+    found = trained(fit if function == "survival" else heads, "train_bags", monkeypatch)
     options = {**CALLS[function], "use_rep": "X_f", "head": "abmil", "preset": "paper", "n_epochs": 1, "device": "cpu"}
     call = getattr(sp.tl, function)
     call(slides, **options)
@@ -107,7 +108,7 @@ def test_cox_with_attention_orders_unseen_patients(head):
 
 def test_cox_with_attention_reads_all_slides_of_a_patient(monkeypatch):
     samples = survivors(12, 2)
-    found = trained(survival_fit, "train_together", monkeypatch)
+    found = trained(fit, "train_together", monkeypatch)
     table = sp.tl.survival(
         samples, time_key="time", event_key="event", use_rep="X_f", loss="cox", head="abmil", n_folds=2, hidden=8,
         n_epochs=2, batch_size=4, device="cpu", preset="paper",

@@ -191,7 +191,7 @@ def test_feature_files_and_a_table_of_labels(small, tmp_path):
 
 def test_the_strength_is_chosen_by_what_patients_held_out_say(planted, monkeypatch):
     chosen = []
-    from spade.tl._slides import survival_fit as module
+    from spade.tl._slides.risks import fit as module
 
     original = module.ridge_path
     monkeypatch.setattr(module, "ridge_path", lambda *a, **k: chosen.append(a[4]) or original(*a, **k))
