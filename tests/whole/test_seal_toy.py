@@ -13,11 +13,10 @@ def cohort(tmp_path_factory):
     return make_cohort(tmp_path_factory.mktemp("toy"))
 
 
-@pytest.mark.parametrize("seed", range(2))  # benchmarks/seal_toy.py runs three
-def test_a_tuned_encoder_beats_the_frozen_one_and_shuffled_pairs_do_not(seed, cohort, record_property):
-    found = {way: figures(way, cohort, seed) for way in WAYS}
+def test_a_tuned_encoder_beats_the_frozen_one_and_shuffled_pairs_do_not(cohort, record_property):
+    found = {way: figures(way, cohort, seed=0) for way in WAYS}  # benchmarks/seal_toy.py runs three seeds
     for way, those in found.items():
-        print(f"\n{seed}, {way}: {those}")
+        print(f"\n{way}: {those}")
         record_property(way, str(those))
     frozen, tuned, shuffled = (found[way] for way in (FROZEN, TUNED, SHUFFLED))
     # expression: by the head of each training, and by ridge regression from the image features
