@@ -66,7 +66,8 @@ def read_numbers(
 ) -> tuple[list[NDArray[np.floating]], list[str]]:
     """Return blocks ``(n, k)`` of columns, genes and ``obsm`` keys, and what all their columns are called."""
     if layer is not None and (source.table is None or layer not in source.table.layers):
-        known = () if source.table is None else source.table.layers
+        listed = () if source.table is None else source.table.layers
+        known = [key for key in listed if key is not None]  # newer versions of anndata list X as None
         raise KeyError(f"layer={layer!r} is not there; layers: {shorten(known) or 'none'}.")
     blocks: list[NDArray[np.floating]] = []
     called: list[str] = []
