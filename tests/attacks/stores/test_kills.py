@@ -16,7 +16,7 @@ ATTACK = Path(__file__).parents[3] / "benchmarks" / "attack_kills.py"
 def test_what_a_killed_function_leaves_is_whole_and_goes_on():
     # in a process of its own: one that has computed has threads, and must not fork
     command = [sys.executable, str(ATTACK), "--kills", "3", "--only", "write", "encode_pieces", "save_spade"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=900)
     assert done.returncode == 0, done.stdout + done.stderr
     lines = done.stdout.splitlines()
     assert [line.split()[0] for line in lines] == ["write", "encode_pieces", "save_spade"]

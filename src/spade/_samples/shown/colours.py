@@ -66,7 +66,7 @@ class Column:
 
         known = self.colours or {}
         palette = np.round(255 * to_rgba_array([*known.values(), "none"])).astype(np.uint8)
-        codes = pd.Categorical(self.values[rows], categories=list(known)).codes
+        codes = pd.Index(list(known), dtype=object).get_indexer(pd.Index(self.values[rows], dtype=object))
         return palette[np.append(codes, -1)]
 
 
