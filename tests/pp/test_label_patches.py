@@ -158,7 +158,9 @@ def test_shapes_element_is_placed_by_its_transformations():
         sp.pp.label_patches(sdata, "spots")
     with pytest.raises(ValueError, match=r"shapes\['spots'\]: 36 of 36 geometries have no area \(36 Point\)"):
         sp.pp.label_patches(sdata, "spots", columns="radius")
-    with pytest.raises(KeyError, match=r"shapes\['patches'\] has no column 'geometry' .* none but the geometry"):
+    with pytest.raises(
+        KeyError, match=r"shapes\['patches'\] has no column 'geometry' .*; columns: 'spade_valid', 'label'"
+    ):
         sp.pp.label_patches(sdata, "patches", columns="geometry")
     place_by(sdata["drawn"], np.eye(3), "elsewhere")
     remove_transformation(sdata["drawn"], "global")

@@ -205,7 +205,7 @@ def test_files_that_are_none(tmp_path, monkeypatch):
         ({}, ValueError, "net is empty"),
         ({"a": "G01"}, TypeError, r"net\['a'\]='G01': expected a list of genes"),
         ({"G01": 1.0}, TypeError, r"For a single pathway pass \{'name': \{'G01': 1.0\}\}"),
-        ({"a": ["G01", None]}, ValueError, "1 of 2 rows have no text as 'target', such as row 1: None"),
+        ({"a": ["G01", None]}, ValueError, "1 of 2 rows have no text as 'target', such as row 1: (None|nan)"),
         ({"": ["G01"]}, ValueError, "have no text as 'source'"),
         ({"a": ["G01", "G01"]}, ValueError, "occur more than once: 'a/G01'"),
         ({"a": {"G01": 0}}, ValueError, "not finite numbers other than 0, such as 0 of 'G01' in 'a'"),

@@ -14,6 +14,8 @@ from spade.core.compiled import compiled
 SEAM = 1e-6
 #: Centres lie on a grid if they are off by less than this share of a side.
 ON_GRID = 1e-3
+#: Share of a pixel by which a box may end beside one, as numbers are rounded.
+ROUNDING = 1e-9
 
 
 @dataclass(frozen=True)
@@ -67,8 +69,8 @@ def raster_of(centres: Floats, side: float, box: Floats, max_px: int) -> SquareR
     """
     finest = float(np.max(box[2:] - box[:2])) / max_px
     pixel = max(side, finest) if _on_grid(centres, side) else finest
-    first = np.floor(box[:2] / pixel)
-    n_columns, n_rows = (np.ceil(box[2:] / pixel) - first).astype(int).tolist()
+    first = np.floor(box[:2] / pixel + ROUNDING)
+    n_columns, n_rows = (np.ceil(box[2:] / pixel - ROUNDING) - first).astype(int).tolist()
     return SquareRaster(centres, side, (float(first[0]) * pixel, float(first[1]) * pixel), pixel, (n_rows, n_columns))
 
 
