@@ -72,18 +72,26 @@ def test_every_key_survives_writing_and_reading(trained, tmp_path):
 
 
 def test_pairs_are_found_above_every_chance_level(trained):
-    """On held-out blocks real pairs are well above chance, overall and within sections; shuffled pairs are not."""
-    _, samples, _, model, _ = trained
-    table = compare(samples, model.n_experts, 1, ("experts", SHUFFLED))
+    """On held-out blocks real pairs are well above chance, overall and in experts; shuffled pairs are not.
+
+    The bulb is cheap, so it gets three draws of blocks. One draw of the tumours has too few spots to tell within an
+    expert.
+    """
+    name, samples, _, model, _ = trained
+    draws, parted, by_chance = (3, 1.2, 1.25) if name == "mob" else (1, 1.1, 1.5)
+    table = compare(samples, model.n_experts, draws, ("experts", SHUFFLED))
     print(table.round(3).to_string())
-    for gallery in ("all_spots", "same_section"):  # within an expert one draw has too few spots to tell
+    bounds = {"all_spots": 1.8, "same_section": 1.5, "same_expert": 1.25}
+    if draws == 1:
+        bounds = {"all_spots": 1.3, "same_section": 1.3}
+    for gallery, least in bounds.items():
         real, shuffled = table.loc[("experts", gallery)], table.loc[(SHUFFLED, gallery)]
-        assert real.recall > 1.3 * real.chance_recall
-        assert real.median_rank < 0.9 * real.chance_rank
-        assert real.recall > 1.1 * shuffled.recall
-    # what tells sections apart is there without any true pair, but within a section there is nothing
-    assert shuffled.recall < 1.5 * shuffled.chance_recall
-    assert shuffled.median_rank > 0.75 * shuffled.chance_rank
+        assert real.recall > least * real.chance_recall
+        assert real.median_rank < (0.8 if draws == 3 else 0.9) * real.chance_rank
+        assert real.recall > parted * shuffled.recall
+        if gallery != "all_spots":  # what tells sections apart is there without any true pair
+            assert shuffled.recall < by_chance * shuffled.chance_recall
+            assert shuffled.median_rank > (0.8 if draws == 3 else 0.75) * shuffled.chance_rank
 
 
 def test_mouse_and_human_together_are_refused(data_dir):
