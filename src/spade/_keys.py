@@ -68,6 +68,8 @@ class Record(TypedDict, total=False):
     id: str
     #: Records that the value was made from, and their ids at that time.
     sources: dict[str, str]
+    #: Of features of a store: digest of the encoding, of the files of the image, and of the values.
+    stamp: str
     function: str
     #: Of features and embeddings.
     use_rep: str
@@ -219,11 +221,14 @@ def check_uns_key(key: str) -> str:
     return key
 
 
-def write_provenance(uns: MutableMapping[str, Any], key: str, *made_from: str, **facts: object) -> None:
+def write_provenance(
+    uns: MutableMapping[str, Any], key: str, *made_from: str, stamp: str | None = None, **facts: object
+) -> None:
     """Write one record under ``uns["spade"][key]``; facts that are None are left out.
 
     The record has an id of its facts, and the ids of the records that the value was made from: those of ``use_rep``,
     ``patches_key`` and further keys (``made_from``). :func:`outdated` compares them with the records as they are later.
+    A ``stamp`` tells this very writing from others, so it is no part of the id.
     """
     known = {name: value for name, value in facts.items() if value is not None}
     read = [*str(known.get("use_rep", "")).split(" + "), str(known.get("patches_key", ""))]
@@ -234,6 +239,8 @@ def write_provenance(uns: MutableMapping[str, Any], key: str, *made_from: str, *
     record: dict[str, object] = {"version": __version__, "id": identity, **known}
     if sources:
         record["sources"] = sources
+    if stamp is not None:
+        record["stamp"] = stamp
     uns[UNS] = {**uns.get(UNS, {}), key: record}
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from functools import lru_cache
+from functools import lru_cache, partial
 from os import PathLike
 from typing import TYPE_CHECKING, Any
 
@@ -14,11 +14,11 @@ from spade import _keys, encoders
 from spade._samples.encode import BATCH, EncodingPlan, plan_encoding
 from spade._samples.encoding.client import on_client
 from spade._samples.encoding.devices import encoders_on, in_step
-from spade._samples.encoding.features import encoded
+from spade._samples.encoding.features import encoded, is_encoded, stamp
 from spade._samples.open import Samples, iter_samples
 from spade._samples.patches import maker, patch_record
 from spade._samples.sample import Sample
-from spade.core.checks import brief, check_choice, check_count, check_text
+from spade.core.checks import brief, check_choice, check_count, check_flag, check_text
 from spade.core.device import PRECISIONS, resolve_device
 from spade.core.distributed.ranks import ALONE, Ranks, torchrun_ranks
 from spade.core.errors import warn
@@ -45,6 +45,7 @@ def encode_patches(
     precision: str = "fp32",
     client: Client | None = None,
     rng: int | np.random.Generator = 0,
+    overwrite: bool = False,
     key_added: str | None = None,
 ) -> None:
     """Turn every patch into frozen image features.
@@ -60,7 +61,7 @@ def encode_patches(
     An interrupted encoding of a store goes on, at the next call with the same arguments, with the pieces that are
     there, and ends in the same bytes. The pieces lie in the hidden folder ``.{store}.spade-encoding-{key}``, which is
     removed in the end. Those of another encoder, of other settings or patches, or of an image that was written since,
-    are replaced, and the log says so.
+    are replaced, and the log says so. Stores that are finished are left as they are.
 
     Parameters
     ----------
@@ -93,6 +94,10 @@ def encode_patches(
         path. Give an encoder by its name: each worker then loads it once.
     rng
         Seed of random weights.
+    overwrite
+        False: a store whose features are there, by the same encoder and settings, of the same patches and of an image
+        that was not written since, is left alone, and the log says so. True: it is encoded again. Other features under
+        the key are replaced either way, and so are those of an object in memory.
     key_added
         ``obsm`` key; None: ``"X_"`` and the encoder's name.
 
@@ -129,6 +134,7 @@ def encode_patches(
     check_count("devices", devices)
     check_text("device", device)
     check_choice("precision", precision, PRECISIONS)
+    check_flag("overwrite", overwrite)
     if key_added is not None:
         _keys.check_key(key_added)
     settings: dict[str, Any] = {
@@ -136,6 +142,7 @@ def encode_patches(
         "table_key": table_key,
         "batch_size": batch_size,
         "devices": devices,
+        "overwrite": overwrite,
         "key_added": key_added,
     }
     build: dict[str, Any] = {"weights": weights, "device": device, "precision": precision, "rng": as_seed(rng)}
@@ -157,6 +164,7 @@ def _encode(
     table_key: str | None,
     batch_size: int,
     devices: int,
+    overwrite: bool,
     key_added: str | None,
 ) -> None:
     """Encode samples with an encoder that is ready, together with the other ranks."""
@@ -164,9 +172,12 @@ def _encode(
     key = _keys.features(encoder.name) if key_added is None else key_added
     for sample in in_step(iter_samples(samples, table_key=table_key, writes=ranks.leads), ranks):
         plan = plan_encoding(sample, encoder, patches_key, batch_size)
+        if not overwrite and ranks.first(partial(is_encoded, sample, plan, encoder, key)):
+            logger.info("%s: obsm[%r] is there; overwrite=True encodes it again", sample.name, key)
+            continue
         with encoded(sample, plan, on_devices, key, ranks) as features:
             if features is not None:
-                _write(sample, plan, features, key)
+                _write(sample, plan, features, key, stamp(sample, plan, encoder, features))
 
 
 def _encode_on_client(
@@ -215,11 +226,11 @@ def _forget() -> None:
     _ready_once.cache_clear()
 
 
-def _write(sample: Sample, plan: EncodingPlan, features: NDArray[np.float32], key: str) -> None:
+def _write(sample: Sample, plan: EncodingPlan, features: NDArray[np.float32], key: str, made: str | None) -> None:
     """Write the features of a sample, and save it."""
     sample.table.obsm[key] = features
     _mark_valid(sample, plan)
-    _keys.write_provenance(sample.table.uns, key, function="pp.encode_patches", **plan.origin)
+    _keys.write_provenance(sample.table.uns, key, function="pp.encode_patches", stamp=made, **plan.origin)
     sample.save()
     logger.info("%s: wrote obsm[%r], %d × %d", sample.name, key, *features.shape)
 

@@ -29,11 +29,17 @@ def interrupt(number):
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory):
-    """The bytes that a run leaves that was never disturbed."""
+def whole_store(tmp_path_factory):
+    """A store as a run leaves it that was never disturbed."""
     path = stored(tmp_path_factory.mktemp("whole") / "sample.zarr")
     sp.pp.encode_patches(path, Colours(), **ONE)
-    return files(path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def whole(whole_store):
+    """Its bytes."""
+    return files(whole_store)
 
 
 @pytest.fixture
@@ -278,3 +284,56 @@ def test_features_do_not_depend_on_the_number_of_readers(tmp_path, whole, monkey
     path = stored(tmp_path / "sample.zarr")
     sp.pp.encode_patches(path, Colours(), **ONE)
     assert files(path) == whole
+
+
+# --- what is finished
+
+
+@pytest.fixture
+def finished(tmp_path, whole_store):
+    """A store that is encoded, with the dates of its files."""
+    return Path(shutil.copytree(whole_store, tmp_path / "finished.zarr"))
+
+
+def test_a_finished_store_is_left_alone_and_logged(finished, caplog):
+    caplog.set_level(logging.INFO, "spade")
+    sp.pp.split(finished, block_um=40)
+    dates = {file: file.stat().st_mtime_ns for file in finished.rglob("*")}
+    sp.pp.encode_patches([finished], encoder := Colours(), **ONE)
+    assert encoder.patches == 0
+    assert dates == {file: file.stat().st_mtime_ns for file in finished.rglob("*")}
+    assert "obsm['X_colours'] is there; overwrite=True encodes it again" in caplog.text
+
+
+def test_of_many_stores_an_interrupted_call_leaves_those_that_were_finished(finished, path):
+    sp.pp.encode_patches([finished, path], encoder := Colours(), **ONE)
+    assert encoder.patches == 36 - 16
+
+
+def other_values(path):
+    """Somebody puts features of his own under the key."""
+    sdata = read_zarr(path)
+    sdata["table"].obsm["X_colours"] = sdata["table"].obsm["X_colours"] + 1
+    sp.io.write(sdata, path)
+
+
+def no_values(path):
+    sdata = read_zarr(path)
+    del sdata["table"].obsm["X_colours"]
+    sp.io.write(sdata, path)
+
+
+AGAIN = OTHER | {
+    "values": lambda path: (other_values(path), {})[1],
+    "no values": lambda path: (no_values(path), {})[1],
+    "overwrite": lambda path: {"overwrite": True},
+}
+
+
+@pytest.mark.parametrize("case", AGAIN)
+def test_a_finished_store_that_differs_is_encoded_again(case, finished):
+    encoder = (options := {**ONE, "encoder": Colours()} | AGAIN[case](finished)).pop("encoder")
+    sp.pp.encode_patches(finished, encoder, **options)
+    assert encoder.patches == 36
+    sp.pp.encode_patches(finished, encoder, **options | {"overwrite": False})
+    assert encoder.patches == 36

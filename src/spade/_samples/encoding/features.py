@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import numpy as np
 from numpy.typing import NDArray
 
+from spade import _keys
 from spade._samples.encode import EncodingPlan, progress_bar
 from spade._samples.encoding.devices import encode_on, share
 from spade._samples.encoding.pieces import StoredPieces, image_stamp
@@ -16,7 +18,24 @@ from spade._samples.sample import Sample
 from spade._version import __version__
 from spade.core.device import on_gpu
 from spade.core.distributed.ranks import Ranks
+from spade.core.files import digest
 from spade.encoders import Encoder
+
+
+def stamp(sample: Sample, plan: EncodingPlan, encoder: Encoder, features: NDArray[np.float32]) -> str | None:
+    """Return what tells these features of a store from all others; None for an object, whose pixels have no date."""
+    if sample.path is None:
+        return None
+    identity = _identity(plan, encoder) | {"image": _image(sample, plan)}
+    return digest(json.dumps(identity, sort_keys=True), np.asarray(features))
+
+
+def is_encoded(sample: Sample, plan: EncodingPlan, encoder: Encoder, key: str) -> bool:
+    """Return whether the features under a key are those that encoding would give, untouched since."""
+    stored = _keys.read_provenance(sample.table.uns, key).get("stamp")
+    if stored is None or key not in sample.table.obsm:
+        return False
+    return stored == stamp(sample, plan, encoder, np.asarray(sample.table.obsm[key]))
 
 
 @contextmanager
@@ -35,10 +54,8 @@ def encoded(
         return
     store = sample.path.resolve()
     stored = StoredPieces(store, key, plan, encoders[0].dim)
-    record = patch_record(sample, plan.origin["patches_key"])
-    images = {facts["image"] for facts in record["regions"].values()}
     try:
-        missing = ranks.first(lambda: stored.claim(identity | {"image": image_stamp(store, images)}, sample.name))
+        missing = ranks.first(lambda: stored.claim(identity | {"image": _image(sample, plan)}, sample.name))
         mine = share(missing, ranks.rank, ranks.world)
         with progress_bar(plan, mine, encoders[0], sample, shown=ranks.leads) as bar:
             encode_on(encoders, plan, mine, stored.write, bar.update)
@@ -69,6 +86,12 @@ def _in_memory(sample: Sample, plan: EncodingPlan, encoders: Sequence[Encoder], 
         for piece, values in pieces.items():
             features[plan.rows(piece)] = values
     return features
+
+
+def _image(sample: Sample, plan: EncodingPlan) -> str:
+    """Return what changes when somebody writes an image that a plan reads from a store."""
+    record = patch_record(sample, plan.origin["patches_key"])
+    return image_stamp(sample.path.resolve(), {facts["image"] for facts in record["regions"].values()})
 
 
 def _identity(plan: EncodingPlan, encoder: Encoder) -> dict[str, object]:
