@@ -222,7 +222,7 @@ def check_uns_key(key: str) -> str:
 
 
 def write_provenance(
-    uns: MutableMapping[str, Any], key: str, *made_from: str, stamp: str | None = None, **facts: object
+    uns: MutableMapping[str, Any], key: str, *made_from: str, stamp: object = None, **facts: object
 ) -> None:
     """Write one record under ``uns["spade"][key]``; facts that are None are left out.
 

@@ -9,6 +9,7 @@ from geopandas import GeoDataFrame
 from helpers.patches import affine
 from helpers.sections import assert_same, picture, pixels, place_by, tiny, warns_here
 from helpers.whole_slides import MPP, Means, copied, glass, pieces, slide_of
+from scipy import ndimage
 from spatialdata import get_values, match_element_to_table, read_zarr
 from spatialdata.models import ShapesModel, TableModel
 from spatialdata.transformations import get_transformation
@@ -213,3 +214,56 @@ def test_other_bad_input(slide):
         lay(stains, tissue_key=None, mpp=1.0)
     with warns_here("coarser than twice the wanted 0.5 µm/px"):
         sp.pp.tiles(slide)
+
+
+# --- quality
+
+
+@pytest.fixture
+def flawed():
+    """A slide whose left piece of tissue is out of focus, and whose right piece has a grey band."""
+    values = pieces()[0].copy()
+    values[:, :740] = ndimage.gaussian_filter(values[:, :740], (3, 3, 0))
+    values[560:680, 740:] = 128
+    sdata = slide_of(values)
+    sp.pp.tissue(sdata, mpp=MPP)
+    return sdata
+
+
+def test_tiles_out_of_focus_and_blank_ones_are_left_out_when_asked(flawed):
+    lay(flawed)
+    every = flawed["tiles_table"].obs
+    assert not {"sharpness", "blank_share"} & set(every)
+    lay(flawed, min_sharpness=1e-3, max_blank=0.99)
+    seen = flawed["tiles_table"].obs
+    assert list(seen.index) == list(every.index)
+    blurred = seen["tile_col"] < 13
+    assert seen["sharpness"][blurred].max() < seen["sharpness"][~blurred & (seen["blank_share"] < 0.5)].min()
+    limit = float(seen["sharpness"][blurred].max()) + 1
+    lay(flawed, min_sharpness=limit, max_blank=0.5)
+    kept = seen[(seen["sharpness"] >= limit) & (seen["blank_share"] <= 0.5)]
+    assert 0 < len(kept) < len(seen)
+    assert list(flawed["tiles_table"].obs_names) == list(kept.index) == list(flawed["tiles"].index)
+    record = flawed["tiles_table"].uns["spade"]["patches"]
+    assert (record["min_sharpness"], record["max_blank"]) == (limit, 0.5)
+
+
+def test_the_measures_are_those_of_the_literature():
+    from spade.core.patches.quality import blank_share, sharpness
+
+    patches = np.random.default_rng(1).integers(0, 256, (3, 20, 24, 3), dtype=np.uint8)
+    patches[0, :, :6] = np.array([0, 90, 240])[[0, 1, 2, 0, 1, 2], None]  # without colour
+    grey = patches @ np.array([0.299, 0.587, 0.114])
+    expected = [ndimage.laplace(one)[1:-1, 1:-1].var() for one in grey]
+    np.testing.assert_allclose(sharpness(patches), expected, rtol=1e-5)
+    assert 0.25 <= blank_share(patches)[0] < 0.3
+    assert blank_share(np.zeros((1, 8, 8, 3), np.uint8)) == 1
+
+
+def test_limits_that_no_tile_passes_are_named_and_nothing_is_written(slide):
+    with pytest.raises(ValueError, match=r"tiles on tissue passes min_sharpness=1e\+09 \(the sharpest has "):
+        lay(slide, min_sharpness=1e9)
+    assert "tiles" not in slide
+    for options in ({"min_sharpness": 0}, {"max_blank": 1.2}, {"max_blank": "none"}):
+        with pytest.raises(ValueError, match=next(iter(options))):
+            lay(slide, **options)

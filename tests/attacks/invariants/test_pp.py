@@ -81,6 +81,7 @@ OF_SLIDES = {
             "size_um": st.sampled_from([60, 112.5]),
             "size_px": st.just(32),
             "overlap_um": st.sampled_from([0, 20]),
+            "max_blank": st.sampled_from([None, 0.9]),
             "tissue_key": st.sampled_from([None, "tissue"]),
             "key_added": st.just("new"),
         }

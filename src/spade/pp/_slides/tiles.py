@@ -31,6 +31,7 @@ from spade.io._recorded.frames import frame_of
 from spade.io._recorded.scale import record_scale
 from spade.pp._scale import warn_if_coarse
 from spade.pp._slides.outlines import covered_share
+from spade.pp._slides.quality import tile_quality
 
 logger = logging.getLogger("spade")
 FUNCTION = "pp.tiles"
@@ -41,12 +42,14 @@ TIE = 1e-6
 
 @dataclass(frozen=True)
 class TileSettings:
-    """Size and overlap of tiles, how much of them must be tissue, and where that and the tiles are stored."""
+    """Size and overlap of tiles, how much of them must be tissue and how good, and where that and they are stored."""
 
     size_um: float
     size_px: int
     overlap_um: float
     min_tissue: float
+    max_blank: float | None
+    min_sharpness: float | None
     tissue_key: str | None
     key_added: str
 
@@ -60,12 +63,22 @@ class TileSettings:
                 f"overlap_um={self.overlap_um:g}: expected less than size_um={self.size_um:g}, the side of a tile."
             )
         object.__setattr__(self, "min_tissue", check_share("min_tissue", self.min_tissue, "(0, 1]"))
+        if self.max_blank is not None:
+            object.__setattr__(self, "max_blank", check_share("max_blank", self.max_blank, "[0, 1)"))
+        if self.min_sharpness is not None:
+            check_positive("min_sharpness", self.min_sharpness, "squared grey levels")
         if self.tissue_key is not None:
             check_text("tissue_key", self.tissue_key)
         else:
             check_idle([("min_tissue", self.min_tissue, MIN_TISSUE)], "with tissue_key=None the whole image is taken")
         if check_name(self.key_added) == self.tissue_key:
             raise ValueError(f"key_added={self.key_added!r}: the tiles would replace the outlines tissue_key=.")
+
+    @property
+    def looked_at(self) -> list[str]:
+        """What is measured of the pixels of tiles."""
+        limits = {"blank_share": self.max_blank, "sharpness": self.min_sharpness}
+        return [measure for measure, limit in limits.items() if limit is not None]
 
 
 def tiles(
@@ -75,6 +88,8 @@ def tiles(
     size_px: int = 224,
     overlap_um: float = 0,
     min_tissue: float = MIN_TISSUE,
+    max_blank: float | None = None,
+    min_sharpness: float | None = None,
     tissue_key: str | None = _keys.TISSUE,
     image_key: str | None = None,
     mpp: float | None = None,
@@ -99,6 +114,13 @@ def tiles(
         By how much neighbouring tiles overlap, in µm.
     min_tissue
         Least share of a tile that is tissue, above 0 and up to 1.
+    max_blank
+        Largest share of a tile's pixels that have no colour: glass within the tissue, grey, black. From 0 on, below 1.
+        None: the pixels are not read.
+    min_sharpness
+        Least sharpness of a tile: the variance of the Laplacian of its grey levels, 0 to 255, at ``size_px``
+        (Pech-Pacheco et al., ICPR 2000). It depends on scanner, stain and resolution: give a small value, look at
+        ``obs["sharpness"]`` and :func:`spade.pl.tiles`, then choose. None: not looked at.
     tissue_key
         Shapes with outlines of the tissue, found by :func:`tissue` or drawn; their transformations map them to the
         image. None: the whole image is taken, except what is wholly transparent.
@@ -117,17 +139,18 @@ def tiles(
         Writes ``shapes[key_added]``, squares in the pixel frame of the image with its transformations, and
         ``tables["tiles_table"]`` (``{key_added}_table``), of width 0, which annotates them: ``obs["tile_row"]`` and
         ``obs["tile_col"]``, the place in the grid, which also names the tile; ``obs["tissue_share"]``;
-        ``obs["spade_valid"]``, True; and ``obsm["spatial"]``, centres (x, y) in pixels. Size, image, coordinate system
-        and µm/px are in ``uns["spade"]["patches"]``. Earlier tiles are replaced, with all that their table holds,
-        unless the new ones are the same.
+        ``obs["blank_share"]`` and ``obs["sharpness"]``, where they were asked for; ``obs["spade_valid"]``, True; and
+        ``obsm["spatial"]``, centres (x, y) in pixels. Size, image, coordinate system and µm/px are in
+        ``uns["spade"]["patches"]``. Earlier tiles are replaced, with all that their table holds, unless the new ones
+        are the same.
 
     Raises
     ------
     KeyError
         No outlines of tissue (run :func:`tissue`), or an image that is not there.
     ValueError
-        No tile with enough tissue, a slide smaller than a tile, an overlap as large as a tile, no or several possible
-        images, µm/px unknown, a name that is in use.
+        No tile with enough tissue or of that quality, a slide smaller than a tile, an overlap as large as a tile, no or
+        several possible images, µm/px unknown, a name that is in use.
 
     Examples
     --------
@@ -140,7 +163,9 @@ def tiles(
     >>> sdata["tiles_table"].obsm["X_texture"].shape == (len(sdata["tiles"]), 184)
     True
     """
-    settings = TileSettings(size_um, size_px, overlap_um, min_tissue, tissue_key, key_added)
+    settings = TileSettings(
+        size_um, size_px, overlap_um, min_tissue, max_blank, min_sharpness, tissue_key=tissue_key, key_added=key_added
+    )
     if image_key is not None:
         check_text("image_key", image_key)
     if mpp is not None:
@@ -188,17 +213,37 @@ def _lay_tiles(slide: Opened, image: SlideImage, settings: TileSettings) -> tupl
             f"{slide.name}: none of {len(kept)} tiles of {settings.size_um:g} µm is tissue to min_tissue="
             f"{settings.min_tissue:g}; the largest share is {share.max():.2g}. Lower min_tissue= or size_um=."
         )
-    kept &= visible(image_levels(image.element), centres, kept, side, settings.size_px)
+    levels = image_levels(image.element)
+    kept &= visible(levels, centres, kept, side, settings.size_px)
     if not kept.any():
         raise ValueError(f"{slide.name}: all tiles on tissue are wholly transparent on images[{image.key!r}].")
+    quality = tile_quality(slide.name, levels, centres[kept], side, settings.size_px, settings.looked_at)
+    kept[kept] = good = _good(slide.name, kept.sum(), quality, settings)
     names = pd.Index([f"tile_{row:04d}_{column:04d}" for row, column in zip(rows[kept], columns[kept], strict=True)])
     obs = pd.DataFrame({"tile_row": rows[kept], "tile_col": columns[kept]}, index=names)
     obs[_keys.TISSUE_SHARE] = share[kept]
+    obs = obs.assign(**{name: values[good] for name, values in quality.items()})
     shapes = ShapesModel.parse(
         GeoDataFrame(geometry=squares[kept], index=names),
         transformations=get_transformation(image.element, get_all=True),
     )
     return shapes, _table(slide, image, settings, obs, centres[kept])
+
+
+def _good(name: str, n: int, quality: dict[str, Floats], settings: TileSettings) -> NDArray[np.bool_]:
+    """Return which tiles are good enough; raise if none is."""
+    good, found = np.ones(n, dtype=bool), []
+    if settings.max_blank is not None:
+        share = quality["blank_share"]
+        good &= share <= settings.max_blank + TIE
+        found.append(f"max_blank={settings.max_blank:g} (the least share is {share.min():.2g})")
+    if settings.min_sharpness is not None:
+        sharp = quality["sharpness"]
+        good &= sharp >= settings.min_sharpness
+        found.append(f"min_sharpness={settings.min_sharpness:g} (the sharpest has {sharp.max():.3g})")
+    if not good.any():
+        raise ValueError(f"{name}: none of {n} tiles on tissue passes {' and '.join(found)}. Loosen it.")
+    return good
 
 
 def _grid(slide: Opened, image: SlideImage, settings: TileSettings) -> tuple[Rows, Rows, Floats]:
