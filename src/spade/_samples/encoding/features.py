@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,7 +27,7 @@ def stamp(sample: Sample, plan: EncodingPlan, encoder: Encoder, features: NDArra
     """Return what tells these features of a store from all others; None for an object, whose pixels have no date."""
     if sample.path is None:
         return None
-    identity = _identity(plan, encoder) | {"image": _image(sample, plan)}
+    identity = _identity(plan, encoder) | {"image": _image(sample.path.resolve(), sample, plan)}
     return digest(json.dumps(identity, sort_keys=True), np.asarray(features))
 
 
@@ -55,7 +56,7 @@ def encoded(
     store = sample.path.resolve()
     stored = StoredPieces(store, key, plan, encoders[0].dim)
     try:
-        missing = ranks.first(lambda: stored.claim(identity | {"image": _image(sample, plan)}, sample.name))
+        missing = ranks.first(lambda: stored.claim(identity | {"image": _image(store, sample, plan)}, sample.name))
         mine = share(missing, ranks.rank, ranks.world)
         with progress_bar(plan, mine, encoders[0], sample, shown=ranks.leads) as bar:
             encode_on(encoders, plan, mine, stored.write, bar.update)
@@ -88,10 +89,10 @@ def _in_memory(sample: Sample, plan: EncodingPlan, encoders: Sequence[Encoder], 
     return features
 
 
-def _image(sample: Sample, plan: EncodingPlan) -> str:
+def _image(store: Path, sample: Sample, plan: EncodingPlan) -> str:
     """Return what changes when somebody writes an image that a plan reads from a store."""
     record = patch_record(sample, plan.origin["patches_key"])
-    return image_stamp(sample.path.resolve(), {facts["image"] for facts in record["regions"].values()})
+    return image_stamp(store, {facts["image"] for facts in record["regions"].values()})
 
 
 def _identity(plan: EncodingPlan, encoder: Encoder) -> dict[str, object]:

@@ -23,7 +23,7 @@ def tile_quality(
 
     ``centres`` are (x, y), and ``side`` is the side of a tile, in pixels of the finest level.
     """
-    measured = {measure: np.empty(len(centres)) for measure in wanted}
+    measured: dict[str, Floats] = {measure: np.empty(len(centres)) for measure in wanted}
     if not measured:
         return measured
     with tqdm(total=len(centres), desc=f"quality: {name}", unit="tile") as bar:
