@@ -187,7 +187,7 @@ CASES = (
     ),
     Case(
         "encode_pieces",
-        lambda f: prepare_store(f, patches=True, n_spots=160),
+        lambda f: prepare_store(f, patches=True, n_spots=96),
         lambda f: lambda: sp.pp.encode_patches(f / "work" / "sample.zarr", batch_size=2),  # pieces of 16 patches
         lambda f: store(f / "work" / "sample.zarr"),
     ),

@@ -20,13 +20,8 @@ DATA = Path(os.environ.get("SPADE_TEST_DATA", REPOSITORY.parent / "shared" / "da
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Run files of slow tests first, so that none of them is left alone at the end of a parallel run."""
-
-    def is_quick(item: pytest.Item) -> bool:
-        module = item.getparent(pytest.Module)
-        return module is None or all(mark.name != "slow" for mark in module.own_markers)
-
-    items.sort(key=is_quick)
+    """Run slow tests first, so that none of them is left alone at the end of a parallel run."""
+    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
 
 
 @pytest.fixture(scope="session")

@@ -286,6 +286,7 @@ def test_core_needs_only_numpy_scipy_torch_and_numba():
             assert {name.split(".")[0] for name in names} <= allowed, path
 
 
+@pytest.mark.slow
 def test_core_runs_without_the_rest_of_the_stack():
     names = sorted(name for name in modules(REPOSITORY) if name.startswith("core"))
     lines = [f"import sys\nfor name in {NOT_FOR_CORE}:\n    sys.modules[name] = None"]

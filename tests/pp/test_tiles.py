@@ -133,6 +133,7 @@ def test_new_tiles_replace_old_ones_and_the_same_tiles_stay(slide, tmp_path):
     assert read_zarr(path)["tiles_table"].uns["spade"]["patches"]["size_um"] == 80
 
 
+@pytest.mark.slow
 def test_what_was_made_from_tiles_on_other_tissue_is_outdated(slide, tmp_path):
     lay(slide, size_um=300, size_px=60)
     sp.pp.encode_patches(slide, Means())

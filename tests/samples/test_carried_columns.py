@@ -42,6 +42,7 @@ def test_what_a_function_writes_is_on_the_squares(sdata):
     assert not get_element_annotators(sdata, "patches")
 
 
+@pytest.mark.slow
 def test_they_are_kept_in_step_and_survive_a_store(sdata, tmp_path):
     path = tmp_path / "sample.zarr"
     sp.io.write(sdata, path)

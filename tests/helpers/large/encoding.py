@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import atexit
+import shutil
+import tempfile
 import threading
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -38,10 +42,19 @@ def placed(n=36, **options):
     return sdata
 
 
-def stored(path: Path, n=36, **options) -> Path:
-    """The same in a store."""
+@cache
+def _written(n, **options) -> Path:
+    """A store that is written once and copied often."""
+    folder = tempfile.mkdtemp()
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    path = Path(folder, "sample.zarr")
     sp.io.write(placed(n, **options), path)
     return path
+
+
+def stored(path: Path, n=36, **options) -> Path:
+    """The same in a store."""
+    return Path(shutil.copytree(_written(n, **options), path))
 
 
 def files(path: Path, key="X_colours") -> dict[str, bytes]:

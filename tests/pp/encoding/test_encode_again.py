@@ -42,13 +42,20 @@ def whole(whole_store):
     return files(whole_store)
 
 
-@pytest.fixture
-def path(tmp_path):
-    """A store whose encoding was interrupted when two of five pieces were there."""
-    path = stored(tmp_path / "sample.zarr")
+@pytest.fixture(scope="module")
+def interrupted(tmp_path_factory):
+    """A folder with a store whose encoding was interrupted when two of five pieces were there."""
+    path = stored(tmp_path_factory.mktemp("interrupted") / "sample.zarr")
     with pytest.raises(KeyboardInterrupt):
         sp.pp.encode_patches(path, Colours(interrupt), **ONE)
-    return path
+    return path.parent
+
+
+@pytest.fixture
+def path(tmp_path, interrupted):
+    """That store, in a folder of its own."""
+    shutil.copytree(interrupted, tmp_path, dirs_exist_ok=True)
+    return tmp_path / "sample.zarr"
 
 
 def pieces(path):

@@ -275,6 +275,7 @@ def client():
         yield client
 
 
+@pytest.mark.slow
 def test_every_store_is_encoded_by_a_task(client, tmp_path):
     paths = [stored(tmp_path / f"{name}.zarr", seed=ord(name)) for name in "abc"]
     sp.pp.encode_patches(paths, client=client, batch_size=8)
@@ -299,6 +300,7 @@ def test_an_encoder_by_name_is_built_once_and_let_go(client, tmp_path, monkeypat
     assert module._ready_once.cache_info().currsize == 0
 
 
+@pytest.mark.slow
 def test_other_stores_are_encoded_if_one_fails(client, tmp_path):
     paths = [stored(tmp_path / f"{name}.zarr") for name in "ab"]
     from spatialdata import SpatialData

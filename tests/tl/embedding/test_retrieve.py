@@ -151,6 +151,7 @@ def test_spots_without_a_modality_are_not_in_the_gallery(model):
     assert len(sp.tl.retrieve(samples[0], samples, model, query_by="expression", spots="s00", k=None)) == 107
 
 
+@pytest.mark.slow
 def test_signatures_find_what_they_describe():
     """On unseen patients: genes of a domain, by their difference in training, find the domain in images alone."""
     samples = sp.datasets.toy(4, 120)

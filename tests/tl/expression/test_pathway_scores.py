@@ -41,6 +41,7 @@ def with_values(values, genes):
 # --- values
 
 
+@pytest.mark.slow
 def test_the_t_value_is_the_one_computed_by_hand():
     """Slope 2 with standard error √½, and slope 1.5 with standard error √⅛."""
     sample = with_values([[1, 2, 3, 4], [4, 3, 2, 1]], list("abcd"))
@@ -50,6 +51,7 @@ def test_the_t_value_is_the_one_computed_by_hand():
     np.testing.assert_allclose(scores(sample)[["set", "signed"]], expected, rtol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["ulm", "mlm", "aucell"])
 def test_scores_are_those_of_decoupler(method, monkeypatch):
     net = {"one": list(GENES[:9]), "two": list(GENES[6:20])} if method == "aucell" else NET

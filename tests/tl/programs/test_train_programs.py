@@ -47,6 +47,7 @@ def scaled(x):
     return (x - x.mean(0)) / np.where(x.std(0) > 1e-6, x.std(0), 1)
 
 
+@pytest.mark.slow
 def test_programs_tell_the_domains_of_another_patient_better_than_the_features(patients, trained, shuffled):
     sample = fresh(patients[2])
     sp.tl.embed(sample, trained)

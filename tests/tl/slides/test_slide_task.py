@@ -79,6 +79,7 @@ def test_the_columns_are_those_of_few_shot_and_summaries_and_plots_take_them(twe
     assert axes[1].get_title(loc="left") == "classes, all labels"
 
 
+@pytest.mark.slow
 def test_attention_beats_the_mean_where_few_patches_decide():
     samples = [slide(i) for i in range(40)]
     table = run(samples, head=["mean", "abmil"], n_folds=4, n_epochs=30, patience=10)

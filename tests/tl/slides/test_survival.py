@@ -77,6 +77,7 @@ def change(sdata, column, values, slide):
 # --- what is learnt
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("loss", ["nll", "cox"])
 def test_the_share_of_a_kind_of_patch_tells_the_risk_of_unseen_patients(planted, loss):
     found = c_index(run(planted, loss=loss, use_rep=["X_f", "X_noise"], strength="cv"))
@@ -84,6 +85,7 @@ def test_the_share_of_a_kind_of_patch_tells_the_risk_of_unseen_patients(planted,
     assert abs(found["X_noise"] - 0.5) < 0.12
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("head", "options"), [("abmil", {}), ("transmil", {"hidden": 32, "n_epochs": 12})])
 def test_heads_over_patches_tell_it_as_well(planted, head, options):
     usual = {"hidden": 16, "n_epochs": 25, "lr": 1e-3, "n_folds": 3, "n_bins": 3}

@@ -87,6 +87,7 @@ def test_the_penalty_is_the_best_for_patients_held_out_of_the_training_slides(fo
     assert min(alphas_chosen[3:]) > max(alphas_chosen[:3])  # what cannot be learned is shrunk
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("head", ["abmil", "transmil"])
 def test_attention_heads_learn_numbers_in_their_unit(folder, known, head):
     thousands = known.assign(age=known["age"] * 1000)
@@ -175,6 +176,7 @@ def test_grades_can_be_learned_as_the_authors_do(folder, known):
         assert own["predicted"].astype(int).tolist() == p.argmax(1).tolist()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("head", ["abmil", "transmil"])
 def test_attention_heads_learn_grades(folder, known, head):
     table, slides = run(folder, known, **GRADE, head=head, n_epochs=15)
@@ -302,6 +304,7 @@ def test_samples_have_one_order_or_none():
     assert not column_kind(pd.Series([True, False])).numbers
 
 
+@pytest.mark.slow
 def test_numbers_and_grades_of_samples_come_through_a_store(tmp_path):
     from helpers.slides import slide
 

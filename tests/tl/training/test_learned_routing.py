@@ -25,6 +25,7 @@ def model(cohort):
     return sp.tl.train_spade(samples[:2], genes=genes, routing="learned", **SETTINGS)
 
 
+@pytest.mark.slow
 def test_images_of_other_patients_are_routed_to_the_experts_of_their_expression(cohort, model):
     samples, genes = cohort
     shuffled = sp.tl.train_spade(samples[:2], genes=genes, routing="learned", shuffle_pairs=True, **SETTINGS)
