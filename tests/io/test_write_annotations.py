@@ -256,6 +256,7 @@ def test_holes_parts_and_odd_names_come_back(tmp_path):
     assert (read.geometry.to_numpy() == shapes).all()
 
 
+@pytest.mark.slow
 def test_a_hundred_thousand_tiles_are_written_piece_by_piece(tmp_path):
     import tracemalloc
 

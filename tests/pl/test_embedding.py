@@ -19,6 +19,7 @@ def points_of(ax):
     return points
 
 
+@pytest.mark.slow
 def test_embedding_panels_are_expert_domain_and_sample(embedded):
     before = [list(s["table"].obsm) for s in embedded]
     axes = sp.pl.embedding(embedded)

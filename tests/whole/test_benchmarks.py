@@ -161,6 +161,7 @@ def test_fine_tuning_on_real_sections_made_small(capsys, data_dir, monkeypatch):
     assert not [row for row in rows if "nan" in row]
 
 
+@pytest.mark.slow
 def test_gpu_and_cpu_are_compared_path_by_path(capsys, monkeypatch):
     assert run("gpu", "--device", "cpu", "--encoder", "vit_tiny_patch16_224", "--batch", 2, "--small") == []
     said = capsys.readouterr().out
@@ -175,6 +176,7 @@ def test_gpu_and_cpu_are_compared_path_by_path(capsys, monkeypatch):
     assert "left out, as 0.0 minutes have passed: pretraining" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_the_gpu_benchmark_needs_nothing_but_arrays():
     missing = "import sys; sys.modules.update(dict.fromkeys(('spatialdata', 'anndata', 'scanpy', 'squidpy', 'pandas')))"
     subprocess.run([sys.executable, "-c", f"{missing}; sys.path.insert(0, {BENCHMARKS!r}); import gpu"], check=True)

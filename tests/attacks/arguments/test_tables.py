@@ -99,6 +99,7 @@ def bytes_of(matrix):
     return [part.tobytes() for part in parts]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("held", ["in parts", "unsorted", "zeros stored", "uint8 in parts", "csc"])
 def test_the_matrix_is_never_changed(counts, held):
     sdata = featured()

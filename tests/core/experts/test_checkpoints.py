@@ -113,7 +113,7 @@ def test_kill_9_at_any_moment_changes_nothing(tmp_path):
 
     assert start("-", str(tmp_path / "whole.npy")).wait(timeout=300) == 0
     state, killed, newest = tmp_path / "state", 0, 0.0
-    for _ in range(4):
+    for _ in range(3):
         process = start(str(state), str(tmp_path / "ended.npy"))
         while process.poll() is None:
             times = [path.stat().st_mtime for path in state.glob("expert_*.npz")] if state.is_dir() else []
@@ -125,7 +125,7 @@ def test_kill_9_at_any_moment_changes_nothing(tmp_path):
                 killed += 1
                 break
             time.sleep(0.005)
-    assert killed >= 3
+    assert killed >= 2
     (state / ".expert_0001.npz.1.part").write_bytes(b"half")
     assert start(str(state), str(tmp_path / "ended.npy")).wait(timeout=300) == 0
     np.testing.assert_array_equal(np.load(tmp_path / "ended.npy"), np.load(tmp_path / "whole.npy"))

@@ -87,14 +87,17 @@ def test_a_task_is_the_same_after_a_way_through_files(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("n", [2, 3])
-def test_processes_give_the_numbers_of_one(n, tmp_path):
+def test_processes_give_the_numbers_of_one(tmp_path, monkeypatch):
+    """What else the processes print does no harm."""
     _, one = train_experts(*arguments())
+    (tmp_path / "sitecustomize.py").write_text("print('welcome to this cluster')\n")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     seen = []
-    _, many = train_experts(*arguments(), devices=n, progress=lambda *facts: seen.append(facts[:2]))
+    _, many = train_experts(*arguments(), devices=3, progress=lambda *facts: seen.append(facts[:2]))
     np.testing.assert_array_equal(rows_of(many), rows_of(one))
     assert [x.train_loss for x in many] == [x.train_loss for x in one]
     assert [x.best_epoch for x in many] == [x.best_epoch for x in one]
+    assert [len(x.train_loss) for x in many] == [4, 4, 4, 4, 0]
     assert sorted(seen) == [(e, epoch) for e in range(4) for epoch in range(4)]
 
 
@@ -187,11 +190,3 @@ def test_states_from_gpus_are_gathered_without_a_gpu(tmp_path, monkeypatch):
     _, many = train_experts(*arguments(), devices=2, checkpoints=state)
     np.testing.assert_array_equal(rows_of(many), rows_of(one))
     assert [(x.train_loss, x.best_epoch) for x in many] == [(x.train_loss, x.best_epoch) for x in one]
-
-
-@pytest.mark.slow
-def test_what_else_a_process_prints_does_no_harm(tmp_path, monkeypatch):
-    (tmp_path / "sitecustomize.py").write_text("print('welcome to this cluster')\n")
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    _, many = train_experts(*arguments(), devices=2)
-    assert [len(x.train_loss) for x in many] == [4, 4, 4, 4, 0]

@@ -97,8 +97,8 @@ def test_devices_train_the_model_of_one(kind, tmp_path, temporary, tune):
 
 @pytest.mark.slow
 def test_a_killed_process_is_an_error_and_the_same_call_goes_on(tmp_path, temporary, monkeypatch):
-    """The second process is killed from outside after 40 of 150 steps."""
-    settings = {"devices": 2, "n_epochs": 30, "checkpoint_dir": tmp_path / "state"}
+    """The second process is killed from outside after 30 of 60 steps."""
+    settings = {"devices": 2, "n_epochs": 12, "checkpoint_dir": tmp_path / "state"}
     whole = seal(cohort(), **settings | {"checkpoint_dir": None})
     started: list[subprocess.Popen[str]] = []
     popen, run_workers = subprocess.Popen, _seal_processes.run_workers
@@ -110,7 +110,7 @@ def test_a_killed_process_is_an_error_and_the_same_call_goes_on(tmp_path, tempor
     def killing(module, folder, orders, tell):
         def kill(message):
             tell(message)
-            if message["step"][0] == 40:
+            if message["step"][0] == 30:
                 started[1].kill()
 
         run_workers(module, folder, orders, kill)
@@ -130,7 +130,7 @@ def test_a_killed_process_is_an_error_and_the_same_call_goes_on(tmp_path, tempor
             lambda *given: run_workers(*given[:3], lambda message: steps.append(message["step"][0])),
         )
         model = seal(cohort(), **settings)
-    assert 5 < steps[0] <= 151 - len(steps)
+    assert 5 < steps[0] <= 61 - len(steps)
     assert model.id == whole.id
     assert model.history.equals(whole.history)
     monkeypatch.setattr(_seal_processes, "run_workers", lambda *_: pytest.fail("started again"))
