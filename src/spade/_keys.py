@@ -19,6 +19,7 @@ PATCHES = "patches"
 TABLE = "table"
 TISSUE = "tissue"
 TILES = "tiles"
+BINS = "bins"
 #: ``obs`` column with the share of a tile that is tissue.
 TISSUE_SHARE = "tissue_share"
 VALID = "spade_valid"

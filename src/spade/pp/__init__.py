@@ -1,5 +1,6 @@
-"""Preprocessing: patches, tissue and tiles of slides, image features, labels, gene panels, splits."""
+"""Preprocessing: patches, squares of transcripts or bins, tissue and tiles of slides, image features, labels, gene panels, splits."""
 
+from spade.pp._bins.bin_expression import bin_expression
 from spade.pp._encode_patches import encode_patches
 from spade.pp._genes.select_genes import select_genes
 from spade.pp._labels.label_patches import label_patches
@@ -11,6 +12,7 @@ from spade.pp._spatial_context import spatial_context
 from spade.pp._split import split
 
 __all__ = [
+    "bin_expression",
     "encode_patches",
     "label_patches",
     "patches",
