@@ -6,11 +6,14 @@ from pathlib import Path
 
 import h5py
 import numpy as np
-from helpers.texture import scene
 from scipy.sparse import csc_matrix
 
+from helpers.texture import scene
+
 #: Names and ids of genes, as in ``features/name`` and ``features/id``.
-GENES = np.array(["EPCAM", "KRT8", "PTPRC", "CD3E", "COL1A1", "ACTA2", "VIM", "PECAM1", *(f"GEN{i}" for i in range(52))])
+GENES = np.array(
+    ["EPCAM", "KRT8", "PTPRC", "CD3E", "COL1A1", "ACTA2", "VIM", "PECAM1", *(f"GEN{i}" for i in range(52))]
+)
 IDS = np.array([f"ENSG{i + 1:011d}" for i in range(len(GENES))])
 
 

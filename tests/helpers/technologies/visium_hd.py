@@ -9,8 +9,9 @@ import h5py
 import numpy as np
 import pandas as pd
 import tifffile
-from helpers.technologies.tenx import picture, rates, write_matrix
 from PIL import Image
+
+from helpers.technologies.tenx import picture, rates, write_matrix
 
 MPP, ANGLE = 0.5, 0.02
 #: Rows and columns of bins of 2 µm.

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import tifffile
 import zarr
+
 from helpers.technologies.tenx import GENES, IDS, picture, rates, write_matrix
 
 PIXEL, HE_MPP = 0.2125, 0.5

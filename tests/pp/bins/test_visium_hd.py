@@ -49,7 +49,9 @@ def test_squares_of_bins_are_those_of_space_ranger(sdata, small, large):
     pd.testing.assert_frame_equal(by_place(mine), by_place(theirs), check_dtype=False)
     assert mine.var["gene_ids"].tolist() == IDS.tolist()
     assert int(mine.obs["n_bins"].sum()) == sdata[f"square_{small:03}um"].n_obs
-    squares = dict(zip(map(tuple, mine.obs[["array_row", "array_col"]].to_numpy()), sdata["bins"].geometry, strict=True))
+    squares = dict(
+        zip(map(tuple, mine.obs[["array_row", "array_col"]].to_numpy()), sdata["bins"].geometry, strict=True)
+    )
     outlines = sdata[f"A1_square_{large:03}um"].geometry
     for row, column, outline in zip(theirs.obs["array_row"], theirs.obs["array_col"], outlines, strict=True):
         square = squares[row, column]
@@ -103,22 +105,20 @@ def test_segmented_cells_of_the_fourth_version(tmp_path):
 
 
 def test_from_files_to_embeddings(sdata, tmp_path):
-    """Bins, patches, features, genes, training and embedding, on a store; the same squares come back from it."""
+    """Bins, patches, features, genes, training and embedding; the same comes back from a store."""
     sp.pp.bin_expression(sdata, size_um=24, from_="bins", table_key="square_008um", min_counts=20)
-    store = tmp_path / "hd.zarr"
-    sdata.write(store)
-    sp.pp.bin_expression(store, size_um=24, from_="bins", table_key="square_008um", min_counts=20)
-    sp.pp.patches(store, table_key="bins", size_um=32, size_px=32)
-    sp.pp.encode_patches(store, Means(), table_key="bins")
-    panel = sp.pp.select_genes(store, table_key="bins", n_top_genes=20)
+    sp.pp.patches(sdata, table_key="bins", size_um=32, size_px=32)
+    sp.pp.encode_patches(sdata, Means(), table_key="bins")
+    panel = sp.pp.select_genes(sdata, table_key="bins", n_top_genes=20)
     model = sp.tl.train_spade(
-        store, use_rep="X_means", genes=panel, n_prototypes=3, n_experts=2, n_epochs=2, batch_size=16,
+        sdata, use_rep="X_means", genes=panel, n_prototypes=3, n_experts=2, n_epochs=2, batch_size=16,
         table_key="bins", device="cpu",
     )  # fmt: skip
-    sp.tl.embed(store, model, table_key="bins")
-    back = read_zarr(store)
-    table = back["bins_table"]
+    sp.tl.embed(sdata, model, table_key="bins")
+    sdata.write(tmp_path / "hd.zarr")
+    table = read_zarr(tmp_path / "hd.zarr")["bins_table"]
     np.testing.assert_array_equal(table.X.toarray(), sdata["bins_table"].X.toarray())
+    np.testing.assert_array_equal(table.obsm["X_spade"], sdata["bins_table"].obsm["X_spade"])
     assert table.obs["spade_valid"].all()
     assert table.obsm["X_spade"].shape == (table.n_obs, 256)
     assert np.isfinite(table.obsm["X_spade"]).all()

@@ -78,7 +78,9 @@ def test_cells_of_the_label_image(sdata):
 
 def test_labels_that_are_not_there(sdata):
     sdata["table"].obs["cell_labels"] += 5
-    with pytest.raises(KeyError, match=r"5 of 144 rows of the table are not among labels\['cell_labels'\], such as 145"):
+    with pytest.raises(
+        KeyError, match=r"5 of 144 rows of the table are not among labels\['cell_labels'\], such as 145"
+    ):
         sp.pp.bin_expression(sdata, size_um=40, from_="cells")
 
 

@@ -143,9 +143,7 @@ def _binned(opened: Opened, settings: BinSettings, table_key: str | None, added:
     return squares_of_rows(sample, settings), key
 
 
-def _elements(
-    opened: Opened, squares: Squares, source: str, settings: BinSettings
-) -> tuple[GeoDataFrame, ad.AnnData]:
+def _elements(opened: Opened, squares: Squares, source: str, settings: BinSettings) -> tuple[GeoDataFrame, ad.AnnData]:
     """Return the shapes and the table of squares with enough counts; raise if there are none."""
     kept = squares.at_least(settings.min_counts)
     if not kept.any():
@@ -170,7 +168,9 @@ def _elements(
     table = TableModel.parse(table, region=key, region_key=REGION, instance_key=INSTANCE)
     facts = {name: value for name, value in vars(settings).items() if name not in ("key_added", "mpp", "image_key")}
     image = squares.frame.image_key
-    _keys.write_provenance(table.uns, key, function=FUNCTION, source=source, image=image, mpp=squares.frame.mpp, **facts)
+    _keys.write_provenance(
+        table.uns, key, function=FUNCTION, source=source, image=image, mpp=squares.frame.mpp, **facts
+    )
     shapes = GeoDataFrame(geometry=squares.polygons[kept], index=names)
     transformations = get_transformation(opened.sdata.images[image], get_all=True)
     return ShapesModel.parse(shapes, transformations=transformations), table

@@ -15,9 +15,7 @@ from spade.pp._bins.squares import Frame
 from spade.pp._scale import neighbours_mpp
 
 
-def frame_of_element(
-    sample: Opened, element: SpatialElement, what: str, settings: BinSettings
-) -> tuple[Frame, Floats]:
+def frame_of_element(sample: Opened, element: SpatialElement, what: str, settings: BinSettings) -> tuple[Frame, Floats]:
     """Return the image that shows an element, and the ``(3, 3)`` matrix on (x, y) from the element to its pixels."""
     sdata = sample.sdata
     systems = systems_of(element)

@@ -137,7 +137,7 @@ def _nested(sample: Sample, section: Section, placed: PlacedRows, size_um: float
     if places is None or lattice is None:
         raise ValueError(
             f"{section.name}: the {len(placed.own)} bins of {section.region!r} do not lie on a square lattice, in "
-            "several rows and columns. If they are cells or spots, pass from_=\"cells\"."
+            'several rows and columns. If they are cells or spots, pass from_="cells".'
         )
     named = BINS.search(section.region)
     bin_um = float(named.group(1)) if named else spot_pitch(placed.pixels) * placed.frame.mpp
