@@ -55,7 +55,7 @@ def make(path, n_bins, n_genes, per_bin):
         150, 250, (3, int(side * px), int(side * px)), dtype=np.uint8, chunks=(3, 2048, 2048)
     )
     image = Image2DModel.parse(pixels, dims=("c", "y", "x"), c_coords=[*"rgb"], scale_factors=[2, 2])
-    sdata = SpatialData(images={"he": image}, shapes={REGION: ShapesModel.parse(squares)}, tables={REGION: table})
+    sdata = SpatialData(images={"he": image}, shapes={REGION: ShapesModel.parse(squares)}, tables={"bins_8": table})
     sdata.write(path)
     return n
 

@@ -1,4 +1,4 @@
-"""Preprocessing: patches, squares of transcripts or bins, tissue and tiles of slides, image features, labels, gene names and panels, splits."""
+"""Preprocessing: patches, tissue and tiles, binned counts, image features, labels, gene names and panels, splits."""
 
 from spade.pp._bins.bin_expression import bin_expression
 from spade.pp._encode_patches import encode_patches

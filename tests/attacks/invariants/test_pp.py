@@ -58,7 +58,12 @@ CALLS = {
         }
     ),
 }
+#: The names of these genes are in no table, so they stay; warned of.
+CALLS["harmonize_genes"] = st.fixed_dictionaries(
+    {"own_species": st.just("human"), "to": st.sampled_from(["symbol", "ensembl"])}
+)
 WRITTEN = {
+    "harmonize_genes": {"harmonized_from"},
     "patches": {"spade_valid", "new_patches"},
     "encode_patches": {"X_new", "X_other"},
     "select_genes": {"new_gene"},
@@ -86,15 +91,33 @@ OF_SLIDES = {
         }
     ),
 }
+#: Squares of spots: a table and shapes of their own, which do not depend on the order of rows.
+BINS = st.fixed_dictionaries(
+    {"size_um": st.sampled_from([100, 150]), "from_": st.sampled_from(["cells", "bins"]), "key_added": st.just("new")}
+)
 ELEMENTS = {"tissue": {"new"}, "tiles": {"new", "new_table"}}
-#: Functions whose choice of genes or draws may depend on the order of spots by rounding or by design.
-NOT_BY_ROW = {"select_genes"}
+#: Functions that write nothing by row, or whose choice may depend on the order of spots by rounding or by design.
+NOT_BY_ROW = {"select_genes", "harmonize_genes"}
 
 
 def test_every_function_is_tried():
-    assert set(CALLS) | set(OF_SLIDES) == set(sp.pp.__all__)
+    assert set(CALLS) | set(OF_SLIDES) | {"bin_expression"} == set(sp.pp.__all__)
 
 
+@FEW
+@given(options=BINS, seed=st.integers(0, 1000))
+def test_squares_are_new_elements_and_follow_no_order(options, seed):
+    plain, mixed = section(0), shuffled(section(0), seed)
+    before = contents(plain["table"].copy())
+    for sdata in (plain, mixed):
+        sp.pp.bin_expression(sdata, **options)
+    assert set(plain.shapes) - set(section(0).shapes) == {"new"}
+    same(contents(plain["table"]), before)
+    same(contents(plain["new_table"]), contents(mixed["new_table"]))
+    assert plain["new"].equals(mixed["new"])
+
+
+@pytest.mark.filterwarnings("ignore:.*fewer than half of its genes are known")
 @pytest.mark.parametrize("function", CALLS)
 @FEW
 @given(data=st.data())

@@ -18,7 +18,8 @@ PATH = Path(__file__).with_name("hgnc.tsv.xz")
 def shipped_genes() -> GeneFiles:
     """Return names of all approved human genes, and those of mouse genes that are orthologues of one of them alone.
 
-    Data of HGNC (CC0), see the first line of the file. Former names and aliases of mouse genes are not among them. Callers change nothing in it.
+    Data of HGNC (CC0), see the first line of the file. Former names and aliases of mouse genes are not among them.
+    Callers change nothing in it.
     """
     text = lzma.decompress(PATH.read_bytes()).decode()
     frame = pd.read_csv(StringIO(text), sep="\t", skiprows=1, dtype=str, keep_default_na=False)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import re
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from os import PathLike
@@ -50,8 +51,8 @@ class GeneFiles:
         """Return human symbols and those of mouse that are paired with each other alone."""
         named = {(human, self.mgi.get(mouse, mouse)) for human, mouse in self.pairs}
         named = {(human, mouse) for human, mouse in named if human and mouse and not mouse.startswith("MGI:")}
-        many = [pd.Series([pair[side] for pair in named], dtype=object).value_counts() for side in (0, 1)]
-        return {human: mouse for human, mouse in sorted(named) if many[0][human] == many[1][mouse] == 1}
+        n = [Counter(pair[side] for pair in named) for side in (0, 1)]
+        return {human: mouse for human, mouse in sorted(named) if n[0][human] == n[1][mouse] == 1}
 
 
 def _joined(values: pd.Series) -> str:

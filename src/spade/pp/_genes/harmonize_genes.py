@@ -22,9 +22,20 @@ from spade.core.checks import brief, check_choice
 from spade.core.errors import warn
 from spade.io._files.matrices import to_csr
 from spade.io._genes.shipped import shipped_genes
-from spade.io._genes.tables import PREFIXES, GeneFiles, bare_id, gene_files
+from spade.io._genes.tables import COLUMNS, PREFIXES, GeneFiles, bare_id, gene_files
 from spade.pp._genes.common import is_control
-from spade.pp._genes.names import AMBIGUOUS, MATCHED, MISSING, RENAMED, GeneIndex, Named, Naming, name_of, parted
+from spade.pp._genes.names import (
+    AMBIGUOUS,
+    MATCHED,
+    MISSING,
+    RENAMED,
+    GeneIndex,
+    Named,
+    Naming,
+    name_of,
+    parted,
+    shipped_index,
+)
 from spade.pp._genes.species import species_of
 
 logger = logging.getLogger("spade")
@@ -101,10 +112,11 @@ def harmonize_genes(
     Examples
     --------
     >>> import spade as sp
-    >>> (sdata,) = sp.datasets.toy(1, 30, n_genes=3)
-    >>> sdata["table"].var_names = ["ENSG00000141510.18", "CD8", "Gapdh"]
-    >>> report = sp.pp.harmonize_genes(sdata, own_species="human")
-    >>> report[["name", "reason"]].to_numpy().tolist()
+    >>> (sdata,) = sp.datasets.toy(1, 30, n_genes=9)
+    >>> names = ["ENSG00000141510.18", "CD8", "Gapdh", "EPCAM", "VIM", "KRT8", "CD3E", "PTPRC", "MKI67"]
+    >>> sdata["table"].var_names = names
+    >>> report = sp.pp.harmonize_genes(sdata)
+    >>> report[["name", "reason"]].head(3).to_numpy().tolist()
     [['TP53', 'Ensembl id'], ['CD8A', 'previous symbol'], ['GAPDH', 'other case']]
     """
     check_choice("to", to, ("symbol", "ensembl"))
@@ -115,16 +127,21 @@ def harmonize_genes(
             check_choice("own_species", one, SPECIES)
     items = as_list(samples, writes=True)
     files = _files(tables)
-    indices = {name: GeneIndex(frame) for name, frame in files.names.items()}
+    shipped = shipped_genes().names
+    indices = {
+        name: shipped_index(name) if frame is shipped.get(name) else GeneIndex(frame)
+        for name, frame in files.names.items()
+    }
     found, pairs = _read(items, own_species, indices, table_key)
     wanted = _wanted(found, species)
     for name in {one.species for one in found.values()} | {wanted}:
-        index = indices.setdefault(name, GeneIndex(pd.DataFrame(columns=["symbol", "ensembl", "previous", "alias"])))
-        index.know(pairs[name])
-    reports = []
-    for sample in iter_samples(items, table_key=table_key, writes=True):
-        if sample.name in found:
-            reports.append(_rename(sample, found[sample.name], indices, _naming(to, wanted, files)))
+        indices[name] = indices.get(name, GeneIndex(pd.DataFrame(columns=COLUMNS))).with_ids(pairs[name])
+    naming = _naming(to, wanted, files)
+    reports = [
+        _rename(sample, found[sample.name], indices, naming)
+        for sample in iter_samples(items, table_key=table_key, writes=True)
+        if sample.name in found
+    ]
     return pd.concat(reports, ignore_index=True)
 
 
@@ -145,7 +162,7 @@ def _files(tables: str | PathLike[str] | Sequence[str | PathLike[str]] | None) -
 def _read(
     items: Samples, own_species: str | Mapping[str, str] | None, indices: Mapping[str, GeneIndex], table_key: str | None
 ) -> tuple[dict[str, SampleGenes], dict[str, dict[str, str]]]:
-    """Return the genes of every sample with expression, and the symbols of Ensembl ids that ``var`` tells, by species."""
+    """Return the genes of every sample with expression, and symbols of Ensembl ids as ``var`` tells, by species."""
     found: dict[str, SampleGenes] = {}
     told: dict[str, dict[str, set[str]]] = defaultdict(lambda: defaultdict(set))
     names = []
@@ -170,7 +187,7 @@ def _read(
 
 
 def _columns(table: ad.AnnData) -> tuple[list[str], list[str], list[str]]:
-    """Return the names of the genes of a table, and Ensembl ids and symbols beside them, ``""`` where there are none."""
+    """Return the names of the genes of a table, and Ensembl ids and symbols beside them, ``""`` where none are."""
     genes = table.var_names.astype(str).tolist()
     in_var = [next((table.var[name].astype(str) for name in names if name in table.var), None)
               for names in (ID_COLUMNS, SYMBOL_COLUMNS)]  # fmt: skip

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
+from copy import copy
 from dataclasses import dataclass
+from functools import cache
 from typing import NamedTuple
 
 import pandas as pd
 
+from spade.io._genes.shipped import shipped_genes
 from spade.io._genes.tables import bare_id
 
 #: How a name was understood, the surest first.
@@ -28,32 +31,37 @@ class GeneIndex:
 
     def __init__(self, frame: pd.DataFrame) -> None:
         """Take a table of names, as :class:`~spade.io._genes.tables.GeneFiles` holds it."""
-        self.ids: dict[str, tuple[str, ...]] = {}
-        self._by: dict[str, dict[str, list[str]]] = {how: defaultdict(list) for how in HOW}
-        for symbol, ids, previous, alias in frame[["symbol", "ensembl", "previous", "alias"]].itertuples(index=False):
-            self.ids[symbol] = tuple(filter(None, map(bare_id, ids.split("|"))))
-            self._by[BY_SYMBOL][symbol] = [symbol]
-            self._by[BY_CASE][symbol.upper()].append(symbol)
-            for how, names in (
-                (BY_ID, self.ids[symbol]),
-                (BY_PREVIOUS, previous.split("|")),
-                (BY_ALIAS, alias.split("|")),
-            ):
-                for name in filter(None, names):
-                    self._by[how][name].append(symbol)
+        self._ids: dict[str, list[str]] = {}
+        self._by: dict[str, dict[str, list[str]]] = {how: {} for how in HOW}
+        columns = (frame[name].tolist() for name in ("symbol", "ensembl", "previous", "alias"))
+        for symbol, ids, previous, alias in zip(*columns, strict=True):
+            self._ids[symbol] = [one for one in map(bare_id, ids.split("|")) if one]
+            names = ([symbol], [symbol.upper()], self._ids[symbol], previous.split("|"), alias.split("|"))
+            for how, listed in zip((BY_SYMBOL, BY_CASE, BY_ID, BY_PREVIOUS, BY_ALIAS), names, strict=True):
+                for name in listed:
+                    if name:
+                        self._by[how].setdefault(name, []).append(symbol)
 
-    def know(self, ids: Mapping[str, str]) -> None:
-        """Take symbols of Ensembl ids that no table has; a symbol of a table keeps the ids that it has there."""
-        for one, symbol in ids.items():
-            if one not in self._by[BY_ID]:
-                self._by[BY_ID][one] = [symbol]
-                if symbol not in self.ids:
-                    self.ids[symbol] = (one,)
-                    self._by[BY_SYMBOL][symbol] = [symbol]
+    def with_ids(self, symbols: Mapping[str, str]) -> GeneIndex:
+        """Return an index that also has symbols of Ensembl ids that it does not know; symbols that it knows stay."""
+        new = {one: symbol for one, symbol in symbols.items() if one not in self._by[BY_ID]}
+        if not new:
+            return self
+        more = copy(self)
+        more._by = self._by | {
+            BY_ID: self._by[BY_ID] | {one: [symbol] for one, symbol in new.items()},
+            BY_SYMBOL: {symbol: [symbol] for symbol in new.values()} | self._by[BY_SYMBOL],
+        }
+        more._ids = {symbol: [one] for one, symbol in new.items()} | self._ids
+        return more
+
+    def ids(self, symbol: str) -> list[str]:
+        """Return the Ensembl ids of a gene."""
+        return self._ids.get(symbol, [])
 
     def meant(self, name: str, gene_id: str = "") -> Meant:
         """Return the genes that a name, or the Ensembl id beside it, may mean."""
-        for one in filter(None, (gene_id, bare_id(name))):
+        for one in (gene_id, bare_id(name)):
             if found := self._by[BY_ID].get(one):
                 return Meant(tuple(found), BY_ID)
         for how in HOW[1:]:
@@ -64,6 +72,12 @@ class GeneIndex:
     def n_symbols(self, names: Iterable[str]) -> int:
         """Return how many names are approved symbols."""
         return sum(name in self._by[BY_SYMBOL] for name in names)
+
+
+@cache
+def shipped_index(species: str) -> GeneIndex:
+    """Return the index of the shipped table."""
+    return GeneIndex(shipped_genes().names[species])
 
 
 @dataclass(frozen=True)
@@ -101,9 +115,9 @@ def name_of(gene: str, gene_id: str, own: GeneIndex, wanted: GeneIndex, naming: 
         symbol, how = naming.orthologues[symbol], f"orthologue of {symbol}"
     if naming.to == "symbol":
         return Named(symbol, MATCHED if symbol == gene else RENAMED, how)
-    ids = wanted.ids.get(symbol, ())
+    ids = wanted.ids(symbol)
     if gene_id in ids and not crosses:
-        ids = (gene_id,)
+        ids = [gene_id]
     if len(ids) != 1:
         return Named(
             "", AMBIGUOUS if ids else MISSING, f"{symbol} has {'several Ensembl ids' if ids else 'no Ensembl id'}"
