@@ -58,12 +58,7 @@ CALLS = {
         }
     ),
 }
-#: The names of these genes are in no table, so they stay; warned of.
-CALLS["harmonize_genes"] = st.fixed_dictionaries(
-    {"own_species": st.just("human"), "to": st.sampled_from(["symbol", "ensembl"])}
-)
 WRITTEN = {
-    "harmonize_genes": {"harmonized_from"},
     "patches": {"spade_valid", "new_patches"},
     "encode_patches": {"X_new", "X_other"},
     "select_genes": {"new_gene"},
@@ -96,12 +91,26 @@ BINS = st.fixed_dictionaries(
     {"size_um": st.sampled_from([100, 150]), "from_": st.sampled_from(["cells", "bins"]), "key_added": st.just("new")}
 )
 ELEMENTS = {"tissue": {"new"}, "tiles": {"new", "new_table"}}
-#: Functions that write nothing by row, or whose choice may depend on the order of spots by rounding or by design.
-NOT_BY_ROW = {"select_genes", "harmonize_genes"}
+#: Functions whose choice of genes or draws may depend on the order of spots by rounding or by design.
+NOT_BY_ROW = {"select_genes"}
 
 
 def test_every_function_is_tried():
-    assert set(CALLS) | set(OF_SLIDES) | {"bin_expression"} == set(sp.pp.__all__)
+    assert set(CALLS) | set(OF_SLIDES) | {"bin_expression", "harmonize_genes"} == set(sp.pp.__all__)
+
+
+@pytest.mark.filterwarnings("ignore:.*fewer than half of its genes are known")
+@pytest.mark.parametrize("to", ["symbol", "ensembl"])
+def test_names_of_genes_change_and_nothing_else(to):
+    sdata = section(0)
+    before, shapes = contents(sdata["table"].copy()), dict(sdata.shapes)
+    sp.pp.harmonize_genes(sdata, own_species="human", to=to)
+    after = contents(sdata["table"])
+    assert set(after) - set(before) == {("var", "harmonized_from"), ("record", "harmonized_from")}
+    for place, value in before.items():
+        found = after[place]
+        same(value.to_numpy(), found.to_numpy()) if place[0] == "var" else same(value, found)
+    assert all(sdata[name] is element for name, element in shapes.items())
 
 
 @FEW
@@ -117,7 +126,6 @@ def test_squares_are_new_elements_and_follow_no_order(options, seed):
     assert plain["new"].equals(mixed["new"])
 
 
-@pytest.mark.filterwarnings("ignore:.*fewer than half of its genes are known")
 @pytest.mark.parametrize("function", CALLS)
 @FEW
 @given(data=st.data())

@@ -180,7 +180,7 @@ def test_what_does_not_fit(genes, options, error, message):
 
 def test_mostly_unknown_names_are_warned_of():
     with warns_here("a: fewer than half of its genes are known"):
-        sp.pp.harmonize_genes(section(["TP53", *(f"G{i}" for i in range(9))]), own_species="human")
+        sp.pp.harmonize_genes(section(["TP53", *(f"Unknown{i}" for i in range(9))]), own_species="human")
 
 
 def test_a_store_is_renamed(tmp_path):

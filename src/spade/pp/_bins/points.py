@@ -67,11 +67,12 @@ def _points_key(sdata: SpatialData, points_key: str | None, name: str) -> str:
 
 def _columns(points: Any, settings: BinSettings, what: str) -> dict[str, str]:
     """Return the columns to read: x, y, gene and, where they are there or asked for, count and quality."""
-    gene = settings.feature_key or points.attrs.get(ATTRS, {}).get("feature_key")
-    columns = {"x": "x", "y": "y", "gene": gene, "count": settings.count_key}
+    gene = settings.feature_key or points.attrs.get(ATTRS, {}).get("feature_key") or ""
+    columns = {"x": "x", "y": "y", "gene": str(gene)}
+    if settings.count_key is not None:
+        columns["count"] = settings.count_key
     if settings.min_qv is not None and QUALITY in points.columns:
         columns["quality"] = QUALITY
-    columns = {name: column for name, column in columns.items() if column is not None or name == "gene"}
     for argument, name in (("feature_key", "gene"), ("count_key", "count")):
         if name in columns and columns[name] not in points.columns:
             raise KeyError(

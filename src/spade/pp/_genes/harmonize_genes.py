@@ -201,7 +201,7 @@ def _columns(table: ad.AnnData) -> tuple[list[str], list[str], list[str]]:
 
 def _wanted(found: Mapping[str, SampleGenes], species: str | None) -> str:
     """Return whose names are wanted; raise if samples are of two species and it was not said."""
-    kinds = {one.species: name for name, one in reversed(found.items())}
+    kinds = {one.species: name for name, one in reversed(list(found.items()))}
     if species is None and len(kinds) > 1:
         listed = " and ".join(f"{name} is {kind}" for kind, name in sorted(kinds.items()))
         raise ValueError(
