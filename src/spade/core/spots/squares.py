@@ -70,8 +70,9 @@ def summed_rows(squares: Rows, counts: csr_matrix) -> tuple[Rows, Rows, csr_matr
     ``counts`` are whole numbers ``(n, G)`` of rows that lie in ``squares`` ``(n, 2)``.
     """
     numbers, row, n_rows = np.unique(_numbers(squares), return_inverse=True, return_counts=True)
-    selector = csr_matrix((np.ones(len(row), np.int64), (row, np.arange(len(row)))), shape=(len(numbers), len(row)))
-    whole = csr_matrix((counts.data.astype(np.int64), counts.indices, counts.indptr), shape=counts.shape)
+    kind = np.int32 if counts.data.sum(dtype=np.float64) < 2**31 else np.int64
+    selector = csr_matrix((np.ones(len(row), kind), (row, np.arange(len(row)))), shape=(len(numbers), len(row)))
+    whole = csr_matrix((counts.data.astype(kind), counts.indices, counts.indptr), shape=counts.shape)
     return _squares(numbers), n_rows, csr_matrix(selector @ whole)
 
 

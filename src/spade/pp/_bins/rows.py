@@ -46,14 +46,16 @@ def squares_of_rows(sample: Sample, settings: BinSettings) -> Squares:
     """Return the squares in which the cells or bins of a table lie, and the sums of their counts."""
     section = _only_section(sample)
     placed = _placed(sample, section, settings)
-    counts = read_counts(sample, settings.layer, smoothed=False)[section.rows]
+    counts = read_counts(sample, settings.layer, smoothed=False)
     on_tissue = _on_tissue(sample, section)
     if settings.from_ == "cells":
         side = settings.size_um / placed.frame.mpp
         matrix, squares = grid_matrix(side), squares_of(placed.pixels, side)
     else:
         matrix, squares = _nested(sample, section, placed, settings.size_um)
-    places, n_rows, sums = summed_rows(squares[on_tissue], csr_matrix(counts[on_tissue]))
+    rows = section.rows[on_tissue]
+    chosen = counts if len(rows) == sample.table.n_obs else csr_matrix(counts[rows])
+    places, n_rows, sums = summed_rows(squares[on_tissue], chosen)
     var = sample.table.var.copy()
     var.index = var.index.astype(str)
     return Squares(placed.frame, matrix, places, sums, var, n_rows)
