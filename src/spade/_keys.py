@@ -19,6 +19,7 @@ PATCHES = "patches"
 TABLE = "table"
 TISSUE = "tissue"
 TILES = "tiles"
+BINS = "bins"
 #: ``obs`` column with the share of a tile that is tissue.
 TISSUE_SHARE = "tissue_share"
 VALID = "spade_valid"
@@ -28,6 +29,8 @@ PROGRAMS = "programs"
 MARKERS = "rank_expert_genes"
 PREDICTED = "predicted"
 SMOOTHED = "smoothed"
+#: ``var`` column with the names of genes before all samples got one naming, and the record of that.
+HARMONIZED = "harmonized_from"
 PATHWAYS = "pathways"
 #: In the place of a function: the features are in a file of another program.
 FEATURE_FILE = "feature file"

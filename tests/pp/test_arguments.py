@@ -54,6 +54,16 @@ ODD = {
         "by": (None, *CHOICES), "min_share": (None, 0, 1.5, *NUMBERS), "mpp": (0, *NUMBERS), "table_key": CHOICES,
         "key_added": ("my key", *KEYS),
     },
+    "bin_expression": {
+        "size_um": (None, 0, *NUMBERS), "from_": (None, "spots", *CHOICES), "points_key": CHOICES,
+        "feature_key": CHOICES, "count_key": CHOICES, "min_qv": (3, *NUMBERS), "layer": CHOICES, "image_key": CHOICES,
+        "mpp": (0, *NUMBERS), "min_counts": (None, 0, 2.5, *NUMBERS), "table_key": CHOICES,
+        "key_added": (None, "my key", *KEYS),
+    },
+    "harmonize_genes": {
+        "to": (None, "name", *CHOICES), "species": CHOICES, "own_species": (*CHOICES[:-1], "no_such"),
+        "tables": (3, math.nan, True, "", [3], {"a": 1}, np.array([1.0])), "table_key": CHOICES,
+    },
 }  # fmt: skip
 
 
@@ -75,6 +85,8 @@ def settings(function, sdata):
         "spatial_context": {"use_rep": "X_f"},
         "split": {"groupby": "organ", "fractions": (0.5, 0.5, 0)},
         "label_patches": {"annotations": drawn},
+        "bin_expression": {"size_um": 100, "from_": "cells"},
+        "harmonize_genes": {"own_species": "human"},
     }.get(function, {})
 
 

@@ -98,7 +98,7 @@ def test_mouse_and_human_together_are_refused(data_dir):
     samples = [read_bulb(data_dir / "mob", "11"), read_tumour(data_dir / "her2st", "B4")]
     message = (
         r"only 6 gene names in common, fewer than min_genes=50 \(MOB_11: 16218 genes .*; B4: 15289 genes .*\)"
-        r".*different species.*Ensembl id"
+        r".*different species, mouse in MOB_11 and human in B4: sp\.pp\.harmonize_genes"
     )
     with pytest.raises(ValueError, match=message):
         sp.pp.select_genes(samples)

@@ -150,7 +150,7 @@ def iter_samples(
         name, sdata, path = found.name, found.sdata, found.path
         if not sdata.tables and add_table is not None:
             add_table(sdata)
-        key = _table_key(sdata, name, table_key)
+        key = table_key_of(sdata, name, table_key)
         if not sdata.tables[key].n_obs:
             raise ValueError(f"{name}: tables[{key!r}] has no rows left; leave the sample out.")
         watched = (f"tables/{key}",)
@@ -222,8 +222,9 @@ def _name(sdata: SpatialData, path: Path | None, stems: Counter[str]) -> str:
     return f"sample {content_digest(sdata)[:6]}" if sdata.path is None else Path(sdata.path).stem
 
 
-def _table_key(sdata: SpatialData, name: str, table_key: str | None) -> str:
-    tables = list(sdata.tables)
+def table_key_of(sdata: SpatialData, name: str, table_key: str | None, *, besides: str | None = None) -> str:
+    """Return the table that was named, or the only one (``besides`` one that the caller made); raise if unclear."""
+    tables = [key for key in sdata.tables if key != besides or key == table_key]
     if table_key is not None:
         of_tiles = _keys.tile_table(check_text("table_key", table_key))
         if table_key not in tables and of_tiles in tables:

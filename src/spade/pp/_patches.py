@@ -231,7 +231,7 @@ def _patches_of_section(
 ) -> tuple[_keys.RegionRecord, GeoDataFrame, NDArray[np.bool_], NDArray[np.bool_]]:
     """Return record and squares of a section, which rows lie in the image, and which of these show anything there."""
     placement = place(sample.sdata, section.name, section.region, regions, settings.image_of(section.region))
-    rows = _join(section, placement)
+    rows = join_rows(section, placement)
     mpp, diameter_um = section_scale(sample, section, placement, rows, settings.mpp_of(section.region))
     warn_if_coarse(section.name, placement.image_key, mpp, settings.wanted_mpp)
     key = settings.key_added
@@ -253,7 +253,7 @@ def _patches_of_section(
     return record, _squares(sample, placement, side), inside, shown
 
 
-def _join(section: Section, placement: SpotPlacement) -> Rows:
+def join_rows(section: Section, placement: SpotPlacement) -> Rows:
     """Return the position of every row's spot."""
     rows = pd.Index(placement.index).get_indexer(section.ids)
     missing = section.ids[rows < 0]

@@ -8,9 +8,10 @@ from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
+from spatialdata import SpatialData
 
 from spade import _keys
-from spade._samples.placement import SpotPlacement
+from spade._samples.placement import SpotPlacement, pixels_of
 from spade._samples.sample import Sample, Section
 from spade.core.arrays import Rows
 from spade.core.errors import warn
@@ -22,7 +23,7 @@ from spade.core.spots.lattice import (
     spot_pitch,
     visium_mpp,
 )
-from spade.io._recorded.frames import pixel_growth
+from spade.io._recorded.frames import pixel_growth, scale_factors, systems_of
 from spade.io._recorded.scale import recorded_mpp, recorded_pitch
 
 logger = logging.getLogger("spade")
@@ -30,6 +31,13 @@ logger = logging.getLogger("spade")
 ARRAY = ["array_row", "array_col"]
 #: End of the name that spatialdata-io gives to the bins of Visium HD, with their side in µm.
 BINS = re.compile(r"square_(\d{3})um$")
+#: By the name that spatialdata-io gives to its readers: ends of the names of elements whose coordinates are µm.
+READERS_IN_UM = {
+    "xenium": ("transcripts", "cell_boundaries", "nucleus_boundaries", "cell_circles"),
+    "merscope": ("_transcripts", "_polygons"),
+}
+#: Bins that are measured.
+MOST_BINS = 1_000
 VISIUM = "spots recognised as Visium"
 #: ``obs`` column with the area of cells in µm², as Xenium tables have it.
 CELL_AREA = "cell_area"
@@ -74,6 +82,8 @@ def section_scale(
         mpp = _of_earlier_patches(sample, section, placement)
     diameter_px = float(2 * np.median(placement.radii))
     if mpp is None and measured is None:
+        mpp = neighbours_mpp(sample.sdata, placement.image_key, placement.coordinate_system)
+    if mpp is None and measured is None:
         raise ValueError(
             f"{section.name}: the microns per pixel of images[{placement.image_key!r}] are not known: no reader "
             f"recorded them, and the spots (median diameter {diameter_px:.3g} px, pitch "
@@ -88,6 +98,28 @@ def section_scale(
     elif measured is not None:
         _check(mpp, measured, what, section.name)
     return Scale(float(mpp), bins_um or diameter_px * float(mpp))  # type: ignore[arg-type]
+
+
+def neighbours_mpp(sdata: SpatialData, image_key: str, system: str) -> float | None:
+    """Return the µm/px of an image that other elements in a coordinate system tell, None if they tell nothing.
+
+    Bins of Visium HD tell it by their name, and the elements of a format whose coordinates are µm by their
+    transformation.
+    """
+    in_um = READERS_IN_UM.get(str(sdata.attrs.get("spatialdata_io_reader")), ())
+    for key, element in (*sdata.shapes.items(), *sdata.points.items()):
+        bins = BINS.search(key) if key in sdata.shapes else None
+        if system not in systems_of(element) or not (bins or key.endswith(in_um)):
+            continue
+        side = 1.0
+        if bins is not None:
+            first = element.iloc[:MOST_BINS]
+            side = float(np.median(2 * first["radius"] if "radius" in first else np.sqrt(first.geometry.area)))
+        growth = float(np.sqrt(np.prod(scale_factors(pixels_of(sdata, element, image_key, system, key)))))
+        um = float(bins.group(1)) if bins else 1.0
+        logger.info("images[%r]: %.4g µm/px, by the size of %r", image_key, um / (side * growth), key)
+        return um / (side * growth)
+    return None
 
 
 def warn_if_coarse(name: str, image_key: str, mpp: float, wanted_mpp: float) -> None:

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import logging
 
-import anndata as ad
 import numpy as np
 import pandas as pd
-from scipy.sparse import triu
 
 from spade import _keys
 from spade._checks import shorten
@@ -165,21 +163,14 @@ def _array_positions(sample: Sample, section: Section) -> Floats:
 
 
 def _lattice_pairs(points: Floats, name: str) -> Rows:
-    """Return the pairs of neighbours on the lattice ``(n, 2)``, from squidpy.
+    """Return the pairs of neighbours on the lattice ``(n, 2)``: those within its reach.
 
-    They are found by distance: squidpy's graph of the k nearest spots would reach across gaps where spots are missing.
+    The k nearest spots, which a graph may also join, would reach across gaps where spots are missing.
     """
-    import squidpy as sq
-
     reach = lattice_reach(points)
     if np.isnan(reach):
         raise ValueError(
             f"{name}: the {len(points)} spots do not lie on a hexagonal or square lattice. Choose "
             'method="radius" with radius_um=.'
         )
-    if hasattr(sq.gr, "neighbors"):
-        graph, _ = sq.gr.neighbors.RadiusBuilder(reach).build(points)
-    else:  # before 1.8.2
-        scratch = ad.AnnData(obsm={"spatial": points})
-        graph = sq.gr.spatial_neighbors(scratch, coord_type="generic", radius=reach, copy=True)[0]
-    return np.column_stack(triu(graph, k=1).nonzero())
+    return pairs_within(points, reach)

@@ -87,13 +87,44 @@ OF_SLIDES = {
         }
     ),
 }
+#: Squares of spots: a table and shapes of their own, which do not depend on the order of rows.
+BINS = st.fixed_dictionaries(
+    {"size_um": st.sampled_from([100, 150]), "from_": st.sampled_from(["cells", "bins"]), "key_added": st.just("new")}
+)
 ELEMENTS = {"tissue": {"new"}, "tiles": {"new", "new_table"}}
 #: Functions whose choice of genes or draws may depend on the order of spots by rounding or by design.
 NOT_BY_ROW = {"select_genes"}
 
 
 def test_every_function_is_tried():
-    assert set(CALLS) | set(OF_SLIDES) == set(sp.pp.__all__)
+    assert set(CALLS) | set(OF_SLIDES) | {"bin_expression", "harmonize_genes"} == set(sp.pp.__all__)
+
+
+@pytest.mark.filterwarnings("ignore:.*fewer than half of its genes are known")
+@pytest.mark.parametrize("to", ["symbol", "ensembl"])
+def test_names_of_genes_change_and_nothing_else(to):
+    sdata = section(0)
+    before, shapes = contents(sdata["table"].copy()), dict(sdata.shapes)
+    sp.pp.harmonize_genes(sdata, own_species="human", to=to)
+    after = contents(sdata["table"])
+    assert set(after) - set(before) == {("var", "harmonized_from"), ("record", "harmonized_from")}
+    for place, value in before.items():
+        found = after[place]
+        same(value.to_numpy(), found.to_numpy()) if place[0] == "var" else same(value, found)
+    assert all(sdata[name] is element for name, element in shapes.items())
+
+
+@FEW
+@given(options=BINS, seed=st.integers(0, 1000))
+def test_squares_are_new_elements_and_follow_no_order(options, seed):
+    plain, mixed = section(0), shuffled(section(0), seed)
+    before = contents(plain["table"].copy())
+    for sdata in (plain, mixed):
+        sp.pp.bin_expression(sdata, **options)
+    assert set(plain.shapes) - set(section(0).shapes) == {"new"}
+    same(contents(plain["table"]), before)
+    same(contents(plain["new_table"]), contents(mixed["new_table"]))
+    assert plain["new"].equals(mixed["new"])
 
 
 @pytest.mark.parametrize("function", CALLS)

@@ -23,8 +23,9 @@ RARE_SHARE, RARE_SPOTS = 0.01, 3
 
 def spots_with(counts: csr_matrix, var_names: pd.Index, common: GenePanel) -> Floats:
     """Return the number of spots in which each of the common genes has a count."""
-    found = csr_matrix(((counts.data > 0).astype(np.float32), counts.indices, counts.indptr), shape=counts.shape)
-    return np.asarray(common.take(found, var_names)[0].sum(0, dtype=np.float64)).ravel()
+    n_found = np.bincount(counts.indices[counts.data > 0], minlength=counts.shape[1]).astype(np.float64)
+    columns = common.columns(var_names)
+    return np.where(columns >= 0, n_found[columns], 0.0)
 
 
 def rare_genes(n_found: Floats, n_spots: int, common: GenePanel) -> set[str]:
@@ -40,7 +41,8 @@ def variable_alone(counts: csr_matrix, var_names: pd.Index, common: GenePanel, n
     sc.pp.normalize_total(scratch)
     sc.pp.log1p(scratch)
     columns = np.sort(common.columns(var_names))
-    scratch = scratch[:, columns].copy()
+    if len(columns) < scratch.n_vars:
+        scratch = scratch[:, columns].copy()
     scratch.var_names = np.array(common.fold(var_names), dtype=object)[columns]
     if n_top_genes >= scratch.n_vars:
         return set(scratch.var_names)

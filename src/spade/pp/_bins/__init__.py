@@ -1,0 +1,1 @@
+"""Spot-like squares with counts, from transcripts, cells or smaller bins."""

@@ -1,0 +1,1 @@
+"""Files in the true formats of Space Ranger and Xenium, made small."""
