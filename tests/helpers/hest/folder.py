@@ -30,8 +30,8 @@ SAMPLES = [
     ("TENX2", "Breast", HUMAN, "Visium", "patient 1 ", "Study B", 17_943),
     ("TENX3", "Breast", HUMAN, "Visium", "   ", "Study A", 17_943),
     ("TENX4", "Breast", HUMAN, "Visium", None, "Study A", 17_943),
-    ("TENX5", "Breast", HUMAN, "Visium", "BC7", "Study A", 17_943),
-    ("TENX6", "Breast", HUMAN, "Visium", "BC7", "Study A", 17_943),
+    ("TENX5", "Breast", HUMAN, "Visium", "BC7", "Study A", 1_186),
+    ("TENX6", "Brain", HUMAN, "Visium", "BC7", "Study A", 17_943),
     ("TENX7", "Brain", MOUSE, "Visium", None, "Study C", 19_465),
     ("TENX8", "Breast", HUMAN, "Xenium", None, "Study D", 541),
 ]
