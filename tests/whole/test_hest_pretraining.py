@@ -57,7 +57,5 @@ def test_pretraining_in_one_call_goes_on_after_interruptions(tmp_path, monkeypat
     assert sorted(path.name for path in folder.iterdir()) == sorted(
         ["HEST_v1_1_0.csv", "cellvit_seg", "metadata", "st", "tissue_seg", "wsis"]
     )
-    with pytest.raises(
-        ValueError, match="TENX1: .* is there, but of encoder 'colours', not 'texture'"
-    ):
+    with pytest.raises(ValueError, match=r"TENX1: .* is there, but of encoder 'colours', not 'texture'"):
         sp.tl.train_spade(cohort[:1], encoder="texture", use_rep="X_colours")
