@@ -157,7 +157,7 @@ ODD = {
         "checkpoint_dir": (3, ["a"], "", HUGE), "table_key": CHOICES, "rng": SEEDS,
     },
     "train_spade": {
-        "use_rep": (None, *CHOICES), "layer": CHOICES, "normalized": (None, *FLAGS), "genes": GENE_LISTS,
+        "use_rep": (None, *CHOICES), "encoder": CHOICES, "layer": CHOICES, "normalized": (None, *FLAGS), "genes": GENE_LISTS,
         "routing": MODELS, "init": MODELS, "cluster_space": (None, *CHOICES), "loss": (None, *CHOICES),
         "temperature": (None, *NUMBERS), "learn_temperature": (None, *FLAGS), "n_epochs": COUNTS,
         "batch_size": COUNTS, "lr": NUMBERS, "weight_decay": (None, *NUMBERS),

@@ -8,6 +8,7 @@ from spade import _keys, pp
 from spade._samples.listed import Listed
 from spade._samples.open import Item, Samples, as_list, iter_samples
 from spade._samples.sample import Sample
+from spade.core.checks import check_text
 from spade.core.distributed.ranks import torchrun_ranks
 from spade.encoders import Encoder
 from spade.encoders._output import check_encoder
@@ -18,9 +19,10 @@ logger = logging.getLogger("spade")
 
 def features_key(encoder: str | Encoder | None, use_rep: str | None) -> str | None:
     """Return the key of the features to train on: ``use_rep``, else that of the encoder."""
-    if encoder is None or use_rep is not None:
+    if encoder is None:
         return use_rep
-    return _keys.features(encoder if isinstance(encoder, str) else check_encoder(encoder).name)
+    name = check_text("encoder", encoder) if isinstance(encoder, str) else check_encoder(encoder).name
+    return _keys.features(name) if use_rep is None else use_rep
 
 
 def prepared(
