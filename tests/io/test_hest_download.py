@@ -7,7 +7,6 @@ import zipfile
 from fnmatch import fnmatch
 from pathlib import Path
 
-import httpx
 import pytest
 
 import spade as sp
@@ -84,8 +83,8 @@ def test_an_archive_that_was_cut_off(hub, tmp_path):
 
 def test_consent_is_asked_for_with_the_steps(monkeypatch, tmp_path):
     def gated(*_, **__):
-        response = httpx.Response(401, request=httpx.Request("GET", "https://huggingface.co"))
-        raise huggingface_hub.errors.GatedRepoError("gated", response=response)
+        kind = huggingface_hub.errors.GatedRepoError
+        raise kind.__new__(kind)  # what it is made of differs between versions
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", gated)
     with pytest.raises(
