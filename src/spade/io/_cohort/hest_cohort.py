@@ -127,7 +127,7 @@ def hest_cohort(
     >>> spots.write_h5ad(folder / "st" / "TENX99.h5ad")
 
     >>> import spade as sp
-    >>> cohort = sp.io.hest_cohort(folder, species="Homo sapiens", technology=["Visium", "Xenium"])
+    >>> cohort = sp.io.hest_cohort(folder, species="Homo sapiens", technology="Visium")
     >>> sp.pp.patches(cohort)
     >>> [sample.open()["table"].obs["organ"].iloc[0] for sample in cohort]
     ['Breast']
