@@ -12,6 +12,7 @@ import zarr
 from spade._samples.sample import Sample
 from spade.core.files import digest
 from spade.io._files.damaged import reading
+from spade.io._store import is_store
 
 T = TypeVar("T")
 
@@ -58,7 +59,9 @@ def _digest(names: pd.Index) -> str:
 
 
 def _stored_names(path: Path, table_key: str) -> pd.Index | None:
-    """Return the names of the rows of a table in a store; None if it has no such table."""
+    """Return the names of the rows of a table in a store; None if it has no such table, or is not made yet."""
+    if not is_store(path):
+        return None
     with reading(path, "a zarr store of SpatialData", "samples"):
         store = zarr.open_group(path, mode="r", use_consolidated=False)
         if (name := f"tables/{table_key}/obs") not in store:

@@ -21,11 +21,14 @@ from spade import _keys
 from spade._checks import plural, shorten
 from spade._samples.given.columns import add_columns
 from spade._samples.given.features import check_features, open_features
-from spade._samples.given.places import Item, NamedSample, bare, is_features, of_frame, of_path
+from spade._samples.given.places import Item, NamedSample, bare, is_features, of_frame, of_path, place_of
 from spade._samples.listed import Listed
 from spade._samples.sample import Opened, Sample, content_digest
 from spade.core.checks import check_ordered, check_path, check_text
+from spade.core.errors import warn
 from spade.io._atomic import check_writable, replacing
+from spade.io._cohort.lazy import LazySample
+from spade.io._files.damaged import DamagedFileError
 from spade.io._files.store import read_store
 from spade.io._store import is_store, stamp
 from spade.models import SealModel, SpadeModel
@@ -33,7 +36,7 @@ from spade.models import SealModel, SpadeModel
 logger = logging.getLogger("spade")
 #: Iterables that are no lists of samples.
 NOT_LISTS = (ad.AnnData, bytes)
-_One: TypeAlias = SpatialData | str | PathLike[str]
+_One: TypeAlias = SpatialData | str | PathLike[str] | LazySample
 Samples: TypeAlias = _One | Mapping[str, _One] | Iterable[_One | NamedSample] | pd.DataFrame
 _EXPECTED = (
     "a SpatialData, a path (of a .zarr store, a folder or pattern of stores, a sample sheet or feature files), or an "
@@ -44,16 +47,17 @@ _EXPECTED = (
 def as_list(samples: Samples, argument: str = "samples", *, writes: bool = False) -> Listed[Item]:
     """Return the samples of an argument one by one, and the keys of a dict as names; stores must be there.
 
-    A ``SpatialData``; a path to a zarr store or feature file, or to a folder of these, a pattern or a sample sheet; a
-    ``DataFrame`` in the form of a sheet; an iterable of these; or a dict from name to one sample. They stay unopened,
-    but must be writable if they are written, as feature files never are. A function that opens them more than once
-    passes this list to :func:`iter_samples`, which then finds rows that were changed in between.
+    A ``SpatialData``; a sample of :func:`spade.io.hest_cohort`; a path to a zarr store or feature file, or to a folder
+    of these, a pattern or a sample sheet; a ``DataFrame`` in the form of a sheet; an iterable of these; or a dict from
+    name to one sample. They stay unopened, but must be writable if they are written, as feature files never are. A
+    function that opens them more than once passes this list to :func:`iter_samples`, which then finds rows that were
+    changed in between.
     """
     check_ordered(argument, samples)
     items: list[Item]
     if isinstance(samples, pd.DataFrame):
         items = of_frame(samples, argument)
-    elif isinstance(samples, (SpatialData, str, PathLike)):
+    elif isinstance(samples, (SpatialData, str, PathLike, LazySample)):
         items = _items(samples, argument, "0")
     elif isinstance(samples, Mapping):
         named = {check_text(f"{argument}: name", name): item for name, item in samples.items()}
@@ -64,14 +68,20 @@ def as_list(samples: Samples, argument: str = "samples", *, writes: bool = False
         items = [item for number, one in enumerate(samples) for item in _items(one, argument, str(number))]
     if not items:
         raise ValueError(f"{argument} is empty; expected {_EXPECTED}.")
-    unnamed = [bare(item) for item in items]
-    if len({id(item) if isinstance(item, SpatialData) else item.resolve() for item in unnamed}) < len(items):
+    places = [place_of(item) for item in items]
+    if len({id(bare(item)) if at is None else at.resolve() for item, at in zip(items, places, strict=True)}) < len(
+        items
+    ):
         raise ValueError(f"{argument}: the same object or path is listed more than once.")
-    for path in unnamed:
-        if isinstance(path, Path):
-            _check_place(path, argument)
-            if writes and not is_features(path):
-                check_writable(path.resolve())
+    for item, at in zip(items, places, strict=True):
+        if at is None:
+            continue
+        if not isinstance(bare(item), LazySample):
+            _check_place(at, argument)
+        elif writes:
+            at.parent.mkdir(parents=True, exist_ok=True)
+        if writes and not is_features(item):
+            check_writable(at.resolve())
     check_features(items, argument, writes=writes)
     return samples if isinstance(samples, Listed) else Listed(items)
 
@@ -86,14 +96,14 @@ def _check_place(path: Path, argument: str) -> None:
 
 def _items(item: object, argument: str, which: str) -> list[Item]:
     """Return the samples that one item stands for: an object itself, a path perhaps several."""
-    if isinstance(item, (SpatialData, NamedSample)):
+    if isinstance(item, (SpatialData, NamedSample, LazySample)):
         return [item]
     if isinstance(item, (str, PathLike)):
         return of_path(item, argument)
     raise TypeError(f"{argument}: item {which} is {_kind(item)}; expected {_EXPECTED}.{_advice(item)}")
 
 
-def _one(item: object, argument: str, name: str) -> SpatialData | Path:
+def _one(item: object, argument: str, name: str) -> SpatialData | Path | LazySample:
     """Return the sample that has a name."""
     items = _items(item, argument, repr(name))
     if isinstance(item, (str, PathLike)) and items != [check_path(argument, item)]:
@@ -146,7 +156,7 @@ def iter_samples(
     items = as_list(samples, writes=writes)
     if writes:
         items.check_stores()
-    for number, found in enumerate(_open(items, writes=writes, tables_only=tables_only)):
+    for found in _open(items, writes=writes, tables_only=tables_only):
         name, sdata, path = found.name, found.sdata, found.path
         if not sdata.tables and add_table is not None:
             add_table(sdata)
@@ -157,7 +167,7 @@ def iter_samples(
         at_start = stamp(path.resolve(), watched) if writes and path is not None else None
         before = sdata.tables[key].obs.copy() if writes else None
         sample = Sample(name, sdata, path, watched, at_start, key, before=before, file=found.file)
-        items.check_rows(number, sample)
+        items.check_rows(found.number, sample)
         add_columns(sample, found.columns)
         yield sample
 
@@ -173,14 +183,18 @@ def iter_slides(samples: Samples, *watched: str, writes: bool = False) -> Iterat
             f"samples: {str(bare(items[0]))!r} is a feature file, which has no image. Read the slide with "
             "sp.io.read_wsi and pass that."
         )
-    for name, sdata, path, _, _ in _open(items, writes=writes):
+    for _, name, sdata, path, _, _ in _open(items, writes=writes):
         at_start = stamp(path.resolve(), watched) if writes and path is not None else None
         yield Opened(name, sdata, path, watched, at_start)
 
 
 class _Found(NamedTuple):
-    """An object that was opened, with its store, or the feature file that it stands for, and columns of a sheet."""
+    """An object that was opened, with its store, or the feature file that it stands for, and columns of a sheet.
 
+    ``number`` is its place in the list, in which samples that cannot be read may have been left out.
+    """
+
+    number: int
     name: str
     sdata: SpatialData
     path: Path | None
@@ -191,16 +205,34 @@ class _Found(NamedTuple):
 def _open(items: Listed[Item], *, writes: bool, tables_only: bool = False) -> Iterator[_Found]:
     """Open objects one at a time; nobody else saves a store meanwhile if it is written."""
     stems = Counter(path.stem for path in map(_unnamed_path, items) if path is not None)
-    for listed in items:
+    for number, listed in enumerate(items):
         item = bare(listed)
         given, columns = (listed.name, listed.columns) if isinstance(listed, NamedSample) else ("", {})
         if isinstance(item, Path) and is_features(item):
-            yield _Found(given or item.stem, open_features(item), None, item, columns)
+            yield _Found(number, given or item.stem, open_features(item), None, item, columns)
             continue
-        real = item.resolve() if writes and isinstance(item, Path) else None
-        with nullcontext() if real is None else replacing(real):
-            sdata, path = (read_store(item, tables_only=tables_only), item) if isinstance(item, Path) else (item, None)
-            yield _Found(given or _name(sdata, path, stems), sdata, path, None, columns)
+        path = place_of(item)
+        with nullcontext() if path is None or not writes else replacing(path.resolve()):
+            sdata = _opened(item, writes=writes, tables_only=tables_only)
+            if sdata is not None:
+                yield _Found(number, given or _name(sdata, path, stems), sdata, path, None, columns)
+
+
+def _opened(item: SpatialData | Path | LazySample, *, writes: bool, tables_only: bool) -> SpatialData | None:
+    """Return the object of a sample; None for one that cannot be read and may be skipped."""
+    if isinstance(item, SpatialData):
+        return item
+    if isinstance(item, Path):
+        return read_store(item, tables_only=tables_only)
+    try:
+        if writes:
+            item.make_store()
+        return item.open(tables_only=tables_only)
+    except (DamagedFileError, FileNotFoundError) as error:
+        if item.on_damaged != "skip":
+            raise
+        warn(f"{item.name}: left out, as it cannot be read. {error}")
+        return None
 
 
 def _unnamed_path(item: Item) -> Path | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from spade.io._annotations import read_annotations
+from spade.io._cohort.hest_cohort import hest_cohort
 from spade.io._cohort.metadata import read_hest_metadata
 from spade.io._cohort.spade_samples import spade_samples
 from spade.io._export.write_annotations import write_annotations
@@ -19,6 +20,7 @@ __all__ = [
     "from_anndata",
     "from_lazyslide",
     "from_sopa",
+    "hest_cohort",
     "read_annotations",
     "read_hest",
     "read_hest_metadata",

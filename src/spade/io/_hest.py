@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -20,9 +20,11 @@ if TYPE_CHECKING:
     from anndata import AnnData
     from geopandas import GeoDataFrame
     from spatialdata import SpatialData
+    from xarray import DataTree
 
 from spade.core.spots.lattice import check_spots, spot_pitch
 from spade.io._bytes import read_json
+from spade.io._cohort.patch_picture import patch_picture, spots_with_patch
 from spade.io._files.damaged import damaged, reading
 from spade.io._files.hdf5 import read_h5ad
 from spade.io._files.matrices import to_csr
@@ -43,6 +45,8 @@ OBS = {
     "disease_state": "disease_state",
     "oncotree_code": "oncotree_code",
 }
+#: Folders of the files of a sample, and their suffixes.
+KINDS = {"wsis": ".tif", "patches": ".h5", "st": ".h5ad", "metadata": ".json"}
 #: Files of each optional shapes element; the first that exists is read.
 SHAPES = {
     "tissue": ("tissue_seg/{id}_contours.geojson", "tissue_seg/{id}.geojson"),
@@ -53,14 +57,14 @@ SHAPES = {
 def read_hest(path: str | Path, sample_id: str, *, mpp: float | None = None) -> SpatialData:
     """Read one sample of HEST-1k.
 
-    The slide is read lazily, tile by tile. Patches in the folder (``patches/{id}.h5``) are not read, because
-    :func:`spade.pp.patches` takes them from the slide itself. Transcripts, Xenium segmentations and previews are not
-    read either.
+    The slide is read lazily, tile by tile. Where only HEST's patches were downloaded (``patches/{id}.h5``, 112 µm
+    around every spot under tissue), these take its place: they are laid out as a picture of about 0.5 µm/px, white
+    between them. Transcripts, Xenium segmentations and previews are not read.
 
     Parameters
     ----------
     path
-        Folder with ``wsis/{id}.tif``, ``st/{id}.h5ad`` and ``metadata/{id}.json``. If present,
+        Folder with ``wsis/{id}.tif`` (or ``patches/{id}.h5``), ``st/{id}.h5ad`` and ``metadata/{id}.json``. If present,
         ``tissue_seg/{id}_contours.geojson`` and ``cellvit_seg/{id}_cellvit_seg.parquet`` (or ``.geojson``) are read
         too.
     sample_id
@@ -84,10 +88,16 @@ def read_hest(path: str | Path, sample_id: str, *, mpp: float | None = None) -> 
     Raises
     ------
     FileNotFoundError
-        If the folder or one of the sample's three files is missing.
+        If the folder or one of the sample's files is missing.
     ValueError
         If ``sample_id`` holds a path, a file is damaged or claims more than it can hold, the image is not RGB, the
-        scale is unknown or contradicts the spots, or no spot lies in the image.
+        scale is unknown or contradicts the spots, no spot lies in the image, or patches are not those of the spots.
+
+    Warns
+    -----
+    UserWarning
+        If spots lie outside the image, gene names occur twice, or spots have no patch in ``patches/{id}.h5``: without
+        the slide, these spots are left out.
 
     Examples
     --------
@@ -115,26 +125,33 @@ def read_hest(path: str | Path, sample_id: str, *, mpp: float | None = None) -> 
         raise ValueError(f"sample_id={sample_id!r}: expected the name of a sample in the folder, without any path.")
     if mpp is not None:
         check_positive("mpp", mpp, "µm/px")
-    folder = check_path("path", path)
-    slide, expression, metadata = _files(folder, sample_id)
-    facts = _read_metadata(metadata, sample_id)
-    if mpp is None:
-        mpp = next((v for k in ("estimated", "embedded") if (v := _positive(facts, f"pixel_size_um_{k}"))), None)
-    if mpp is None:
-        raise ValueError(
-            f"{sample_id}: the metadata has no positive microns per pixel (pixel_size_um_estimated is "
-            f"{facts.get('pixel_size_um_estimated')!r}, pixel_size_um_embedded "
-            f"{facts.get('pixel_size_um_embedded')!r} in {str(metadata)!r}). Give mpp=."
-        )
+    return open_hest(check_path("path", path), sample_id, mpp=mpp)
 
-    adata, centres, diameter_px = _read_expression(expression, sample_id)
-    picture = read_image(slide, f"slide of {sample_id}")
-    check_inside(centres, *size(picture), sample_id)
-    lattice = facts.get("st_technology") in LATTICES
-    pitch_um = _positive(facts, "inter_spot_dist") if lattice else None
+
+class SampleFiles(NamedTuple):
+    """Files of a sample: its slide, or without one HEST's patches of it; expression and metadata."""
+
+    slide: Path | None
+    patches: Path | None
+    expression: Path
+    metadata: Path
+
+
+def open_hest(folder: Path, sample_id: str, *, mpp: float | None = None, outlines: bool = True) -> SpatialData:
+    """Open a sample as :func:`read_hest` does, perhaps without ``outlines`` of tissue and cells."""
+    files = sample_files(folder, sample_id)
+    facts = _read_metadata(files.metadata, sample_id)
+    adata, centres, diameter_px = _read_expression(files.expression, sample_id)
+    mpp = _slide_mpp(facts, files.metadata, sample_id) if mpp is None else mpp
+    if files.slide is None:
+        kept = spots_with_patch(_patches_of(files), adata.obs_names, sample_id)
+        adata, centres = adata[kept].copy(), centres[kept]
+    picture, image_mpp = _picture(files, sample_id, adata.obs_names, centres, mpp)
+    shrink = image_mpp / mpp
+    check_inside(centres / shrink, *size(picture), sample_id)
+    pitch_um, diameter_um = _spots(facts, sample_id)
     if pitch_um is not None:
         check_spots(centres, mpp, pitch_um, sample_id)
-    diameter_um = _positive(facts, "spot_diameter") if lattice else None
     if diameter_um is not None:
         diameter_px = diameter_um / mpp
     elif diameter_px is None:
@@ -149,34 +166,106 @@ def read_hest(path: str | Path, sample_id: str, *, mpp: float | None = None) -> 
         adata.obs["patient"] = pd.Categorical([sample_id] * adata.n_obs)
         logger.info('%s: the metadata names no patient; obs["patient"] is the name of the sample', sample_id)
     adata.uns["hest"] = {key: value for key, value in facts.items() if value is not None}
+    return section(
+        picture,
+        adata,
+        centres,
+        diameter_px / 2,
+        sample=sample_id,
+        mpp=image_mpp,
+        pitch_um=pitch_um,
+        shapes=_outlines(folder, sample_id) if outlines else {},
+    )
+
+
+def open_picture(
+    folder: Path, sample_id: str, barcodes: pd.Index, centres: Floats, mpp: float | None = None
+) -> tuple[DataTree, float]:
+    """Return the picture of a sample, and its µm/px: the slide, or without one HEST's patches of these spots."""
+    files = sample_files(folder, sample_id)
+    facts = _read_metadata(files.metadata, sample_id)
+    mpp = _slide_mpp(facts, files.metadata, sample_id) if mpp is None else mpp
+    return _picture(files, sample_id, barcodes, centres, mpp)
+
+
+def _picture(
+    files: SampleFiles, sample_id: str, barcodes: pd.Index, centres: Floats, mpp: float
+) -> tuple[DataTree, float]:
+    if files.slide is not None:
+        return read_image(files.slide, f"slide of {sample_id}"), mpp
+    return patch_picture(_patches_of(files), barcodes, centres, mpp, sample_id)
+
+
+def _patches_of(files: SampleFiles) -> Path:
+    if files.patches is None:
+        raise FileNotFoundError(f"{str(files.expression)!r}: there is neither a slide nor a file of patches.")
+    return files.patches
+
+
+def _spots(facts: Mapping[str, Any], sample_id: str) -> tuple[float | None, float | None]:
+    """Return distance and diameter of the spots in µm, None if unknown: spots of a lattice do not overlap."""
+    if facts.get("st_technology") not in LATTICES:
+        return None, None
+    pitch_um, diameter_um = _positive(facts, "inter_spot_dist"), _positive(facts, "spot_diameter")
+    if pitch_um is not None and diameter_um is not None and diameter_um > pitch_um:
+        logger.info(
+            "%s: the metadata have spots of %g µm, %g µm apart, which cannot be; neither is used",
+            sample_id, diameter_um, pitch_um,
+        )  # fmt: skip
+        return None, None
+    return pitch_um, diameter_um
+
+
+def _outlines(folder: Path, sample_id: str) -> dict[str, GeoDataFrame]:
+    """Return the outlines of tissue and cells that are in the folder."""
     shapes = {}
     for element, names in SHAPES.items():
         file = next((f for name in names if (f := folder / name.format(id=sample_id)).is_file()), None)
         polygons = _read_polygons(file, sample_id) if file else None
         if polygons is not None:
             shapes[element] = polygons
-    return section(
-        picture, adata, centres, diameter_px / 2, sample=sample_id, mpp=mpp, pitch_um=pitch_um, shapes=shapes
-    )
+    return shapes
 
 
-def _files(folder: Path, sample_id: str) -> tuple[Path, Path, Path]:
-    """Return slide, expression and metadata of a sample, or raise with the samples that are complete."""
-    kinds = (("wsis", ".tif"), ("st", ".h5ad"), ("metadata", ".json"))
+def sample_files(folder: Path, sample_id: str) -> SampleFiles:
+    """Return the files of a sample, or raise with the samples that are complete."""
     if not folder.is_dir():
         raise FileNotFoundError(
             f"path={str(folder)!r} is not a folder; expected a folder with wsis/, st/ and metadata/."
         )
-    files = [folder / kind / f"{sample_id}{suffix}" for kind, suffix in kinds]
-    missing = [str(file.relative_to(folder)) for file in files if not file.is_file()]
+    slide, patches, expression, metadata = (folder / kind / f"{sample_id}{suffix}" for kind, suffix in KINDS.items())
+    missing = [str(f.relative_to(folder)) for f in (expression, metadata) if not f.is_file()]
+    if not (slide.is_file() or patches.is_file()):
+        missing.insert(0, str(slide.relative_to(folder)))
     if missing:
-        complete = set.intersection(*({f.stem for f in (folder / k).glob(f"*{s}")} for k, s in kinds))
         raise FileNotFoundError(
-            f"sample_id={sample_id!r}: {', '.join(missing)} missing in {str(folder)!r}. Samples with slide, expression "
-            f"and metadata there: {shorten(sorted(complete), 20) or 'none'}. Download the missing files, or choose one "
-            "of these."
+            f"sample_id={sample_id!r}: {', '.join(missing)} missing in {str(folder)!r}. Samples with slide (or "
+            f"patches), expression and metadata there: {shorten(complete_samples(folder), 20) or 'none'}. Download the "
+            "missing files, or choose one of these."
         )
-    return files[0], files[1], files[2]
+    if slide.is_file():
+        return SampleFiles(slide, None, expression, metadata)
+    return SampleFiles(None, patches, expression, metadata)
+
+
+def complete_samples(folder: Path) -> list[str]:
+    """Return the samples of a folder that can be read."""
+    slides, patches, expression, metadata = (
+        {file.stem for file in (folder / kind).glob(f"*{suffix}")} for kind, suffix in KINDS.items()
+    )
+    return sorted((slides | patches) & expression & metadata)
+
+
+def _slide_mpp(facts: Mapping[str, Any], metadata: Path, sample_id: str) -> float:
+    """Return the µm/px that the metadata state for the slide; the estimate from the spots comes first."""
+    mpp = next((v for k in ("estimated", "embedded") if (v := _positive(facts, f"pixel_size_um_{k}"))), None)
+    if mpp is None:
+        raise ValueError(
+            f"{sample_id}: the metadata has no positive microns per pixel (pixel_size_um_estimated is "
+            f"{facts.get('pixel_size_um_estimated')!r}, pixel_size_um_embedded "
+            f"{facts.get('pixel_size_um_embedded')!r} in {str(metadata)!r}). Give mpp=."
+        )
+    return mpp
 
 
 def _read_metadata(file: Path, sample_id: str) -> dict[str, Any]:

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from tqdm.auto import tqdm
 
 from spade._samples.open import NamedSample, Samples, as_list
 from spade.core.checks import brief
+from spade.io._cohort.lazy import LazySample
+
+#: A sample as a task gets it.
+Store: TypeAlias = str | LazySample | dict[str, str | LazySample]
 
 
 def on_client(
@@ -52,10 +56,12 @@ def _checked(client: Any) -> Any:
     return distributed
 
 
-def _store(item: object) -> str | dict[str, str]:
+def _store(item: object) -> Store:
     """Return a store as a task gets it; an object in memory raises."""
     named = isinstance(item, NamedSample)
     sample = item.item if isinstance(item, NamedSample) else item
+    if isinstance(sample, LazySample):
+        return {item.name: sample} if named else sample  # type: ignore[attr-defined]
     if not isinstance(sample, Path):
         raise TypeError(
             f"samples: got {type(sample).__name__} with client=, which takes paths alone: the workers are other "

@@ -15,7 +15,7 @@ from spatialdata import SpatialData
 from spatialdata.models import TableModel
 
 from spade import _keys
-from spade._samples.given.places import Item, bare, feature_name, is_features
+from spade._samples.given.places import Item, bare, feature_name, feature_path, is_features
 from spade._samples.obs import largest_expert
 from spade.io._feature_files import COORDS, FEATURES, GENES, FeatureFile, read_whole_file
 
@@ -116,7 +116,7 @@ def check_features(items: Sequence[Item], argument: str, *, writes: bool) -> Non
         )
     first: dict[str, Path] = {}
     for item in files:
-        path, name = Path(bare(item)), feature_name(item)
+        path, name = feature_path(item), feature_name(item)
         if name in first:
             raise ValueError(
                 f"{argument}: two files of slide {name!r}, {str(first[name])!r} and {str(path)!r}. Keep one, or give "

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from spade._samples.given.places import Item, bare, feature_name, is_features
+from spade._samples.given.places import Item, bare, feature_name, feature_path, is_features
 from spade._samples.sample import Sample
 from spade.core.checks import check_path
 from spade.io._feature_files import (
@@ -76,7 +76,7 @@ class FeatureOutput:
             path = self._path(feature_name(item))
             if not path.exists():
                 pending.append(item)
-            elif path.resolve() == Path(bare(item)).resolve():
+            elif path.resolve() == feature_path(item).resolve():
                 raise ValueError(f"out={str(self.folder)!r} is the folder of the feature files; choose another.")
             else:
                 self._check_same(path, item)
@@ -110,7 +110,7 @@ class FeatureOutput:
 
     def _check_same(self, path: Path, item: Item) -> None:
         """Raise unless a file is complete, and was made of the same features with the same facts."""
-        source = Path(bare(item))
+        source = feature_path(item)
         there = feature_facts(path)
         there.pop("version", None)
         wanted = {name: value for name, value in {**self.facts, **self._facts_of(source)}.items() if value is not None}

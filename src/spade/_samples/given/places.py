@@ -16,6 +16,7 @@ from spatialdata import SpatialData
 
 from spade._checks import plural, shorten
 from spade.core.checks import check_path
+from spade.io._cohort.lazy import LazySample
 from spade.io._feature_files import SUFFIXES, is_feature_file
 from spade.io._files.sheets import SHEETS, WORKBOOKS, SheetRow, read_sheet, sheet_rows
 from spade.io._store import is_store
@@ -32,17 +33,23 @@ class NamedSample:
     """
 
     name: str
-    item: SpatialData | Path
+    item: SpatialData | Path | LazySample
     columns: Mapping[str, Any] = field(default_factory=dict)
 
 
 #: A sample that may not be opened yet.
-Item: TypeAlias = SpatialData | Path | NamedSample
+Item: TypeAlias = SpatialData | Path | LazySample | NamedSample
 
 
-def bare(item: Item) -> SpatialData | Path:
+def bare(item: Item) -> SpatialData | Path | LazySample:
     """Return a sample without what the caller said of it."""
     return item.item if isinstance(item, NamedSample) else item
+
+
+def place_of(item: Item) -> Path | None:
+    """Return where a sample is saved; None for an object in memory."""
+    sample = bare(item)
+    return sample.store if isinstance(sample, LazySample) else sample if isinstance(sample, Path) else None
 
 
 def is_features(item: Item) -> bool:
@@ -51,9 +58,17 @@ def is_features(item: Item) -> bool:
     return isinstance(path, Path) and is_feature_file(path) and not path.is_dir()
 
 
+def feature_path(item: Item) -> Path:
+    """Return the file of a sample that is a feature file."""
+    path = bare(item)
+    if not isinstance(path, Path):
+        raise TypeError(f"samples: got {type(path).__name__}; expected a feature file.")
+    return path
+
+
 def feature_name(item: Item) -> str:
     """Return the name of a feature file: the one given, else its own without suffix."""
-    return (item.name if isinstance(item, NamedSample) else "") or Path(bare(item)).stem
+    return (item.name if isinstance(item, NamedSample) else "") or feature_path(item).stem
 
 
 def holds_stores(folder: Path) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from pathlib import Path
 
 import pandas as pd
@@ -52,7 +53,15 @@ def read_hest_metadata(path: str | Path) -> pd.DataFrame:
     >>> sp.io.read_hest_metadata(path.parent)["id"].tolist()
     ['TENX99']
     """
-    file = _file(check_path("path", path))
+    return _read(_file(check_path("path", path)))
+
+
+def newest_metadata(folder: Path) -> pd.DataFrame:
+    """Read the table of a folder, of several versions the newest."""
+    return _read(_tables(folder)[-1])
+
+
+def _read(file: Path) -> pd.DataFrame:
     text, separator = table_text(file, "path")
     with reading(file, "a table of samples", "path"):
         frame = pd.read_csv(io.StringIO(text), sep=separator, dtype={"id": str, "patient": str}, low_memory=False)
@@ -81,9 +90,15 @@ def _file(path: Path) -> Path:
     if not path.is_dir():
         check_file(path, "path")
         return path
-    tables = sorted(path.glob(NAME))
-    if not tables:
-        raise FileNotFoundError(f"path={str(path)!r} holds no table {NAME}. Name the file, or download it to there.")
+    tables = _tables(path)
     if len(tables) > 1:
         raise ValueError(f"path={str(path)!r} holds several tables, {shorten(t.name for t in tables)}; name one file.")
     return tables[0]
+
+
+def _tables(folder: Path) -> list[Path]:
+    """Return the tables of a folder, the newest version last; early versions lay in ``metadata/``."""
+    tables = [*folder.glob(NAME), *(folder / "metadata").glob(NAME)]
+    if not tables:
+        raise FileNotFoundError(f"path={str(folder)!r} holds no table {NAME}. Name the file, or download it to there.")
+    return sorted(tables, key=lambda table: [int(number) for number in re.findall(r"\d+", table.stem)])

@@ -66,26 +66,31 @@ def spade_samples(metadata: pd.DataFrame, *, rng: int | np.random.Generator = 0)
     check_metadata(metadata, "metadata")
     if SPLIT in metadata:
         raise ValueError(f"metadata already has a column {SPLIT!r}, which would be replaced; rename it.")
-    chosen = metadata[_is_kept(metadata)].copy()
+    chosen = metadata[is_of_authors(metadata)].copy()
     if chosen.empty:
         raise ValueError(
             f"metadata: none of {plural(len(metadata), 'sample')} is human, Visium, of more than {MIN_GENES:,} genes, "
             "of another organ than brain, and not one that the authors left out."
         )
-    generator = numpy_stream(as_seed(rng), "samples by organ")
-    test: set[str] = set()
-    for _, ids in chosen.groupby("organ", sort=True)["id"]:
-        test |= set(generator.permutation(sorted(ids))[: round(TEST_SHARE * len(ids))].tolist())
-    chosen[SPLIT] = np.where(chosen["id"].isin(test), "test", "train")
+    chosen[SPLIT] = deal_by_organ(chosen, as_seed(rng))
     n_both = int((chosen.groupby("patient")[SPLIT].nunique() > 1).sum()) if "patient" in chosen else 0
     logger.info(
         "%d of %d samples, %d of them test; patients in both parts: %d",
-        len(chosen), len(metadata), len(test), n_both,
+        len(chosen), len(metadata), int((chosen[SPLIT] == "test").sum()), n_both,
     )  # fmt: skip
     return chosen
 
 
-def _is_kept(metadata: pd.DataFrame) -> pd.Series:
+def deal_by_organ(metadata: pd.DataFrame, seed: int) -> pd.Series:
+    """Return ``"test"`` for a tenth of the samples of every organ, and ``"train"`` for the others."""
+    generator = numpy_stream(seed, "samples by organ")
+    test: set[str] = set()
+    for _, ids in metadata.groupby("organ", sort=True)["id"]:
+        test |= set(generator.permutation(sorted(ids))[: round(TEST_SHARE * len(ids))].tolist())
+    return pd.Series(np.where(metadata["id"].isin(test), "test", "train"), index=metadata.index)
+
+
+def is_of_authors(metadata: pd.DataFrame) -> pd.Series:
     """Whether the authors kept a sample; one without an organ cannot be dealt, and is left out."""
     organ = metadata["organ"].astype("string").str.lower()
     return (

@@ -12,7 +12,7 @@ from tqdm.auto import tqdm
 
 from spade._samples.given.features import WEIGHTS
 from spade._samples.given.output import FeatureOutput
-from spade._samples.given.places import Item, bare
+from spade._samples.given.places import Item, feature_path
 from spade._samples.model_features import (
     Model,
     features_key,
@@ -83,7 +83,7 @@ def _write_all(
     output = FeatureOutput(folder, {**record, "encoder": model.config.encoder, **facts})
     pending = output.pending(samples)
     for item in pending:  # the first is not written unless all fit
-        path = Path(bare(item))
+        path = feature_path(item)
         if (width := feature_shape(path)[1]) != n_features:
             raise ValueError(
                 f"{path.stem}: {str(path)!r} has {width} features, but the model reads {n_features} of encoder "

@@ -21,7 +21,7 @@ from spade import _keys
 from spade._checks import shorten
 from spade._samples.features import is_image_features, read_features
 from spade._samples.given.features import open_features
-from spade._samples.given.places import NamedSample, bare, feature_name, is_features
+from spade._samples.given.places import NamedSample, feature_name, feature_path, is_features
 from spade._samples.obs import group_labels, value_strings
 from spade._samples.open import Item, Samples, as_list, iter_samples
 from spade._samples.sample import Sample, check_names
@@ -173,7 +173,7 @@ def _as_files(bags: BagSource, argument: str) -> tuple[Mapping[str, Files] | Non
     named = {feature_name(item): item for item in items}
     columns = {name: dict(item.columns) for name, item in named.items() if isinstance(item, NamedSample)}
     sheet = pd.DataFrame.from_dict(columns, orient="index").rename_axis(SAMPLE).reset_index() if columns else None
-    files = {name: Path(bare(item)) for name, item in named.items()}
+    files = {name: feature_path(item) for name, item in named.items()}
     return {"features": files}, sheet if sheet is not None and len(sheet.columns) > 1 else None
 
 

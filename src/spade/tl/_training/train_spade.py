@@ -10,17 +10,19 @@ from os import PathLike
 import numpy as np
 
 from spade._samples.model_features import check_spade
-from spade._samples.open import Samples, as_list
+from spade._samples.open import Samples
 from spade.core.checks import brief
 from spade.core.distributed.machine import Machine
 from spade.core.distributed.ranks import torchrun_ranks
 from spade.core.experts.routing import Routing
 from spade.core.recipes import given_settings
 from spade.core.rng import as_seed
+from spade.encoders import Encoder
 from spade.models import GenePanel, SpadeConfig, SpadeModel
 from spade.tl._training.data import FeatureReader, read_training_data
 from spade.tl._training.initial_experts import check_init
 from spade.tl._training.panel import resolve_panel
+from spade.tl._training.prepare import features_key, prepared
 from spade.tl._training.spade_steps import (
     assemble_spade,
     assign_experts,
@@ -35,7 +37,8 @@ logger = logging.getLogger("spade")
 def train_spade(
     samples: Samples,
     *,
-    use_rep: str,
+    use_rep: str | None = None,
+    encoder: str | Encoder | None = None,
     layer: str | None = SpadeConfig.layer,
     normalized: bool = SpadeConfig.normalized,
     genes: GenePanel | Sequence[str] | None = None,
@@ -72,7 +75,7 @@ def train_spade(
 
     Every expert has two heads, one for the image features x and one for the log-normalised expression g of its own
     spots: :math:`h = W_1 x + b_1`, :math:`y = \mathrm{LayerNorm}(\mathrm{Dropout}(W_2\,\mathrm{GELU}(h) + b_2) + h)`.
-    They are trained with AdamW and a cosine schedule. The samples are only read, never written.
+    They are trained with AdamW and a cosine schedule. Without ``encoder``, the samples are only read, never written.
 
     The number of training spots decides what is left None, and the log says how:
 
@@ -94,7 +97,13 @@ def train_spade(
     samples
         A ``SpatialData``, a path to a zarr store, or a list or dict of these, with expression and image features.
     use_rep
-        ``obsm`` key of the image features.
+        ``obsm`` key of the image features; with ``encoder`` None stands for ``"X_"`` and its name.
+    encoder
+        Trains from slides in one call, such as those of :func:`spade.io.hest_cohort`: a name or object as in
+        :func:`spade.pp.encode_patches`. Where a sample lacks ``obsm[use_rep]``, it gets patches of 112 µm and their
+        features; where one lacks a panel and ``genes`` is None, :func:`spade.pp.select_genes` chooses it. All are
+        saved in the samples, one after another, so that an interrupted call goes on and the next finds them. None: all
+        of this is there.
     layer
         Layer with raw counts; None: ``X``. They are scaled to 10,000 per spot over all genes, then ``log1p``.
     normalized
@@ -224,7 +233,7 @@ def train_spade(
         dim=dim,
         dropout=dropout,
         precision=SpadeConfig.precision if precision is None else precision,
-        use_rep=use_rep,
+        use_rep=features_key(encoder, use_rep),
         layer=layer,
         normalized=normalized,
         groupby=groupby,
@@ -250,7 +259,7 @@ def train_spade(
         config = replace(
             config, **routing.settings, n_experts=routing.n_experts, routing_temperature=routing.temperature
         )
-    listed = as_list(samples)
+    listed = prepared(samples, encoder, config, choose=genes is None, table_key=table_key, on=(device, devices))
     panel = resolve_panel(listed, genes, table_key)
     if init is not None:
         check_init(init, panel, routing, config)
