@@ -28,7 +28,7 @@ from helpers.sections import pixels, warns_here
 
 import spade as sp
 from spade.core.vision.lora import adapters, add_lora
-from spade.encoders._spec import SPECS, EncoderSpec, _uni2_h
+from spade.encoders._spec import SPECS, EncoderSpec
 from spade.models import GenePanel, SealModel
 
 
@@ -158,7 +158,7 @@ def test_several_blocks_and_fewer_layers_are_found_in_the_file(network, files, t
 
 
 def test_an_encoder_built_like_uni2_h(tmp_path, monkeypatch):
-    small = _uni2_h() | {"img_size": 28, "depth": 2, "num_heads": 2, "embed_dim": 48}
+    small = SPECS["uni2_h"].kwargs() | {"img_size": 28, "depth": 2, "num_heads": 2, "embed_dim": 48}
     architecture = SPECS["uni2_h"].architecture
     monkeypatch.setitem(SPECS, "like", EncoderSpec("like", "like", architecture, 48, 28, kwargs=lambda: small))
     torch.manual_seed(1)
