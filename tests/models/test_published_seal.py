@@ -78,6 +78,14 @@ def test_images_are_encoded_with_the_adapters_of_the_file(model, files, network,
     np.testing.assert_allclose(bare.encode(patches, 0.5), frozen, atol=1e-4)
 
 
+def test_the_image_side_alone_is_an_encoder_with_the_adapters_merged(model, files, network, states):
+    patches = pixels(3, (4, PX, PX, 3))
+    alone = sp.encoders.get(ARCHITECTURE, weights=files[0], device="cpu")
+    np.testing.assert_allclose(alone.encode(patches, 0.5), model.encode_image(patches), atol=1e-4)
+    wanted = image_by_hand(network, states[0], patches, 2)
+    np.testing.assert_allclose(alone.encode(patches, 0.5), wanted, atol=1e-4)
+
+
 def test_expression_is_encoded_as_the_tensors_say(model, states):
     x = counts()
     np.testing.assert_allclose(model.encode_expression(x), expression_by_hand(states[1], x), rtol=1e-4, atol=1e-4)

@@ -134,4 +134,3 @@ def _musk(spec: EncoderSpec) -> nn.Module:
 
 #: Architectures that are built here.
 OWN = {"ctranspath": _ctranspath, "conch": _conch, "conch_v1_5": _conch_v1_5, "musk_large_patch16_384": _musk}
-

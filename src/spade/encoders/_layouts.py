@@ -65,9 +65,7 @@ def _merged(state: State) -> State:
     for key, down in state.items():
         if key.endswith(DOWN):
             layer = key.removesuffix(DOWN)
-            merged[f"{layer}.weight"] = (
-                merged[f"{layer}.weight"] + SEAL_ALPHA / len(down) * state[layer + UP] @ down
-            )
+            merged[f"{layer}.weight"] = merged[f"{layer}.weight"] + SEAL_ALPHA / len(down) * state[layer + UP] @ down
     return merged
 
 

@@ -132,7 +132,7 @@ def check_patches(encoder: Encoder, patches: NDArray[np.uint8]) -> None:
 
 def as_float32(out: Any) -> Any:
     """Return what a network returned as a float32 array, if it is a tensor."""
-    return out.float().cpu().numpy() if hasattr(out, "detach") and out.is_floating_point() else out
+    return out.detach().float().cpu().numpy() if hasattr(out, "detach") and out.is_floating_point() else out
 
 
 def identity(model: torch.nn.Module) -> str:

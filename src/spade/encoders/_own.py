@@ -62,6 +62,6 @@ def _failed(encoder: Any, gets: str, error: Exception) -> TypeError:
     """Return the error of an encoder that could not encode one patch."""
     first = str(error).partition("\n")[0]
     return TypeError(
-        f"encoder {encoder.name!r} cannot encode one black patch ({type(error).__name__}: {first}): {gets}. Give what it "
-        "needs with sp.encoders.wrap(..., input_px=, mean=, std= or transform=)."
+        f"encoder {encoder.name!r} cannot encode one black patch ({type(error).__name__}: {first}): {gets}. Give what "
+        "it needs with sp.encoders.wrap(..., input_px=, mean=, std= or transform=)."
     )
