@@ -1,4 +1,4 @@
-"""A small network with real weights, from a package of the index: EfficientNet-Lite0, trained on ImageNet (Apache-2.0)."""
+"""A network with real weights from a package of the index: EfficientNet-Lite0, trained on ImageNet (Apache-2.0)."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ from spade.encoders._spec import EncoderSpec
 def created(spec: EncoderSpec, *, seed: int = 0, pretrained: bool = False) -> nn.Module:
     """Build the network of an encoder; its initial weights come from the seed, not from torch's own state."""
     build = None if pretrained else OWN.get(spec.architecture or "")
-    name = (spec.model or spec.name) if pretrained else spec.architecture
+    name = (spec.model or spec.name) if pretrained else (spec.architecture or spec.name)
     with torch.random.fork_rng(devices=[]):
         seed_torch(seed)
         model: nn.Module = build(spec) if build else timm.create_model(name, pretrained=pretrained, **_options(spec))
@@ -129,7 +129,7 @@ def _musk(spec: EncoderSpec) -> nn.Module:
         import_module(spec.requires or "")  # registers the architecture with timm
     except ImportError as error:
         raise ImportError(f"encoder={spec.name!r} needs a package of its authors ({error}): {spec.install}") from error
-    return MuskImage(timm.create_model(spec.architecture))
+    return MuskImage(timm.create_model(spec.architecture or spec.name))
 
 
 #: Architectures that are built here.

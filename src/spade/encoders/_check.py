@@ -80,15 +80,14 @@ def check(encoder: str) -> EncoderStatus:
     installed = spec.requires is None or _is_there(spec.requires)
     cached = _in_cache(spec)
     logged_in = _logged_in()
-    built_in = spec.architecture is None and spec.model is None
-    ready = installed and (built_in or cached is not None)
-    todo = _todo(spec, installed, cached, logged_in, built_in)
+    ready = installed and (_is_built_in(spec) or cached is not None)
+    todo = _todo(spec, cached, installed=installed, logged_in=logged_in)
     return EncoderStatus(spec.name, ready, installed, cached, spec.gated, logged_in, spec.licence, todo)
 
 
-def _todo(spec: EncoderSpec, installed: bool, cached: Path | None, logged_in: bool, built_in: bool) -> str:  # noqa: FBT001
+def _todo(spec: EncoderSpec, cached: Path | None, *, installed: bool, logged_in: bool) -> str:
     """Return what to do next, in one or two sentences."""
-    if built_in:
+    if _is_built_in(spec):
         return "Nothing to do: it needs no weights."
     steps = [] if installed else [f"Install the package of its authors: {spec.install}."]
     if cached is not None:
@@ -105,6 +104,10 @@ def _todo(spec: EncoderSpec, installed: bool, cached: Path | None, logged_in: bo
         steps.append("Log in once with 'hf auth login'.")
     steps.append(f"The first use downloads the weights; without a network, copy them from {page} and pass weights=.")
     return " ".join(steps)
+
+
+def _is_built_in(spec: EncoderSpec) -> bool:
+    return spec.architecture is None and spec.model is None
 
 
 def _repository(spec: EncoderSpec) -> str | None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 
 from spade.core.checks import brief, check_choice, check_path
-from spade.core.device import PRECISIONS
+from spade.core.device import PRECISIONS, resolve_device
 from spade.core.errors import warn
 from spade.core.rng import as_seed, torch_stream
 from spade.encoders._network import NetworkEncoder
@@ -38,6 +38,8 @@ class TimmEncoder(NetworkEncoder):
         Seed of random weights.
     """
 
+    input_px: int
+
     def __init__(
         self,
         spec: EncoderSpec,
@@ -48,6 +50,7 @@ class TimmEncoder(NetworkEncoder):
         rng: int | np.random.Generator = 0,
     ) -> None:
         check_choice("precision", precision, PRECISIONS)
+        device = resolve_device(device)
         self.spec = spec
         model = _build(spec, weights, rng)
         input_px, *moments = input_of(spec, model)

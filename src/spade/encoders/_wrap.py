@@ -122,14 +122,14 @@ def as_encoder(encoder: Any, *, device: str = "auto", precision: str = "fp32") -
 def _facts(model: Any, name: str, input_px: int | None, moments: list[tuple[float, ...] | None]) -> dict[str, Any]:
     """Return side and moments of the input of a network: as given, else as timm records them, else raise."""
     config = getattr(model, "pretrained_cfg", None) or {}
-    side = input_px or (config.get("input_size") or (None,))[-1]
+    side: Any = input_px or (config.get("input_size") or (None,))[-1]
     mean, std = (given or config.get(key) for given, key in zip(moments, ("mean", "std"), strict=True))
     if lacking := [key for key, value in (("input_px", side), ("mean", mean), ("std", std)) if value is None]:
         raise ValueError(
             f"encoder {name!r} ({type(model).__name__}) does not say what its input is: pass sp.encoders.wrap(model, "
             f"{', '.join(f'{key}=…' for key in lacking)}), or wrap(model, transform=…), with the facts of its training."
         )
-    return {"input_px": int(side), "moments": (tuple(mean), tuple(std))}
+    return {"input_px": int(side), "moments": (mean, std)}
 
 
 def _name(model: Any) -> str:
