@@ -93,13 +93,20 @@ def encoder_table() -> str:
     rows = ["| name | weights | features | input px | µm/px | licence of the weights | access |", "| --- " * 7 + "|"]
     for name, spec in encoders.available().items():
         hub = (spec.model or "").removeprefix("hf-hub:")
-        weights = f"[{hub}](https://huggingface.co/{hub})" if hub else "none needed"
-        access = "built in" if not hub else "on request" if spec.gated else "open"
+        address = f"https://huggingface.co/{hub}" if hub else spec.page
+        weights = f"[{hub or address.removeprefix('https://')}]({address})" if address else "none needed"
+        access = "on request" if spec.gated else "open" if hub else "from that page" if address else "built in"
+        mpp = spec.mpp or ("not stated" if address else "any")
         rows.append(
-            f"| `{name}` | {weights} | {spec.dim} | {spec.input_px or 'any'} | {spec.mpp or 'any'} | {spec.licence} "
-            f"| {access} |"
+            f"| `{name}` | {weights} | {spec.dim} | {spec.input_px or 'any'} | {mpp} | {spec.licence} | {access} |"
         )
     return "\n".join(rows)
+
+
+def encoder_sources() -> str:
+    """Markdown list of what the facts of the encoders were read in."""
+    sources = dict.fromkeys(source for spec in encoders.available().values() for source in spec.source)
+    return "\n".join(f"- {source}" for source in sources)
 
 
 def task_table() -> str:
@@ -134,6 +141,7 @@ def texture_table() -> str:
 
 myst_substitutions = {
     "encoder_table": encoder_table(),
+    "encoder_sources": encoder_sources(),
     "task_table": task_table(),
     "task_sources": source_list(),
     "texture_table": texture_table(),

@@ -28,7 +28,7 @@ from helpers.sections import pixels, warns_here
 
 import spade as sp
 from spade.core.vision.lora import adapters, add_lora
-from spade.encoders._spec import SPECS, EncoderSpec, _uni2_h
+from spade.encoders._spec import SPECS, EncoderSpec
 from spade.models import GenePanel, SealModel
 
 
@@ -76,6 +76,14 @@ def test_images_are_encoded_with_the_adapters_of_the_file(model, files, network,
     bare = sp.encoders.get(ARCHITECTURE, weights=write_base(files[0].parent, network), device="cpu")
     assert model.config.encoder_id == bare.id
     np.testing.assert_allclose(bare.encode(patches, 0.5), frozen, atol=1e-4)
+
+
+def test_the_image_side_alone_is_an_encoder_with_the_adapters_merged(model, files, network, states):
+    patches = pixels(3, (4, PX, PX, 3))
+    alone = sp.encoders.get(ARCHITECTURE, weights=files[0], device="cpu")
+    np.testing.assert_allclose(alone.encode(patches, 0.5), model.encode_image(patches), atol=1e-4)
+    wanted = image_by_hand(network, states[0], patches, 2)
+    np.testing.assert_allclose(alone.encode(patches, 0.5), wanted, atol=1e-4)
 
 
 def test_expression_is_encoded_as_the_tensors_say(model, states):
@@ -158,7 +166,7 @@ def test_several_blocks_and_fewer_layers_are_found_in_the_file(network, files, t
 
 
 def test_an_encoder_built_like_uni2_h(tmp_path, monkeypatch):
-    small = _uni2_h() | {"img_size": 28, "depth": 2, "num_heads": 2, "embed_dim": 48}
+    small = SPECS["uni2_h"].kwargs() | {"img_size": 28, "depth": 2, "num_heads": 2, "embed_dim": 48}
     architecture = SPECS["uni2_h"].architecture
     monkeypatch.setitem(SPECS, "like", EncoderSpec("like", "like", architecture, 48, 28, kwargs=lambda: small))
     torch.manual_seed(1)

@@ -1,4 +1,4 @@
-"""Frozen image encoders: the built-in ``"texture"``, known pathology models, any timm model."""
+"""Frozen image encoders: the built-in ``"texture"``, known pathology models, any timm model, networks of one's own."""
 
 from __future__ import annotations
 
@@ -6,9 +6,11 @@ from os import PathLike
 
 import numpy as np
 
+from spade.encoders._check import EncoderStatus, check
 from spade.encoders._spec import SPECS, Encoder, EncoderSpec, spec_of
+from spade.encoders._wrap import wrap
 
-__all__ = ["Encoder", "EncoderSpec", "available", "get"]
+__all__ = ["Encoder", "EncoderSpec", "EncoderStatus", "available", "check", "get", "wrap"]
 
 
 def available() -> dict[str, EncoderSpec]:

@@ -20,8 +20,8 @@ def check_encoder(encoder: object) -> Encoder:
     """Return ``encoder`` if it has all that is read of an :class:`Encoder`, else raise before any patch is encoded."""
     if not callable(getattr(encoder, "encode", None)):
         raise TypeError(
-            f"encoder={brief(encoder)}: expected the name of an encoder, an encoder from sp.encoders.get, or a "
-            "SealModel."
+            f"encoder={brief(encoder)}: expected the name of an encoder, an encoder from sp.encoders.get, a SealModel, "
+            "a network (torch.nn.Module) or a function of patches."
         )
     missing = [name for name in ("name", "id", "dim", "input_px") if not hasattr(encoder, name)]
     if missing:

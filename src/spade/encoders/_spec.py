@@ -1,9 +1,12 @@
-"""What is known of each image encoder, in one place."""
+"""What is known of each image encoder, read from the facts in ``_facts.toml``."""
 
 from __future__ import annotations
 
+import tomllib
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
+from importlib.resources import files
 from typing import Any, Protocol
 
 import numpy as np
@@ -11,7 +14,8 @@ from numpy.typing import NDArray
 
 from spade.core.checks import check_text
 
-IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+NOT_STATED = "not stated"
+HUB = "hf-hub:"
 
 
 @dataclass(frozen=True)
@@ -23,25 +27,35 @@ class EncoderSpec:
     name
         Name in the registry.
     model
-        timm architecture or ``hf-hub:`` id of the published weights; None for the built-in encoder.
+        timm architecture or ``hf-hub:`` id of the published weights; None: built in, or not on the hub.
     architecture
-        timm architecture, so that a local weights file needs no network; None if only the hub knows it.
+        Architecture, so that a local weights file needs no network; None if only the hub knows it.
     dim
         Width of the features; None: that of the model.
     input_px
         Side of the input in pixels; None: that of the model.
     mpp
-        µm/px it was trained on; None if not stated.
+        µm/px of the patches it is meant for; None if not stated.
     mean, std
         Normalisation of the input; None: the architecture's own.
     licence
         Terms of the weights.
     gated
-        Whether access must be requested from the owner.
+        Whether access must be requested from the owner; None if not known.
     kwargs
-        Arguments of ``timm.create_model``.
+        Arguments of the architecture.
     pool
         ``"model"``: what the architecture returns. ``"cls+mean"``: class token beside the mean of the patch tokens.
+    file
+        File of the weights on the hub; None: timm knows.
+    page
+        Where to get weights that are not on the hub.
+    aliases
+        Names in other programs.
+    requires, install
+        Python module that defines the architecture, and how it is installed; None: nothing else is needed.
+    source
+        What the facts were read in.
     """
 
     name: str
@@ -52,10 +66,16 @@ class EncoderSpec:
     mpp: float | None = None
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
-    licence: str = "not stated"
-    gated: bool = False
+    licence: str = NOT_STATED
+    gated: bool | None = None
     kwargs: Callable[[], dict[str, Any]] = field(default=dict)
     pool: str = "model"
+    file: str | None = None
+    page: str | None = None
+    aliases: tuple[str, ...] = ()
+    requires: str | None = None
+    install: str | None = None
+    source: tuple[str, ...] = ()
 
 
 class Encoder(Protocol):
@@ -79,133 +99,67 @@ class Encoder(Protocol):
 
     @property
     def mpp(self) -> float | None:
-        """µm/px it was trained on; None if not stated."""
+        """µm/px of the patches it is meant for; None if not stated."""
 
     def encode(self, patches: NDArray[np.uint8], mpp: float) -> NDArray[np.float32]:
         """Encode ``(n, px, px, 3)`` patches at ``mpp`` µm/px to ``(n, dim)``."""
 
 
-def _swiglu() -> dict[str, Any]:
-    import timm.layers
-    import torch
-
-    return {"mlp_layer": timm.layers.SwiGLUPacked, "act_layer": torch.nn.SiLU}
-
-
-def _uni() -> dict[str, Any]:
-    return {"init_values": 1e-5, "dynamic_img_size": True}
+def _read() -> dict[str, EncoderSpec]:
+    """Return the registry, in the order of the file."""
+    content = tomllib.loads(files("spade.encoders").joinpath("_facts.toml").read_text(encoding="utf-8"))
+    sources, moments = content.pop("sources"), content.pop("moments")
+    return {name: _spec(name, content, sources, moments) for name in content}
 
 
-def _uni2_h() -> dict[str, Any]:
-    return {
-        "img_size": 224,
-        "patch_size": 14,
-        "depth": 24,
-        "num_heads": 24,
-        "init_values": 1e-5,
-        "embed_dim": 1536,
-        "mlp_ratio": 2.66667 * 2,
-        "no_embed_class": True,
-        "reg_tokens": 8,
-        "dynamic_img_size": True,
-        **_swiglu(),
-    }
+def _spec(name: str, content: dict[str, Any], sources: dict[str, str], moments: dict[str, Any]) -> EncoderSpec:
+    """Return an entry of the registry; one with a ``base`` has the facts of it, but for those of the weights."""
+    facts = dict(content[name])
+    if "base" in facts:
+        of_base = ("architecture", "kwargs", "dim", "input_px", "mpp", "moments", "pool")
+        facts = {key: value for key, value in content[facts.pop("base")].items() if key in of_base} | facts
+    chosen = moments[facts.pop("moments")] if "moments" in facts else {}
+    facts |= {key: tuple(value) for key, value in chosen.items()}
+    facts["kwargs"] = partial(_with_classes, facts.get("kwargs", {}))
+    facts["aliases"] = tuple(facts.get("aliases", ()))
+    facts["source"] = tuple(sources[key] for key in facts.get("source", ()))
+    return EncoderSpec(name, facts.pop("model", None), facts.pop("architecture", None), **facts)
 
 
-def _virchow() -> dict[str, Any]:
-    return {"img_size": 224, "init_values": 1e-5, "mlp_ratio": 5.3375, "dynamic_img_size": True, **_swiglu()}
+def _with_classes(kwargs: dict[str, Any]) -> dict[str, Any]:
+    """Return arguments of an architecture with the layers that they name."""
+    layers = {"mlp_layer": "timm.layers", "act_layer": "torch.nn"}
+    return {key: _layer(layers[key], value) if key in layers else value for key, value in kwargs.items()}
 
 
-def _virchow2() -> dict[str, Any]:
-    return {**_virchow(), "reg_tokens": 4}
+def _layer(module: str, name: str) -> Any:
+    from importlib import import_module
+
+    return getattr(import_module(module), name)
 
 
-def _h_optimus() -> dict[str, Any]:
-    return {"img_size": 224, "init_values": 1e-5, "dynamic_img_size": False}
+SPECS: dict[str, EncoderSpec] = _read()
 
 
-def _gigapath() -> dict[str, Any]:
-    return {"img_size": 224, "patch_size": 16, "init_values": 1e-5}
+def known(name: str) -> EncoderSpec | None:
+    """Return the entry of a name of the registry, of another program, or of the hub, unless it is not known."""
+    spec = SPECS.get(name)
+    return spec or next((s for s in SPECS.values() if name in s.aliases or (name == s.model and not _shared(s))), None)
 
 
-_OPTIMUS: dict[str, Any] = {"mean": (0.707223, 0.578729, 0.703617), "std": (0.211883, 0.230117, 0.177517)}
-_IMAGENET: dict[str, Any] = {"mean": IMAGENET_MEAN, "std": IMAGENET_STD}
-_NC = "CC BY-NC-ND 4.0"
-_APACHE = "Apache-2.0"
-
-
-def _hub(name: str, hub: str, architecture: str, dim: int, licence: str, **facts: Any) -> EncoderSpec:
-    return EncoderSpec(name, f"hf-hub:{hub}", architecture, dim, 224, mpp=0.5, licence=licence, **facts)
-
-
-_KNOWN = (
-    EncoderSpec("texture", None, None, 184, licence="BSD-3-Clause"),
-    _hub("uni", "MahmoodLab/UNI", "vit_large_patch16_224", 1024, _NC, gated=True, kwargs=_uni, **_IMAGENET),
-    _hub("uni2_h", "MahmoodLab/UNI2-h", "vit_giant_patch14_224", 1536, _NC, gated=True, kwargs=_uni2_h, **_IMAGENET),
-    _hub(
-        "virchow",
-        "paige-ai/Virchow",
-        "vit_huge_patch14_224",
-        2560,
-        _APACHE,
-        gated=True,
-        kwargs=_virchow,
-        pool="cls+mean",
-        **_IMAGENET,
-    ),
-    _hub(
-        "virchow2",
-        "paige-ai/Virchow2",
-        "vit_huge_patch14_224",
-        2560,
-        _NC,
-        gated=True,
-        kwargs=_virchow2,
-        pool="cls+mean",
-        **_IMAGENET,
-    ),
-    _hub(
-        "h_optimus_0",
-        "bioptimus/H-optimus-0",
-        "vit_giant_patch14_reg4_dinov2",
-        1536,
-        _APACHE,
-        kwargs=_h_optimus,
-        **_OPTIMUS,
-    ),
-    _hub(
-        "h_optimus_1",
-        "bioptimus/H-optimus-1",
-        "vit_giant_patch14_reg4_dinov2",
-        1536,
-        _NC,
-        gated=True,
-        kwargs=_h_optimus,
-        **_OPTIMUS,
-    ),
-    _hub(
-        "gigapath",
-        "prov-gigapath/prov-gigapath",
-        "vit_giant_patch14_dinov2",
-        1536,
-        _APACHE,
-        gated=True,
-        kwargs=_gigapath,
-        **_IMAGENET,
-    ),
-)
-SPECS: dict[str, EncoderSpec] = {spec.name: spec for spec in _KNOWN}
+def _shared(spec: EncoderSpec) -> bool:
+    """Whether several entries are files of the same place on the hub."""
+    return sum(other.model == spec.model for other in SPECS.values()) > 1
 
 
 def spec_of(encoder: object) -> EncoderSpec:
     """Return what is known of an encoder, or raise with the names that are known."""
     name = check_text("encoder", encoder)
-    for spec in SPECS.values():
-        if name in (spec.name, spec.model):
-            return spec
+    if spec := known(name):
+        return spec
     import timm
 
-    on_hub = name.startswith("hf-hub:")
+    on_hub = name.startswith(HUB)
     if not on_hub and not timm.is_model(name):
         near = timm.list_models(f"*{name.split('_')[0]}*")[:5]
         raise ValueError(

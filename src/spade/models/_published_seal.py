@@ -157,8 +157,10 @@ def _tower(
     path: Path, state: dict[str, Tensor], spec: EncoderSpec, config: SealConfig
 ) -> tuple[PixelTower, SealConfig, int]:
     """Return the encoder with the adapters of the file, the settings that say which, and the side of its input."""
+    from spade.encoders._layouts import CONCH_OTHERS
     from spade.encoders._timm import TimmEncoder, fit_strict
 
+    state = {name: value for name, value in state.items() if not name.startswith(CONCH_OTHERS)}
     layers = {name.removesuffix(DOWN) for name in state if name.endswith(DOWN)}
     if not layers:
         raise ValueError(

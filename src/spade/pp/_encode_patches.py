@@ -24,7 +24,7 @@ from spade.core.distributed.ranks import ALONE, Ranks, torchrun_ranks
 from spade.core.errors import warn
 from spade.core.rng import as_seed
 from spade.encoders import Encoder
-from spade.encoders._output import check_encoder
+from spade.encoders._wrap import as_encoder
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -71,7 +71,9 @@ def encode_patches(
         ``"texture"``: the built-in features that need no weights. Otherwise a name of
         :func:`spade.encoders.available`, any timm architecture, ``"hf-hub:owner/name"``, an encoder from
         :func:`spade.encoders.get`, or a :class:`spade.models.SealModel` that fine-tuned one. A network gets patches of
-        its own input size, normalised by its own mean and deviation.
+        its own input size, normalised by its own mean and deviation. A timm model, or a function from patches
+        ``(n, px, px, 3)`` to features ``(n, d)``, may be given as it is; any other network is wrapped with
+        :func:`spade.encoders.wrap`, which says what its input is.
     patches_key
         What :func:`patches` wrote.
     table_key
@@ -112,12 +114,14 @@ def encode_patches(
     KeyError
         Patches, image or table that is not there.
     TypeError
-        An encoder without ``encode``, ``name``, ``id``, ``dim`` or ``input_px``, before a sample is opened; or one that
-        returns no real numbers. An object in memory with ``client``, whose workers would change a copy of it.
+        An encoder without ``encode``, ``name``, ``id``, ``dim`` or ``input_px``, or a function that cannot encode one
+        black patch, before a sample is opened; or one that returns no real numbers. An object in memory with
+        ``client``, whose workers would change a copy of it.
     ValueError
-        Unknown encoder, weights that do not fit it or hold NaN or infinite values, or an encoder that returns anything
-        but finite features ``(n, dim)``, which is seen at its first batch. NaN stands for spots without a valid patch
-        and nothing else. More devices than there are, or several for an encoder without ``to(device)``.
+        Unknown encoder, a network that does not say what its input is, weights that do not fit it or hold NaN or
+        infinite values, or an encoder that returns anything but finite features ``(n, dim)``, which is seen at its
+        first batch. NaN stands for spots without a valid patch and nothing else. More devices than there are, or
+        several for an encoder without ``to(device)``.
     RuntimeError
         Published weights that cannot be downloaded. Under ``torchrun``, another process that ended.
 
@@ -146,7 +150,7 @@ def encode_patches(
         "key_added": key_added,
     }
     build: dict[str, Any] = {"weights": weights, "device": device, "precision": precision, "rng": as_seed(rng)}
-    _check_encoder(encoder, weights)
+    encoder = _checked_encoder(encoder, weights, device, precision)
     if client is not None:
         _encode_on_client(client, samples, encoder, build, settings)
         return
@@ -197,18 +201,20 @@ def _encode_store(
     _encode(store, _ready_once(encoder, **build) if isinstance(encoder, str) else encoder, ALONE, **settings)
 
 
-def _check_encoder(encoder: object, weights: str | PathLike[str] | None) -> None:
-    """Raise if encoder or weights are not what they must be, as far as that is seen before the encoder is built."""
+def _checked_encoder(
+    encoder: object, weights: str | PathLike[str] | None, device: str, precision: str
+) -> str | Encoder:
+    """Return a name or an encoder; raise if encoder or weights are not what they must be, as far as that is seen."""
     if weights is not None and (not isinstance(weights, (str, PathLike)) or not str(weights)):
         raise ValueError(f'weights={brief(weights)}: expected a path to a file of weights, "random", or None.')
     if isinstance(encoder, str):
-        check_text("encoder", encoder)
-        return
-    check_encoder(encoder)
+        return check_text("encoder", encoder)
+    ready = as_encoder(encoder, device=device, precision=precision)
     if weights is not None:
         raise ValueError(
             f"weights={weights!r}: the encoder already has weights; pass these to sp.encoders.get instead."
         )
+    return ready
 
 
 def _ready(encoder: str | Encoder, **build: Any) -> Encoder:

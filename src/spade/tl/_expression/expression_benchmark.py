@@ -26,7 +26,7 @@ from spade._samples.patches import row_centres
 from spade.core.checks import brief, check_choice, check_count, check_path, check_positive
 from spade.core.expression.normalise import TARGET_SUM
 from spade.encoders import Encoder
-from spade.encoders._output import check_encoder
+from spade.encoders._wrap import as_encoder
 from spade.io._store import is_store
 from spade.models import GenePanel
 from spade.models._gene_names import MATCHING
@@ -230,7 +230,7 @@ def _folded(section: BenchSection, panel: GenePanel) -> BenchSection:
 def _read_folder(folder: Path, encoder: str | Encoder, batch_size: int) -> _Bench:
     """Read a task of HEST-Bench, and encode its patches."""
     task = read_task(folder)
-    ready = encoders.get(encoder) if isinstance(encoder, str) else check_encoder(encoder)
+    ready = encoders.get(encoder) if isinstance(encoder, str) else as_encoder(encoder)
     sections = {}
     for name in tqdm(task.files, desc=f"{ready.name}: {folder.name}", unit="sample"):
         sample = read_task_sample(task, name, ready, batch_size)
