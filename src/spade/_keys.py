@@ -90,6 +90,9 @@ class Record(TypedDict, total=False):
     size_px: int
     input_px: int
     regions: dict[str, RegionRecord]
+    #: Of features of stain-normalised patches: the method and the id of the colours, and the slide that has these.
+    colour: str
+    colour_reference: str
     #: Of tissue outlines and tiles.
     image: str
     outlines: str

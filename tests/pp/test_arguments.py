@@ -25,6 +25,7 @@ ODD = {
     "encode_patches": {
         "encoder": (None, *KEYS), "patches_key": (None, *CHOICES), "table_key": CHOICES, "weights": (["a"], 3, "",
         True),
+        "colour": CHOICES, "colour_reference": (3, math.nan, "no such", []),
         "batch_size": (None, 2.5, *NUMBERS), "device": (None, *KEYS), "devices": (None, 2.5, *NUMBERS),
         "client": ("dask", *KEYS), "precision": (None, *CHOICES), "rng": (None,
         *SEEDS),

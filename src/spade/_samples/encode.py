@@ -16,12 +16,14 @@ from tqdm.auto import tqdm
 from spade._samples.images import image_levels, visible
 from spade._samples.patches import patch_record, placed_patches
 from spade._samples.sample import Sample
+from spade._samples.slides.colour import Colour
 from spade.core.arrays import Rows
 from spade.core.device import pinned
 from spade.core.errors import warn
 from spade.core.files import digest
 from spade.core.patches.ahead import read_ahead
 from spade.core.patches.sources import SectionPatches
+from spade.core.patches.staining import Staining, recoloured
 from spade.core.patches.tiles import Pixels, chunk_order, iter_patches, on_level
 from spade.encoders import Encoder
 from spade.encoders._output import check_encoder, encode_batch
@@ -33,7 +35,7 @@ PIECE = 8
 #: Most threads that read patches for one encoder.
 READERS = 4
 #: What is recorded about the origin of features.
-ORIGIN = ("encoder", "encoder_id", "patches_key", "size_um", "input_px")
+ORIGIN = ("encoder", "encoder_id", "patches_key", "size_um", "input_px", "colour", "colour_reference")
 
 
 def placed_sections(sample: Sample, patches_key: str) -> list[tuple[NDArray[np.int64], SectionPatches]]:
@@ -72,6 +74,10 @@ class EncodingPlan:
         Patches per batch.
     origin
         Facts about the origin of the features for :func:`spade._keys.write_provenance`.
+    names
+        Names of the sections.
+    colour
+        The colours that the patches get; None: they stay as they are.
     """
 
     n_obs: int
@@ -80,6 +86,8 @@ class EncodingPlan:
     mpp: float
     batch_size: int
     origin: dict[str, Any]
+    names: list[str]
+    colour: Colour | None = None
 
     @cached_property
     def pieces(self) -> list[tuple[int, Rows]]:
@@ -96,12 +104,23 @@ class EncodingPlan:
         section, places = self.pieces[piece]
         return self.sections[section][0][places]
 
+    @cached_property
+    def stainings(self) -> list[Staining | None]:
+        """Colours of the slide of every section that has patches, if these get others."""
+        side_um = self.n_px * self.mpp
+        return [
+            self.colour.of_section(name, placed, side_um / placed.px_per_patch) if self.colour and len(rows) else None
+            for name, (rows, placed) in zip(self.names, self.sections, strict=True)
+        ]
+
     def read(self, piece: int, device: object = None) -> Iterator[tuple[Rows, Pixels]]:
         """Read the batches of a piece for an encoder on a device: places within the piece, and patches."""
         section, places = self.pieces[piece]
         placed = self.sections[section][1]
-        centres, side = placed.centres[places], placed.px_per_patch
+        centres, side, staining = placed.centres[places], placed.px_per_patch, self.stainings[section]
         for index, batch in iter_patches(placed.levels, centres, side, self.n_px, self.batch_size):
+            if self.colour is not None and staining is not None:
+                batch = recoloured(batch, staining, self.colour.target)
             yield index, pinned(batch, device)
 
     def digest(self) -> str:
@@ -114,7 +133,9 @@ class EncodingPlan:
         return digest(*parts)
 
 
-def plan_encoding(sample: Sample, encoder: Encoder, patches_key: str, batch_size: int) -> EncodingPlan:
+def plan_encoding(
+    sample: Sample, encoder: Encoder, patches_key: str, batch_size: int, colour: Colour | None = None
+) -> EncodingPlan:
     """Return how the patches of a sample are encoded; sections without patches are warned about."""
     record = patch_record(sample, patches_key)
     size_um = record["size_um"]
@@ -125,9 +146,12 @@ def plan_encoding(sample: Sample, encoder: Encoder, patches_key: str, batch_size
                 f"{section.name} has no patches, so its {len(section.rows)} spots get NaN features. Make them with "
                 "sp.pp.patches(samples)."
             )
-    origin = dict(zip(ORIGIN, (encoder.name, encoder.id, patches_key, size_um, n_px), strict=True))
+    origin = dict(zip(ORIGIN, (encoder.name, encoder.id, patches_key, size_um, n_px), strict=False))
+    if colour is not None:
+        origin |= colour.origin
     sections = placed_sections(sample, patches_key)
-    return EncodingPlan(sample.table.n_obs, sections, n_px, size_um / n_px, batch_size, origin)
+    names = [section.name for section in sample.sections if section.region in record["regions"]]
+    return EncodingPlan(sample.table.n_obs, sections, n_px, size_um / n_px, batch_size, origin, names, colour)
 
 
 def n_readers(n_encoders: int = 1) -> int:
@@ -148,6 +172,7 @@ def encode_pieces(
     ``tell`` is called with the number of patches after every batch.
     """
     device = getattr(encoder, "device", None)
+    _ = plan.stainings  # before threads need them
     with closing(read_ahead([partial(plan.read, piece, device) for piece in pieces], readers, PIECE)) as batches:
         for piece in pieces:
             features = np.empty((len(plan.pieces[piece][1]), encoder.dim), dtype=np.float32)

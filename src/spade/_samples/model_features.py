@@ -18,7 +18,13 @@ from spade.models import ProgramConfig, ProgramModel, SealConfig, SealModel, Spa
 
 Model: TypeAlias = SpadeModel | SealModel
 #: Origin of features: names in the settings, and in the record that ``pp.encode_patches`` writes.
-SOURCE = {"encoder": "encoder", "encoder_id": "encoder_id", "patch_um": "size_um", "patch_px": "input_px"}
+SOURCE = {
+    "encoder": "encoder",
+    "encoder_id": "encoder_id",
+    "patch_um": "size_um",
+    "patch_px": "input_px",
+    "colour": "colour",
+}
 #: In messages: what the features of a sample are compared with.
 OF_EARLIER_SAMPLES = "those of the routing or samples before it are"
 
@@ -26,7 +32,8 @@ OF_EARLIER_SAMPLES = "those of the routing or samples before it are"
 def check_source(sample: Sample, use_rep: str, expected: Mapping[str, Any], what: str) -> dict[str, Any]:
     """Return what is known about the origin of ``obsm[use_rep]``; raise if it differs from the expected origin.
 
-    Names are those of :class:`SpadeConfig`; a fact that is unknown on either side is not compared.
+    Names are those of :class:`SpadeConfig`; a fact that is unknown on either side is not compared. Where the encoder is
+    known, no record of colours says that patches were encoded in their own.
     """
     record: Mapping[str, Any] = _keys.read_provenance(sample.table.uns, use_rep)
     source = {name: record[key] for name, key in SOURCE.items() if key in record}
@@ -34,10 +41,12 @@ def check_source(sample: Sample, use_rep: str, expected: Mapping[str, Any], what
     known = {name: value for name, value in expected.items() if value is not None}
     if sample.file is not None:
         _check_encoder(sample, source, known, what)
-    if any(source.get(name, value) != value for name, value in known.items() if name != "encoder"):
+    compared = [name for name in known if name not in ("encoder", "colour")]
+    other_colour = source.get("colour") != known.get("colour") and "encoder_id" in source and "encoder_id" in known
+    if other_colour or any(source.get(name, known[name]) != known[name] for name in compared):
         raise ValueError(
             f"{sample.name}: obsm[{use_rep!r}] comes from {_describe(source)}, but {what} from {_describe(known)}. "
-            "Encode patches of the same size with the same encoder and weights."
+            "Encode patches of the same size and colours with the same encoder and weights."
         )
     return source | known
 
@@ -56,6 +65,8 @@ def _describe(source: Mapping[str, Any]) -> str:
     parts = [f"encoder {source.get('encoder')!r} (id {source.get('encoder_id')})"]
     if "patch_um" in source:
         parts.append(f"patches of {source['patch_um']:g} µm at {source.get('patch_px')} px")
+    if "encoder_id" in source:
+        parts.append(f"colour {source['colour']}" if "colour" in source else "colours as they are")
     return ", ".join(parts)
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from spade._checks import plural
 from spade._version import __version__
-from spade.models._config import SealConfig, SpadeConfig
+from spade.models._config import ProgramConfig, SealConfig, SpadeConfig
 
 LICENCE = "The weights inherit the terms of the training data and of the image encoder; check both before sharing them."
 
@@ -51,6 +51,12 @@ def model_card(title: str, summary: str, rows: Mapping[str, object], facts: Mapp
             "",
         ]
     )
+
+
+def patches_read(config: SpadeConfig | ProgramConfig) -> str:
+    """Describe the patches of which a model reads the features."""
+    size = f"{config.patch_um:g} µm at {config.patch_px} px" if config.patch_um else "not recorded"
+    return f"{size}, colour {config.colour}" if config.colour else size
 
 
 def _cell(value: object) -> str:

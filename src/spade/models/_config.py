@@ -21,11 +21,12 @@ ROUTING_SETTINGS = (
     "encoder_id",
     "patch_um",
     "patch_px",
+    "colour",
     "gate",
 )
 GATES = ("learned",)
 #: Settings that came after the first models were saved: in files and all that is hashed they stand if they are given.
-STORED_IF_GIVEN = frozenset({"gene_lr", "gate"})
+STORED_IF_GIVEN = frozenset({"gene_lr", "gate", "colour"})
 #: What stands in files, and in all that is hashed, for settings that were not given. All others are stored as null.
 STORED_FOR_NONE: Mapping[str, str | int] = {"micro_batch_size": 0, "use_rep": "", "weights": ""}
 
@@ -39,6 +40,7 @@ class SpadeConfig(TrainingConfig):
     encoder_id: str | None = None
     patch_um: float | None = None
     patch_px: int | None = None
+    colour: str | None = None
     layer: str | None = None
     normalized: bool = False
     groupby: str | None = None
@@ -81,6 +83,7 @@ class SealConfig(SealTraining):
     weights: str | None = None
     patch_um: float | None = None
     patch_px: int | None = None
+    colour: str | None = None
     use_rep: str | None = None
     layer: str | None = None
     normalized: bool = False
@@ -110,6 +113,7 @@ class ProgramConfig:
     encoder_id: str | None = None
     patch_um: float | None = None
     patch_px: int | None = None
+    colour: str | None = None
     layer: str | None = None
     targets: str = "expression"
     n_programs: int = 8

@@ -14,7 +14,7 @@ from spade._checks import plural
 from spade.core.checks import check_path
 from spade.core.expression.activity import program_activity
 from spade.core.expression.gates import Gates, log_probabilities
-from spade.models._card import model_card
+from spade.models._card import model_card, patches_read
 from spade.models._config import ProgramConfig, stored_settings
 from spade.models._files import (
     DAMAGED,
@@ -214,7 +214,7 @@ class ProgramModel:
             "id": f"`{self.id}`",
             "image features": f"`{config.use_rep}`: {plural(self.n_features, 'feature')} of encoder "
             f"{config.encoder or 'not recorded'} (id {config.encoder_id or 'not recorded'})",
-            "patches": f"{config.patch_um:g} µm at {config.patch_px} px" if config.patch_um else "not recorded",
+            "patches": patches_read(config),
             "targets": f"`{config.targets}`, clusterings into {', '.join(map(str, self.sizes))}",
             "genes": plural(self.n_genes, "gene"),
             "penalty": f"strength {config.strength:g} of the clusters, alpha {config.alpha:g} of the programs",

@@ -18,7 +18,7 @@ from spade.core.arrays import Floats
 from spade.core.checks import brief, check_path
 from spade.core.experts.heads import Experts, Head, mix_experts
 from spade.core.experts.routing import Routing
-from spade.models._card import model_card, optimiser
+from spade.models._card import model_card, optimiser, patches_read
 from spade.models._config import SpadeConfig, stored_settings
 from spade.models._files import (
     CONFIG,
@@ -268,12 +268,11 @@ class SpadeModel:
     def _card(self) -> str:
         """Return the card: what the model is and how it was trained."""
         config = self.config
-        patches = f"{config.patch_um:g} µm at {config.patch_px} px" if config.patch_um else "not recorded"
         rows = {
             "id": f"`{self.id}`",
             "image features": f"`{config.use_rep or 'key not known'}`: {plural(self.n_features, 'feature')} of encoder "
             f"{config.encoder or 'not recorded'} (id {config.encoder_id or 'not recorded'})",
-            "patches": patches,
+            "patches": patches_read(config),
             "gene panel": f"{plural(self.n_genes, 'gene')}{'' if self.genes else ' (names not known)'}",
             "prototypes": f"{self.routing.n_prototypes}, feature scaling `{config.feature_scaling}`",
             "routing": "by distances to prototypes" if self.routing.gate is None else "by a learned gate",

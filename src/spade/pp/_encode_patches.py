@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
+from spatialdata import SpatialData
 
 from spade import _keys, encoders
 from spade._samples.encode import BATCH, EncodingPlan, plan_encoding
@@ -18,6 +19,7 @@ from spade._samples.encoding.features import encoded, is_encoded, stamp
 from spade._samples.open import Samples, iter_samples
 from spade._samples.patches import maker, patch_record
 from spade._samples.sample import Sample
+from spade._samples.slides.colour import Colour, colour_of
 from spade.core.checks import brief, check_choice, check_count, check_flag, check_text
 from spade.core.device import PRECISIONS, resolve_device
 from spade.core.distributed.ranks import ALONE, Ranks, torchrun_ranks
@@ -25,6 +27,7 @@ from spade.core.errors import warn
 from spade.core.rng import as_seed
 from spade.encoders import Encoder
 from spade.encoders._wrap import as_encoder
+from spade.models import SealModel
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -39,6 +42,8 @@ def encode_patches(
     patches_key: str = _keys.PATCHES,
     table_key: str | None = None,
     weights: str | PathLike[str] | None = None,
+    colour: str | None = None,
+    colour_reference: SpatialData | str | PathLike[str] | None = None,
     batch_size: int = BATCH,
     device: str = "auto",
     devices: int = 1,
@@ -81,6 +86,16 @@ def encode_patches(
     weights
         None: the published weights. A path to ``.safetensors``, ``.pth``, ``.pt`` or ``.bin``: the weights in this
         file, which is read as data and whose keys are all checked. ``"random"``: untrained, with a warning.
+    colour
+        How patches are stain-normalised before they are encoded, as scanners and stains differ. None: not at all.
+        ``"macenko"``: optical density is parted into haematoxylin, eosin and a rest, and both stains get the vectors
+        and the largest amounts of the reference. ``"reinhard"``: the tissue gets its mean and deviation in lαβ. White
+        stays white. Each section is told from tissue on its whole image, at 1 µm/px and in at most 200
+        windows of 128 µm, so it does not depend on the spots or on other samples.
+    colour_reference
+        Slide whose colours all patches get: a ``SpatialData`` with one H&E image of known µm/px, or the path of its
+        store. None: the vectors and amounts of M. Veta's implementation of Macenko's method; for ``"reinhard"`` mean
+        and deviation of a region of TCGA-A2-A3XS-DX1 (Amgad et al. 2019), as HistomicsTK has them.
     batch_size
         Patches per batch.
     device
@@ -106,8 +121,9 @@ def encode_patches(
     Returns
     -------
     None
-        Writes ``obsm[key_added]``, float32 ``(n_obs, d)``, NaN where the patch is not valid, and the encoder and
-        the id of its weights in ``uns["spade"][key_added]``.
+        Writes ``obsm[key_added]``, float32 ``(n_obs, d)``, NaN where the patch is not valid, and the encoder, the id
+        of its weights, and colour and reference in ``uns["spade"][key_added]``. Models refuse features of patches that
+        got other colours than those they were trained on.
 
     Raises
     ------
@@ -121,7 +137,9 @@ def encode_patches(
         Unknown encoder, a network that does not say what its input is, weights that do not fit it or hold NaN or
         infinite values, or an encoder that returns anything but finite features ``(n, dim)``, which is seen at its
         first batch. NaN stands for spots without a valid patch and nothing else. More devices than there are, or
-        several for an encoder without ``to(device)``.
+        several for an encoder without ``to(device)``. With ``colour``: an image with less than 0.02 mm² of tissue or
+        without H&E, a reference whose image or µm/px is not clear, or a ``SealModel``, which was tuned on patches as
+        they are.
     RuntimeError
         Published weights that cannot be downloaded. Under ``torchrun``, another process that ended.
 
@@ -144,6 +162,7 @@ def encode_patches(
     settings: dict[str, Any] = {
         "patches_key": patches_key,
         "table_key": table_key,
+        "colour": _checked_colour(encoder, colour, colour_reference),
         "batch_size": batch_size,
         "devices": devices,
         "overwrite": overwrite,
@@ -166,6 +185,7 @@ def _encode(
     *,
     patches_key: str,
     table_key: str | None,
+    colour: Colour | None,
     batch_size: int,
     devices: int,
     overwrite: bool,
@@ -175,7 +195,7 @@ def _encode(
     on_devices = encoders_on(encoder, devices, ranks)
     key = _keys.features(encoder.name) if key_added is None else key_added
     for sample in in_step(iter_samples(samples, table_key=table_key, writes=ranks.leads), ranks):
-        plan = plan_encoding(sample, encoder, patches_key, batch_size)
+        plan = plan_encoding(sample, encoder, patches_key, batch_size, colour)
         if not overwrite and ranks.first(partial(is_encoded, sample, plan, encoder, key)):
             logger.info("%s: obsm[%r] is there; overwrite=True encodes it again", sample.name, key)
             continue
@@ -215,6 +235,18 @@ def _checked_encoder(
             f"weights={weights!r}: the encoder already has weights; pass these to sp.encoders.get instead."
         )
     return ready
+
+
+def _checked_colour(
+    encoder: object, colour: str | None, reference: SpatialData | str | PathLike[str] | None
+) -> Colour | None:
+    """Return the colours that patches get; raise if the encoder was tuned on patches as they are."""
+    if colour is not None and isinstance(encoder, SealModel):
+        raise ValueError(
+            f"colour={colour!r}: sp.tl.train_seal tuned this SealModel on patches in their own colours, and it reads "
+            "no others; leave colour= out."
+        )
+    return colour_of(colour, reference)
 
 
 def _ready(encoder: str | Encoder, **build: Any) -> Encoder:

@@ -106,4 +106,5 @@ def _identity(plan: EncodingPlan, encoder: Encoder) -> dict[str, object]:
         "device": "cuda" if on_gpu(getattr(encoder, "device", None)) else "cpu",
         "batch_size": plan.batch_size,
         "patches": plan.digest(),
+        "colour": plan.origin.get("colour"),
     }

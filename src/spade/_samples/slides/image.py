@@ -28,20 +28,27 @@ class SlideImage:
         return image_size(self.element)
 
 
-def slide_image(slide: Opened, image_key: str | None, mpp: float | None) -> SlideImage:
+def slide_image(
+    slide: Opened,
+    image_key: str | None,
+    mpp: float | None,
+    *,
+    choose: str = "Choose one with image_key=.",
+    state: str = "Pass mpp= (µm per pixel of that image at its finest level).",
+) -> SlideImage:
     """Return the image that was named, or the only RGB image, or the finest of several that show the same area.
 
-    Its µm/px are those stated, else those that a reader or an earlier step recorded.
+    Its µm/px are those stated, else those that a reader or an earlier step recorded. ``choose`` and ``state``
+    say what to do if the image or its µm/px is not clear.
     """
     sdata = slide.sdata
     rgb = rgb_images(sdata, slide.name, image_key)
     systems = {one: systems_of(sdata.images[one]) for one in rgb}
-    key, system = finest_image(sdata, slide.name, "the slide", [], systems, "Choose one with image_key=.")
+    key, system = finest_image(sdata, slide.name, "the slide", [], systems, choose)
     known = mpp or recorded_mpp(sdata, key) or _of_patches(slide, key)
     if known is None:
         raise ValueError(
-            f"{slide.name}: the microns per pixel of images[{key!r}] are not known: no reader recorded them. Pass mpp= "
-            "(µm per pixel of that image at its finest level)."
+            f"{slide.name}: the microns per pixel of images[{key!r}] are not known: no reader recorded them. {state}"
         )
     return SlideImage(key, sdata.images[key], system, known)
 

@@ -156,7 +156,8 @@ def train_seal(
         ``"paper"``: what is left None takes the values of the paper, whatever the number of spots: 10 epochs, batches
         of 384, lr 1e-4. None: as above.
     patches_key
-        ``shapes`` key of the patches that :func:`spade.pp.patches` wrote.
+        ``shapes`` key of the patches that :func:`spade.pp.patches` wrote. Their colours are not normalised;
+        ``stain_jitter`` makes the model robust to stains.
     cache_dir
         Folder in which the patches are kept as one memory-mapped file (150 KB per patch of 224 px), which is written
         once. Every call reads all patches from the images and from the file once, to make sure that the file is of
