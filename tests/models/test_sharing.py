@@ -6,7 +6,7 @@ import logging
 
 import numpy as np
 import pytest
-from helpers.hub import TOKEN, running, use
+from helpers.hub import READER, WRITER, running, use
 from helpers.sections import GENES, featured, train
 
 import spade as sp
@@ -41,7 +41,7 @@ def programs():
 
 
 def push(model, **kwargs):
-    return model.push_to_hub(NAME, **{"token": TOKEN} | kwargs)
+    return model.push_to_hub(NAME, **{"token": WRITER} | kwargs)
 
 
 def offline(monkeypatch):
@@ -56,7 +56,7 @@ def test_a_model_comes_back_to_the_bit(hub, spade_model, caplog):
     assert hub.repositories[NAME].private and hub.repositories[NAME].messages == ["initial commit", "first"]
     assert hub.repositories[NAME].branches == {"main": commit}
     with caplog.at_level(logging.INFO, "spade"):
-        again = SpadeModel.from_pretrained(NAME, token=TOKEN)
+        again = SpadeModel.from_pretrained(NAME, token=WRITER)
     assert f"{NAME}: 'main' is commit {commit}; revision='{commit}' reads the same files again" in caplog.text
     assert (again.id, again.genes, again.config) == (spade_model.id, spade_model.genes, spade_model.config)
     assert again.facts == {**spade_model.facts, "hub": f"{NAME}, commit {commit}"}
@@ -64,18 +64,18 @@ def test_a_model_comes_back_to_the_bit(hub, spade_model, caplog):
     assert again.encode_image(x).tobytes() == spade_model.encode_image(x).tobytes()
 
 
-def test_models_of_programs_and_of_features(hub, programs, headed):
-    for model in (programs, headed):
-        model.push_to_hub(f"lab/{type(model).__name__}", token=TOKEN, private=False)
+def test_models_of_programs_and_of_encoders(hub, programs, tuned, weights):
+    for model in (programs, tuned):
+        model.push_to_hub(f"lab/{type(model).__name__}", token=WRITER, private=False)
     assert ProgramModel.from_pretrained("lab/ProgramModel").id == programs.id
-    assert SealModel.from_pretrained("lab/SealModel", device="cpu").id == headed.id
+    assert SealModel.from_pretrained("lab/SealModel", weights=weights, device="cpu").id == tuned.id
     with pytest.raises(ValueError, match=r"describes model 'SealModel' .* sp\.models\.SealModel\.load reads it"):
         SpadeModel.from_pretrained("lab/SealModel")
 
 
 def test_options_go_to_save_and_load(hub, tuned, spade_model):
     push(tuned, merge=True)
-    assert SealModel.from_pretrained(NAME, token=TOKEN, device="cpu").id == tuned.id
+    assert SealModel.from_pretrained(NAME, token=WRITER, device="cpu").id == tuned.id
     with pytest.raises(TypeError, match="merge"):
         push(spade_model, merge=True)
     hub.asked.clear()
@@ -86,7 +86,7 @@ def test_options_go_to_save_and_load(hub, tuned, spade_model):
 
 def test_the_layout_is_that_of_the_hub(hub, spade_model, tmp_path):
     commit = push(spade_model)
-    SpadeModel.from_pretrained(NAME, token=TOKEN, cache_dir=tmp_path / "other")
+    SpadeModel.from_pretrained(NAME, token=WRITER, cache_dir=tmp_path / "other")
     place = tmp_path / "other" / "models--lab--bulb"
     assert (place / "refs" / "main").read_text() == commit
     assert sorted(path.name for path in (place / "snapshots" / commit).iterdir()) == [
@@ -103,8 +103,8 @@ def test_a_commit_stays_what_it_is(hub, spade_model, programs):
     hub.repositories[NAME].commits[first]["notes.txt"] = b"mine"
     bare = SpadeModel(spade_model.experts, spade_model.routing, config=spade_model.config)
     second = push(bare)
-    assert SpadeModel.from_pretrained(NAME, token=TOKEN).id == bare.id != spade_model.id
-    assert SpadeModel.from_pretrained(NAME, token=TOKEN, revision=first).id == spade_model.id
+    assert SpadeModel.from_pretrained(NAME, token=WRITER).id == bare.id != spade_model.id
+    assert SpadeModel.from_pretrained(NAME, token=WRITER, revision=first).id == spade_model.id
     assert "genes.json" in hub.repositories[NAME].commits[first]
     assert sorted(hub.repositories[NAME].commits[second]) == [
         ".gitattributes", "README.md", "checksums.json", "config.json", "model.safetensors", "notes.txt",
@@ -115,10 +115,10 @@ def test_branches(hub, spade_model, programs):
     push(spade_model)
     commit = push(programs, revision="programs")
     push(programs, revision="programs")
-    assert ProgramModel.from_pretrained(NAME, token=TOKEN, revision="programs").facts["hub"] != f"{NAME}, {commit}"
-    assert SpadeModel.from_pretrained(NAME, token=TOKEN).id == spade_model.id
+    assert ProgramModel.from_pretrained(NAME, token=WRITER, revision="programs").facts["hub"] != f"{NAME}, {commit}"
+    assert SpadeModel.from_pretrained(NAME, token=WRITER).id == spade_model.id
     with pytest.raises(ValueError, match=r"revision='v9': lab/bulb has no such branch, tag or commit"):
-        SpadeModel.from_pretrained(NAME, token=TOKEN, revision="v9")
+        SpadeModel.from_pretrained(NAME, token=WRITER, revision="v9")
     with pytest.raises(ValueError, match="is a commit, which cannot be changed; name a branch"):
         push(spade_model, revision=commit)
 
@@ -155,6 +155,7 @@ def test_what_is_not_known_is_not_claimed(hub, tuned, monkeypatch):
         ({"figures": {"recall": [1, 2]}}, r"figures=\{'recall': \[1, 2\]\}: expected a number or text"),
         ({"private": "yes"}, r"private='yes': expected True or False"),
         ({"revision": ""}, r"revision='': expected a name"),
+        ({"token": ""}, r"token='': expected"),
         ({"commit_message": ""}, r"commit_message='': expected"),
     ],
 )
@@ -190,11 +191,13 @@ def test_models_of_others_are_not_replaced(hub, spade_model):
 # --- files that were changed
 
 
-@pytest.mark.parametrize("name", ["README.md", "model.safetensors", "checksums.json"])
-@pytest.mark.parametrize("how", ["written to", "replaced"])
+@pytest.mark.parametrize(
+    ("name", "how"),
+    [("README.md", "written to"), ("model.safetensors", "written to"), ("README.md", "replaced")],
+)
 def test_a_file_that_was_changed_after_the_download_is_named(hub, spade_model, monkeypatch, tmp_path, name, how):
     commit = push(spade_model)
-    SpadeModel.from_pretrained(NAME, token=TOKEN)
+    SpadeModel.from_pretrained(NAME, token=WRITER)
     path = tmp_path / "cache" / "models--lab--bulb" / "snapshots" / commit / name
     content = bytearray(path.read_bytes())
     content[-3] ^= 1
@@ -203,22 +206,22 @@ def test_a_file_that_was_changed_after_the_download_is_named(hub, spade_model, m
     path.write_bytes(content)
     with monkeypatch.context() as patch:
         offline(patch)
-        said = rf"lab/bulb at commit {commit}: {name} was changed after the download, .* Delete '.*' and call this again"
+        said = rf"lab/bulb at commit {commit}: {name} was changed after the download, .* Delete '.*' and call this"
         with pytest.raises(ValueError, match=said):
             SpadeModel.from_pretrained(NAME)
     path.resolve().unlink()
-    assert SpadeModel.from_pretrained(NAME, token=TOKEN).id == spade_model.id
+    assert SpadeModel.from_pretrained(NAME, token=WRITER).id == spade_model.id
 
 
 def test_without_links_the_checksums_are_what_is_compared(hub, spade_model, monkeypatch, tmp_path):
     monkeypatch.setattr("huggingface_hub.file_download.are_symlinks_supported", lambda *_: False)
     commit = push(spade_model)
-    SpadeModel.from_pretrained(NAME, token=TOKEN)
+    SpadeModel.from_pretrained(NAME, token=WRITER)
     path = tmp_path / "cache" / "models--lab--bulb" / "snapshots" / commit / "config.json"
     assert not path.is_symlink()
     path.write_text(path.read_text().replace("history", "History"))
     with pytest.raises(ValueError, match=r"config\.json"):
-        SpadeModel.from_pretrained(NAME, token=TOKEN)
+        SpadeModel.from_pretrained(NAME, token=WRITER)
 
 
 # --- no network, no token, no such model
@@ -226,7 +229,7 @@ def test_without_links_the_checksums_are_what_is_compared(hub, spade_model, monk
 
 def test_the_cache_serves_without_a_network(hub, spade_model, monkeypatch):
     commit = push(spade_model)
-    SpadeModel.from_pretrained(NAME, token=TOKEN)
+    SpadeModel.from_pretrained(NAME, token=WRITER)
     monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
     with pytest.warns(UserWarning, match=rf"could not be asked what 'main' is now \(ConnectError\).*commit {commit}"):
         assert SpadeModel.from_pretrained(NAME).id == spade_model.id
@@ -259,14 +262,16 @@ def test_tokens(hub, spade_model):
         push(spade_model, token=None)
     assert not hub.asked
     with pytest.raises(PermissionError, match=r"repo_id='lab/bulb': the token may not write there"):
-        push(spade_model, token="hf_reader")
+        push(spade_model, token=READER)
     push(spade_model)
-    for token in (None, "hf_reader"):
+    for token in (None, READER):
         with pytest.raises(PermissionError, match=r"no such model, or it is private .*hf auth login"):
             SpadeModel.from_pretrained(NAME, token=token)
 
 
-@pytest.mark.parametrize("name", ["bulb", "a/b/c", "https://huggingface.co/lab/bulb", "../bulb", "lab/", 3, None, "a--b/c"])
+@pytest.mark.parametrize(
+    "name", ["bulb", "a/b/c", "https://huggingface.co/lab/bulb", "../bulb", "lab/", 3, None, "a--b/c"]
+)
 def test_names_of_repositories(hub, spade_model, name):
     for call in (SpadeModel.from_pretrained, spade_model.push_to_hub):
         with pytest.raises(ValueError, match=r"repo_id=.*: expected the name of a model on the hub, 'owner/name'"):
@@ -276,7 +281,7 @@ def test_names_of_repositories(hub, spade_model, name):
 
 def test_folders_and_names_are_told_apart(spade_model, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(FileNotFoundError, match=r"call sp\.models\.SpadeModel\.from_pretrained\('lab/bulb'\)"):
+    with pytest.raises(FileNotFoundError, match=r"is read by sp\.models\.SpadeModel\.from_pretrained\('lab/bulb'\)"):
         SpadeModel.load("lab/bulb")
     spade_model.save("lab/bulb")
     for path in ("lab/bulb", tmp_path / "lab"):

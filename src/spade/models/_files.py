@@ -198,7 +198,7 @@ def damaged(path: str | PathLike[str], error: Exception) -> ValueError:
 def _read_description(folder: Path, kind: str) -> dict[str, Any]:
     if not (folder / CONFIG).is_file():
         on_hub = not folder.exists() and REPOSITORY.fullmatch(name := folder.as_posix())
-        hint = f" If it is one on the Hugging Face hub, call sp.models.{kind}.from_pretrained({name!r})." if on_hub else ""
+        hint = f" One on the Hugging Face hub is read by sp.models.{kind}.from_pretrained({name!r})." if on_hub else ""
         raise FileNotFoundError(
             f"{folder} is not a model: it has no {CONFIG}. A model is a directory written by save().{hint}"
         )

@@ -12,7 +12,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Thread
 from urllib.parse import unquote
 
-TOKEN = "hf_writer"
+#: Who may write, and who may only read what is public.
+WRITER, READER = "hf_writer", "hf_reader"
 #: Files of this kind are large ones, which the hub keeps by their SHA-256.
 LARGE = ".safetensors"
 
@@ -64,13 +65,13 @@ class Hub:
                 given = list(map(unquote, found.groups()))
                 if given and pattern != UPLOAD:
                     repository = self.repositories.get(given[0])
-                    if repository is None or (repository.private and token != TOKEN):
+                    if repository is None or (repository.private and token != WRITER):
                         return error(404 if token else 401, "RepoNotFound")
                 return call(body, *given)
         return error(404, "")
 
     def routes(self, token: str):
-        may_write = token == TOKEN
+        may_write = token == WRITER
         name = r"([^/]+/[^/]+)"
         yield rf"GET /api/models/{name}", lambda _, one: self.info(one, "main")
         yield rf"GET /api/models/{name}/revision/(.+)", lambda _, *given: self.info(*given)
@@ -209,7 +210,7 @@ def running():
             if self.command != "HEAD":
                 self.wfile.write(content)
 
-        do_GET = do_HEAD = do_POST = do_PUT = handle_any  # noqa: N815
+        do_GET = do_HEAD = do_POST = do_PUT = handle_any
 
         def log_message(self, *_: object) -> None:
             """Write nothing."""

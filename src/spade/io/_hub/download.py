@@ -16,7 +16,7 @@ from spade.io._hub.errors import hub_errors
 logger = logging.getLogger("spade")
 #: A commit, and the name of a repository with its owner.
 COMMIT = re.compile(r"[0-9a-f]{40}")
-REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
+REPOSITORY = re.compile(r"\w[\w.-]*/\w[\w.-]*", re.ASCII)
 MAIN = "main"
 #: Bytes that are hashed at a time.
 PIECE = 1 << 20
@@ -49,6 +49,8 @@ def fetch(
     from huggingface_hub.errors import RevisionNotFoundError
 
     wanted = MAIN if revision is None else check_text("revision", revision)
+    if token is not None:
+        check_text("token", token)
     access = (
         f"repo_id={repo_id!r}: the hub has no such model, or it is private or asks for consent. Look at "
         f"https://huggingface.co/{repo_id}, then run `hf auth login`, set HF_TOKEN or pass the token= of an account "

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from spade._checks import shorten
+from spade.core.checks import check_text
 from spade.io._hub.errors import hub_errors
 
 logger = logging.getLogger("spade")
@@ -16,7 +17,9 @@ def check_token(token: str | None) -> None:
     """Raise if there is no token to write with, neither given nor stored."""
     import huggingface_hub as hub
 
-    if token is None and hub.get_token() is None:
+    if token is not None:
+        check_text("token", token)
+    elif hub.get_token() is None:
         raise PermissionError(
             "token=None: no token of the hub was found on this machine. Make one that may write at "
             "https://huggingface.co/settings/tokens, then run `hf auth login`, set HF_TOKEN or pass token=."
@@ -79,8 +82,8 @@ def push(
         there = set(api.list_repo_files(repo_id, revision=branch))
         if (others := sorted(there.intersection(names) - {"README.md"})) and mark not in there:
             raise FileExistsError(
-                f"repo_id={repo_id!r} holds files that spade did not save, {shorten(others)}, so they are not replaced. "
-                "Choose another name."
+                f"repo_id={repo_id!r} holds files that spade did not save, {shorten(others)}, so they are not "
+                "replaced. Choose another name."
             )
         new = {path.name: path for path in sorted(folder.iterdir())}
         commit = api.create_commit(

@@ -32,6 +32,10 @@ class SharedModel:
         load: Callable[..., Any]
         _card: Callable[..., str]
 
+        @property
+        def id(self) -> str:
+            """Identity of the model."""
+
     def push_to_hub(
         self,
         repo_id: str,
