@@ -153,6 +153,7 @@ def test_what_is_not_known_is_not_claimed(hub, tuned, monkeypatch):
         ({"licence": "CC BY 4.0"}, r"licence='CC BY 4.0': expected a name that the hub knows"),
         ({"licence": "mine"}, r"(?s)Invalid metadata in README.md.*license"),
         ({"figures": {"recall": [1, 2]}}, r"figures=\{'recall': \[1, 2\]\}: expected a number or text"),
+        ({"figures": [0.4]}, r"figures=\[0\.4\]: expected a number or text"),
         ({"private": "yes"}, r"private='yes': expected True or False"),
         ({"revision": ""}, r"revision='': expected a name"),
         ({"token": ""}, r"token='': expected"),

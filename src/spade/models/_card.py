@@ -46,12 +46,13 @@ class Published:
                 f"licence={brief(self.licence)}: expected a name that the hub knows, such as 'cc-by-nc-4.0'; they are "
                 "listed at https://huggingface.co/docs/hub/repositories-licenses."
             )
-        for name, value in self.figures.items():
-            if not isinstance(name, str) or not isinstance(value, (str, Real)):
-                raise ValueError(
-                    f"figures={{{brief(name)}: {brief(value)}}}: expected a number or text by the name of what was "
-                    "measured, such as {'recall@10, held-out sections': 0.41}."
-                )
+        if not isinstance(self.figures, Mapping) or not all(
+            isinstance(name, str) and isinstance(value, (str, Real)) for name, value in self.figures.items()
+        ):
+            raise ValueError(
+                f"figures={brief(self.figures)}: expected a number or text by the name of what was measured, such as "
+                "{'recall@10, held-out sections': 0.41}."
+            )
 
     def header(self, method: str) -> list[str]:
         """Return the lines of YAML that the hub reads."""

@@ -100,7 +100,7 @@ class SharedModel:
         private = None if private is None else check_flag("private", private)
         base = self.spec and self.spec.model
         hub_base = base.removeprefix(HUB) if base and base.startswith(HUB) else None
-        published = Published(repo_id, licence, dict(figures or {}), hub_base)
+        published = Published(repo_id, licence, {} if figures is None else figures, hub_base)
         check_token(token)
         kind = type(self).__name__
         message = f"{kind} {self.id}" if commit_message is None else check_text("commit_message", commit_message)
