@@ -48,7 +48,7 @@ exclude_patterns = ["_build", "**.ipynb_checkpoints"]
 templates_path = ["_templates"]
 nitpicky = True
 # of what the package does not document itself, only links within the package must resolve
-nitpick_ignore_regex = [(r"py:.*", r"(?!spade\.).*"), (r"py:.*", r"spade\.(_|core\.).*")]
+nitpick_ignore_regex = [(r"py:.*", r"(?!spade\.).*"), (r"py:.*", r"spade\.(_|core\.|io\._).*")]
 
 # links to other projects need the network, so they are made only when asked for
 if os.environ.get("SPADE_DOCS_INTERSPHINX"):

@@ -33,8 +33,14 @@ def slide(i, n=36, width=8, patient=None, n_planted=3):
     return sample
 
 
+def quick(options):
+    """Three folds, and a short training of what is trained by steps."""
+    fast = {} if options.get("head", "mean") in ("mean", ["mean"]) else FAST
+    return ({} if "fold_key" in options else {"n_folds": 3}) | fast | options
+
+
 def run(samples, **options):
-    return sp.tl.slide_task(samples, **{"label_key": "kind", "use_rep": "X_f", "n_folds": 3, **FAST, **options})
+    return sp.tl.slide_task(samples, **quick({"label_key": "kind", "use_rep": "X_f"} | options))
 
 
 def write_cohort(folder, n=40, n_patches=6, width=6, sites="AAAB", seed=0):

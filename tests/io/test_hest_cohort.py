@@ -260,3 +260,18 @@ def test_a_store_of_another_expression_file_is_not_used(copied):
     adata[:20].write_h5ad(copied / "st" / "TENX6.h5ad")
     with pytest.raises(ValueError, match=r"TENX6: .*TENX6\.zarr' was made of another st/TENX6\.h5ad"):
         sample.open()
+
+
+def test_features_are_made_anew_of_a_slide_that_was_replaced(copied, caplog):
+    (sample,) = sp.io.hest_cohort(copied, organ="Brain", species="Homo sapiens")
+    sp.pp.patches(sample)
+    sp.pp.encode_patches(sample, Colours())
+    before = sample.open()["table"].obsm["X_colours"]
+    caplog.set_level(logging.INFO, "spade")
+    sp.pp.encode_patches(sample, Colours())
+    assert "obsm['X_colours'] is there" in caplog.text
+    slide = copied / "wsis" / "TENX6.tif"
+    tifffile.imwrite(slide, 255 - tifffile.imread(slide), photometric="rgb")
+    sp.pp.encode_patches(sample, Colours())
+    after = sample.open()["table"].obsm["X_colours"]
+    np.testing.assert_allclose(after[:, :3], 1 - before[:, :3], atol=0.01)

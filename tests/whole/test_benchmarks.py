@@ -187,3 +187,10 @@ def test_the_peak_of_encoding_does_not_grow_with_the_slide(capsys):
     few, many = run("encoding_memory", "--patches", 1_000, 6_000)
     assert many < 1.1 * few  # all pixels at once would double it
     assert "861 MiB of pixels" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_bins_made_small(capsys):
+    took = run("bins", "--bins", 900, "--genes", 200, "--per-bin", 20, "--no-limit")
+    assert took["ratio"] > 0
+    assert "900 bins of 8 µm, 200 genes" in capsys.readouterr().out

@@ -166,7 +166,9 @@ def iter_samples(
         watched = (f"tables/{key}",)
         at_start = stamp(path.resolve(), watched) if writes and path is not None else None
         before = sdata.tables[key].obs.copy() if writes else None
-        sample = Sample(name, sdata, path, watched, at_start, key, before=before, file=found.file)
+        sample = Sample(
+            name, sdata, path, watched, at_start, key, before=before, file=found.file, pictures=found.pictures
+        )
         items.check_rows(found.number, sample)
         add_columns(sample, found.columns)
         yield sample
@@ -183,7 +185,7 @@ def iter_slides(samples: Samples, *watched: str, writes: bool = False) -> Iterat
             f"samples: {str(bare(items[0]))!r} is a feature file, which has no image. Read the slide with "
             "sp.io.read_wsi and pass that."
         )
-    for _, name, sdata, path, _, _ in _open(items, writes=writes):
+    for _, name, sdata, path, *_ in _open(items, writes=writes):
         at_start = stamp(path.resolve(), watched) if writes and path is not None else None
         yield Opened(name, sdata, path, watched, at_start)
 
@@ -200,6 +202,7 @@ class _Found(NamedTuple):
     path: Path | None
     file: Path | None
     columns: Mapping[str, Any]
+    pictures: tuple[Path, ...] = ()
 
 
 def _open(items: Listed[Item], *, writes: bool, tables_only: bool = False) -> Iterator[_Found]:
@@ -215,7 +218,8 @@ def _open(items: Listed[Item], *, writes: bool, tables_only: bool = False) -> It
         with nullcontext() if path is None or not writes else replacing(path.resolve()):
             sdata = _opened(item, writes=writes, tables_only=tables_only)
             if sdata is not None:
-                yield _Found(number, given or _name(sdata, path, stems), sdata, path, None, columns)
+                pictures = item.pictures() if isinstance(item, LazySample) else ()
+                yield _Found(number, given or _name(sdata, path, stems), sdata, path, None, columns, pictures)
 
 
 def _opened(item: SpatialData | Path | LazySample, *, writes: bool, tables_only: bool) -> SpatialData | None:

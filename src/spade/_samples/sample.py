@@ -55,6 +55,8 @@ class Opened:
     watched: tuple[str, ...] = ()
     stamp: str | None = None
     file: Path | None = field(default=None, kw_only=True)
+    #: Files that images are read from which are not in the store.
+    pictures: tuple[Path, ...] = field(default=(), kw_only=True)
 
     def save(self, *elements: str) -> None:
         """Write elements, such as ``"shapes/patches"``, back if the object came from a path.

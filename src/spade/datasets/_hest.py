@@ -13,6 +13,7 @@ from tqdm.auto import tqdm
 from spade._checks import shorten
 from spade.core.checks import brief, check_path
 from spade.io._files.damaged import damaged, reading
+from spade.io._hub.errors import hub_errors
 
 logger = logging.getLogger("spade")
 #: The dataset on the Hugging Face hub.
@@ -93,23 +94,10 @@ def _download(folder: Path, patterns: list[str]) -> None:
     """Download what fits the patterns; errors of the hub say what to do."""
     try:
         import huggingface_hub as hub
-        from huggingface_hub import errors
     except ImportError as error:
         raise ImportError("sp.datasets.hest needs huggingface_hub: pip install huggingface_hub.") from error
-    try:
+    with hub_errors(f"{STEPS}.", "What was downloaded stays; call this again."):
         hub.snapshot_download(REPOSITORY, repo_type="dataset", local_dir=folder, allow_patterns=patterns)
-    except (errors.GatedRepoError, errors.RepositoryNotFoundError, errors.LocalTokenNotFoundError) as error:
-        raise PermissionError(f"{STEPS}.") from error
-    except (
-        errors.LocalEntryNotFoundError,
-        errors.OfflineModeIsEnabled,
-        errors.HfHubHTTPError,
-        ConnectionError,
-    ) as error:
-        raise ConnectionError(
-            f"the hub could not be reached or did not answer ({type(error).__name__}: {str(error).splitlines()[0]}). "
-            "Is there a network, and is HF_HUB_OFFLINE unset? What was downloaded stays; call this again."
-        ) from error
 
 
 def _unpack(archive: Path) -> None:

@@ -4,16 +4,88 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass, field
+from numbers import Real
 from typing import Any
 
 from spade._checks import plural
 from spade._version import __version__
+from spade.core.checks import brief
 from spade.models._config import ProgramConfig, SealConfig, SpadeConfig
 
 LICENCE = "The weights inherit the terms of the training data and of the image encoder; check both before sharing them."
+#: How the hub names licences.
+HUB_LICENCE = re.compile(r"[a-z0-9][a-z0-9.-]*")
 
 
-def model_card(title: str, summary: str, rows: Mapping[str, object], facts: Mapping[str, Any], example: str) -> str:
+@dataclass(frozen=True)
+class Published:
+    """What the card on the hub says beside that in the directory.
+
+    Attributes
+    ----------
+    repo_id
+        Repository.
+    licence
+        Terms of the weights, as the hub names them; None: those of data and encoder.
+    figures
+        What was measured, and how much it was.
+    base_model
+        Repository of the encoder that was tuned.
+    """
+
+    repo_id: str
+    licence: str | None = None
+    figures: Mapping[str, object] = field(default_factory=dict)
+    base_model: str | None = None
+
+    def __post_init__(self) -> None:
+        """Check what users gave."""
+        if self.licence is not None and (not isinstance(self.licence, str) or not HUB_LICENCE.fullmatch(self.licence)):
+            raise ValueError(
+                f"licence={brief(self.licence)}: expected a name that the hub knows, such as 'cc-by-nc-4.0'; they are "
+                "listed at https://huggingface.co/docs/hub/repositories-licenses."
+            )
+        if not isinstance(self.figures, Mapping) or not all(
+            isinstance(name, str) and isinstance(value, (str, Real)) for name, value in self.figures.items()
+        ):
+            raise ValueError(
+                f"figures={brief(self.figures)}: expected a number or text by the name of what was measured, such as "
+                "{'recall@10, held-out sections': 0.41}."
+            )
+
+    def header(self, method: str) -> list[str]:
+        """Return the lines of YAML that the hub reads."""
+        terms = ["license: other", "license_name: terms-of-data-and-encoder"]
+        return [
+            "---",
+            *(terms if self.licence is None else [f"license: {self.licence}"]),
+            "library_name: spade-st",
+            "pipeline_tag: image-feature-extraction",
+            "tags:",
+            *(f"- {tag}" for tag in ("spade-st", method, "spatial-transcriptomics", "histopathology", "pathology")),
+            *([f"base_model: {self.base_model}"] if self.base_model else []),
+            "---",
+            "",
+        ]
+
+    def measured(self) -> list[str]:
+        """Return the lines that say what was measured."""
+        if not self.figures:
+            return ["No figure measured on held-out data was given.", ""]
+        values = {name: f"{x:g}" if isinstance(x, float) else x for name, x in self.figures.items()}
+        rows = (f"| {_cell(name)} | {_cell(value)} |" for name, value in values.items())
+        return ["## Measured", "", "| | |", "| --- | --- |", *rows, ""]
+
+
+def model_card(
+    title: str,
+    summary: str,
+    rows: Mapping[str, object],
+    facts: Mapping[str, Any],
+    example: str,
+    published: Published | None = None,
+) -> str:
     """Return the card of a model in Markdown.
 
     Parameters
@@ -28,10 +100,15 @@ def model_card(title: str, summary: str, rows: Mapping[str, object], facts: Mapp
         What is known of the training data: further table rows.
     example
         Line of code that uses ``model`` on ``samples``.
+    published
+        What the card on the hub says besides; None: the card of a directory.
     """
+    method = title.split()[0]
+    read = '.load("this directory")' if published is None else f'.from_pretrained("{published.repo_id}")'
     table = [*rows.items(), *((name.replace("_", " "), value) for name, value in facts.items())]
     return "\n".join(
         [
+            *([] if published is None else published.header(method.lower())),
             f"# {_cell(title)}",
             "",
             f"{_cell(summary)}, written by spade {__version__}.",
@@ -40,12 +117,13 @@ def model_card(title: str, summary: str, rows: Mapping[str, object], facts: Mapp
             "| --- | --- |",
             *(f"| {_cell(name)} | {_cell(value)} |" for name, value in table),
             "",
+            *([] if published is None else published.measured()),
             LICENCE,
             "",
             "```python",
             "import spade as sp",
             "",
-            f'model = sp.models.{title.split()[0].capitalize()}Model.load("this directory")',
+            f"model = sp.models.{method.capitalize()}Model{read}",
             example,
             "```",
             "",

@@ -13,8 +13,9 @@ CHECKSUMS = "checksums.json"
 
 
 def write_checksums(folder: Path) -> None:
-    """Write the SHA-256 of every file in ``folder``."""
-    (folder / CHECKSUMS).write_text(_text({path.name: _sha256(path) for path in sorted(folder.iterdir())}))
+    """Write the SHA-256 of every other file in ``folder``."""
+    paths = [path for path in sorted(folder.iterdir()) if path.name != CHECKSUMS]
+    (folder / CHECKSUMS).write_text(_text({path.name: _sha256(path) for path in paths}))
 
 
 def check_checksums(folder: Path, names: Iterable[str]) -> None:

@@ -19,6 +19,7 @@ from safetensors.numpy import save_file
 
 from spade.core.files import digest, parse_json, read_small_text
 from spade.io._atomic import publish, replacing
+from spade.io._hub.download import REPOSITORY
 from spade.io._state_dict import check_finite
 from spade.models._checksums import check_checksums, write_checksums
 from spade.models._config import STORED_IF_GIVEN, ProgramConfig, SealConfig, SpadeConfig, settings_of
@@ -196,8 +197,10 @@ def damaged(path: str | PathLike[str], error: Exception) -> ValueError:
 
 def _read_description(folder: Path, kind: str) -> dict[str, Any]:
     if not (folder / CONFIG).is_file():
+        on_hub = not folder.exists() and REPOSITORY.fullmatch(name := folder.as_posix())
+        hint = f" One on the Hugging Face hub is read by sp.models.{kind}.from_pretrained({name!r})." if on_hub else ""
         raise FileNotFoundError(
-            f"{folder} is not a model: it has no {CONFIG}. A model is a directory written by save()."
+            f"{folder} is not a model: it has no {CONFIG}. A model is a directory written by save().{hint}"
         )
     try:
         description: object = parse_json(read_small_text(folder / CONFIG))

@@ -14,7 +14,7 @@ from spade._checks import plural
 from spade.core.checks import check_path
 from spade.core.expression.activity import program_activity
 from spade.core.expression.gates import Gates, log_probabilities
-from spade.models._card import model_card, patches_read
+from spade.models._card import Published, model_card, patches_read
 from spade.models._config import ProgramConfig, stored_settings
 from spade.models._files import (
     DAMAGED,
@@ -31,12 +31,13 @@ from spade.models._files import (
 )
 from spade.models._genes import GenePanel
 from spade.models._rows import check_output, check_rows, scale_by_section
+from spade.models._sharing.shared import SharedModel
 
 #: Arrays of every model, and those of one whose targets come from expression.
 LINEAR, EXPRESSION = ("weights", "bias"), ("loadings", "cluster_means", "expression_mean")
 
 
-class ProgramModel:
+class ProgramModel(SharedModel):
     """Soft clusters and programs of expression, which linear functions predict from image features.
 
     Made by :func:`spade.tl.train_programs` or :meth:`load`; arrays in, arrays out. Features are scaled to mean 0 and
@@ -206,7 +207,7 @@ class ProgramModel:
         }
         write_folder(check_path("path", path), "ProgramModel", description, self._arrays, self.genes, self._card())
 
-    def _card(self) -> str:
+    def _card(self, published: Published | None = None) -> str:
         """Return the card: what the model is, how it was trained, and what can be predicted."""
         config = self.config
         good = self.history[self.history["predictable"]] if len(self.history) else self.history
@@ -222,7 +223,7 @@ class ProgramModel:
             + (f", such as {'; '.join(good['name'].head(3))}" if len(good) else ""),
         }
         summary = f"Predicts {plural(sum(self.sizes), 'cluster')} and {plural(self.n_programs, 'program')} from H&E"
-        return model_card("PROGRAM model", summary, rows, self.facts, "sp.tl.embed(samples, model)")
+        return model_card("PROGRAM model", summary, rows, self.facts, "sp.tl.embed(samples, model)", published)
 
     @classmethod
     def load(cls, path: str | PathLike[str]) -> ProgramModel:

@@ -22,7 +22,7 @@ from spade.core.seal.network import SealNet
 from spade.core.vision.lora import AdaptedStage, merged
 from spade.core.vision.towers import FeatureTower, PixelTower, to_unit
 from spade.encoders import EncoderSpec
-from spade.models._card import model_card, optimiser
+from spade.models._card import Published, model_card, optimiser
 from spade.models._config import SealConfig, stored_settings
 from spade.models._files import (
     CONFIG,
@@ -41,6 +41,7 @@ from spade.models._files import (
 )
 from spade.models._genes import GenePanel
 from spade.models._rows import Matrix, blocks, check_output, check_rows
+from spade.models._sharing.shared import SharedModel
 from spade.models._towers import base_state, feature_tower, tuned_tower
 
 #: Patches, and rows of features or expression, that are encoded at a time.
@@ -49,7 +50,7 @@ PATCHES, ROWS = 64, 4_096
 BASE = "base."
 
 
-class SealModel:
+class SealModel(SharedModel):
     """A fine-tuned image encoder, an expression encoder in the same space, and a head that predicts expression.
 
     Made by :func:`spade.tl.train_seal` or :meth:`load`; arrays in, arrays out. A model that was trained on pixels is
@@ -260,7 +261,7 @@ class SealModel:
             }
         write_folder(check_path("path", path), "SealModel", description, arrays, self.genes, self._card())
 
-    def _card(self) -> str:
+    def _card(self, published: Published | None = None) -> str:
         """Return the card: what the model is and how it was trained."""
         config = self.config
         if self.reads_pixels:
@@ -286,7 +287,7 @@ class SealModel:
         }
         space = f"one space of {plural(self.dim, 'dimension')}"
         summary = f"Images and expression of tissue in {space} (SEAL, arXiv 2602.14177)"
-        return model_card("SEAL model", summary, rows, self.facts, example)
+        return model_card("SEAL model", summary, rows, self.facts, example, published)
 
     @classmethod
     def load(

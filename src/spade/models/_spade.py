@@ -18,7 +18,7 @@ from spade.core.arrays import Floats
 from spade.core.checks import brief, check_path
 from spade.core.experts.heads import Experts, Head, mix_experts
 from spade.core.experts.routing import Routing
-from spade.models._card import model_card, optimiser, patches_read
+from spade.models._card import Published, model_card, optimiser, patches_read
 from spade.models._config import SpadeConfig, stored_settings
 from spade.models._files import (
     CONFIG,
@@ -38,6 +38,7 @@ from spade.models._files import (
 )
 from spade.models._genes import GenePanel
 from spade.models._rows import blocks, check_output, check_rows
+from spade.models._sharing.shared import SharedModel
 
 #: Rows that are encoded at a time.
 BATCH = 4_096
@@ -46,7 +47,7 @@ ROUTING_ARRAYS = ("centroids", "assignment", "mean", "scale", "active")
 GATE_ARRAYS = ("gate", "gate_bias")
 
 
-class SpadeModel:
+class SpadeModel(SharedModel):
     """Weights, gene panel and routing of a trained mixture of data experts.
 
     Made by :func:`spade.tl.train_spade` or :meth:`load`; arrays in, arrays out.
@@ -265,7 +266,7 @@ class SpadeModel:
         }
         write_folder(check_path("path", path), "SpadeModel", description, self._arrays(), self.genes, self._card())
 
-    def _card(self) -> str:
+    def _card(self, published: Published | None = None) -> str:
         """Return the card: what the model is and how it was trained."""
         config = self.config
         rows = {
@@ -283,7 +284,7 @@ class SpadeModel:
             f"A mixture of {plural(self.n_experts, 'data expert')} that puts H&E patches and spot expression into one "
             f"space of {plural(self.dim, 'dimension')} (SPADE, arXiv 2506.21857)"
         )
-        return model_card("SPADE model", summary, rows, self.facts, "sp.tl.embed(samples, model)")
+        return model_card("SPADE model", summary, rows, self.facts, "sp.tl.embed(samples, model)", published)
 
     @classmethod
     def load(cls, path: str | PathLike[str]) -> SpadeModel:

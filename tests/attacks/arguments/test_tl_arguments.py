@@ -212,7 +212,7 @@ def works(tmp_path_factory):
     patients = [featured(name=f"p{i}", seed=i) for i in range(8)]
     known = pd.DataFrame({"sample": [f"p{i}" for i in range(8)], "kind": list("ab") * 4, "time": range(1, 9),
                           "event": [1, 1, 0, 1, 1, 0, 1, 1]})  # fmt: skip
-    slides = {"use_rep": "X_f", "labels": known, "groupby": None, "n_folds": 2, "n_epochs": 1}
+    slides = {"use_rep": "X_f", "labels": known, "groupby": None, "n_folds": 2}
     small = {"n_epochs": 1, "batch_size": 16}
     return {
         "annotate": {"samples": pair, **reads},

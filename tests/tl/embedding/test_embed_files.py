@@ -128,7 +128,7 @@ def test_slide_tasks_read_them_with_labels_from_a_sheet(model, tmp_path):
     pd.testing.assert_frame_equal(sp.tl.slide_task(sheet, **options), labelled)
     times = known.assign(time=np.arange(1.0, 9), event=1)
     risks = sp.tl.survival(
-        tmp_path / "e", time_key="time", event_key="event", labels=times, n_folds=2, n_epochs=1, n_bins=2, head="mean"
+        tmp_path / "e", time_key="time", event_key="event", labels=times, n_folds=2, n_bins=2, head="mean"
     )
     assert sorted(risks["patient"]) == names
 

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from helpers.sections import through_csv
-from helpers.slides import FAST, means_of, write_cohort
+from helpers.slides import means_of, quick, write_cohort
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 
@@ -27,9 +27,7 @@ CLASS = {"label_key": "kind", "cohort_key": "site", "train_on": "A"}
 
 
 def run(folder, labels, **options):
-    return sp.tl.slide_task(
-        folder, **{"labels": labels, "n_folds": 3, "return_predictions": True, **FAST, "n_epochs": 4, **options}
-    )
+    return sp.tl.slide_task(folder, **quick({"labels": labels, "return_predictions": True} | options))
 
 
 def test_heads_learn_all_slides_of_their_cohort_and_are_scored_by_site(folder, known):

@@ -311,3 +311,17 @@ def test_results_and_attention_do_not_replace_what_is_read(twelve):
         with pytest.raises(ValueError, match=said):
             sp.tl.attention(twelve, label_key="kind", use_rep="X_f", key_added=key, n_epochs=1)
     assert label in twelve[0]["table"].obs
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"n_epochs": 3, "hidden": 8}, "hidden=8: head='mean' has no such setting; leave hidden= out"),
+        ({"patience": 2}, "patience=2: head='mean' has no such setting"),
+        ({"head": ["abmil", "transmil"], "C": 1.0}, "C=1.0: head='abmil', 'transmil' has no such setting"),
+        ({"fold_key": "part", "n_folds": 3}, "n_folds=3: fold_key='part' says which fold a slide is in"),
+    ],
+)
+def test_settings_that_the_head_does_not_have_are_refused(options, said, twelve):
+    with pytest.raises(ValueError, match=f"^{said.replace('.', '[.]')}"):
+        sp.tl.slide_task(twelve, label_key="kind", use_rep="X_f", **options)

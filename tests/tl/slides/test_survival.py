@@ -58,7 +58,8 @@ def small():
 
 
 def run(samples, **options):
-    usual = {"time_key": "months", "event_key": "dead", "use_rep": "X_f", "slide_key": "slide", "strength": 1.0}
+    usual = {"time_key": "months", "event_key": "dead", "use_rep": "X_f", "slide_key": "slide"}
+    usual |= {"strength": 1.0} if options.get("head", "mean") == "mean" else {}
     return sp.tl.survival(samples, **{**usual, **options})
 
 
@@ -147,7 +148,8 @@ def test_results_are_reproducible(small):
 
 @pytest.mark.parametrize("head", ["mean", "abmil"])
 def test_a_patients_risk_knows_nothing_of_its_own_time(small, head):
-    options = {"head": head, "hidden": 8, "n_epochs": 2, "n_bins": 2, "device": "cpu", "fold_key": "part"}
+    options = {"head": head, "n_bins": 2, "device": "cpu", "fold_key": "part"}
+    options |= {"hidden": 8, "n_epochs": 2} if head == "abmil" else {}
     obs = small["table"].obs
     obs["part"] = [f"part {name[-1] in '02468'}" for name in obs["patient"]]
     before = run(small, **options).set_index("patient")
@@ -303,6 +305,9 @@ def test_time_in_bins_beyond_those_of_training(small):
         ({"loss": "mse"}, "loss='mse': expected"),
         ({"head": "abmil", "loss": "cox", "batch_size": 1}, "batch_size=1: expected a whole number of at least 2"),
         ({"head": "abmil", "preset": "best"}, "preset='best': expected one of 'paper'"),
+        ({"hidden": 8, "preset": "paper"}, "hidden=8: head='mean' has no such setting"),
+        ({"head": "abmil", "strength": 2.0}, "strength=2[.]0: head='abmil' has no such setting"),
+        ({"fold_key": "part", "n_folds": 3}, "n_folds=3: fold_key='part' says which fold a slide is in"),
         ({"head": "abmil", "hidden": (8,)}, r"hidden=\(8,\): expected one width, or those of the layers and, last,"),
         ({"head": "abmil", "schedule": "step"}, "schedule='step': expected one of 'constant', 'cosine'"),
         ({"strength": 0}, "strength=0: expected a positive number"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 import pytest
-from helpers.slides import FAST, means_of, write_cohort
+from helpers.slides import means_of, quick, write_cohort
 from scipy.stats import pearsonr
 from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.metrics import cohen_kappa_score, mean_absolute_error
@@ -27,9 +27,7 @@ def known(folder):
 
 
 def run(folder, labels, **options):
-    return sp.tl.slide_task(
-        folder, **{"labels": labels, "n_folds": 3, "return_predictions": True, **FAST, "n_epochs": 8, **options}
-    )
+    return sp.tl.slide_task(folder, **quick({"labels": labels, "return_predictions": True} | options))
 
 
 def of_units(slides, known):

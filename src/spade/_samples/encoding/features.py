@@ -92,7 +92,7 @@ def _in_memory(sample: Sample, plan: EncodingPlan, encoders: Sequence[Encoder], 
 def _image(store: Path, sample: Sample, plan: EncodingPlan) -> str:
     """Return what changes when somebody writes an image that a plan reads from a store."""
     record = patch_record(sample, plan.origin["patches_key"])
-    return image_stamp(store, {facts["image"] for facts in record["regions"].values()})
+    return image_stamp(store, sample.pictures, {facts["image"] for facts in record["regions"].values()})
 
 
 def _identity(plan: EncodingPlan, encoder: Encoder) -> dict[str, object]:

@@ -140,12 +140,15 @@ class StoredPieces:
         return features
 
 
-def image_stamp(store: Path, images: set[str]) -> str:
-    """Return a digest of names, sizes and times of the files of images in a store.
+def image_stamp(store: Path, pictures: tuple[Path, ...], images: set[str]) -> str:
+    """Return a digest of names, sizes and times of the files of images in a store, and of pictures beside it.
 
     It changes when somebody writes an image, and stays when other elements of the store are replaced.
     """
     facts = []
+    for picture in pictures:
+        status = picture.stat()
+        facts.append((picture.name, status.st_size, status.st_mtime_ns))
     for image in sorted(images):
         for folder, _, files in os.walk(store / "images" / image):
             for file in files:

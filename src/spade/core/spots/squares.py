@@ -98,6 +98,8 @@ def lattice_places(points: Floats) -> Rows | None:
 
 def lattice_matrix(places: Rows, points: Floats) -> Floats | None:
     """Return the ``(3, 2)`` matrix from (column, row, 1) of a lattice to (x, y); None if the points do not fit it."""
+    order = np.lexsort(places.T)  # so that the order of rows does not change how sums are rounded
+    places, points = places[order], points[order]
     grid = np.column_stack([places[:, ::-1], np.ones(len(places))])
     if np.linalg.matrix_rank(grid) < 3:
         return None

@@ -52,6 +52,11 @@ class HestSample(LazySample):
             sdata.images[IMAGE] = picture
         return self._described(sdata)
 
+    def pictures(self) -> tuple[Path, ...]:
+        """Return the slide, or the file of patches that stands in for it."""
+        files = sample_files(self.folder, self.name)
+        return tuple(file for file in (files.slide, files.patches) if file is not None)
+
     def make_store(self) -> None:
         """Make the store unless it is there: all but the image."""
         if is_store(self.store):

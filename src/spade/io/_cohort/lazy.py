@@ -35,6 +35,10 @@ class LazySample:
         """Return the sample with its results, images lazily."""
         raise NotImplementedError
 
+    def pictures(self) -> tuple[Path, ...]:
+        """Return the files that images are read from, if these are not in the store."""
+        return ()
+
     def make_store(self) -> None:
         """Make the store unless it is there."""
         raise NotImplementedError

@@ -157,8 +157,9 @@ def _elements(opened: Opened, squares: Squares, source: str, settings: BinSettin
             opened.name, int((~kept).sum()), len(kept), settings.min_counts,
         )  # fmt: skip
     key, places, counts = settings.key_added, squares.places[kept], csr_matrix(squares.counts[kept])
-    if not len(counts.data) or counts.data.max() < 2**31:
+    if counts.data.max() < 2**31:
         counts = counts.astype(np.int32)
+    counts.sort_indices()  # sums come in the order of the rows
     names = pd.Index([f"bin_{row:04d}_{column:04d}" for row, column in places.tolist()])
     obs = pd.DataFrame({"array_row": places[:, 0], "array_col": places[:, 1]}, index=names)
     if squares.n_sources is not None:

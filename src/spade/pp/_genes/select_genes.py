@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,7 +16,7 @@ from spade._samples.obs import read_roles
 from spade._samples.open import Samples, as_list, iter_samples
 from spade._samples.sample import Sample, check_names
 from spade.core.arrays import Rows
-from spade.core.checks import check_choice, check_count, check_flag, check_text
+from spade.core.checks import check_choice, check_count, check_flag, check_names_given, check_text
 from spade.core.errors import warn
 from spade.core.roles import TRAIN
 from spade.models import GenePanel
@@ -43,6 +44,7 @@ class GeneSettings:
 
     method: str
     n_top_genes: int
+    include: tuple[str, ...]
     min_genes: int
     on_few_common: str
     fold_case: bool
@@ -56,6 +58,7 @@ def select_genes(
     *,
     method: str = "spade",
     n_top_genes: int | None = None,
+    include: Sequence[str] | None = None,
     min_genes: int = MIN_GENES,
     on_few_common: str = "error",
     fold_case: bool | None = None,
@@ -83,6 +86,8 @@ def select_genes(
     n_top_genes
         Number of variable genes; None: 50 per sample for ``"spade"``, 2,000 in total for ``"seal"``. All genes that tie
         for the last place are taken.
+    include
+        Genes that are in the panel whether they vary or not, such as ``["ERBB2", "CD74"]``. All samples must have them.
     min_genes
         Fewest genes that all samples must have in common.
     on_few_common
@@ -112,8 +117,8 @@ def select_genes(
     Raises
     ------
     ValueError
-        Fewer than ``min_genes`` in common, no expression anywhere, no training spot, counts that are not raw, or a
-        ``split_key`` with other parts than those of :func:`split`.
+        Fewer than ``min_genes`` in common, a gene of ``include`` that a sample lacks, no expression anywhere, no
+        training spot, counts that are not raw, or a ``split_key`` with other parts than those of :func:`split`.
 
     Warns
     -----
@@ -139,6 +144,7 @@ def select_genes(
     settings = GeneSettings(
         method=method,
         n_top_genes=check_count("n_top_genes", N_TOP_GENES[method] if n_top_genes is None else n_top_genes),
+        include=() if include is None else tuple(dict.fromkeys(check_names_given("include", include))),
         min_genes=check_count("min_genes", min_genes),
         on_few_common=check_choice("on_few_common", on_few_common, ON_FEW_COMMON),
         fold_case=method == "seal" if fold_case is None else check_flag("fold_case", fold_case),
@@ -150,6 +156,7 @@ def select_genes(
     samples = as_list(samples, writes=True)
     common, names, dropped = _common_panel(samples, settings, table_key)
     chosen, rare = _variable_genes(samples, names, common, settings, table_key)
+    chosen |= {name for gene in settings.include for name in common.fold([gene])}
     panel = GenePanel(tuple(sorted(chosen)), n_common=len(common), dropped=tuple(dropped), fold_case=settings.fold_case)
     for sample in iter_samples(samples, table_key=table_key, writes=True, tables_only=True):
         if sample.has_expression:
@@ -196,7 +203,26 @@ def _common_panel(
         logger.info("%s: no expression, skipped", ", ".join(without))
     kept, dropped = enough_common(usable, settings.min_genes, settings.on_few_common, fold_case=settings.fold_case)
     genes = sorted(set.intersection(*(set(usable[name]) for name in kept)))
-    return GenePanel(tuple(genes), fold_case=settings.fold_case), kept, dropped
+    common = GenePanel(tuple(genes), fold_case=settings.fold_case)
+    _check_included(settings.include, common, {name: set(usable[name]) for name in kept})
+    return common, kept, dropped
+
+
+def _check_included(include: tuple[str, ...], common: GenePanel, usable: dict[str, set[str]]) -> None:
+    """Raise if a sample lacks genes that the panel must have."""
+    wanted = {gene: name for gene in include for name in common.fold([gene])}
+    lacking = {
+        sample: missing
+        for sample, there in usable.items()
+        if (missing := [gene for gene, name in wanted.items() if name not in there])
+    }
+    if lacking:
+        said = "; ".join(f"{sample} lacks {shorten(missing)}" for sample, missing in list(lacking.items())[:3])
+        more = f", and {len(lacking) - 3} samples more lack some" if len(lacking) > 3 else ""
+        raise ValueError(
+            f"include: {said}{more}, or has them only as control probes or twice. Check the spelling, bring the "
+            "samples to one naming (sp.pp.harmonize_genes), or leave these genes or samples out."
+        )
 
 
 def _variable_genes(
@@ -238,6 +264,7 @@ def _mark_genes(sample: Sample, panel: GenePanel, settings: GeneSettings, key: s
         function="pp.select_genes",
         method=settings.method,
         n_top_genes=settings.n_top_genes,
+        include=", ".join(settings.include) or None,
         n_genes=len(panel),
         fold_case=settings.fold_case or None,
         by_section=settings.by_section or None,

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from spade import _keys
-from spade._checks import check_shots
+from spade._checks import check_idle, check_shots
 from spade._samples.features import Representation
 from spade._samples.open import as_list
 from spade.core.checks import brief, check_choice, check_count, check_flag
@@ -22,11 +22,12 @@ from spade.tl._slides.slide_folds import check_slide_folds, deal_slide_folds, gi
 from spade.tl._slides.slides import read_slides
 from spade.tl._slides.task.cohorts import asked_for
 from spade.tl._slides.task.evaluate import ALL_SLIDES, Draws, Evaluation
-from spade.tl._slides.task.settings import SlideConfig, check_heads
+from spade.tl._slides.task.settings import SlideConfig, check_heads, check_used
 from spade.tl._slides.task.tables import folds_are_pooled, make_tables
 from spade.tl._slides.task.targets import AUTO, CLASSES, CONTINUOUS, ORDINAL
 
 logger = logging.getLogger("spade")
+N_FOLDS = 5
 TARGETS = (AUTO, CLASSES, ORDINAL, CONTINUOUS)
 
 
@@ -44,7 +45,7 @@ def slide_task(
     train_on: str | Sequence[str] | None = None,
     test_on: str | Sequence[str] | None = None,
     fold_key: str | None = None,
-    n_folds: int = 5,
+    n_folds: int = N_FOLDS,
     shots: int | Sequence[int] | None = None,
     n_repeats: int = 1,
     preset: str | None = None,
@@ -110,7 +111,7 @@ def slide_task(
     fold_key
         Column with the fold of every slide; None: folds are dealt.
     n_folds
-        Number of folds that are dealt.
+        Number of folds that are dealt, without ``fold_key``.
     shots
         Number of training slides per class or grade, or of training slides in all for a continuous target; larger draws
         contain the smaller ones. None: all slides of the other folds.
@@ -202,7 +203,8 @@ def slide_task(
         do not match the features, several labels or patients on a slide, a fold with a single class, a patient in two
         folds or cohorts. A single class, grade or value; numbers that are not finite; numbers that may be classes or
         amounts; grades without an order. Cohorts that are not there, or both trained and tested on; a class that only
-        test cohorts have; a test cohort with a single class, grade or value. Settings that the target does not have.
+        test cohorts have; a test cohort with a single class, grade or value. Settings that the target or the head does
+        not have.
 
     Notes
     -----
@@ -247,6 +249,12 @@ def slide_task(
         n_epochs=n_epochs, weight_decay=weight_decay, patience=patience, inner_val=inner_val,
     )  # fmt: skip
     heads = check_heads(head, hidden=config.hidden)
+    check_used(
+        SlideConfig, heads, {"C": C}, {"hidden": hidden, "lr": lr, "schedule": schedule}, dropout=dropout,
+        n_epochs=n_epochs, weight_decay=weight_decay, patience=patience, inner_val=inner_val,
+    )  # fmt: skip
+    if fold_key is not None:
+        check_idle([("n_folds", n_folds, N_FOLDS)], f"fold_key={brief(fold_key)} says which fold a slide is in")
     shots_drawn = [ALL_SLIDES] if shots is None else check_shots(shots)
     if kind == CONTINUOUS and shots_drawn[0] == 1:
         raise ValueError(f"shots={brief(shots)}: target={kind!r} needs at least 2 training slides.")

@@ -10,10 +10,10 @@ import numpy as np
 import pandas as pd
 from tqdm.auto import tqdm
 
-from spade._checks import plural
+from spade._checks import check_idle, plural
 from spade._samples.features import Representation, named_representations
 from spade.core.arrays import Floats, Rows
-from spade.core.checks import check_count, check_text
+from spade.core.checks import brief, check_count, check_text
 from spade.core.device import resolve_device
 from spade.core.errors import NonFiniteLossError
 from spade.core.evaluation.folds import stratified_folds
@@ -23,10 +23,12 @@ from spade.tl._slides.heads import Moments, read_moments
 from spade.tl._slides.patients import Patients, read_patients
 from spade.tl._slides.presets import settings_with
 from spade.tl._slides.risks.fit import SurvivalConfig, fit_bags, fit_linear
+from spade.tl._slides.task.settings import MEAN, check_used
 
 logger = logging.getLogger("spade")
 #: Most folds of a repeat, so that every fold of every repeat has a random stream of its own.
 MAX_FOLDS = 10_000
+N_FOLDS = 5
 
 
 def survival(
@@ -42,7 +44,7 @@ def survival(
     loss: str = SurvivalConfig.loss,
     n_bins: int = SurvivalConfig.n_bins,
     strength: float | str = SurvivalConfig.strength,
-    n_folds: int = 5,
+    n_folds: int = N_FOLDS,
     n_repeats: int = 1,
     fold_key: str | None = None,
     preset: str | None = None,
@@ -103,7 +105,7 @@ def survival(
     n_folds, n_repeats
         Number of folds, and how often they are drawn.
     fold_key
-        Column with the fold of every slide; ``n_folds`` then has no meaning, and folds are numbered in sorted order.
+        Column with the fold of every slide, without ``n_folds``; folds are numbered in sorted order.
         None: folds are dealt.
     preset
         Attention heads only: ``"paper"`` takes ``hidden=(512, 512, 384)``, ``lr=1e-5`` and ``schedule="cosine"``, which
@@ -140,8 +142,9 @@ def survival(
     KeyError
         No such column or representation.
     ValueError
-        Negative times, times or events that are missing where the other is given, slides of one patient that disagree
-        in time, event or given fold, fewer patients with events than folds, or too few event times for the bins.
+        Settings that the head does not have, negative times, times or events that are missing where the other is given,
+        slides of one patient that disagree in time, event or given fold, fewer patients with events than folds, or too
+        few event times for the bins.
     NonFiniteLossError
         Training of a head diverged.
 
@@ -165,7 +168,14 @@ def survival(
         n_bins=n_bins, strength=strength, dropout=dropout, n_epochs=n_epochs, batch_size=batch_size,
         weight_decay=weight_decay, patience=patience, inner_val=inner_val,
     )  # fmt: skip
-    device = resolve_device(device) if check_text("device", device) and head != "mean" else "cpu"
+    check_used(
+        SurvivalConfig, [head], {"strength": strength},
+        {"preset": preset, "hidden": hidden, "lr": lr, "schedule": schedule}, dropout=dropout, n_epochs=n_epochs,
+        batch_size=batch_size, weight_decay=weight_decay, patience=patience, inner_val=inner_val,
+    )  # fmt: skip
+    if fold_key is not None:
+        check_idle([("n_folds", n_folds, N_FOLDS)], f"fold_key={brief(fold_key)} says which fold a slide is in")
+    device = resolve_device(device) if check_text("device", device) and head != MEAN else "cpu"
     check_count("n_repeats", n_repeats)
     if check_count("n_folds", n_folds, 2) > MAX_FOLDS:
         raise ValueError(f"n_folds={n_folds}: expected at most {MAX_FOLDS}.")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from spade._checks import check_idle
 from spade.core.checks import (
     brief,
     check_choice,
@@ -19,6 +20,7 @@ from spade.core.slides.heads import HEADS, N_HEADS, Widths, check_widths, first_
 from spade.tl._few_shot.probes import check_paper, check_strength
 from spade.tl._slides.task.targets import CLASSES, CONTINUOUS, ORDINAL
 
+MEAN = "mean"
 SCALINGS = ("block", "train", "none")
 CROSS_ENTROPY, CUMULATIVE, SQUARED = "cross_entropy", "cumulative", "squared"
 #: Losses of every kind of target; the first is the default, and the last goes with the authors' probe.
@@ -96,6 +98,22 @@ class SlideConfig(HeadConfig):
         check_paper(c, self.scaling, class_weights=class_weights)
         for name, value in (("loss", loss), ("C", c), ("class_weights", class_weights)):
             object.__setattr__(self, name, value)
+
+
+def check_used(
+    cls: type[HeadConfig],
+    heads: Sequence[str],
+    of_mean: dict[str, object],
+    may_be_preset: dict[str, object],
+    **of_attention: object,
+) -> None:
+    """Raise if settings were given that none of the heads has: those of the mean of patches, or of attention."""
+    reason = f"head={', '.join(map(repr, heads))} has no such setting"
+    if set(heads) == {MEAN}:
+        check_idle([(name, value, None) for name, value in may_be_preset.items()], reason)
+        check_idle([(name, value, getattr(cls, name)) for name, value in of_attention.items()], reason)
+    elif MEAN not in heads:
+        check_idle([(name, value, getattr(cls, name)) for name, value in of_mean.items()], reason)
 
 
 def check_heads(head: object, choices: Sequence[str] = HEADS, *, hidden: Widths) -> list[str]:
