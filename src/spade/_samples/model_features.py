@@ -46,7 +46,7 @@ def check_source(sample: Sample, use_rep: str, expected: Mapping[str, Any], what
     if other_colour or any(source.get(name, known[name]) != known[name] for name in compared):
         raise ValueError(
             f"{sample.name}: obsm[{use_rep!r}] comes from {_describe(source)}, but {what} from {_describe(known)}. "
-            "Encode patches of the same size and colours with the same encoder and weights."
+            "Encode patches of the same size with the same encoder, weights and colour=."
         )
     return source | known
 
@@ -65,8 +65,8 @@ def _describe(source: Mapping[str, Any]) -> str:
     parts = [f"encoder {source.get('encoder')!r} (id {source.get('encoder_id')})"]
     if "patch_um" in source:
         parts.append(f"patches of {source['patch_um']:g} µm at {source.get('patch_px')} px")
-    if "encoder_id" in source:
-        parts.append(f"colour {source['colour']}" if "colour" in source else "colours as they are")
+    if "colour" in source:
+        parts.append(f"colour {source['colour']}")
     return ", ".join(parts)
 
 
