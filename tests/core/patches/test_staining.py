@@ -133,7 +133,9 @@ def test_other_stains_than_two_of_h_and_e_are_refused(stains, said):
 
 @pytest.fixture(scope="module")
 def squidpy():
-    return pytest.importorskip("squidpy.experimental.im._stain", reason="squidpy has no stain normalisation")
+    return pytest.importorskip(
+        "squidpy.experimental.im._stain._decomposition", reason="squidpy has no stain normalisation"
+    )
 
 
 def test_stain_vectors_are_those_of_squidpy(squidpy, images):

@@ -1,1 +1,1 @@
-"""Slides without spots: their image, and what was written about them."""
+"""Slides: their image and its colours, and what was written about those without spots."""
