@@ -8,7 +8,6 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from spade.core.checks import brief, check_count, check_positive, check_text, is_number
-from spade.encoders._output import check_encoder
 from spade.encoders._spec import Encoder
 
 
@@ -110,6 +109,8 @@ def wrap(
 def as_encoder(encoder: Any, *, device: str = "auto", precision: str = "fp32") -> Encoder:
     """Return an encoder as it is, and a network or function wrapped; raise before any patch is encoded."""
     import torch
+
+    from spade.encoders._output import check_encoder  # which needs pandas, as the registry does not
 
     whole = all(hasattr(encoder, name) for name in ("encode", "name", "id", "dim", "input_px"))
     if isinstance(encoder, torch.nn.Module) and not whole:

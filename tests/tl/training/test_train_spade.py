@@ -309,7 +309,7 @@ def test_defaults_are_those_of_the_settings():
     }
     config = sp.models.SpadeConfig()
     by_spots = {"n_prototypes", "n_experts", "n_epochs", "batch_size", "lr", "warm_start"}
-    for name in set(defaults) & set(vars(config)) - {"precision"}:
+    for name in set(defaults) & set(vars(config)) - {"precision", "use_rep"}:
         assert defaults[name] == (None if name in by_spots else getattr(config, name)), name
     assert set(FAST) <= set(defaults)
 

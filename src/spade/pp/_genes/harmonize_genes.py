@@ -137,11 +137,12 @@ def harmonize_genes(
     for name in {one.species for one in found.values()} | {wanted}:
         indices[name] = indices.get(name, GeneIndex(pd.DataFrame(columns=COLUMNS))).with_ids(pairs[name])
     naming = _naming(to, wanted, files)
-    reports = [
-        _rename(sample, found[sample.name], indices, naming)
-        for sample in iter_samples(items, table_key=table_key, writes=True)
-        if sample.name in found
-    ]
+    reports = []
+    for sample in iter_samples(items, table_key=table_key, writes=True):
+        if sample.name not in found:
+            continue
+        report = _rename(sample, found[sample.name], indices, naming)
+        reports.append(report)
     return pd.concat(reports, ignore_index=True)
 
 
