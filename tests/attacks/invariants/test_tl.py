@@ -243,9 +243,9 @@ def test_slides_stay_as_they_are(function):
         sdata["table"].obs["kind"] = pd.Categorical(["ab"[number % 2]] * 36)
         sdata["table"].obs["time"], sdata["table"].obs["event"] = float(number + 1), number % 3 > 0
         samples.append(sdata)
-    options = {"use_rep": "X_f", "groupby": None, "n_epochs": 1}
+    options = {"use_rep": "X_f", "groupby": None}
     options |= {
-        "attention": {"label_key": "kind", "hidden": 8, "key_added": "new"},
+        "attention": {"label_key": "kind", "hidden": 8, "n_epochs": 1, "key_added": "new"},
         "slide_task": {"label_key": "kind", "n_folds": 2},
         "survival": {"time_key": "time", "event_key": "event", "n_folds": 2, "n_bins": 2},
     }[function]
