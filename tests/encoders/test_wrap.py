@@ -162,6 +162,8 @@ class Output(nn.Module):
         (Tokens(), FACTS, ValueError, r"encoder 'Tokens' .*returned features of shape \(1, 1024, 3\)"),
         (Output(), FACTS, TypeError, r"encoder 'Output' .*returned dict of object; expected real numbers"),
         (brightness, {"mean": (0.5,) * 3}, ValueError, r"a function gets the patches as they are"),
+        (brightness, {"device": "cpu"}, ValueError, "device='cpu', precision='fp32': a function runs where it is"),
+        (brightness, {"precision": "bf16"}, ValueError, "precision='bf16': a function runs where it is"),
         (lambda x: x.nothing, {}, TypeError, r"cannot encode one black patch \(AttributeError: .*uint8 patches"),
         (lambda x: None, {}, TypeError, r"returned NoneType of object"),
         (lambda x: x.mean(), {}, ValueError, r"returned features of shape \(\)"),

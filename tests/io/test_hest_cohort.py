@@ -193,7 +193,7 @@ def change(path, **datasets):
     ("datasets", "said"),
     [
         ({"img": None}, "expected img, barcode and coords"),
-        ({"barcode": np.array([b"S0-0-1"] * 36)}, "barcodes occur more than once: 'S0-0-1'"),
+        ({"barcode": np.array([b"S0-0-1"] * 36)}, "barcodes of patches occur more than once, such as 'S0-0-1'"),
         ({"barcode": np.array([f"Z{i}" for i in range(36)], dtype="S")}, "no spot of st/TENX1.h5ad has a patch"),
         ({"img": np.zeros((36, 8, 9, 3), np.uint8)}, r"img is uint8 \(36, 8, 9, 3\); expected uint8"),
         ({"coords": np.arange(72).reshape(36, 2) ** 2}, "lie more than half the distance between spots away"),

@@ -49,7 +49,7 @@ def wrap(
         In place of ``mean`` and ``std``: a function from a PIL image to a tensor ``(3, h, w)``, as those of torchvision
         and timm, which is called for every patch.
     device, precision
-        Where and in which precision a network runs, as in :func:`get`.
+        Where and in which precision a network runs, as in :func:`get`; not for a function.
 
     Returns
     -------
@@ -102,6 +102,10 @@ def wrap(
         return WrappedNetwork(own, name=name, mpp=mpp, device=device, precision=precision, **options)
     if mean is not None or std is not None:
         raise ValueError("mean=, std=: a function gets the patches as they are, so leave them out, or pass transform=.")
+    if device != "auto" or precision != "fp32":
+        raise ValueError(
+            f"device={brief(device)}, precision={brief(precision)}: a function runs where it is; leave them out."
+        )
     identity = f"{getattr(model, '__module__', '')}.{name}" if id is None else check_text("id", id)
     return WrappedFunction(model, name=name, id=identity, input_px=input_px, mpp=mpp, transform=transform)
 

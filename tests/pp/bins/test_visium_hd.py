@@ -8,9 +8,10 @@ import numpy as np
 import pandas as pd
 import pytest
 import spatialdata_io
+from helpers.technologies.road import embed_bins
 from helpers.technologies.tenx import GENES, IDS
 from helpers.technologies.visium_hd import MPP, N, counts_of_small_bins, joined, write_visium_hd
-from helpers.whole_slides import Means, copied
+from helpers.whole_slides import copied
 from shapely import get_coordinates
 from spatialdata import read_zarr
 
@@ -107,14 +108,7 @@ def test_segmented_cells_of_the_fourth_version(tmp_path):
 def test_from_files_to_embeddings(sdata, tmp_path):
     """Bins, patches, features, genes, training and embedding; the same comes back from a store."""
     sp.pp.bin_expression(sdata, size_um=24, from_="bins", table_key="square_008um", min_counts=20)
-    sp.pp.patches(sdata, table_key="bins", size_um=32, size_px=32)
-    sp.pp.encode_patches(sdata, Means(), table_key="bins")
-    panel = sp.pp.select_genes(sdata, table_key="bins", n_top_genes=20)
-    model = sp.tl.train_spade(
-        sdata, use_rep="X_means", genes=panel, n_prototypes=3, n_experts=2, n_epochs=2, batch_size=16,
-        table_key="bins", device="cpu",
-    )  # fmt: skip
-    sp.tl.embed(sdata, model, table_key="bins")
+    embed_bins(sdata)
     sdata.write(tmp_path / "hd.zarr")
     table = read_zarr(tmp_path / "hd.zarr")["bins_table"]
     np.testing.assert_array_equal(table.X.toarray(), sdata["bins_table"].X.toarray())

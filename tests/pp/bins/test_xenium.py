@@ -8,8 +8,8 @@ import numpy as np
 import pandas as pd
 import pytest
 import spatialdata_io
+from helpers.technologies.road import embed_bins
 from helpers.technologies.xenium import ALIGNMENT, CONTROLS, HE_MPP, PIXEL, write_xenium
-from helpers.whole_slides import Means
 from spatialdata import SpatialData
 
 import spade as sp
@@ -106,15 +106,7 @@ def test_from_files_to_embeddings(tmp_path, version):
     write_xenium(tmp_path / "outs", version=version)
     sdata = spatialdata_io.xenium(tmp_path / "outs")
     sp.pp.bin_expression(sdata, size_um=25, from_="points")
-    sp.pp.patches(sdata, table_key="bins", size_um=32, size_px=32)
-    sp.pp.encode_patches(sdata, Means(), table_key="bins")
-    panel = sp.pp.select_genes(sdata, table_key="bins", n_top_genes=20)
-    model = sp.tl.train_spade(
-        sdata, use_rep="X_means", genes=panel, n_prototypes=3, n_experts=2, n_epochs=2, batch_size=16,
-        table_key="bins", device="cpu",
-    )  # fmt: skip
-    sp.tl.embed(sdata, model, table_key="bins")
-    table = sdata["bins_table"]
+    table = embed_bins(sdata)
     valid = table.obs["spade_valid"].to_numpy()
     assert valid.mean() > 0.9
     assert np.isfinite(table.obsm["X_spade"][valid]).all()

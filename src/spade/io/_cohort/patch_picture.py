@@ -13,9 +13,8 @@ from numpy.typing import NDArray
 from spade._checks import plural, shorten
 from spade.core.arrays import Floats
 from spade.core.errors import warn
-from spade.core.spots.blocks import spacing
 from spade.io._files.damaged import reading
-from spade.io._files.hdf5 import open_hdf5
+from spade.io._files.hest_patches import SIDE_UM, check_places, read_hest_patches
 from spade.io._images.colours import Pixels
 from spade.io._images.levels import LazyLevel
 from spade.io._images.multiscale import lazy, multiscale, with_coarser
@@ -23,10 +22,8 @@ from spade.io._images.multiscale import lazy, multiscale, with_coarser
 if TYPE_CHECKING:
     from xarray import DataTree
 
-#: Names that the datasets of a file have had.
-IMAGES, BARCODES, COORDS = ("img", "imgs"), ("barcode", "barcodes"), "coords"
-#: Side of a patch in µm, and what lies between patches.
-SIDE_UM, WHITE = 112.0, 255
+#: What lies between patches.
+WHITE = 255
 
 
 class PatchLevel(LazyLevel):
@@ -67,7 +64,7 @@ class PatchLevel(LazyLevel):
 
 def spots_with_patch(path: Path, barcodes: pd.Index, sample: str) -> NDArray[np.bool_]:
     """Return which spots have a patch in a file; the others are warned of."""
-    _, found, _, _ = _read(path, sample)
+    found = read_hest_patches(path, sample).barcodes
     kept = barcodes.isin(found)
     if not kept.any():
         raise ValueError(
@@ -98,7 +95,7 @@ def patch_picture(path: Path, barcodes: pd.Index, centres: Floats, mpp: float, s
     """
     from spatialdata.transformations import Scale, set_transformation
 
-    key, found, coords, side = _read(path, sample)
+    key, found, coords, side = read_hest_patches(path, sample)
     spot = barcodes.get_indexer(found)
     if (spot < 0).any():
         raise ValueError(
@@ -107,7 +104,7 @@ def patch_picture(path: Path, barcodes: pd.Index, centres: Floats, mpp: float, s
         )
     placed = np.asarray(centres, dtype=np.float64)[spot]
     if coords is not None:
-        _check_places(placed, coords, f"{sample}: {str(path)!r}")
+        check_places(placed, coords, f"{sample}: {str(path)!r}")
     picture_mpp = SIDE_UM / side
     shrink = picture_mpp / mpp
     corners = np.rint(placed[:, ::-1] / shrink - side / 2).astype(np.int64)
@@ -115,38 +112,3 @@ def patch_picture(path: Path, barcodes: pd.Index, centres: Floats, mpp: float, s
     picture = multiscale(with_coarser(lazy(PatchLevel(path, key, corners, side, (height, width)))))
     set_transformation(picture, {"global": Scale([shrink, shrink], axes=("x", "y"))}, set_all=True)
     return picture, picture_mpp
-
-
-def _read(path: Path, sample: str) -> tuple[str, pd.Index, Floats | None, int]:
-    """Return the dataset of patches of a file, their barcodes, corners in the slide if it has them, and their side."""
-    source = f"{sample}: {str(path)!r}"
-    with open_hdf5(path, sample, texts=True) as file:
-        images, barcodes = (next((key for key in keys if key in file), None) for keys in (IMAGES, BARCODES))
-        if images is None or barcodes is None:
-            raise ValueError(f"{source} has {shorten(file) or 'nothing'}; expected img, barcode and coords.")
-        img, raw = file[images], np.asarray(file[barcodes][:]).ravel()
-        names = pd.Index([value.decode() if isinstance(value, bytes) else str(value) for value in raw], dtype=object)
-        coords = np.asarray(file[COORDS][:], dtype=np.float64) if COORDS in file else None
-        if img.ndim != 4 or img.shape[-1] != 3 or img.shape[1] != img.shape[2] or img.dtype != np.uint8 or not len(img):
-            raise ValueError(f"{source}: {images} is {img.dtype} {img.shape}; expected uint8 (n, side, side, 3).")
-        if len(names) != len(img) or (coords is not None and coords.shape != (len(img), 2)):
-            raise ValueError(
-                f"{source} has {plural(len(img), 'patch')}, but {len(names)} barcodes and coords of shape "
-                f"{None if coords is None else coords.shape}. Download it again."
-            )
-        if not names.is_unique:
-            raise ValueError(f"{source}: barcodes occur more than once: {shorten(names[names.duplicated()], 3)}.")
-        return images, names, coords, int(img.shape[1])
-
-
-def _check_places(centres: Floats, corners: Floats, source: str) -> None:
-    """Raise unless patches lie where their spots lie, apart from a common shift."""
-    if len(centres) < 3:
-        return
-    shift = centres - corners
-    off = np.abs(shift - np.median(shift, axis=0)).max(1) > max(spacing(centres) / 2, 1)
-    if off.any():
-        raise ValueError(
-            f"{source}: {int(off.sum())} of {plural(len(off), 'patch')} lie more than half the distance between spots "
-            "away from the spot of the same barcode. Do both files belong to one sample?"
-        )

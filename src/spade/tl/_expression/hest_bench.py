@@ -9,28 +9,23 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import h5py
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 
 from spade._checks import shorten
-from spade.core.spots.blocks import spacing
 from spade.encoders import Encoder
 from spade.encoders._output import encode_batch
 from spade.io._bytes import read_json
 from spade.io._files.damaged import reading
 from spade.io._files.hdf5 import open_hdf5, read_h5ad
+from spade.io._files.hest_patches import SIDE_UM, check_places, read_hest_patches
 from spade.io._files.matrices import to_csr
 from spade.io._files.tables import table_text
 
 GENES = "var_50genes.json"
-#: Names that the datasets of a file with patches may have.
-DATASETS = {"img": ("img", "imgs"), "barcode": ("barcode", "barcodes"), "coords": ("coords",)}
 COLUMNS = ("sample_id", "patches_path", "expr_path")
-#: Side of a patch in µm.
-SIDE_UM = 112.0
 DOWNLOAD_AGAIN = "Compare its size with the source and download it again."
 
 
@@ -146,7 +141,6 @@ def read_task_sample(task: BenchTask, name: str, encoder: Encoder, batch_size: i
     adata = read_h5ad(expression_file, name)
     patches = _read_patches(name, patches_file, encoder, batch_size)
     for what, names in (
-        ("barcodes of patches", patches.barcodes),
         ("barcodes of adata", adata.obs_names),
         ("genes", adata.var_names),
     ):
@@ -165,7 +159,7 @@ def read_task_sample(task: BenchTask, name: str, encoder: Encoder, batch_size: i
         if places is not None and (places.ndim != 2 or places.shape[1] != 2):
             raise ValueError(f"obsm['spatial'] has shape {places.shape}")
     if places is not None and patches.points is not None:
-        _check_places(places, patches.points, name)
+        check_places(places, patches.points, name)
     if len(counts.data) and (not np.isfinite(counts.data).all() or counts.data.min() < 0):
         raise ValueError(
             f"{name}: {str(expression_file)!r} has negative, NaN or infinite values; raw counts are expected."
@@ -175,57 +169,21 @@ def read_task_sample(task: BenchTask, name: str, encoder: Encoder, batch_size: i
 
 def _read_patches(name: str, path: Path, encoder: Encoder, batch_size: int) -> _Patches:
     """Check and encode the patches in a file."""
-    with open_hdf5(path, name, texts=True) as file:
-        barcodes, points, shape = _check_patches(file, f"{name}: {str(path)!r}", encoder)
-    x = np.empty((len(barcodes), encoder.dim), dtype=np.float32)
-    for start, patches in _batches(name, path, batch_size):
-        x[start : start + batch_size] = encode_batch(encoder, patches, SIDE_UM / shape[1])
-    return _Patches(x, pd.Index(barcodes), points)
+    found = read_hest_patches(path, name)
+    if encoder.input_px and encoder.input_px != found.side:
+        raise ValueError(
+            f"{name}: {str(path)!r}: patches are {found.side} px wide, but encoder {encoder.name!r} reads "
+            f"{encoder.input_px} px."
+        )
+    x = np.empty((len(found.barcodes), encoder.dim), dtype=np.float32)
+    for start, patches in _batches(name, path, found.images, batch_size):
+        x[start : start + batch_size] = encode_batch(encoder, patches, SIDE_UM / found.side)
+    return _Patches(x, found.barcodes, found.corners)
 
 
-def _batches(name: str, path: Path, batch_size: int) -> Iterator[tuple[int, NDArray[np.uint8]]]:
+def _batches(name: str, path: Path, key: str, batch_size: int) -> Iterator[tuple[int, NDArray[np.uint8]]]:
     """Read the patches of a file; what is done with them is not blamed on it."""
     with open_hdf5(path, name) as file:
-        img = file[next(key for key in DATASETS["img"] if key in file)]
+        img = file[key]
         for start in range(0, len(img), batch_size):
             yield start, img[start : start + batch_size]
-
-
-def _check_patches(
-    file: h5py.File, source: str, encoder: Encoder
-) -> tuple[list[str], NDArray[np.float64] | None, tuple[int, ...]]:
-    """Return barcodes, centres and the shape of the patches in a file; ``source`` names the sample and the file."""
-    keys = {key: next((name for name in names if name in file), None) for key, names in DATASETS.items()}
-    if keys["img"] is None or keys["barcode"] is None:
-        raise ValueError(f"{source} has {shorten(file) or 'nothing'}; expected img, barcode and coords.")
-    img = file[keys["img"]]
-    raw = np.asarray(file[keys["barcode"]][:]).ravel()
-    barcodes = [value.decode() if isinstance(value, bytes) else str(value) for value in raw]
-    points = None if keys["coords"] is None else np.asarray(file[keys["coords"]][:], dtype=np.float64)
-    if img.ndim != 4 or img.shape[-1] != 3 or img.shape[1] != img.shape[2] or img.dtype != np.uint8 or not len(img):
-        raise ValueError(f"{source}: img is {img.dtype} {img.shape}; expected uint8 (n, side, side, 3).")
-    if len(barcodes) != len(img) or (points is not None and points.shape != (len(img), 2)):
-        raise ValueError(
-            f"{source} has {len(img)} patches, but {len(barcodes)} barcodes and coords of shape "
-            f"{None if points is None else points.shape}. {DOWNLOAD_AGAIN}"
-        )
-    side = img.shape[1]
-    if encoder.input_px and encoder.input_px != side:
-        raise ValueError(
-            f"{source}: patches are {side} px wide, but encoder {encoder.name!r} reads {encoder.input_px} px."
-        )
-    return barcodes, points, img.shape
-
-
-def _check_places(spots: NDArray[np.float64], patches: NDArray[np.float64], name: str) -> None:
-    """Raise unless patches and the spots they are joined to lie at the same places, apart from a common shift."""
-    if len(spots) < 3:
-        return
-    shift = spots - patches
-    off = np.abs(shift - np.median(shift, axis=0)).max(1) > max(spacing(spots) / 2, 1)
-    if off.any():
-        raise ValueError(
-            f"{name}: {int(off.sum())} of {len(off)} patches lie more than half the distance between spots away from "
-            "the spot of the same barcode (coords of the patches, obsm['spatial'] of the spots). Do both files belong "
-            "to one sample?"
-        )

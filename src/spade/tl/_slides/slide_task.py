@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from spade import _keys
-from spade._checks import check_idle, check_shots
+from spade._checks import check_shots
 from spade._samples.features import Representation
 from spade._samples.open import as_list
 from spade.core.checks import brief, check_choice, check_count, check_flag
@@ -22,12 +22,11 @@ from spade.tl._slides.slide_folds import check_slide_folds, deal_slide_folds, gi
 from spade.tl._slides.slides import read_slides
 from spade.tl._slides.task.cohorts import asked_for
 from spade.tl._slides.task.evaluate import ALL_SLIDES, Draws, Evaluation
-from spade.tl._slides.task.settings import SlideConfig, check_heads, check_used
+from spade.tl._slides.task.settings import N_FOLDS, SlideConfig, check_heads, check_n_folds, check_used
 from spade.tl._slides.task.tables import folds_are_pooled, make_tables
 from spade.tl._slides.task.targets import AUTO, CLASSES, CONTINUOUS, ORDINAL
 
 logger = logging.getLogger("spade")
-N_FOLDS = 5
 TARGETS = (AUTO, CLASSES, ORDINAL, CONTINUOUS)
 
 
@@ -253,14 +252,12 @@ def slide_task(
         SlideConfig, heads, {"C": C}, {"hidden": hidden, "lr": lr, "schedule": schedule}, dropout=dropout,
         n_epochs=n_epochs, weight_decay=weight_decay, patience=patience, inner_val=inner_val,
     )  # fmt: skip
-    if fold_key is not None:
-        check_idle([("n_folds", n_folds, N_FOLDS)], f"fold_key={brief(fold_key)} says which fold a slide is in")
     shots_drawn = [ALL_SLIDES] if shots is None else check_shots(shots)
     if kind == CONTINUOUS and shots_drawn[0] == 1:
         raise ValueError(f"shots={brief(shots)}: target={kind!r} needs at least 2 training slides.")
     cohorts = asked_for(cohort_key, train_on, test_on)
     check_count("n_repeats", n_repeats)
-    check_count("n_folds", n_folds, 2)
+    check_n_folds(n_folds, fold_key)
     check_flag("return_predictions", return_predictions)
     _keys.check_uns_key(key_added)
     device = resolve_device(device)

@@ -10,10 +10,10 @@ import numpy as np
 import pandas as pd
 from tqdm.auto import tqdm
 
-from spade._checks import check_idle, plural
+from spade._checks import plural
 from spade._samples.features import Representation, named_representations
 from spade.core.arrays import Floats, Rows
-from spade.core.checks import brief, check_count, check_text
+from spade.core.checks import check_count, check_text
 from spade.core.device import resolve_device
 from spade.core.errors import NonFiniteLossError
 from spade.core.evaluation.folds import stratified_folds
@@ -23,12 +23,11 @@ from spade.tl._slides.heads import Moments, read_moments
 from spade.tl._slides.patients import Patients, read_patients
 from spade.tl._slides.presets import settings_with
 from spade.tl._slides.risks.fit import SurvivalConfig, fit_bags, fit_linear
-from spade.tl._slides.task.settings import MEAN, check_used
+from spade.tl._slides.task.settings import MEAN, N_FOLDS, check_n_folds, check_used
 
 logger = logging.getLogger("spade")
 #: Most folds of a repeat, so that every fold of every repeat has a random stream of its own.
 MAX_FOLDS = 10_000
-N_FOLDS = 5
 
 
 def survival(
@@ -173,11 +172,9 @@ def survival(
         {"preset": preset, "hidden": hidden, "lr": lr, "schedule": schedule}, dropout=dropout, n_epochs=n_epochs,
         batch_size=batch_size, weight_decay=weight_decay, patience=patience, inner_val=inner_val,
     )  # fmt: skip
-    if fold_key is not None:
-        check_idle([("n_folds", n_folds, N_FOLDS)], f"fold_key={brief(fold_key)} says which fold a slide is in")
     device = resolve_device(device) if check_text("device", device) and head != MEAN else "cpu"
     check_count("n_repeats", n_repeats)
-    if check_count("n_folds", n_folds, 2) > MAX_FOLDS:
+    if check_n_folds(n_folds, fold_key) > MAX_FOLDS:
         raise ValueError(f"n_folds={n_folds}: expected at most {MAX_FOLDS}.")
     if fold_key is not None and n_repeats > 1:
         raise ValueError(f"n_repeats={n_repeats} with fold_key={fold_key!r}: given folds are not drawn again.")

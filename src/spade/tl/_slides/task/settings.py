@@ -20,7 +20,7 @@ from spade.core.slides.heads import HEADS, N_HEADS, Widths, check_widths, first_
 from spade.tl._few_shot.probes import check_paper, check_strength
 from spade.tl._slides.task.targets import CLASSES, CONTINUOUS, ORDINAL
 
-MEAN = "mean"
+MEAN, N_FOLDS = "mean", 5
 SCALINGS = ("block", "train", "none")
 CROSS_ENTROPY, CUMULATIVE, SQUARED = "cross_entropy", "cumulative", "squared"
 #: Losses of every kind of target; the first is the default, and the last goes with the authors' probe.
@@ -114,6 +114,13 @@ def check_used(
         check_idle([(name, value, getattr(cls, name)) for name, value in of_attention.items()], reason)
     elif MEAN not in heads:
         check_idle([(name, value, getattr(cls, name)) for name, value in of_mean.items()], reason)
+
+
+def check_n_folds(n_folds: object, fold_key: object) -> int:
+    """Return the number of folds to deal; raise if it was given beside the folds themselves."""
+    if fold_key is not None:
+        check_idle([("n_folds", n_folds, N_FOLDS)], f"fold_key={brief(fold_key)} says which fold a slide is in")
+    return check_count("n_folds", n_folds, 2)
 
 
 def check_heads(head: object, choices: Sequence[str] = HEADS, *, hidden: Widths) -> list[str]:
