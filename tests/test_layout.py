@@ -41,7 +41,7 @@ STAIRCASE = [
 ]
 MAX_LINES, MAX_WIDTH, MAX_FILES, MAX_POSITIONAL, MAX_BODY = 400, 120, 16, 6, 60
 FOLDERS_OF_ANY_SIZE = {"src/spade/pl", "tests/pl"}
-HEAVY = ("torch", "timm", "scanpy", "squidpy", "matplotlib", "spatialdata", "anndata", "numba")
+HEAVY = ("torch", "timm", "pooch", "scanpy", "squidpy", "matplotlib", "spatialdata", "anndata", "numba")
 NOT_FOR_CORE = ("anndata", "spatialdata", "scanpy", "squidpy", "pandas", "matplotlib", "sklearn", "timm")
 
 

@@ -1,17 +1,10 @@
 """Human HER2+ breast cancer (classic ST, 0.69 µm/px): two patients, one model."""
 
-import os
-from pathlib import Path
-
 import matplotlib.pyplot as plt
 
 import spade as sp
 
-data, samples = Path(os.environ["SPADE_TEST_DATA"]) / "her2st", []
-for name, image in (("B4", "BT10737_D2_HE.jpg"), ("C2", "5714_HE_BT_C2.jpg")):
-    files = data / name / f"{name}.tsv.gz", data / name / image, data / name / f"{name}_selection.tsv"
-    labels = data / "derived_labels" / f"{name}_transferred_labels.tsv"
-    samples.append(sp.io.read_st(*files, labels=labels, sample_id=name))
+samples = sp.datasets.her2st(("B4", "C2"))  # 9.3 MB, once
 sp.pp.patches(samples)
 sp.pp.encode_patches(samples, "texture")
 sp.pp.split(samples, block_um=1000, fractions=(0.7, 0, 0.3))

@@ -1,15 +1,10 @@
-"""Mouse olfactory bulb (classic ST, 2.75 µm/px): from the files of one section to joint embeddings and pictures."""
-
-import os
-from pathlib import Path
+"""Mouse olfactory bulb (classic ST, 2.75 µm/px): from one section to joint embeddings and pictures."""
 
 import matplotlib.pyplot as plt
 
 import spade as sp
 
-data = Path(os.environ["SPADE_TEST_DATA"]) / "mob" / "MOB_11"
-counts, image, labels = (data / name for name in ("Rep11_MOB_count_matrix-1.tsv.gz", "11.jpg", "11_01.tsv"))
-sdata = sp.io.read_st(counts, image, labels=labels, sample_id="MOB_11")
+(sdata,) = sp.datasets.mob()  # 2.6 MB, once
 sp.pp.patches(sdata)
 sp.pp.encode_patches(sdata, "texture")
 sp.pp.split(sdata, block_um=1000, fractions=(0.7, 0, 0.3))

@@ -24,7 +24,7 @@ def trained(request, data_dir, tmp_path_factory):
     """What a README script leaves behind: its variables and its folder."""
     folder = tmp_path_factory.mktemp(request.param)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("SPADE_TEST_DATA", str(data_dir))
+        patch.setenv("SPADE_DATA_DIR", str(data_dir))
         patch.chdir(folder)
         found = runpy.run_path(str(ROOT / "tutorials" / f"{request.param}.py"))
     samples = found.get("samples") or [found["sdata"]]
