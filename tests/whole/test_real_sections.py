@@ -5,6 +5,7 @@ from __future__ import annotations
 import runpy
 from pathlib import Path
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
@@ -36,6 +37,20 @@ def test_the_readme_shows_the_scripts_as_they_are(name):
     script = (ROOT / "tutorials" / f"{name}.py").read_text()
     assert len(script.splitlines()) <= 25
     assert script in (ROOT / "README.md").read_text()
+
+
+def test_the_first_lines_of_the_readme_run_as_they_stand(data_dir, monkeypatch):
+    """With fewer epochs: what they find is measured elsewhere."""
+    lines = (ROOT / "README.md").read_text().split("```python\n")[1].split("```")[0]
+    assert len(lines.splitlines()) == 10
+    assert (short := lines.replace("n_experts=3", "n_experts=3, n_epochs=5")) != lines
+    monkeypatch.setenv("SPADE_DATA_DIR", str(data_dir))
+    monkeypatch.setattr(plt, "show", lambda: None)
+    found = {}
+    exec(short, found)  # noqa: S102
+    agreement = sp.tl.expert_agreement(found["bulb"], label_key="label")
+    assert agreement["adjusted_rand"].iloc[0] > 0.3  # the picture beside them: experts follow the layers
+    plt.close("all")
 
 
 def test_scripts_embed_every_spot_and_draw_every_plot(trained):
