@@ -1,4 +1,4 @@
-"""Draw the picture of the README: ``python docs/pictures.py`` (2.6 MB are downloaded, unless SPADE_DATA_DIR has them)."""
+"""Draw the picture of the README: ``python docs/pictures.py``, which downloads 2.6 MB once."""
 
 from __future__ import annotations
 
@@ -20,7 +20,8 @@ sp.tl.embed(bulb, model)
 print(sp.tl.expert_agreement(bulb, label_key="label").round(2).T)
 
 fig, axes = plt.subplots(1, 2, figsize=(9.6, 2.9), layout="constrained")
-for ax, color, title in zip(axes, ("label", None), ("Layers, labelled by hand", "Experts, without labels"), strict=True):
+titles = {"label": "Layers, labelled by hand", None: "Experts, without labels"}
+for ax, (color, title) in zip(axes, titles.items(), strict=True):
     sp.pl.expert_clusters(bulb, color=color, entropy=False, ax=ax)
     ax.set_title(title, loc="left")
 fig.savefig(TARGET, dpi=125)

@@ -43,7 +43,8 @@ def test_the_first_lines_of_the_readme_run_as_they_stand(data_dir, monkeypatch):
     """With fewer epochs: what they find is measured elsewhere."""
     lines = (ROOT / "README.md").read_text().split("```python\n")[1].split("```")[0]
     assert len(lines.splitlines()) == 10
-    assert (short := lines.replace("n_experts=3", "n_experts=3, n_epochs=5")) != lines
+    short = lines.replace("n_experts=3", "n_experts=3, n_epochs=5")
+    assert short != lines
     monkeypatch.setenv("SPADE_DATA_DIR", str(data_dir))
     monkeypatch.setattr(plt, "show", lambda: None)
     found = {}
