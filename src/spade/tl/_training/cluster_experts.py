@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -12,6 +11,7 @@ from tqdm.auto import tqdm
 
 from spade import _keys
 from spade._checks import plural
+from spade._said import speaks, wrote
 from spade._samples.collect import concatenate
 from spade._samples.features import read_features
 from spade._samples.obs import categorical, group_labels, read_roles
@@ -25,9 +25,8 @@ from spade.core.roles import TRAIN
 from spade.models import SpadeConfig
 from spade.tl._training.data import FeatureReader
 
-logger = logging.getLogger("spade")
 
-
+@speaks
 def cluster_experts(
     samples: Samples,
     *,
@@ -146,7 +145,7 @@ def cluster_experts(
             routing_id=digest(routing.centroids, routing.assignment),
         )
         sample.save()
-        logger.info("%s: wrote obs[%r], obs[%r]", sample.name, _keys.prototype(key_added), _keys.cluster(key_added))
+        wrote(sample.name, *(f"obs[{key!r}]" for key in (_keys.prototype(key_added), _keys.cluster(key_added))))
     return routing
 
 

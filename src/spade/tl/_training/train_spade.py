@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from dataclasses import replace
 from os import PathLike
 
 import numpy as np
 
+from spade._checks import plural
+from spade._said import speaks, told
 from spade._samples.model_features import check_spade
 from spade._samples.open import Samples
 from spade.core.checks import brief
@@ -31,9 +32,8 @@ from spade.tl._training.spade_steps import (
     spade_identity,
 )
 
-logger = logging.getLogger("spade")
 
-
+@speaks
 def train_spade(
     samples: Samples,
     *,
@@ -272,7 +272,7 @@ def train_spade(
         training = assign_experts(data, config, routing, machine)
         experts, trained = fit_experts(training, init, machine, checkpoint_dir)
     model = assemble_spade(experts, trained, training, panel)
-    logger.info("trained %r on %d spots of %d samples", model, training.sizes.sum(), len(data.samples))
+    told(f"trained on {plural(training.sizes.sum(), 'spot')} of {plural(len(data.samples), 'sample')}")
     return model
 
 
