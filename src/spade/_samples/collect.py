@@ -83,7 +83,7 @@ class Stack:
     Parameters
     ----------
     path
-        File that holds the rows instead of memory; the array is then a map of it.
+        File that holds the rows instead of memory; the array is then a map of it, and all parts are of one type.
     """
 
     def __init__(self, path: Path | None = None) -> None:
@@ -92,18 +92,17 @@ class Stack:
 
     def add(self, part: NDArray[Any]) -> None:
         """Add rows."""
-        if self._rows is None:
-            self._rows = part[:0].copy()
-        if (kind := np.result_type(self._rows, part)) != self._rows.dtype:
-            self._rows = self._rows.astype(kind)
-        n = len(self._rows)
-        if self.path is None:  # a large array grows in place
-            self._rows.resize((n + len(part), *part.shape[1:]), refcheck=False)
-            self._rows[n:] = part
+        rows = part[:0].copy() if self._rows is None else self._rows
+        shape = (len(rows) + len(part), *part.shape[1:])
+        if self.path is None:
+            rows = rows.astype(np.result_type(rows, part), copy=False)
+            rows.resize(shape, refcheck=False)  # a large array grows in place
+            rows[len(rows) - len(part) :] = part
         elif len(part):
             with self.path.open("ab") as file:
-                np.ascontiguousarray(part, kind).tofile(file)
-            self._rows = np.memmap(self.path, kind, mode="r+", shape=(n + len(part), *part.shape[1:]))
+                np.ascontiguousarray(part).tofile(file)
+            rows = np.memmap(self.path, part.dtype, mode="r+", shape=shape)
+        self._rows = rows
 
     def joined(self) -> NDArray[Any]:
         """Return all rows; the stack is empty afterwards."""

@@ -23,13 +23,6 @@ CHUNK, CHUNK_GPU = 1_024, 65_536
 N_PARTS = 64
 
 
-@compiled()
-def _scale_rows(x, rows, mean, factor, out):  # type: ignore[no-untyped-def]
-    for i in range(len(rows)):
-        for j in range(x.shape[1]):
-            out[i, j] = (x[rows[i], j] - mean[j]) * factor[j]
-
-
 class ScaledRows:
     """Some rows of features as ``(x − mean)/scale``, computed when they are read, so that no copy takes memory.
 
@@ -55,10 +48,11 @@ class ScaledRows:
 
     def __getitem__(self, chosen: slice | int | Tensor) -> Tensor:
         """Return a row, or a matrix of several."""
-        rows = self.rows[chosen.numpy() if isinstance(chosen, Tensor) else chosen]
-        out = np.empty((np.size(rows), self.shape[1]), np.float32)
-        _scale_rows(self.x, np.atleast_1d(rows), self.mean, self.factor, out)
-        return torch.from_numpy(out if np.ndim(rows) else out[0])
+        values = self.x[self.rows[chosen.numpy() if isinstance(chosen, Tensor) else chosen]]
+        out = np.empty(values.shape, np.float32)
+        np.subtract(values, self.mean, out=out, casting="unsafe")
+        out *= self.factor
+        return torch.from_numpy(out)
 
     def on(self, device: str) -> Tensor:
         """Return all rows as one tensor on a device."""
