@@ -44,7 +44,7 @@ class _Call:
             parts.append(f"returns {plural(len(result), 'row')}")
         elif result is not None:
             first = repr(result).partition("\n")[0]
-            parts.append(first if len(first) <= LONGEST else f"{first[:LONGEST].rstrip('…, ')} …")
+            parts.append(first if len(first) <= LONGEST else f"{first[:LONGEST].rpartition(', ')[0]}, …")
         return parts + self.facts
 
     def _where(self) -> str:
