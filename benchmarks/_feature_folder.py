@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import logging
-import resource
 import sys
 import time
 import warnings
@@ -17,6 +16,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pandas as pd
+from _memory import peak_mib
 
 
 def write_features(folder, n_slides, n_patches, width):
@@ -56,13 +56,13 @@ if __name__ == "__main__":
     logging.disable()
     place, *names = sys.argv[1:]
     steps = {name: {"abmil": abmil, "reading": read}[name](Path(place)) for name in names}
-    before, found = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, {}
+    before, found = peak_mib(), {}
     for name, step in steps.items():
         wall, cpu = time.perf_counter(), time.process_time()
         step()
         seconds = [time.perf_counter() - wall, time.process_time() - cpu]
         found[name] = {
             "seconds": seconds,
-            "peak": (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 2**10,
+            "peak": peak_mib() - before,
         }
     print(json.dumps(found))

@@ -8,10 +8,11 @@ from __future__ import annotations
 import itertools
 import json
 import logging
-import resource
 import sys
 import time
 import warnings
+
+from _memory import peak_mib
 
 SIZE_PX, LEAST_TISSUE = 224, 0.5
 #: µm/px of the tiles: those of the slide, and coarser ones; LazySlide enlarges no pixels.
@@ -92,5 +93,5 @@ if __name__ == "__main__":
     warnings.simplefilter("ignore")
     logging.disable()
     clock = {"spade": spade, "lazyslide": lazyslide}[sys.argv[1]](sys.argv[2], int(sys.argv[3]))
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
+    peak = peak_mib()
     print(json.dumps({"seconds": clock.seconds, "tiles": clock.tiles, "peak": peak}))

@@ -6,10 +6,10 @@
 from __future__ import annotations
 
 import argparse
-import resource
 
 import numpy as np
 import torch
+from _memory import peak_mib
 from _timing import timed
 
 from spade.core.experts.heads import Experts
@@ -50,9 +50,9 @@ def main(arguments=None):
                 x @ one @ two
 
     model.encode_image(features[:BATCH])
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    before = peak_mib()
     median, _ = timed({"spade": ours, "bare products": bare}, options.repeats)
-    more = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024 - n * (width * 4 + options.experts * 8)
+    more = (peak_mib() - before) * 2**20 - n * (width * 4 + options.experts * 8)
     share = median["bare products"] / median["spade"]
     print(
         f"{n:,} x {d:,} through {options.experts} experts, {torch.get_num_threads()} threads, "

@@ -9,7 +9,6 @@ encoder is a cheap one (mean and deviation of the colours), so that reading and 
 from __future__ import annotations
 
 import argparse
-import resource
 import subprocess
 import sys
 import tempfile
@@ -17,6 +16,7 @@ import warnings
 from pathlib import Path
 
 import numpy as np
+from _memory import peak_mib
 
 DIM, SIDE_PX = 16, 4096
 
@@ -66,7 +66,7 @@ def encode(path: Path) -> None:
     import spade as sp
 
     sp.pp.encode_patches(path, Colours())
-    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, flush=True)
+    print(peak_mib(), flush=True)
 
 
 def peak(n: int) -> float:

@@ -7,12 +7,12 @@ pass fewer epochs: ``--epochs 1``.
 from __future__ import annotations
 
 import argparse
-import resource
 import time
 
 import numpy as np
 import torch
 from _cohort import make
+from _memory import peak_mib
 
 from spade.core.experts.clustering import two_stage
 from spade.core.experts.config import TrainingConfig
@@ -90,7 +90,7 @@ def main(arguments=None):
     found = {"clustering": clustering, "training": training}
     if on_gpu:
         print(f"GPU memory: {torch.cuda.max_memory_allocated() / 2**30:.1f} GiB")
-    print(f"peak memory of the process: {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.1f} GiB")
+    print(f"peak memory of the process: {peak_mib() / 2**10:.1f} GiB")
     if options.compare:
         few = max(1, options.epochs // 100)
         together, apart = timed(lambda: train(few))[0], timed(lambda: train(few, together=1))[0]

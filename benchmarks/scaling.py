@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
 import subprocess
 import sys
 import time
 
 import numpy as np
 from _cohort import make
+from _memory import peak_mib
 
 from spade.core.experts.clustering import two_stage
 from spade.core.experts.config import TrainingConfig
@@ -37,7 +37,7 @@ def measure(n, d, g):
     train_experts(features, expression, expert_of, role, 16, TrainingConfig(n_epochs=1))
     epoch = time.perf_counter() - start
     data = features.nbytes + expression.data.nbytes + expression.indices.nbytes + expression.indptr.nbytes
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    peak = peak_mib() * 2**20
     return {"spots": n, "clustering": clustering, "epoch": epoch, "data": data, "peak": peak}
 
 

@@ -20,6 +20,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from _cohort import make
+from _memory import peak_mib
 from _timing import timed
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -92,12 +93,6 @@ def matmul_speed(options, size=4_096):
     return 2 * size**3 / seconds["product"]
 
 
-def resident():
-    """Peak resident memory of this process in bytes (``getrusage`` would include its parent process)."""
-    status = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) * 1024 for line in status if line.startswith("VmHWM"))
-
-
 def peak_memory(options, *, full):
     """Peak memory of this process in bytes after two steps, and the number of trained encoder weights."""
     net, px = network(options, full=full)
@@ -110,7 +105,7 @@ def peak_memory(options, *, full):
     if options.device.startswith("cuda"):
         peak = torch.cuda.max_memory_allocated()
     else:
-        peak = resident()
+        peak = peak_mib() * 2**20
     return peak, sum(p.numel() for p in trained)
 
 
@@ -128,7 +123,7 @@ def main(arguments=None):
     if options.memory:
         full = options.memory == "full"
         peak, trained = (0, 0) if options.memory == "none" else peak_memory(options, full=full)
-        print(peak or resident(), trained)
+        print(peak or peak_mib() * 2**20, trained)
         return None
 
     with tempfile.TemporaryDirectory() as folder:

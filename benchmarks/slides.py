@@ -6,10 +6,10 @@
 from __future__ import annotations
 
 import argparse
-import resource
 
 import torch
 import torch.nn.functional as F
+from _memory import peak_mib
 from _timing import timed
 from torch import nn
 
@@ -67,9 +67,9 @@ def main(arguments=None):
             optimiser.step()
             loss.item()
 
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    before = peak_mib()
     median, _ = timed({"spade": spade, "plain torch": plain}, options.repeats, device)
-    more = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 2**10
+    more = peak_mib() - before
     ratio = median["plain torch"] / median["spade"]
     print(
         f"{n} slides of {options.patches:,} x {options.features}, one epoch on {device}, "

@@ -24,7 +24,8 @@ STAIRCASE = [
     "core.spots core.patches core.texture core.vision core.distributed",
     "core.evaluation",
     "core.expression core.slides core.experts core.seal",
-    "_keys _checks",
+    "_settings _keys _checks",
+    "_said",
     "io",
     "encoders",
     "models",
@@ -195,6 +196,8 @@ def test_the_root_holds_few_modules():
         "__main__.py",
         "_checks.py",
         "_keys.py",
+        "_said.py",
+        "_settings.py",
         "_version.py",
     ]
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from spade._settings import settings
 from spade._version import __version__
 
 if TYPE_CHECKING:
     from spade import datasets, encoders, io, models, pl, pp, tasks, tl
 
-__all__ = ["__version__", "datasets", "encoders", "io", "models", "pl", "pp", "tasks", "tl"]
+__all__ = ["__version__", "datasets", "encoders", "io", "models", "pl", "pp", "settings", "tasks", "tl"]
 
 
 def __getattr__(name: str) -> Any:

@@ -129,3 +129,16 @@ def test_musk_is_built_by_the_package_of_its_authors(tmp_path, monkeypatch):
     np.testing.assert_array_equal(again.encode(patches, 0.5), musk.encode(patches, 0.5))
     for name in ("musk", "musk.modeling"):
         monkeypatch.delitem(sys.modules, name)
+
+
+def test_encoders_are_shown_in_a_few_lines():
+    table = sp.encoders.available()
+    assert repr(table).splitlines()[0].startswith("38 encoders: 'texture', 'uni', ")
+    assert len(repr(table).splitlines()) == 2
+    assert repr(table["texture"]) == (
+        "EncoderSpec: texture, 184 features, input of any size, any µm/px, licence BSD-3-Clause, open"
+    )
+    assert repr(sp.encoders.get("texture")) == "TextureEncoder: texture, 184 features, input of any size, any µm/px"
+    page = table._repr_html_()
+    assert page.count("<tr>") == len(table) + 1
+    assert "<td>uni2_h</td><td>1536</td><td>224</td><td>0.5</td>" in page

@@ -30,7 +30,7 @@ def test_labels_shares_categories_and_provenance(caplog):
     facts = sdata["table"].uns["spade"]["label"]
     assert facts["function"] == "pp.label_patches"
     assert (facts["by"], facts["min_share"], facts["patches_key"]) == ("area", 0.5, "patches")
-    assert "wrote obs['label']: 36 of 36 spots labelled" in caplog.text
+    assert "36 of 36 spots labelled" in caplog.text
 
 
 def test_least_share():

@@ -21,7 +21,7 @@ def test_spots_are_joined_by_id_and_never_by_position(caplog):
     with caplog.at_level(logging.INFO, logger="spade"):
         sp.pp.label_patches(sdata, frame)
     assert got(sdata, "layer") == [None, None, *(f"L{i}" for i in range(2, 12))]
-    assert "wrote obs['layer']: 10 of 12 spots labelled" in caplog.text
+    assert "10 of 12 spots labelled" in caplog.text
     sp.pp.label_patches(sdata, frame, key_added="truth")
     assert got(sdata, "truth") == got(sdata, "layer")
 

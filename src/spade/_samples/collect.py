@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, TypeVar, overload
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,8 +14,6 @@ from spade._checks import plural
 from spade._samples.sample import Sample, check_names
 from spade.core.arrays import Rows
 from spade.core.errors import warn
-
-Part = TypeVar("Part", NDArray[Any], csr_matrix)
 
 
 class Collector:
@@ -33,8 +32,8 @@ class Collector:
     def __init__(self, purpose: str, *, argument: str = "use_rep", say: Callable[[str], object] = warn) -> None:
         self.purpose, self.argument, self.say = purpose, argument, say
         self.section_names: list[str] = []
-        self._features: dict[str, list[NDArray[Any]]] = {}
-        self._columns: dict[str, list[Any]] = {}
+        self._features: dict[str, Stack] = {}
+        self._columns: dict[str, Stack | SparseStack] = {}
         self._widths: dict[str, dict[str, int]] = {}
         self._skipped: dict[str, int] = {}
 
@@ -49,11 +48,14 @@ class Collector:
         self.section_names += [section.name for section in sample.sections]
         check_names(self.section_names, "sections")
         for name, values in (features or {}).items():
-            self._features.setdefault(name, []).append(values)
+            self._features.setdefault(name, Stack()).add(values)
             self._widths.setdefault(name, {})[sample.name] = values.shape[1]
             check_widths(self._widths[name], f"{self.argument}={name!r}")
         for name, column in {"section": sample.section_of_row()[rows], **columns}.items():
-            self._columns.setdefault(name, []).append(column)
+            if isinstance(column, csr_matrix):
+                self._columns.setdefault(name, SparseStack()).add(column)
+            else:
+                self._columns.setdefault(name, Stack()).add(column)
 
     def skip(self, reason: str, n: int) -> None:
         """Count rows that are left out for a reason, such as ``"without counts"``."""
@@ -64,8 +66,8 @@ class Collector:
         for reason, n in self._skipped.items():
             if n:
                 self.say(f"{plural(n, 'spot')} {reason} {'is' if n == 1 else 'are'} left out of {self.purpose}.")
-        features = {name: concatenate(parts) for name, parts in self._features.items()}
-        return features, {name: concatenate(parts) for name, parts in self._columns.items()}
+        features = {name: stack.joined() for name, stack in self._features.items()}
+        return features, {name: stack.joined() for name, stack in self._columns.items()}
 
 
 def check_widths(widths: Mapping[str, int], what: str) -> None:
@@ -75,23 +77,57 @@ def check_widths(widths: Mapping[str, int], what: str) -> None:
         raise ValueError(f"{what} differs in width between samples ({listed}). Encode all of them alike.")
 
 
-@overload
-def concatenate(parts: list[csr_matrix]) -> csr_matrix: ...
-@overload
-def concatenate(parts: list[NDArray[Any]]) -> NDArray[Any]: ...
-def concatenate(parts: list[Any]) -> Any:
-    """Concatenate rows of arrays or CSR matrices; a part is let go once it is copied, so that memory holds it once."""
-    if isinstance(parts[0], csr_matrix):
-        width = parts[0].shape[1]
-        counts = concatenate([np.diff(part.indptr) for part in parts])
-        indices, values = [part.indices for part in parts], [part.data for part in parts]
-        parts.clear()
+class Stack:
+    """Rows of one sample after another in one array, which grows with them, so that memory holds every row once.
+
+    Parameters
+    ----------
+    path
+        File that holds the rows instead of memory; the array is then a map of it, and all parts are of one type.
+    """
+
+    def __init__(self, path: Path | None = None) -> None:
+        self.path = path
+        self._rows: NDArray[Any] | None = None
+
+    def add(self, part: NDArray[Any]) -> None:
+        """Add rows."""
+        rows = part[:0].copy() if self._rows is None else self._rows
+        shape = (len(rows) + len(part), *part.shape[1:])
+        if self.path is None:
+            rows = rows.astype(np.result_type(rows, part), copy=False)
+            rows.resize(shape, refcheck=False)  # a large array grows in place
+            rows[len(rows) - len(part) :] = part
+        elif len(part):
+            with self.path.open("ab") as file:
+                np.ascontiguousarray(part).tofile(file)
+            rows = np.memmap(self.path, part.dtype, mode="r+", shape=shape)
+        self._rows = rows
+
+    def joined(self) -> NDArray[Any]:
+        """Return all rows; the stack is empty afterwards."""
+        if self._rows is None:
+            raise ValueError("no rows were added.")
+        rows, self._rows = self._rows, None
+        return rows
+
+
+class SparseStack:
+    """Rows of one sparse matrix after another, as :class:`Stack`."""
+
+    def __init__(self) -> None:
+        self._counts, self._indices, self._values, self._width = Stack(), Stack(), Stack(), 0
+
+    def add(self, part: csr_matrix) -> None:
+        """Add rows."""
+        self._width = part.shape[1]
+        for stack, values in (
+            (self._counts, np.diff(part.indptr)), (self._indices, part.indices), (self._values, part.data),
+        ):  # fmt: skip
+            stack.add(values)
+
+    def joined(self) -> csr_matrix:
+        """Return all rows; the stack is empty afterwards."""
+        counts = self._counts.joined()
         indptr = np.concatenate([[0], np.cumsum(counts, dtype=np.int64)])
-        return csr_matrix((concatenate(values), concatenate(indices), indptr), shape=(len(counts), width))
-    out = np.empty((sum(map(len, parts)), *parts[0].shape[1:]), np.result_type(*parts))
-    start = 0
-    while parts:
-        part = parts.pop(0)
-        out[start : start + len(part)] = part
-        start += len(part)
-    return out
+        return csr_matrix((self._values.joined(), self._indices.joined(), indptr), shape=(len(counts), self._width))

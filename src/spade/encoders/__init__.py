@@ -7,7 +7,7 @@ from os import PathLike
 import numpy as np
 
 from spade.encoders._check import EncoderStatus, check
-from spade.encoders._spec import SPECS, Encoder, EncoderSpec, spec_of
+from spade.encoders._spec import SPECS, Encoder, EncoderSpec, EncoderTable, spec_of
 from spade.encoders._wrap import wrap
 
 __all__ = ["Encoder", "EncoderSpec", "EncoderStatus", "available", "check", "get", "wrap"]
@@ -16,13 +16,20 @@ __all__ = ["Encoder", "EncoderSpec", "EncoderStatus", "available", "check", "get
 def available() -> dict[str, EncoderSpec]:
     """Return the encoders that are known by name. Any timm architecture or ``"hf-hub:…"`` id works as well.
 
+    Returns
+    -------
+    dict
+        From name to :class:`EncoderSpec`; a notebook shows it as a table.
+
     Examples
     --------
     >>> import spade as sp
     >>> sp.encoders.available()["uni2_h"].dim
     1536
+    >>> sp.encoders.available()["uni2_h"]
+    EncoderSpec: uni2_h, 1,536 features, input of 224 px, 0.5 µm/px, licence CC BY-NC-ND 4.0, access on request
     """
-    return dict(SPECS)
+    return EncoderTable(SPECS)
 
 
 def get(

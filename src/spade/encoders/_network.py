@@ -12,7 +12,7 @@ from spade.core.checks import check_choice
 from spade.core.device import PRECISIONS, resolve_device, send
 from spade.core.files import digest
 from spade.encoders._output import check_features
-from spade.encoders._spec import Encoder
+from spade.encoders._spec import Encoder, described
 
 if TYPE_CHECKING:
     import torch
@@ -73,6 +73,9 @@ class NetworkEncoder:
         self._mean, self._std = (torch.tensor(v, device=self.device).view(1, 3, 1, 1) * 255 for v in self.moments)
         self.model.to(self.device)
         self.dim = check_features(self, self._probe(), 1).shape[1]
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}: {described(self)}"
 
     def to(self: Network, device: str) -> Network:
         """Move the encoder to a device, and return it."""

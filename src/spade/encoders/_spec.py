@@ -6,12 +6,14 @@ import tomllib
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
+from html import escape
 from importlib.resources import files
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from spade._checks import shorten
 from spade.core.checks import check_text
 
 NOT_STATED = "not stated"
@@ -77,6 +79,31 @@ class EncoderSpec:
     install: str | None = None
     source: tuple[str, ...] = ()
 
+    def __repr__(self) -> str:
+        return f"EncoderSpec: {described(self)}, licence {self.licence}, {self.access}"
+
+    @property
+    def access(self) -> str:
+        """Whether access must be requested, in words."""
+        return {True: "access on request", False: "open", None: "access not stated"}[self.gated]
+
+
+class EncoderTable(dict[str, EncoderSpec]):
+    """The encoders that are known by name, which a notebook shows as a table."""
+
+    def __repr__(self) -> str:
+        return f"{len(self)} encoders: {shorten(self, 8)}\nsp.encoders.available()['uni2_h'] says more of one"
+
+    def _repr_html_(self) -> str:
+        heads = ("name", "features", "input, px", "µm/px", "licence", "access")
+        rows = (
+            (spec.name, spec.dim or "", spec.input_px or "any", spec.mpp or NOT_STATED, spec.licence, spec.access)
+            for spec in self.values()
+        )
+        head = "".join(f"<th>{head}</th>" for head in heads)
+        body = "".join(f"<tr>{''.join(f'<td>{escape(str(cell))}</td>' for cell in row)}</tr>" for row in rows)
+        return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+
 
 class Encoder(Protocol):
     """An encoder that is ready to run."""
@@ -103,6 +130,14 @@ class Encoder(Protocol):
 
     def encode(self, patches: NDArray[np.uint8], mpp: float) -> NDArray[np.float32]:
         """Encode ``(n, px, px, 3)`` patches at ``mpp`` µm/px to ``(n, dim)``."""
+
+
+def described(encoder: EncoderSpec | Encoder) -> str:
+    """Return name, width, input and resolution of an encoder in words."""
+    input_px = f"input of {encoder.input_px} px" if encoder.input_px else "input of any size"
+    mpp = f"{encoder.mpp:g} µm/px" if encoder.mpp else "any µm/px" if encoder.name == "texture" else "µm/px not stated"
+    features = f"{encoder.dim:,} features" if encoder.dim else "features not stated"
+    return f"{encoder.name}, {features}, {input_px}, {mpp}"
 
 
 def _read() -> dict[str, EncoderSpec]:

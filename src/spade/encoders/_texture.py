@@ -13,6 +13,7 @@ from scipy.spatial import KDTree
 from spade.core.texture import nuclei as nucleus_kernels
 from spade.core.texture import patterns as pattern_kernels
 from spade.core.texture import stains as stain_kernels
+from spade.encoders._spec import described
 
 SMALLEST_PX = 32
 CHANNELS = ("red", "green", "blue")
@@ -163,6 +164,9 @@ class TextureEncoder:
     dim = len(FEATURE_NAMES)
     input_px: int | None = None
     mpp: float | None = None
+
+    def __repr__(self) -> str:
+        return f"TextureEncoder: {described(self)}"
 
     def encode(self, patches: np.ndarray, mpp: float) -> np.ndarray:
         """Encode uint8 ``(n, px, px, 3)`` patches at ``mpp`` µm/px to float32 ``(n, dim)``."""

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from spatialdata import SpatialData
 
 from spade import _keys, encoders
+from spade._said import size, speaks, wrote
 from spade._samples.encode import BATCH, EncodingPlan, plan_encoding
 from spade._samples.encoding.client import on_client
 from spade._samples.encoding.devices import encoders_on, in_step
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger("spade")
 
 
+@speaks
 def encode_patches(
     samples: Samples,
     encoder: str | Encoder = "texture",
@@ -199,6 +201,8 @@ def _encode(
         if not overwrite and ranks.first(partial(is_encoded, sample, plan, encoder, key)):
             logger.info("%s: obsm[%r] is there; overwrite=True encodes it again", sample.name, key)
             continue
+        if key in sample.table.obsm:
+            logger.info("%s: obsm[%r] is there and is replaced", sample.name, key)
         with encoded(sample, plan, on_devices, key, ranks) as features:
             if features is not None:
                 _write(sample, plan, features, key, stamp(sample, plan, encoder, features))
@@ -270,7 +274,7 @@ def _write(sample: Sample, plan: EncodingPlan, features: NDArray[np.float32], ke
     _mark_valid(sample, plan)
     _keys.write_provenance(sample.table.uns, key, function="pp.encode_patches", stamp=made, **plan.origin)
     sample.save()
-    logger.info("%s: wrote obsm[%r], %d × %d", sample.name, key, *features.shape)
+    wrote(sample.name, f"obsm[{key!r}]", detail=size(features))
 
 
 def _mark_valid(sample: Sample, plan: EncodingPlan) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,7 +16,8 @@ from spatialdata.models import ShapesModel
 from spatialdata.transformations import get_transformation
 
 from spade import _keys
-from spade._checks import shorten
+from spade._checks import plural, shorten
+from spade._said import speaks, wrote
 from spade._samples.images import image_levels, visible
 from spade._samples.open import Samples, add_empty_table, as_list, iter_samples
 from spade._samples.placement import SpotPlacement, place
@@ -27,8 +27,6 @@ from spade.core.checks import check_count, check_positive, check_text
 from spade.core.errors import warn
 from spade.io._recorded.frames import frame_of
 from spade.pp._scale import section_scale, warn_if_coarse
-
-logger = logging.getLogger("spade")
 
 
 @dataclass(frozen=True)
@@ -87,6 +85,7 @@ class PatchSettings:
         return self.mpp.get(region) if isinstance(self.mpp, Mapping) else self.mpp
 
 
+@speaks
 def patches(
     samples: Samples,
     *,
@@ -223,7 +222,8 @@ def _lay_patches(sample: Sample, settings: PatchSettings) -> None:
     facts = {"size_um": settings.size_um, "size_px": settings.size_px, "regions": records}
     _keys.write_provenance(table.uns, settings.key_added, function="pp.patches", **facts)
     sample.save(*(f"shapes/{element}" for element in squares))
-    logger.info("%s: wrote shapes %s and obs[%r]", sample.name, shorten(squares), _keys.VALID)
+    detail = f"{valid.sum():,} of {plural(len(valid), 'patch')} valid"
+    wrote(sample.name, *(f"shapes[{element!r}]" for element in squares), f"obs[{_keys.VALID!r}]", detail=detail)
 
 
 def _patches_of_section(

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import logging
-
 import numpy as np
 import pandas as pd
 
 from spade import _keys
-from spade._checks import shorten
+from spade._checks import plural, shorten
+from spade._said import speaks, wrote
 from spade._samples.counts import has_counts, read_counts
 from spade._samples.open import Samples, iter_samples
 from spade._samples.patches import patch_record, placed_patches
@@ -19,11 +18,11 @@ from spade.core.errors import warn
 from spade.core.expression.smoothing import pairs_within, smoothing_matrix
 from spade.core.spots.lattice import lattice_reach
 
-logger = logging.getLogger("spade")
 METHODS = ("lattice", "published", "radius")
 ARRAY = ("array_row", "array_col")
 
 
+@speaks
 def smooth_expression(
     samples: Samples,
     *,
@@ -121,7 +120,7 @@ def smooth_expression(
             radius_um=radius_um,
         )
         sample.save()
-        logger.info("%s: %d pairs of neighbours; wrote layers[%r]", sample.name, len(pairs), key_added)
+        wrote(sample.name, f"layers[{key_added!r}]", detail=plural(len(pairs), "pair") + " of neighbours")
 
 
 def _check_target(sample: Sample, key: str) -> None:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import logging
-
 import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial import KDTree
 
 from spade import _keys
+from spade._said import size, speaks, wrote
 from spade._samples.features import read_features
 from spade._samples.open import Samples, iter_samples
 from spade._samples.patches import patch_record, placed_patches
@@ -17,11 +16,11 @@ from spade.core.arrays import Floats
 from spade.core.checks import check_positive, check_text
 from spade.core.spots.blocks import spacing
 
-logger = logging.getLogger("spade")
 #: Default radius in pitches: it reaches the 8 neighbours on a square lattice and the 6 on a hexagonal one.
 PITCHES = 1.5
 
 
+@speaks
 def spatial_context(
     samples: Samples,
     *,
@@ -87,7 +86,7 @@ def spatial_context(
         facts = {"use_rep": use_rep, "radius_um": largest, "patches_key": patches_key}
         _keys.write_provenance(table.uns, key, function="pp.spatial_context", **facts)
         sample.save()
-        logger.info("%s: wrote obsm[%r]", sample.name, key)
+        wrote(sample.name, f"obsm[{key!r}]", detail=size(table.obsm[key]))
 
 
 def _context(

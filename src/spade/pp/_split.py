@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from spade import _keys
 from spade._checks import plural
+from spade._said import speaks, wrote
 from spade._samples.obs import group_labels
 from spade._samples.open import Samples, as_list, iter_samples
 from spade._samples.patches import patch_record, placed_patches
@@ -35,6 +36,7 @@ class Blocks:
     patches_key: str
 
 
+@speaks
 def split(
     samples: Samples,
     *,
@@ -124,7 +126,8 @@ def split(
             seed=seed,
         )
         sample.save()
-        logger.info("%s: wrote obs[%r]: %s", sample.name, key, pd.Series(parts).value_counts().to_dict())
+        counts = pd.Series(parts).value_counts()
+        wrote(sample.name, f"obs[{key!r}]", detail=", ".join(f"{n:,} {part}" for part, n in counts.items()))
 
 
 def _check_fractions(fractions: object) -> Floats:

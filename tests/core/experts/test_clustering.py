@@ -10,7 +10,7 @@ from sklearn.metrics import adjusted_rand_score
 
 from spade.core.distributed.threads import threads
 from spade.core.experts import clustering
-from spade.core.experts.clustering import kmeans, two_stage
+from spade.core.experts.clustering import ScaledRows, kmeans, two_stage
 
 
 def blobs(rng, centres, n=60, spread=0.3):
@@ -96,3 +96,29 @@ def test_two_stage_warns_of_small_groups_and_refuses_too_many_experts():
         ValueError, match=r"n_experts=9 is more than the number of prototypes, 8: lower n_experts or raise"
     ):
         two_stage(x[:8], n_prototypes=8, n_experts=9)
+
+
+@pytest.mark.parametrize("kind", [np.float16, np.float32, np.float64])
+def test_two_stage_reads_scaled_rows_as_if_they_were_copied(kind):
+    rng = np.random.default_rng(3)
+    x = (rng.normal(size=(3_000, 5)) * [1, 10, 0.1, 3, 1] + [100, 0, 5, -40, 0]).astype(kind)
+    groups = np.array(["a", "b", "c"])[rng.integers(0, 3, len(x))]
+    rows = np.flatnonzero(rng.random(len(x)) < 0.7)
+    of_rows = two_stage(x, groups, rows=rows, n_prototypes=4, n_experts=3)
+    copied = two_stage(x[rows], groups[rows], n_prototypes=4, n_experts=3)
+    np.testing.assert_array_equal(of_rows.centroids, copied.centroids)
+    np.testing.assert_array_equal(of_rows.assignment, copied.assignment)
+    mean, scale = x[rows].mean(0, dtype=np.float64), x[rows].std(0, dtype=np.float64) * np.sqrt(5)
+    np.testing.assert_allclose(of_rows.mean, mean, rtol=1e-6)
+    np.testing.assert_allclose(of_rows.scale, scale, rtol=1e-6)
+    chosen = rows[groups[rows] == "b"]
+    scaled = ScaledRows(x, chosen, mean, scale)
+    expected = ((x[chosen].astype(np.float64) - mean) / scale).astype(np.float32)
+    for part in (scaled[10:20], scaled[torch.arange(10, 20)], scaled.on("cpu")[10:20]):
+        np.testing.assert_allclose(part.numpy(), expected[10:20], rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(scaled[7].numpy(), expected[7], rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(
+        kmeans(scaled, 4, rng=np.random.default_rng(0))[2],
+        kmeans(expected, 4, rng=np.random.default_rng(0))[2],
+        rtol=1e-4,
+    )

@@ -355,3 +355,16 @@ def test_species_are_not_mixed_over_the_few_names_they_share():
     )
     with pytest.raises(ValueError, match=said):
         train([human, mouse], genes=[f"H{i}" for i in range(6)])
+
+
+def test_features_on_disk_give_the_same_model_and_leave_no_file(tmp_path, monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    samples = [featured(name="a"), featured(name="b", seed=1, n=24)]
+    for sdata in samples:
+        spoil(sdata, "X_f", [3])
+    with pytest.warns(UserWarning, match="without a valid patch"):
+        there, on_disk = (train(samples, on_disk=on_disk) for on_disk in (False, True))
+    assert there.id == on_disk.id  # a digest of all weights
+    assert list(tmp_path.iterdir()) == []
+    with pytest.raises(ValueError, match="on_disk='yes'"):
+        train(samples, on_disk="yes")

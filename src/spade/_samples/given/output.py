@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from spade._said import size, wrote
 from spade._samples.given.places import Item, bare, feature_name, feature_path, is_features
 from spade._samples.sample import Sample
 from spade.core.checks import check_path
@@ -102,7 +103,7 @@ class FeatureOutput:
             np.asarray(features, np.float32), table.obsm.get(COORDS), attributes, dict(further), facts
         )
         write_feature_file(path, content)
-        logger.info("%s: wrote %s, %d × %d", sample.name, path, *features.shape)
+        wrote(sample.name, path.name, detail=f"{path}, {size(features)}")
 
     @staticmethod
     def _facts_of(path: Path) -> dict[str, str]:

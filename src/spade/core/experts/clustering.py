@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from spade.core.arrays import Floats
+from spade.core.arrays import Floats, Rows
 from spade.core.compiled import compiled
 from spade.core.distributed.threads import Map, parallel_map
 from spade.core.errors import warn
@@ -23,17 +23,59 @@ CHUNK, CHUNK_GPU = 1_024, 65_536
 N_PARTS = 64
 
 
-def _parts(x: Tensor) -> list[slice]:
+class ScaledRows:
+    """Some rows of features as ``(x − mean)/scale``, computed when they are read, so that no copy takes memory.
+
+    Parameters
+    ----------
+    x
+        Features ``(n, d)``; may be memory-mapped.
+    rows
+        Which rows.
+    mean, scale
+        ``(d,)``, as of :func:`~spade.core.experts.routing.feature_scale`.
+    """
+
+    device = torch.device("cpu")
+    dtype = torch.float32
+
+    def __init__(self, x: Floats, rows: Rows, mean: Floats, scale: Floats) -> None:
+        self.x, self.rows, self.shape = x, rows, (len(rows), x.shape[1])
+        self.mean, self.factor = mean.astype(np.float32), (1 / scale).astype(np.float32)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, chosen: slice | int | Tensor) -> Tensor:
+        """Return a row, or a matrix of several."""
+        values = self.x[self.rows[chosen.numpy() if isinstance(chosen, Tensor) else chosen]]
+        out = np.empty(values.shape, np.float32)
+        np.subtract(values, self.mean, out=out, casting="unsafe")
+        out *= self.factor
+        return torch.from_numpy(out)
+
+    def on(self, device: str) -> Tensor:
+        """Return all rows as one tensor on a device."""
+        whole = torch.empty(self.shape, device=device)
+        for start in range(0, len(self), CHUNK_GPU):
+            whole[start : start + CHUNK_GPU] = self[start : start + CHUNK_GPU].to(device)
+        return whole
+
+
+Points = Tensor | ScaledRows
+
+
+def _parts(x: Points) -> list[slice]:
     n = min(N_PARTS, -(-len(x) // CHUNK)) if x.device.type == "cpu" else 1
     return [slice(i * len(x) // n, (i + 1) * len(x) // n) for i in range(n)]
 
 
-def _chunks(x: Tensor, rows: slice) -> Iterator[slice]:
+def _chunks(x: Points, rows: slice) -> Iterator[slice]:
     size = CHUNK if x.device.type == "cpu" else CHUNK_GPU
     return (slice(start, min(start + size, rows.stop)) for start in range(rows.start, rows.stop, size))
 
 
-def _distances_to(x: Tensor, point: Tensor, do: Map) -> Tensor:
+def _distances_to(x: Points, point: Tensor, do: Map) -> Tensor:
     """Return the squared distance of every row to one point, exactly 0 for copies of the point."""
     distances = torch.empty(len(x), device=x.device)
 
@@ -45,7 +87,7 @@ def _distances_to(x: Tensor, point: Tensor, do: Map) -> Tensor:
     return distances
 
 
-def _plus_plus(x: Tensor, k: int, rng: np.random.Generator, do: Map) -> Tensor:
+def _plus_plus(x: Points, k: int, rng: np.random.Generator, do: Map) -> Tensor:
     """Return k-means++ starts: each next centre is a point, drawn in proportion to its squared distance."""
     chosen = [int(rng.integers(len(x)))]
     closest = _distances_to(x, x[chosen[0]], do)
@@ -54,7 +96,7 @@ def _plus_plus(x: Tensor, k: int, rng: np.random.Generator, do: Map) -> Tensor:
         draw = rng.random() * float(cumulative[-1])
         chosen.append(min(int(torch.searchsorted(cumulative, draw, right=True)), len(x) - 1))
         closest = torch.minimum(closest, _distances_to(x, x[chosen[-1]], do))
-    return x[chosen].clone()
+    return x[torch.tensor(chosen)].clone()
 
 
 @compiled()
@@ -84,7 +126,7 @@ def _move_by_products(x: Tensor, old: Tensor, new: Tensor, sums: Tensor) -> None
 class _Assignment:
     """Nearest centroid of every row, the squared distance to it, and the sum of each cluster's rows in every part."""
 
-    def __init__(self, x: Tensor, squares: Tensor, k: int, do: Map) -> None:
+    def __init__(self, x: Points, squares: Tensor, k: int, do: Map) -> None:
         self.x, self.squares, self.k, self.do, self.parts = x, squares, k, do, _parts(x)
         self.labels = torch.full((len(x),), k, device=x.device)  # k is no cluster; its sum comes last
         self.distances = torch.empty_like(squares)
@@ -115,7 +157,7 @@ class _Assignment:
 
 
 def kmeans(
-    x: Floats,
+    x: Floats | ScaledRows,
     k: int,
     *,
     n_init: int = 5,
@@ -131,7 +173,7 @@ def kmeans(
     Parameters
     ----------
     x
-        Points ``(n, d)``, finite, n ≥ k; float32 is not copied.
+        Points ``(n, d)``, finite, n ≥ k; float32 is not copied, nor are scaled rows on a CPU.
     k
         Number of clusters.
     n_init
@@ -151,7 +193,7 @@ def kmeans(
     """
     if not 1 <= k <= len(x):
         raise ValueError(f"k={k}: expected a number from 1 to the number of points, {len(x)}.")
-    points = torch.from_numpy(np.ascontiguousarray(x, dtype=np.float32)).to(device)
+    points = _points(x, device)
     best: tuple[float, Tensor, Tensor] | None = None
     with parallel_map() if points.device.type == "cpu" else nullcontext(map) as do:
         squares = _distances_to(points, torch.zeros_like(points[0]), do)
@@ -173,6 +215,13 @@ def kmeans(
     return centroids.cpu().numpy(), labels.cpu().numpy(), inertia
 
 
+def _points(x: Floats | ScaledRows, device: str) -> Points:
+    """Return the points on a device; scaled rows stay as they are on a CPU."""
+    if not isinstance(x, ScaledRows):
+        return torch.from_numpy(np.ascontiguousarray(x, dtype=np.float32)).to(device)
+    return x if torch.device(device).type == "cpu" else x.on(device)
+
+
 def within_squares(
     x: Floats, counts: Sequence[int], rng: np.random.Generator, progress: Callable[[int], None] | None = None
 ) -> NDArray[np.float64]:
@@ -190,6 +239,7 @@ def two_stage(
     x: Floats,
     groups: NDArray[np.str_] | None = None,
     *,
+    rows: Rows | None = None,
     n_prototypes: int = 16,
     n_experts: int = 16,
     feature_scaling: str = "standard",
@@ -206,6 +256,8 @@ def two_stage(
         Features ``(n, d)``, finite.
     groups
         Group of every row, such as its organ; None puts all rows into one group.
+    rows
+        Rows to cluster; None: all.
     n_prototypes
         Fine centroids per group. A group with fewer rows gets one per row, with a warning.
     n_experts
@@ -226,16 +278,19 @@ def two_stage(
     Routing
         Centroids in scaled coordinates and the expert of each.
     """
-    mean, scale = feature_scale(x, feature_scaling)
-    names = np.zeros(len(x), dtype="U1") if groups is None else np.asarray(groups, dtype=str)
+    rows = np.arange(len(x)) if rows is None else rows
+    mean, scale = feature_scale(x, feature_scaling, rows)
+    names = np.zeros(len(rows), dtype="U1") if groups is None else np.asarray(groups, dtype=str)[rows]
     centroids, owners = [], []
     for index, name in enumerate(np.unique(names).tolist()):
-        rows = _scaled(x, np.flatnonzero(names == name), mean, scale)
+        of_group = ScaledRows(x, rows[names == name], mean, scale)
         k = n_prototypes
-        if len(rows) < k:
-            warn(f"group {name!r} has fewer spots than n_prototypes={k}: it gets one prototype per spot, {len(rows)}.")
-            k = len(rows)
-        centroids.append(kmeans(rows, k, rng=numpy_stream(seed, "prototypes", index), device=device)[0])
+        if len(of_group) < k:
+            k = len(of_group)
+            warn(
+                f"group {name!r} has fewer spots than n_prototypes={n_prototypes}: it gets one prototype per spot, {k}."
+            )
+        centroids.append(kmeans(of_group, k, rng=numpy_stream(seed, "prototypes", index), device=device)[0])
         owners += [name] * k
         if progress is not None:
             progress(name)
@@ -247,11 +302,3 @@ def two_stage(
         )
     assignment = kmeans(fine, n_experts, rng=numpy_stream(seed, "experts"))[1]
     return Routing(fine, assignment, mean, scale, temperature, groups=tuple(owners))
-
-
-def _scaled(x: Floats, rows: NDArray[np.integer], mean: Floats, scale: Floats) -> NDArray[np.float32]:
-    """Scale some rows, piece by piece, so that only the result takes memory."""
-    out = np.empty((len(rows), x.shape[1]), dtype=np.float32)
-    for start in range(0, len(rows), CHUNK_GPU):
-        out[start : start + CHUNK_GPU] = (x[rows[start : start + CHUNK_GPU]] - mean) / scale
-    return out

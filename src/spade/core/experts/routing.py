@@ -10,26 +10,32 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import softmax
 
-from spade.core.arrays import Floats, scale_of
+from spade.core.arrays import Floats, Rows, scale_of
 from spade.core.checks import check_choice, check_positive
 
 #: Rows at a time: few enough to stay in the cache of a processor.
-CHUNK = 8_192
+CHUNK = 2_048
 FEATURE_SCALINGS = ("standard", "none")
 
 
-def feature_scale(x: Floats, feature_scaling: str) -> tuple[Floats, Floats]:
+def feature_scale(x: Floats, feature_scaling: str, rows: Rows | None = None) -> tuple[Floats, Floats]:
     """Return the mean and scale ``(d,)`` of features for distances, which are taken between ``(x - mean) / scale``.
 
-    ``"standard"``: mean and deviation over the rows of ``x`` (1 for a constant feature). The deviation is multiplied by
-    √d, so that distances, and with them the routing temperature, mean the same for any width. ``"none"``: 0 and 1.
+    ``"standard"``: mean and deviation over the rows of ``x``, or some of them (1 for a constant feature). The deviation
+    is multiplied by √d, so that distances, and with them the routing temperature, mean the same for any width.
+    ``"none"``: 0 and 1.
     """
     d = x.shape[1]
     if check_choice("feature_scaling", feature_scaling, FEATURE_SCALINGS) == "none":
         return np.zeros(d), np.ones(d)
-    mean = x.mean(0, dtype=np.float64)
-    blocks = (x[start : start + CHUNK] - mean for start in range(0, len(x), CHUNK))
-    deviation = scale_of(mean, sum(np.square(block).sum(0) for block in blocks) / len(x))
+    n = len(x) if rows is None else len(rows)
+    chunks = [slice(start, start + CHUNK) for start in range(0, n, CHUNK)]
+
+    def read(chunk: slice) -> Floats:
+        return x[chunk if rows is None else rows[chunk]]
+
+    mean = sum(read(chunk).sum(0, dtype=np.float64) for chunk in chunks) / n
+    deviation = scale_of(mean, sum(np.square(read(chunk) - mean).sum(0) for chunk in chunks) / n)
     return mean, deviation * np.sqrt(d)
 
 

@@ -13,6 +13,7 @@ from spatialdata.models import ShapesModel, TableModel
 from spatialdata.transformations import get_transformation
 
 from spade import _keys
+from spade._said import speaks, wrote
 from spade._samples.open import Samples, iter_slides, table_key_of
 from spade._samples.sample import Opened, Sample
 from spade._samples.shown.carried import put
@@ -28,6 +29,7 @@ FUNCTION = "pp.bin_expression"
 REGION, INSTANCE = "region", "bin_id"
 
 
+@speaks
 def bin_expression(
     samples: Samples,
     *,
@@ -129,7 +131,7 @@ def bin_expression(
             put(opened.sdata, element, value)
         record_scale(opened.sdata, mpp={squares.frame.image_key: squares.frame.mpp})
         opened.save(*elements)
-        logger.info("%s: wrote shapes[%r] and tables[%r]", opened.name, key_added, added)
+        wrote(opened.name, f"shapes[{key_added!r}]", f"tables[{added!r}]")
 
 
 def _binned(opened: Opened, settings: BinSettings, table_key: str | None, added: str) -> tuple[Squares, str]:

@@ -15,6 +15,7 @@ from scipy.sparse import csr_matrix
 
 from spade import _keys
 from spade._checks import plural, shorten
+from spade._said import speaks, wrote
 from spade._samples.open import Samples, as_list, iter_samples
 from spade._samples.sample import Sample, check_names
 from spade._samples.shown.carried import put
@@ -55,6 +56,7 @@ class SampleGenes:
     species: str
 
 
+@speaks
 def harmonize_genes(
     samples: Samples,
     *,
@@ -249,6 +251,7 @@ def _rename(sample: Sample, found: SampleGenes, indices: Mapping[str, GeneIndex]
     counts = report["status"].value_counts()
     told = ", ".join(f"{counts[status]:,} {status}" for status in STATUS)
     logger.info("%s: %s, %s", sample.name, plural(len(report), "gene"), told)
+    wrote(sample.name, "var_names", f"var[{_keys.HARMONIZED!r}]")
     if counts[MATCHED] + counts[RENAMED] < len(report) / 2:
         warn(
             f"{sample.name}: fewer than half of its genes are known ({told}). See the column 'reason' of the report; "

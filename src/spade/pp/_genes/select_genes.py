@@ -11,6 +11,7 @@ from scipy.sparse import csr_matrix
 
 from spade import _keys
 from spade._checks import plural, shorten
+from spade._said import speaks, told
 from spade._samples.counts import has_counts, read_counts
 from spade._samples.obs import read_roles
 from spade._samples.open import Samples, as_list, iter_samples
@@ -53,6 +54,7 @@ class GeneSettings:
     layer: str | None
 
 
+@speaks
 def select_genes(
     samples: Samples,
     *,
@@ -161,7 +163,7 @@ def select_genes(
     for sample in iter_samples(samples, table_key=table_key, writes=True, tables_only=True):
         if sample.has_expression:
             _mark_genes(sample, panel, settings, key, kept=sample.name in names)
-    logger.info("%d genes of %d common to %d samples; wrote var[%r]", len(panel), len(common), len(names), key)
+    told(f"{plural(len(common), 'gene')} common to {plural(len(names), 'sample')}")
     _tell_rare(chosen, chosen & rare)
     return panel
 

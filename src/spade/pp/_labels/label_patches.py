@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping, Sequence
 from os import PathLike
 from typing import Any, Literal, TypeAlias
@@ -14,7 +13,8 @@ from geopandas import GeoDataFrame
 import spade.pp._labels.join as tables
 import spade.pp._labels.sources as sources
 from spade import _keys
-from spade._checks import shorten
+from spade._checks import plural, shorten
+from spade._said import speaks, wrote
 from spade._samples.obs import check_free
 from spade._samples.open import Samples, as_list, iter_samples
 from spade._samples.patches import patch_record, placed_patches
@@ -27,7 +27,6 @@ from spade.io._label_table import SAMPLE, SPOT, check_label_table, read_label_ta
 from spade.pp._labels.section import SectionLabels, label_section
 from spade.pp._labels.sources import Outlines, PolygonSettings
 
-logger = logging.getLogger("spade")
 Annotations: TypeAlias = (
     pd.DataFrame | str | PathLike[str] | Mapping[str, GeoDataFrame | str | PathLike[str]]
 )  # a GeoDataFrame is a DataFrame
@@ -35,6 +34,7 @@ Annotations: TypeAlias = (
 Columns: TypeAlias = dict[str, tuple[Any, dict[str, Any] | None]]
 
 
+@speaks
 def label_patches(
     samples: Samples,
     annotations: Annotations,
@@ -162,7 +162,7 @@ def _write(sample: Sample, values: Columns) -> None:
         if record:
             _keys.write_provenance(sample.table.uns, key, function="pp.label_patches", **record)
             labelled = int(sample.table.obs[key].notna().sum())
-            logger.info("%s: wrote obs[%r]: %d of %d spots labelled", sample.name, key, labelled, len(value))
+            wrote(sample.name, f"obs[{key!r}]", detail=f"{labelled:,} of {plural(len(value), 'spot')} labelled")
     sample.save()
 
 

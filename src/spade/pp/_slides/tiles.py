@@ -16,7 +16,8 @@ from spatialdata.models import ShapesModel, TableModel
 from spatialdata.transformations import get_transformation
 
 from spade import _keys
-from spade._checks import check_idle
+from spade._checks import check_idle, plural
+from spade._said import speaks, wrote
 from spade._samples.images import image_levels, visible
 from spade._samples.open import Samples, iter_slides
 from spade._samples.placement import pixels_of
@@ -81,6 +82,7 @@ class TileSettings:
         return [measure for measure, limit in limits.items() if limit is not None]
 
 
+@speaks
 def tiles(
     samples: Samples,
     *,
@@ -186,7 +188,8 @@ def tiles(
         if mpp is not None:
             record_scale(slide.sdata, mpp={image.key: mpp})
         slide.save(*elements)
-        logger.info("%s: wrote shapes[%r] and tables[%r], %d tiles", slide.name, key_added, table_key, len(made[0]))
+        keys = f"shapes[{key_added!r}]", f"tables[{table_key!r}]"
+        wrote(slide.name, *keys, detail=plural(len(made[0]), "tile"))
 
 
 def _image(slide: Opened, settings: TileSettings, image_key: str | None, mpp: float | None) -> SlideImage:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import logging
-
 import numpy as np
 import shapely
 from geopandas import GeoDataFrame
@@ -13,6 +11,7 @@ from spatialdata.transformations import get_transformation
 
 from spade import _keys
 from spade._checks import plural
+from spade._said import speaks, wrote
 from spade._samples.images import image_levels
 from spade._samples.open import Samples, iter_slides
 from spade._samples.sample import Opened
@@ -25,10 +24,10 @@ from spade.core.patches.tissue import RESOLUTION_UM, TissueSettings, find_tissue
 from spade.io._recorded.scale import record_scale
 from spade.pp._slides.outlines import outlines
 
-logger = logging.getLogger("spade")
 FUNCTION = "pp.tissue"
 
 
+@speaks
 def tissue(
     samples: Samples,
     *,
@@ -114,7 +113,7 @@ def tissue(
         _keys.write_provenance(slide.sdata.attrs, key_added, **facts)
         slide.save(element, *_outdate_tiles(slide, key_added))
         area = f"{found['area_mm2'].sum():.3g} mm² of tissue in {plural(len(found), 'piece')}"
-        logger.info("%s: wrote shapes[%r], %s", slide.name, key_added, area)
+        wrote(slide.name, f"shapes[{key_added!r}]", detail=area)
 
 
 def _pieces(slide: Opened, image: SlideImage, settings: TissueSettings) -> GeoDataFrame:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from os import PathLike
@@ -14,6 +13,7 @@ from scipy.sparse import csr_matrix
 
 from spade import _keys
 from spade._checks import check_idle, shorten
+from spade._said import speaks, wrote
 from spade._samples.counts import read_expression
 from spade._samples.encode import BATCH, ORIGIN, encode_rows
 from spade._samples.experts import palette
@@ -38,9 +38,8 @@ from spade.tl._embedding.embed_files import OF_TABLES, embed_files, embed_progra
 from spade.tl._embedding.embed_programs import embed_programs
 from spade.tl._embedding.modalities import unit
 
-logger = logging.getLogger("spade")
 
-
+@speaks
 def embed(
     samples: Samples,
     model: Model | ProgramModel,
@@ -301,7 +300,7 @@ def _write(sample: Sample, model: Model, stem: str, embedded: _Embedded, setting
         sources = _keys.joint(stem), _keys.cluster(stem)
         _keys.write_provenance(uns, _keys.expert(stem), *sources, function="tl.embed")
     sample.save()
-    logger.info("%s: wrote obsm %s", sample.name, ", ".join(map(repr, written)))
+    wrote(sample.name, *(f"obsm[{key!r}]" for key in written))
 
 
 def _write_experts(sample: Sample, stem: str, weights: NDArray[np.floating]) -> None:

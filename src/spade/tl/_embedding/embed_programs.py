@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import logging
-
 from spade import _keys
-from spade._checks import shorten
+from spade._said import wrote
 from spade._samples.model_features import read_program_features
 from spade._samples.open import Samples, as_list, iter_samples
 from spade.models import ProgramModel
-
-logger = logging.getLogger("spade")
 
 
 def embed_programs(samples: Samples, model: ProgramModel, stem: str, table_key: str | None) -> None:
@@ -36,4 +32,4 @@ def embed_programs(samples: Samples, model: ProgramModel, stem: str, table_key: 
             use_rep=model.config.use_rep,
         )
         sample.save()
-        logger.info("%s: wrote obsm %s", sample.name, shorten([key]))
+        wrote(sample.name, f"obsm[{key!r}]")

@@ -9,6 +9,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from spade import _keys
+from spade._said import speaks
 from spade._samples.collect import Collector
 from spade._samples.features import read_features
 from spade._samples.obs import group_labels
@@ -20,6 +21,7 @@ from spade.core.evaluation.mixing import expected_shares, neighbour_shares
 logger = logging.getLogger("spade")
 
 
+@speaks
 def mixing(
     samples: Samples,
     *,

@@ -11,6 +11,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from spade import _keys
+from spade._said import speaks
 from spade._samples.collect import Collector
 from spade._samples.model_features import Model, check_model
 from spade._samples.obs import obs_column, value_strings
@@ -26,6 +27,7 @@ logger = logging.getLogger("spade")
 NO_EXPERT = -1
 
 
+@speaks
 def retrieval_metrics(
     samples: Samples,
     model: Model,

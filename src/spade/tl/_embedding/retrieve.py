@@ -14,6 +14,7 @@ from spatialdata import SpatialData
 from tqdm.auto import tqdm
 
 from spade._checks import shorten
+from spade._said import speaks
 from spade._samples.given.places import is_place
 from spade._samples.model_features import Model, check_model
 from spade._samples.open import Item, Samples, as_list, iter_samples
@@ -33,6 +34,7 @@ QUERY_COLUMNS = {"sample": "query_sample", "section": "query_section", "spot": "
 LISTED_CHANGE = 2.0
 
 
+@speaks
 def retrieve(
     query: Samples | Sequence[str] | Mapping[str, float],
     gallery: Samples,

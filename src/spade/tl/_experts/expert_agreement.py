@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from spade import _keys
 from spade._checks import log_left_out, plural
+from spade._said import speaks
 from spade._samples.experts import iter_experts, need_experts
 from spade._samples.obs import read_labels
 from spade._samples.open import Samples
@@ -20,6 +21,7 @@ from spade.core.checks import check_text
 OVERALL = "all_sections"
 
 
+@speaks
 def expert_agreement(
     samples: Samples, *, label_key: str, key: str = _keys.STEM, table_key: str | None = None
 ) -> pd.DataFrame:

@@ -12,6 +12,7 @@ from scipy.sparse import csr_matrix
 
 from spade import _keys
 from spade._checks import log_left_out
+from spade._said import speaks, wrote
 from spade._samples.counts import log_expression
 from spade._samples.experts import by_number, iter_experts, need_experts
 from spade._samples.open import Samples, as_list, iter_samples
@@ -29,6 +30,7 @@ SECTION_SPOTS = 3
 STATISTICS = {"scores": "score", "logfoldchanges": "log_fold_change", "pvals": "p", "pvals_adj": "p_adjusted"}
 
 
+@speaks
 def rank_expert_genes(
     samples: Samples,
     *,
@@ -130,7 +132,7 @@ def rank_expert_genes(
                 min_spots=min_spots,
             )
             sample.save()
-            logger.info("%s: wrote uns[%r]", sample.name, key_added)
+            wrote(sample.name, f"uns[{key_added!r}]")
     return table
 
 

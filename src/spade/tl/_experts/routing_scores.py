@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import logging
-
 import numpy as np
 
 from spade import _keys
+from spade._checks import plural
+from spade._said import speaks, wrote
 from spade._samples.model_features import check_spade, features_key, read_model_features
 from spade._samples.open import Samples, iter_samples
 from spade.core.experts.routing import routing_entropy
 from spade.models import SpadeModel
 
-logger = logging.getLogger("spade")
 
-
+@speaks
 def routing_scores(
     samples: Samples,
     model: SpadeModel,
@@ -103,11 +102,6 @@ def routing_scores(
         )
         sample.save()
         n_missing = int(np.isnan(distance).sum())
-        logger.info(
-            "%s: wrote obs[%r], obs[%r] of %d patches (%d spots without a valid patch are NaN)",
-            sample.name,
-            _keys.entropy(stem),
-            _keys.distance(stem),
-            len(distance) - n_missing,
-            n_missing,
-        )
+        keys = (f"obs[{key!r}]" for key in (_keys.entropy(stem), _keys.distance(stem)))
+        detail = f"{plural(n_missing, 'spot')} without a valid patch are NaN" if n_missing else ""
+        wrote(sample.name, *keys, detail=detail)

@@ -15,6 +15,7 @@ from tqdm.auto import tqdm
 
 from spade import _keys, encoders
 from spade._checks import plural, shorten
+from spade._said import speaks
 from spade._samples.collect import Collector
 from spade._samples.counts import has_counts, read_counts
 from spade._samples.encode import BATCH
@@ -46,6 +47,7 @@ logger = logging.getLogger("spade")
 Folds = Mapping[str, tuple[Sequence[str], Sequence[str]]]
 
 
+@speaks
 def expression_benchmark(
     samples: Samples,
     *,

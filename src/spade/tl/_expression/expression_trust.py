@@ -11,6 +11,7 @@ from tqdm.auto import tqdm
 
 from spade import _keys
 from spade._checks import shorten
+from spade._said import speaks
 from spade._samples.model_features import Model
 from spade._samples.open import Samples
 from spade.core.arrays import Floats, Rows
@@ -24,6 +25,7 @@ from spade.tl._expression.settings import PredictionSettings
 from spade.tl._expression.table import mean_bounds, mean_known
 
 
+@speaks
 def expression_trust(
     reference: Samples,
     model: Model | None = None,

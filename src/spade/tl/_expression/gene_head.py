@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Sequence
 from os import PathLike
 from pathlib import Path
@@ -14,6 +13,7 @@ from tqdm.auto import tqdm
 
 from spade import _keys
 from spade._checks import check_idle, shorten
+from spade._said import size, wrote
 from spade._samples.given.output import FeatureOutput, check_out
 from spade._samples.listed import Listed
 from spade._samples.model_features import Model, features_key, read_model_features, read_program_features
@@ -24,8 +24,6 @@ from spade.core.files import digest
 from spade.io._feature_files import GENES
 from spade.models import GenePanel, ProgramModel, SealModel
 from spade.tl._embedding.embed_files import OF_TABLES
-
-logger = logging.getLogger("spade")
 
 
 def listed_for(
@@ -130,4 +128,4 @@ def _write(sample: Sample, values: NDArray[np.float32], panel: GenePanel, key_ad
         **panel.reading(),
     )
     sample.save()
-    logger.info("%s: wrote obsm[%r], %d × %d", sample.name, key, *values.shape)
+    wrote(sample.name, f"obsm[{key!r}]", detail=size(values))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -13,6 +12,7 @@ from tqdm.auto import tqdm
 
 from spade import _keys
 from spade._checks import check_idle, plural, shorten
+from spade._said import size, speaks, wrote
 from spade._samples.counts import log_expression
 from spade._samples.open import Samples, as_list, iter_samples
 from spade._samples.predicted import read_predicted
@@ -24,7 +24,6 @@ from spade.core.files import digest
 from spade.models._gene_names import MATCHING
 from spade.tl._expression.gene_sets import SOURCE, TARGET, WEIGHT, Net, read_net
 
-logger = logging.getLogger("spade")
 METHODS = ("ulm", "mlm", "aucell")
 #: Values of expression that are scored at a time; decoupler holds several copies of them in float64.
 MOST_VALUES = 2**24
@@ -32,6 +31,7 @@ MOST_VALUES = 2**24
 MOST_NAMED = 10
 
 
+@speaks
 def pathway_scores(
     samples: Samples,
     net: Net,
@@ -163,7 +163,7 @@ def pathway_scores(
             normalized=normalized,
         )  # fmt: skip
         sample.save()
-        logger.info("%s: wrote obsm[%r], %d × %d", sample.name, key_added, *scores.shape)
+        wrote(sample.name, f"obsm[{key_added!r}]", detail=size(scores))
     return found.assign(scored=found["pathway"].isin(kept))
 
 

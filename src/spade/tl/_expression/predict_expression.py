@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from os import PathLike
 from pathlib import Path
@@ -13,6 +12,7 @@ from tqdm.auto import tqdm
 
 from spade import _keys
 from spade._checks import shorten
+from spade._said import size, speaks, wrote
 from spade._samples.features import read_features
 from spade._samples.given.features import DEVIATION
 from spade._samples.given.output import FeatureOutput
@@ -29,9 +29,8 @@ from spade.tl._expression.predictor import Predictor, RidgePredictor, fit_predic
 from spade.tl._expression.reference import Reference, read_reference
 from spade.tl._expression.settings import HEAD, METHODS, PredictionSettings
 
-logger = logging.getLogger("spade")
 
-
+@speaks
 def predict_expression(
     samples: Samples,
     model: Model | ProgramModel | None = None,
@@ -293,4 +292,4 @@ def _write(
     sample.table.uns[_keys.predicted_genes(key_added)] = np.array(genes)
     _keys.write_provenance(sample.table.uns, key, genes_id=digest("\n".join(genes)), **facts)
     sample.save()
-    logger.info("%s: wrote obsm[%r], %d × %d", sample.name, key, *mean.shape)
+    wrote(sample.name, f"obsm[{key!r}]", detail=size(mean))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -10,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from spade import _keys
+from spade._said import speaks, wrote
 from spade._samples.features import (
     Representation,
     beside,
@@ -28,9 +28,8 @@ from spade.core.rng import as_seed
 from spade.tl._few_shot.probes import Probe, check_paper
 from spade.tl._few_shot.rows import LabelledRows, read_rows
 
-logger = logging.getLogger("spade")
 
-
+@speaks
 def annotate(
     samples: Samples,
     *,
@@ -216,7 +215,7 @@ def _write(
         table.uns[f"{keys.label}_colors"] = np.array([colours[name] for name in classes])
     _keys.write_provenance(table.uns, keys.label, **record)
     sample.save()
-    logger.info("%s: wrote obs[%r], obs[%r] and obsm[%r]", sample.name, keys.label, keys.uncertainty, keys.probability)
+    wrote(sample.name, f"obs[{keys.label!r}]", f"obs[{keys.uncertainty!r}]", f"obsm[{keys.probability!r}]")
 
 
 def _colours(labelled: Sequence[Item], label_key: str, table_key: str | None) -> dict[str, str]:

@@ -12,6 +12,7 @@ from tqdm.auto import tqdm
 
 from spade import _keys
 from spade._checks import check_shots, shorten
+from spade._said import speaks
 from spade._samples.features import Representation, check_weights, named_representations, support_scale
 from spade._samples.open import Samples, as_list
 from spade.core.checks import brief, check_count, check_not_negative, check_positive
@@ -24,6 +25,7 @@ from spade.tl._few_shot.rows import LabelledRows, guard_width, read_rows
 from spade.tl._few_shot.scores import RECALL, Row, scores, store_table
 
 
+@speaks
 def few_shot(
     samples: Samples,
     *,

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from spade._checks import check_baseline, check_table, shorten
+from spade._said import speaks
 from spade.core.checks import check_count, check_share, check_text
 from spade.core.evaluation.intervals import bootstrap_weights, holm
 from spade.core.evaluation.units import unit_difference, unit_mean
@@ -54,6 +55,7 @@ def unit_differences(table: pd.DataFrame, metric: str, baseline: str) -> pd.Data
     return means.apply(lambda column: column - means[baseline, column.name[1]])
 
 
+@speaks
 def few_shot_summary(
     table: pd.DataFrame,
     *,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator
 from typing import TypeAlias
 
@@ -11,11 +10,11 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from spade import _keys
+from spade._said import wrote
 from spade._samples.open import Item, iter_samples
 from spade.core.arrays import Floats
 from spade.core.evaluation.metrics import balanced_accuracy, macro_auroc, macro_f1, recalls
 
-logger = logging.getLogger("spade")
 RECALL = "recall"
 #: One row of a table of results, by column.
 Row: TypeAlias = dict[str, str | int | float]
@@ -41,4 +40,4 @@ def store_table(item: Item, table: pd.DataFrame, key: str, table_key: str | None
         sample.table.uns[key] = table.copy()
         _keys.write_provenance(sample.table.uns, key, **facts)
         sample.save()
-        logger.info("%s: wrote uns[%r]", sample.name, key)
+        wrote(sample.name, f"uns[{key!r}]")

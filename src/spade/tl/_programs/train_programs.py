@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
 from threadpoolctl import threadpool_limits
 
-from spade._checks import check_idle
+from spade._checks import check_idle, plural
+from spade._said import speaks, told
 from spade._samples.features import named_representations
 from spade._samples.open import Samples, as_list
 from spade.core.checks import brief, check_flag, check_text
@@ -24,9 +24,8 @@ from spade.tl._programs.read import read_rows, training_panel
 from spade.tl._programs.report import report
 from spade.tl._programs.rows import EXPRESSION, ProgramRows
 
-logger = logging.getLogger("spade")
 
-
+@speaks
 def train_programs(
     samples: Samples,
     *,
@@ -142,7 +141,8 @@ def train_programs(
     good = model.history[model.history["predictable"]].sort_values("held_out", ascending=False)
     best = "; ".join(good["name"].unique()[:3]) or "none"
     n_spots, n_all = int((rows.role == TRAIN).sum()), len(model.history)
-    logger.info("trained %r on %d spots; %d of %d can be predicted, such as %s", model, n_spots, len(good), n_all, best)
+    found = f"{len(good)} of {plural(n_all, 'program')} can be predicted, such as {best}"
+    told(f"trained on {plural(n_spots, 'spot')}; {found}")
     return model
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping, Sequence
 from os import PathLike
 from pathlib import Path
@@ -12,6 +11,7 @@ import pandas as pd
 
 from spade import _keys
 from spade._checks import check_idle
+from spade._said import speaks, wrote
 from spade._samples.features import Representation, named_representations, read_features
 from spade._samples.given.output import FeatureOutput, check_out
 from spade._samples.given.places import Item, feature_name
@@ -29,11 +29,11 @@ from spade.tl._slides.presets import settings_with
 from spade.tl._slides.slides import Slides, read_slides
 from spade.tl._slides.task.settings import SlideConfig, check_heads
 
-logger = logging.getLogger("spade")
 #: Heads that have attention.
 ATTENTION_HEADS = ("abmil", "transmil")
 
 
+@speaks
 def attention(
     samples: Samples,
     *,
@@ -172,7 +172,7 @@ def attention(
             seed=seed,
         )  # fmt: skip
         sample.save()
-        logger.info("%s: wrote obs[%r] and obs[%r]", sample.name, key, f"{key}_predicted")
+        wrote(sample.name, f"obs[{key!r}]", f"obs['{key}_predicted']")
     return pd.DataFrame(rows)
 
 

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from spatialdata.transformations import Scale, Sequence, get_transformation, set_transformation
 
 from spade import _keys
+from spade._said import speaks, wrote
 from spade._samples.open import Samples, iter_samples
 from spade._samples.patches import patch_record, placed_patches
 from spade._samples.sample import Opened, Sample, Section
@@ -30,6 +31,7 @@ PER_SIDE = 8
 ROUNDING = 1e-6
 
 
+@speaks
 def score_image(
     samples: Samples,
     color: str,
@@ -110,7 +112,7 @@ def score_image(
             _put_image(sample, section, record, column, key, um_per_px)
             written.append(f"images/{key}")
         Opened.save(sample, *written)  # the table is as it was
-        logger.info("%s: wrote %s", sample.name, ", ".join(written))
+        wrote(sample.name, *(f"images[{name.removeprefix('images/')!r}]" for name in written))
 
 
 def _put_image(

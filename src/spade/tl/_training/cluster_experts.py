@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -12,7 +11,7 @@ from tqdm.auto import tqdm
 
 from spade import _keys
 from spade._checks import plural
-from spade._samples.collect import concatenate
+from spade._said import speaks, wrote
 from spade._samples.features import read_features
 from spade._samples.obs import categorical, group_labels, read_roles
 from spade._samples.open import Item, Samples, as_list, iter_samples
@@ -25,9 +24,8 @@ from spade.core.roles import TRAIN
 from spade.models import SpadeConfig
 from spade.tl._training.data import FeatureReader
 
-logger = logging.getLogger("spade")
 
-
+@speaks
 def cluster_experts(
     samples: Samples,
     *,
@@ -146,7 +144,7 @@ def cluster_experts(
             routing_id=digest(routing.centroids, routing.assignment),
         )
         sample.save()
-        logger.info("%s: wrote obs[%r], obs[%r]", sample.name, _keys.prototype(key_added), _keys.cluster(key_added))
+        wrote(sample.name, *(f"obs[{key!r}]" for key in (_keys.prototype(key_added), _keys.cluster(key_added))))
     return routing
 
 
@@ -154,19 +152,18 @@ def _read(
     samples: Sequence[Item], config: SpadeConfig, table_key: str | None
 ) -> tuple[NDArray[np.float32], NDArray[np.str_], SpadeConfig]:
     """Read the features that shape the clusters, their groups, and the origin of the features."""
-    reader, parts, groups, n_valid = FeatureReader(), [], [], 0
+    reader, groups, n_valid = FeatureReader(), [], 0
     for sample in iter_samples(samples, table_key=table_key, tables_only=True):
         images = reader.read(sample, config)
         config = replace(config, **images.origin)
         n_valid += int(images.valid.sum())
-        part, rows = images.take(np.flatnonzero(images.valid & (read_roles(sample, config.split_key) == TRAIN)))
-        parts.append(part)
+        rows = images.take(np.flatnonzero(images.valid & (read_roles(sample, config.split_key) == TRAIN)))
         groups.append(
             group_labels(sample, config.groupby)[rows] if config.groupby is not None else np.zeros(len(rows), "U1")
         )
     if not n_valid:
         raise ValueError(f"obsm[{config.use_rep!r}] has no valid row in any sample: all patches are off their images.")
-    if not sum(map(len, parts)):
+    if not sum(map(len, groups)):
         left = plural(n_valid, "spot")
         raise ValueError(f"no spot is left to cluster among {left} with features (split_key={config.split_key!r}).")
-    return concatenate(parts), np.concatenate(groups), config
+    return reader.joined()[0], np.concatenate(groups), config

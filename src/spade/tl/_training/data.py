@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Protocol, TypeVar
 
 import numpy as np
@@ -12,7 +15,7 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 
 from spade._checks import plural
-from spade._samples.collect import Collector, check_widths, concatenate
+from spade._samples.collect import Collector, Stack, check_widths
 from spade._samples.counts import read_expression
 from spade._samples.features import read_features
 from spade._samples.model_features import OF_EARLIER_SAMPLES, check_source, source_of
@@ -20,6 +23,7 @@ from spade._samples.obs import group_labels, read_roles
 from spade._samples.open import Item, iter_samples
 from spade._samples.sample import Sample
 from spade.core.arrays import Rows
+from spade.core.checks import check_flag
 from spade.core.errors import warn
 from spade.core.files import digest
 from spade.core.patches.sources import LivePatches, MappedPatches
@@ -70,11 +74,6 @@ class TrainingData:
             rows[members] = numpy_stream(seed, "shuffled pairs", index).permutation(members)
         return replace(self, expression=self.expression[rows])
 
-    def train_features(self) -> NDArray[np.float32]:
-        """Features of the rows to train on, copied only if they are not all."""
-        train = self.role == TRAIN
-        return self.images if train.all() else self.images[train]
-
 
 @dataclass(frozen=True)
 class SampleImages:
@@ -87,29 +86,36 @@ class SampleImages:
     origin
         Settings of the model that the images determine: encoder and size of the patches.
     take
-        Returns the images of some rows, and these rows in the order of the images.
+        Adds the images of some rows to those that the reader joins, and returns these rows in the order of the images.
     """
 
     valid: NDArray[np.bool_]
     origin: dict[str, Any]
-    take: Callable[[Rows], tuple[Any, Rows]]
+    take: Callable[[Rows], Rows]
 
 
 class ImageReader(Protocol):
-    """Reads the images of sample after sample, and joins those that are trained on."""
+    """Reads the images of sample after sample, and joins those that are taken."""
 
     def read(self, sample: Sample, config: SpadeConfig | SealConfig) -> SampleImages:
         """Read the images of one sample; they must be of the kind that ``config`` says."""
 
-    def join(self, parts: list[Any]) -> tuple[Images, Callable[[], str]]:
-        """Join what ``take`` returned, sample by sample; return all images, and what computes their digest."""
+    def joined(self) -> tuple[Images, Callable[[], str]]:
+        """Return all images that were taken, and what computes their digest."""
 
 
 class FeatureReader:
-    """Reads image features."""
+    """Reads image features.
 
-    def __init__(self) -> None:
+    Parameters
+    ----------
+    path
+        File that holds the joined features instead of memory.
+    """
+
+    def __init__(self, path: Path | None = None) -> None:
         self.widths: dict[str, int] = {}
+        self.rows = Stack(path)
 
     def read(self, sample: Sample, config: SpadeConfig | SealConfig) -> SampleImages:
         """Read the features of a sample; those of all samples must be of one encoder and width."""
@@ -120,12 +126,27 @@ class FeatureReader:
         origin = check_source(sample, use_rep, source_of(config), OF_EARLIER_SAMPLES)
         self.widths[sample.name] = x.shape[1]
         check_widths(self.widths, f"obsm[{use_rep!r}]")
-        return SampleImages(np.asarray(~np.isnan(x).any(1)), origin, lambda rows: (x[rows], rows))
 
-    def join(self, parts: list[NDArray[np.float32]]) -> tuple[NDArray[np.float32], Callable[[], str]]:
-        """Concatenate the features."""
-        features = concatenate(parts)
+        def take(rows: Rows) -> Rows:
+            self.rows.add(x[rows])
+            return rows
+
+        return SampleImages(np.asarray(~np.isnan(x).any(1)), origin, take)
+
+    def joined(self) -> tuple[NDArray[np.float32], Callable[[], str]]:
+        """Return the features of all samples, and what computes their digest."""
+        features = self.rows.joined()
         return features, lambda: digest(features)
+
+
+@contextmanager
+def scratch_file(*, on_disk: bool) -> Iterator[Path | None]:
+    """Give a file of the machine's temporary folder that is removed in the end, or None for memory."""
+    if not check_flag("on_disk", on_disk):
+        yield None
+        return
+    with TemporaryDirectory(prefix="spade-features-") as folder:
+        yield Path(folder) / "features"
 
 
 def read_training_data(
@@ -142,7 +163,6 @@ def read_training_data(
     Without ``keep_unused``, rows that neither train nor validate are left out.
     """
     rows_of_all = Collector("training", say=warn)
-    image_parts: list[Any] = []
     left_out: list[str] = []
     absent: dict[str, int] = {}
     var_names: dict[str, pd.Index] = {}
@@ -166,10 +186,9 @@ def read_training_data(
         usable = own.valid & filled
         n_usable += int(usable.sum())
         roles = read_roles(sample, config.split_key)
-        part, rows = own.take(np.flatnonzero(usable & (keep_unused | (roles != NOT_USED))))
+        rows = own.take(np.flatnonzero(usable & (keep_unused | (roles != NOT_USED))))
         groups = group_labels(sample, groupby)[rows] if groupby is not None else np.zeros(len(rows), dtype="U1")
         rows_of_all.add(sample, rows, expression=expression[rows], role=roles[rows], groups=groups)
-        image_parts.append(part)
     _check_genes(var_names, absent, panel)
     if left_out:
         warn(f"{', '.join(left_out)}: left out of training, as when its genes were selected (genes.dropped).")
@@ -177,7 +196,7 @@ def read_training_data(
     if not (columns["role"] == TRAIN).any():
         usable_spots = plural(n_usable, "usable spot")
         raise ValueError(f"no spot is left to train on among {usable_spots} (split_key={config.split_key!r}).")
-    data = TrainingData(*images.join(image_parts), **columns, samples=list(var_names))
+    data = TrainingData(*images.joined(), **columns, samples=list(var_names))
     return (data.shuffled(config.seed) if config.shuffle_pairs else data), config
 
 

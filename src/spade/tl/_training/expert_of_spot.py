@@ -30,8 +30,9 @@ def cluster_training(data: TrainingData, config: SpadeConfig, device: str) -> tu
     instead of the distances to these prototypes.
     """
     train = data.role == TRAIN
-    settings = {
-        "groups": data.groups[train],
+    settings: dict[str, Any] = {
+        "groups": data.groups,
+        "rows": np.flatnonzero(train),
         "n_prototypes": config.n_prototypes,
         "n_experts": config.n_experts,
         "temperature": config.routing_temperature,
@@ -39,9 +40,9 @@ def cluster_training(data: TrainingData, config: SpadeConfig, device: str) -> tu
         "device": device,
     }
     if config.cluster_space == "image":
-        routing = two_stage(data.train_features(), feature_scaling=config.feature_scaling, **settings)
+        routing = two_stage(data.images, feature_scaling=config.feature_scaling, **settings)
         return routing, routing.assignment[routing.assign(data.images)]
-    mean, scale = feature_scale(data.train_features(), config.feature_scaling)
+    mean, scale = feature_scale(data.images, config.feature_scaling, settings["rows"])
     space = _components(data, train, config.seed)
     if config.gate is not None:  # no gate can tell clusters that are sections
         space = _centred(space, data.section, train)
@@ -49,7 +50,7 @@ def cluster_training(data: TrainingData, config: SpadeConfig, device: str) -> tu
         images = (data.images - mean) / scale
         spread = np.sqrt(images[train].var(0).sum()) or 1.0  # both sides then have variance 1
         space = np.concatenate([images / spread, space], axis=1, dtype=np.float32)
-    clusters = two_stage(space[train], feature_scaling="none", **settings)
+    clusters = two_stage(space, feature_scaling="none", **settings)
     prototype = clusters.assign(space)
     used = np.unique(prototype[train])
     centroids = np.stack(

@@ -50,6 +50,7 @@ class PatchReader:
     ) -> None:
         self.patches_key, self.n_px, self.ranks = patches_key, n_px, ranks
         self.cache_dir = None if cache_dir is None else check_path("cache_dir", cache_dir)
+        self.sections: list[SectionPatches] = []
 
     def read(self, sample: Sample, config: SpadeConfig | SealConfig) -> SampleImages:
         """Find the patches of a sample; those of all samples must have one size."""
@@ -64,20 +65,20 @@ class PatchReader:
         for rows, _ in sections:
             valid[rows] = True
 
-        def take(wanted: Rows) -> tuple[list[SectionPatches], Rows]:
+        def take(wanted: Rows) -> Rows:
             chosen = [(rows, placed, np.isin(rows, wanted)) for rows, placed in sections]
-            patches = [replace(placed, centres=placed.centres[among]) for _, placed, among in chosen]
-            return patches, np.concatenate([wanted[:0], *(rows[among] for rows, _, among in chosen)])
+            self.sections += [replace(placed, centres=placed.centres[among]) for _, placed, among in chosen]
+            return np.concatenate([wanted[:0], *(rows[among] for rows, _, among in chosen)])
 
         return SampleImages(valid, {"patch_um": size_um, "patch_px": self.n_px}, take)
 
-    def join(self, parts: list[list[SectionPatches]]) -> tuple[LivePatches | MappedPatches, Callable[[], str]]:
+    def joined(self) -> tuple[LivePatches | MappedPatches, Callable[[], str]]:
         """Return all patches, and what computes their digest; a cache of the same patches is used again.
 
         The digest is that of all pixels, for which every patch is read once: with ``cache_dir`` always, as nothing else
         tells that a file is of these images; else when it is asked for, as to go on from a checkpoint.
         """
-        sections = [placed for part in parts for placed in part]
+        sections = self.sections
         live = LivePatches(sections, self.n_px)
         places = digest(
             np.array([self.n_px]), *(np.append(placed.centres.ravel(), placed.px_per_patch) for placed in sections)

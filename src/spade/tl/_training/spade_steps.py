@@ -99,7 +99,7 @@ def assign_experts(
     sizes, n_val = (np.bincount(expert_of[data.role == role], minlength=routing.n_experts) for role in (TRAIN, VAL))
     _warn_of_gaps(sizes, n_val, config.split_key)
     routing = replace(routing, active=sizes > 0, settings=config.of_routing())
-    mean, deviation = feature_scale(data.train_features(), config.feature_scaling)
+    mean, deviation = feature_scale(data.images, config.feature_scaling, np.flatnonzero(data.role == TRAIN))
     if config.feature_scaling == "standard":
         deviation = deviation / np.sqrt(len(deviation))
     return ExpertTraining(data, config, routing, expert_of, sizes, mean, deviation)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from os import PathLike
 
 import numpy as np
 
 from spade import _keys
+from spade._checks import plural
+from spade._said import speaks, told
 from spade._samples.open import Samples, as_list
 from spade.core.checks import check_count
 from spade.core.distributed.machine import Machine
@@ -22,9 +23,8 @@ from spade.tl._training.patch_source import PatchReader
 from spade.tl._training.seal_setup import N_WORKERS, base_encoder, check_source_of_images, check_used, set_by_spots
 from spade.tl._training.seal_steps import adapt_network, assemble_seal, fit_network, seal_identity
 
-logger = logging.getLogger("spade")
 
-
+@speaks
 def train_seal(
     samples: Samples,
     *,
@@ -271,5 +271,5 @@ def train_seal(
         tuning = adapt_network(data, config, base, machine)
         record = fit_network(tuning, machine, n_workers=n_workers, checkpoint_dir=checkpoint_dir)
     model = assemble_seal(tuning, record, panel, machine)
-    logger.info("trained %r on %d spots of %d samples", model, model.facts["training_spots"], len(data.samples))
+    told(f"trained on {plural(model.facts['training_spots'], 'spot')} of {plural(len(data.samples), 'sample')}")
     return model

@@ -11,6 +11,7 @@ import pandas as pd
 from tqdm.auto import tqdm
 
 from spade._checks import plural
+from spade._said import speaks
 from spade._samples.features import Representation, named_representations
 from spade.core.arrays import Floats, Rows
 from spade.core.checks import check_count, check_text
@@ -30,6 +31,7 @@ logger = logging.getLogger("spade")
 MAX_FOLDS = 10_000
 
 
+@speaks
 def survival(
     bags: BagSource,
     *,
