@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import numpy as np
 import pytest
 import shapely
@@ -188,3 +190,13 @@ def test_µm_per_px_come_from_patches_of_spots_beside():
     sp.pp.tissue(sdata)
     assert len(sdata["tissue"]) == 2
     assert TableModel.ATTRS_KEY in sdata["table"].uns
+
+
+@pytest.mark.parametrize("function", [sp.pp.tissue, sp.pp.tiles])
+def test_a_stated_scale_that_contradicts_the_recorded_one_is_warned_of(slide, function):
+    sp.pp.tissue(slide, mpp=MPP)  # records it
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message="mpp=")
+        function(slide, mpp=MPP * 1.01)
+    with pytest.warns(UserWarning, match=rf"mpp={3 * MPP:.4g} is used for images\['he'\], of which .* are recorded"):
+        function(slide, mpp=3 * MPP)

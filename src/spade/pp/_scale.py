@@ -24,7 +24,7 @@ from spade.core.spots.lattice import (
     visium_mpp,
 )
 from spade.io._recorded.frames import pixel_growth, scale_factors, systems_of
-from spade.io._recorded.scale import recorded_mpp, recorded_pitch
+from spade.io._recorded.scale import known_mpp, recorded_pitch
 
 logger = logging.getLogger("spade")
 #: ``obs`` columns with the position of a spot as Space Ranger counts it.
@@ -75,9 +75,7 @@ def section_scale(
         of the bins or the area of the cells.
     """
     bins_um, measured, what = _measured(sample, section, placement, rows)
-    mpp = stated
-    if mpp is None:
-        mpp = recorded_mpp(sample.sdata, placement.image_key)
+    mpp = known_mpp(sample.sdata, placement.image_key, stated, section.name)
     if mpp is None:
         mpp = _of_earlier_patches(sample, section, placement)
     diameter_px = float(2 * np.median(placement.radii))

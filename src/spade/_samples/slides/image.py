@@ -10,7 +10,7 @@ from spade import _keys
 from spade._samples.placement import finest_image, rgb_images
 from spade._samples.sample import Opened
 from spade.io._recorded.frames import image_size, pixel_growth, systems_of
-from spade.io._recorded.scale import recorded_mpp
+from spade.io._recorded.scale import known_mpp
 
 
 @dataclass(frozen=True)
@@ -38,14 +38,14 @@ def slide_image(
 ) -> SlideImage:
     """Return the image that was named, or the only RGB image, or the finest of several that show the same area.
 
-    Its µm/px are those stated, else those that a reader or an earlier step recorded. ``choose`` and ``state``
-    say what to do if the image or its µm/px is not clear.
+    Its µm/px are those stated, else those that a reader or an earlier step recorded; a contradiction is warned of.
+    ``choose`` and ``state`` say what to do if the image or its µm/px is not clear.
     """
     sdata = slide.sdata
     rgb = rgb_images(sdata, slide.name, image_key)
     systems = {one: systems_of(sdata.images[one]) for one in rgb}
     key, system = finest_image(sdata, slide.name, "the slide", [], systems, choose)
-    known = mpp or recorded_mpp(sdata, key) or _of_patches(slide, key)
+    known = known_mpp(sdata, key, mpp, slide.name) or _of_patches(slide, key)
     if known is None:
         raise ValueError(
             f"{slide.name}: the microns per pixel of images[{key!r}] are not known: no reader recorded them. {state}"

@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, TypedDict
 
 from spade._keys import UNS
+from spade.core.errors import warn
+from spade.core.spots.lattice import TOLERANCE
 from spade.io._recorded.frames import FrameRecord, frame_of, pixel_growth
 
 if TYPE_CHECKING:
@@ -83,6 +85,21 @@ def recorded_mpp(sdata: SpatialData, image_key: str) -> float | None:
     if mpp is None or frame is None:
         return mpp
     return mpp * checked_growth(sdata, image_key, frame)
+
+
+def known_mpp(sdata: SpatialData, image_key: str, stated: float | None, name: str) -> float | None:
+    """Return the stated µm/px of an image, else the recorded one; warn if the two contradict each other."""
+    if stated is None:
+        return recorded_mpp(sdata, image_key)
+    mpp = section_record(sdata).get("mpp", {}).get(image_key)
+    frame = section_record(sdata).get("frames", {}).get(image_key)
+    growth = 1.0 if frame is None else pixel_growth(frame, sdata.images[image_key])
+    if mpp is not None and growth is not None and abs(stated / (mpp * growth) - 1) > TOLERANCE:
+        warn(
+            f"{name}: mpp={stated:.4g} is used for images[{image_key!r}], of which {mpp * growth:.4g} µm per pixel are "
+            "recorded. Check mpp= (of the image at its finest level), or leave it out."
+        )
+    return stated
 
 
 def checked_growth(sdata: SpatialData, image_key: str, then: FrameRecord) -> float:

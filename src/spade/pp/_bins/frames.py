@@ -9,7 +9,7 @@ from spade._samples.sample import Opened
 from spade.core.arrays import Floats
 from spade.core.spots.lattice import TOLERANCE
 from spade.io._recorded.frames import scale_factors, systems_of
-from spade.io._recorded.scale import recorded_mpp
+from spade.io._recorded.scale import known_mpp
 from spade.pp._bins.settings import BinSettings
 from spade.pp._bins.squares import Frame
 from spade.pp._scale import neighbours_mpp
@@ -41,7 +41,7 @@ def frame_of_element(sample: Opened, element: SpatialElement, what: str, setting
 
 def _mpp(sample: Opened, image_key: str, system: str, stated: float | None) -> float:
     """Return the stated, recorded or measured µm/px of an image; raise if it is not known, or they contradict."""
-    known = stated if stated is not None else recorded_mpp(sample.sdata, image_key)
+    known = known_mpp(sample.sdata, image_key, stated, sample.name)
     told = neighbours_mpp(sample.sdata, image_key, system)
     if known is None and told is None:
         raise ValueError(
