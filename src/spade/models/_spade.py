@@ -18,6 +18,7 @@ from spade.core.arrays import Floats
 from spade.core.checks import brief, check_path
 from spade.core.experts.heads import Experts, Head, mix_experts
 from spade.core.experts.routing import Routing
+from spade.core.expression.covariation import Covariation
 from spade.models._card import Published, model_card, optimiser, patches_read
 from spade.models._config import SpadeConfig, stored_settings
 from spade.models._files import (
@@ -42,6 +43,7 @@ from spade.models._sharing.shared import SharedModel
 
 #: Rows that are encoded at a time.
 BATCH = 4_096
+COVARIATION_ARRAYS = ("factors", "residual")
 ROUTING_ARRAYS = ("centroids", "assignment", "mean", "scale", "active")
 #: Arrays of a learned gate; a routing by distances has none.
 GATE_ARRAYS = ("gate", "gate_bias")
@@ -66,6 +68,8 @@ class SpadeModel(SharedModel):
         One prototype per expert, its mean training expression; None if not known.
     expression_mean
         Mean training expression ``(G,)``, which stands in for genes that a sample lacks.
+    covariation
+        Which genes changed together in training, for search by a gene signature; None if not known.
     history
         Losses per expert and epoch.
     facts
@@ -93,6 +97,7 @@ class SpadeModel(SharedModel):
         genes: GenePanel | None = None,
         expression_routing: Routing | None = None,
         expression_mean: Floats | None = None,
+        covariation: Covariation | None = None,
         history: pd.DataFrame | None = None,
         facts: dict[str, Any] | None = None,
     ) -> None:
@@ -102,6 +107,7 @@ class SpadeModel(SharedModel):
         self.genes = genes
         self.expression_routing = expression_routing
         self.expression_mean = np.zeros(self.n_genes) if expression_mean is None else expression_mean
+        self.covariation = covariation
         self.history = pd.DataFrame() if history is None else history
         self.facts = facts or {}
 
@@ -242,6 +248,8 @@ class SpadeModel(SharedModel):
     def _arrays(self) -> dict[str, NDArray[Any]]:
         arrays = {f"experts.{name}": value.numpy() for name, value in self.experts.state_dict().items()}
         arrays["expression_mean"] = np.asarray(self.expression_mean)
+        if self.covariation is not None:
+            arrays |= {f"covariation.{name}": getattr(self.covariation, name) for name in COVARIATION_ARRAYS}
         for stem, routing in (("routing", self.routing), ("expression_routing", self.expression_routing)):
             if routing is not None:
                 names = ROUTING_ARRAYS + (() if routing.gate is None else GATE_ARRAYS)
@@ -316,6 +324,7 @@ class SpadeModel(SharedModel):
                 named |= {name: arrays.pop(f"{stem}.{name}", None) for name in GATE_ARRAYS}
                 routings[stem] = Routing(**named, temperature=facts["temperature"], groups=tuple(facts["groups"]))
         mean, routing = arrays.pop("expression_mean"), routings.get("routing")
+        shared: dict[str, Any] = {name: arrays.pop(f"covariation.{name}", None) for name in COVARIATION_ARRAYS}
         if routing is None:
             raise ValueError(f"{CONFIG} has no routing")
         if genes is not None:
@@ -331,6 +340,7 @@ class SpadeModel(SharedModel):
             genes=genes,
             expression_routing=routings.get("expression_routing"),
             expression_mean=mean,
+            covariation=_covariation(shared, len(mean)),
             history=read_history(description["history"]),
             facts=description["facts"],
         )
@@ -340,3 +350,13 @@ class SpadeModel(SharedModel):
 
 def _stored(routing: Routing, groups: tuple[str, ...]) -> StoredRouting:
     return {"temperature": routing.temperature, "groups": list(groups)}
+
+
+def _covariation(arrays: dict[str, Any], n_genes: int) -> Covariation | None:
+    """Return how genes change together, None in models of earlier versions; raise unless it is of the model's genes."""
+    factors, residual = arrays["factors"], arrays["residual"]
+    if factors is None and residual is None:
+        return None
+    if factors is None or residual is None or factors.shape[1:] != (n_genes,) or residual.shape != (n_genes,):
+        raise ValueError(f"the covariation of the genes is not of {n_genes} genes")
+    return Covariation(factors, residual)

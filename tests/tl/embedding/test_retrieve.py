@@ -182,6 +182,25 @@ def test_signatures_find_what_they_describe():
     assert np.mean(list(scores.values())) > 0.75
 
 
+def test_a_signature_stands_for_what_goes_along_with_its_genes(model, tmp_path):
+    samples, two = cohort(), list(GENES[:2])
+    found = sp.tl.retrieve(two, samples, model, k=None)
+    alone = sp.tl.retrieve(two, samples, model, k=None, complete=False)
+    assert not np.allclose(found["score"], alone["score"])
+    model.save(tmp_path / "model")
+    again = sp.models.SpadeModel.load(tmp_path / "model")
+    pd.testing.assert_frame_equal(sp.tl.retrieve(two, samples, again, k=None), found)
+    # all genes by what is expected, searched alone, are the same query
+    expected = model.covariation.expected(np.array([0, 1]), np.full(2, 2 * np.log(2))) / np.log(2)
+    same = sp.tl.retrieve(dict(zip(GENES[:20], expected, strict=True)), samples, model, k=None, complete=False)
+    pd.testing.assert_frame_equal(same, found)
+    again.covariation = None  # as of an earlier version
+    with warns_here("does not know which genes change together: only the 2 genes of the signature change"):
+        pd.testing.assert_frame_equal(sp.tl.retrieve(two, samples, again, k=None), alone)
+    with pytest.raises(ValueError, match="complete=False applies to gene signatures"):
+        sp.tl.retrieve(samples[0], samples, model, complete=False)
+
+
 def test_signatures_change_sign_and_need_genes(model):
     samples = cohort()
     up = sp.tl.retrieve({GENES[0]: 2.0, GENES[1]: 1.0}, samples, model, gallery_by="expression", k=None)

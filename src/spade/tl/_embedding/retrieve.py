@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from spatialdata import SpatialData
 from tqdm.auto import tqdm
 
-from spade._checks import shorten
+from spade._checks import plural, shorten
 from spade._said import speaks
 from spade._samples.given.places import is_place
 from spade._samples.model_features import Model, check_model
@@ -23,6 +23,7 @@ from spade.core.arrays import Rows
 from spade.core.checks import brief, check_choice, check_count, check_flag, check_names_given, check_ordered, is_number
 from spade.core.errors import warn
 from spade.core.evaluation.retrieval import Nearest
+from spade.models import SpadeModel
 from spade.models._gene_names import MATCHING
 from spade.tl._embedding.modalities import MODALITIES, Source, check_mix, encode, encode_signature, read_modality
 
@@ -32,6 +33,8 @@ Signature = Sequence[str] | Mapping[str, float]
 QUERY_COLUMNS = {"sample": "query_sample", "section": "query_section", "spot": "query"}
 #: log2 fold change of a gene that is only listed: four times its mean.
 LISTED_CHANGE = 2.0
+#: Changes of log1p expression below this are none.
+NO_CHANGE = 1e-6
 
 
 @speaks
@@ -45,6 +48,7 @@ def retrieve(
     k: int | None = 10,
     spots: Sequence[str] | None = None,
     same_section: bool = True,
+    complete: bool = True,
     mix: str = "concat",
     use_rep: str | None = None,
     layer: str | None = None,
@@ -61,7 +65,7 @@ def retrieve(
     query
         Samples, or a gene signature: a list of genes, or a dict of genes and log2 fold changes (of 1 + normalised
         counts, relative to their mean in training). A gene that is only listed counts as four times its mean (a change
-        of 2).
+        of 2). The model changes with them what changed along with these genes in training, see ``complete``.
     gallery
         A ``SpatialData``, a path to a zarr store, or a list or dict of these.
     model
@@ -76,6 +80,11 @@ def retrieve(
     same_section
         Whether spots of the query's own section may be found. With ``gallery_by`` like ``query_by`` the spot itself is
         never found.
+    complete
+        Whether a signature stands for all that goes along with its genes: the expected change of every gene of the
+        panel, given the change of those that are named, in a normal distribution with the covariance of the training
+        spots. Three markers then find what thirty genes find. False: the named genes change alone, which no spot of
+        the training data did, so that a few genes may rank the wrong way round.
     mix
         How experts are compared, as in :func:`retrieval_metrics`; a signature is always compared as ``"logits"``, with
         the weights of the gallery.
@@ -131,13 +140,15 @@ def retrieve(
             raise ValueError(
                 "spots= and same_section= apply to queries from samples; a signature has no spot or section."
             )
-        queries = _Queries.of_signature(model, query)
+        queries = _Queries.of_signature(model, query, complete=check_flag("complete", complete))
     else:
         if isinstance(query, str) and not is_place(query):
             raise ValueError(
                 f"query={brief(query)} is not the path of a store. To search for genes, pass a list of names, such as "
                 f"[{brief(query)}]."
             )
+        if not check_flag("complete", complete):
+            raise ValueError("complete=False applies to gene signatures; query has samples.")
         queries = _read_queries(as_list(query, "query"), search, spots)
     nearest = Nearest(queries.embedded, n_best)
     spots_of_gallery = _search(items, search, queries, nearest, same_section=same_section)
@@ -164,10 +175,10 @@ class _Queries:
     names: pd.DataFrame
 
     @classmethod
-    def of_signature(cls, model: Model, signature: Signature) -> _Queries:
+    def of_signature(cls, model: Model, signature: Signature, *, complete: bool) -> _Queries:
         """Embed the change that a signature asks for."""
         names = pd.DataFrame({"query_sample": [""], "query_section": [""], "query": [SIGNATURE]})
-        return cls(encode_signature(model, _change(model, signature)), names)
+        return cls(encode_signature(model, _change(model, signature, complete=complete)), names)
 
     @property
     def is_signature(self) -> bool:
@@ -232,8 +243,8 @@ def _is_signature(query: Samples | Signature) -> TypeGuard[Signature]:
     return bool(items) and all(isinstance(item, str) and not is_place(item) for item in items)
 
 
-def _change(model: Model, signature: Signature) -> NDArray[np.float64]:
-    """Change of log1p expression ``(1, G)`` that a signature asks for."""
+def _change(model: Model, signature: Signature, *, complete: bool) -> NDArray[np.float64]:
+    """Change of log1p expression ``(1, G)`` that a signature asks for, or that goes along with it."""
     if model.genes is None:
         raise ValueError("the model does not know its gene panel, so a signature cannot be ordered for its input.")
     if model.genes.scale == "counts":
@@ -253,11 +264,17 @@ def _change(model: Model, signature: Signature) -> NDArray[np.float64]:
         )
     if missing:
         warn(f"{shorten(missing)} of the signature are not among the model's genes and do not count.")
-    change = np.zeros((1, len(panel)))
-    for gene, position in positions.items():
-        if position >= 0:
-            change[0, position] = changes[gene] * np.log(2)
-    return change
+    known = {position: changes[gene] * np.log(2) for gene, position in positions.items() if position >= 0}
+    genes, values = np.array(list(known)), np.array(list(known.values()))
+    covariation = model.covariation if complete and isinstance(model, SpadeModel) else None
+    change = np.zeros(len(panel)) if covariation is None else covariation.expected(genes, values)
+    if np.abs(change).max() < NO_CHANGE:
+        change[genes] = values
+        if complete:
+            why = "does not know which genes change together" if covariation is None else "saw none change with them"
+            named = plural(len(genes), "gene")
+            warn(f"the model {why}: only the {named} of the signature change, as with complete=False.")
+    return change[None]
 
 
 def _read_queries(items: Sequence[Item], search: _Search, spots: Sequence[str] | None) -> _Queries:

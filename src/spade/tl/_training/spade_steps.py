@@ -20,6 +20,7 @@ from spade.core.experts.heads import Experts
 from spade.core.experts.one_process import TrainedExpert
 from spade.core.experts.routing import Routing, feature_scale
 from spade.core.experts.train import fold_scaling, train_experts
+from spade.core.expression.covariation import Covariation
 from spade.core.expression.normalise import group_sums
 from spade.core.files import digest
 from spade.core.recipes import cluster_recipe, spade_recipe
@@ -177,6 +178,7 @@ def assemble_spade(
         genes=panel,
         expression_routing=expression_routing,
         expression_mean=expression_mean,
+        covariation=Covariation.of(data.expression, np.flatnonzero(data.role == TRAIN), training.config.seed),
         history=spade_history(trained, sizes),
         facts={
             "samples": ", ".join(data.samples),

@@ -1,0 +1,65 @@
+"""Which genes change together."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.sparse import csr_matrix
+
+from spade.core.arrays import Floats
+from spade.core.rng import numpy_stream
+
+#: Principal components that describe what genes share, and the most spots that they are found on.
+N_FACTORS, MOST_SPOTS = 20, 20_000
+
+
+@dataclass(frozen=True)
+class Covariation:
+    """Covariance of the genes of a panel over spots: what they share, and what each has for itself.
+
+    Attributes
+    ----------
+    factors
+        ``(k, G)``; the shared covariance is ``factors.T @ factors``.
+    residual
+        Variance ``(G,)`` of each gene beside it, most of which is noise of counting.
+    """
+
+    factors: NDArray[np.float32]
+    residual: NDArray[np.float32]
+
+    @classmethod
+    def of(cls, expression: csr_matrix, rows: NDArray[np.integer], seed: int) -> Covariation | None:
+        """Find it on some rows of log-normalised expression ``(n, G)``; None for fewer than 3 rows or genes.
+
+        The factors are those of probabilistic PCA (Tipping and Bishop 1999): principal components without the variance
+        that noise has in every direction.
+        """
+        from sklearn.decomposition import PCA
+
+        if len(rows) > MOST_SPOTS:
+            rows = np.sort(numpy_stream(seed, "covariation").choice(rows, MOST_SPOTS, replace=False))
+        x = expression[rows].astype(np.float64)
+        k = min(N_FACTORS, *(size - 1 for size in x.shape))
+        if k < 2:
+            return None
+        pca = PCA(k, svd_solver="arpack", random_state=seed % 2**32).fit(x)
+        mean = np.asarray(x.mean(0)).ravel()
+        variance = np.asarray(x.multiply(x).mean(0)).ravel() - mean**2
+        noise = max(variance.sum() - pca.explained_variance_.sum(), 0) / (x.shape[1] - k)
+        factors = pca.components_ * np.sqrt(np.maximum(pca.explained_variance_ - noise, 0))[:, None]
+        return cls(factors.astype(np.float32), np.maximum(variance - np.square(factors).sum(0), 0).astype(np.float32))
+
+    def expected(self, genes: NDArray[np.integer], change: Floats) -> NDArray[np.float64]:
+        """Return the change ``(G,)`` of all genes that goes along with a measured change of some, ``(len(genes),)``.
+
+        It is the conditional mean of what the genes share, in a normal distribution with this covariance:
+        Σ_{·,S} (Σ_SS + Ψ_S)⁻¹ change. A gene whose counts are mostly noise therefore says little, and one that varies
+        with no other says nothing.
+        """
+        factors = self.factors.astype(np.float64)
+        named = factors[:, genes]
+        total = named.T @ named + np.diag(np.maximum(self.residual[genes], 1e-6))
+        return np.asarray(factors.T @ (named @ np.linalg.solve(total, change)))
