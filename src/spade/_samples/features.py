@@ -168,6 +168,8 @@ def holds_expression(sample: Sample, key: str) -> bool:
     record = _keys.read_provenance(sample.table.uns, key)
     if record.get("function") == "pp.spatial_context":
         return holds_expression(sample, str(record.get("use_rep", "")))
+    if record.get("function") == "tl.umap":
+        return any(holds_expression(sample, source) for source in str(record.get("use_rep", "")).split(" + "))
     if record.get("function") == _keys.PATHWAY_SCORING:
         return "predicted" not in record
     if record.get("function") == "tl.embed":

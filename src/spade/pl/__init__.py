@@ -14,6 +14,7 @@ from spade.pl._patches import patches
 from spade.pl._programs import programs
 from spade.pl._retrieval import retrieval
 from spade.pl._slide import slide
+from spade.pl._spatial import spatial
 from spade.pl._survival import survival
 from spade.pl._switchboard import switchboard
 from spade.pl._tiles import tiles
@@ -34,6 +35,7 @@ __all__ = [
     "programs",
     "retrieval",
     "slide",
+    "spatial",
     "survival",
     "switchboard",
     "tiles",

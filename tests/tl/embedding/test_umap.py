@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from spade.tl._embedding.umap import METRICS, umap
+from spade.tl._embedding.umap import METRICS, UmapSettings
 
 
 def clusters(n=40):
@@ -15,7 +15,8 @@ def clusters(n=40):
 
 
 def flat(metric="euclidean", seed=0):
-    return umap(clusters(), n_neighbors=10, min_dist=0.5, metric=metric, seed=seed)
+    (xy,) = UmapSettings(10, 0.5, metric, seed).coordinates([clusters()], "x")
+    return xy
 
 
 def test_far_clusters_stay_apart_and_a_seed_repeats():

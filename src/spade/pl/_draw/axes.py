@@ -15,7 +15,8 @@ from matplotlib.lines import Line2D
 from matplotlib.transforms import ScaledTranslation
 from numpy.typing import NDArray
 
-from spade.core.checks import check_flag
+from spade._checks import check_idle
+from spade.core.checks import brief, check_count, check_flag, check_positive
 
 #: Font sizes in points.
 TITLE, TEXT, SMALL = 9, 8, 7
@@ -33,6 +34,51 @@ def new_figure(width: float, height: float) -> Figure:
     figure = plt.figure(figsize=(width, height))
     figure.set_layout_engine("constrained", w_pad=0.06, h_pad=0.08, wspace=0.02, hspace=0.02)
     return figure
+
+
+def panel_grid(
+    shape: tuple[int, ...],
+    size: tuple[float, float],
+    panels: str,
+    *,
+    ax: Any = None,
+    ncols: object = None,
+    figsize: object = None,
+) -> NDArray[Any]:
+    """Return the Axes given, or those of a new figure, as an array of ``shape``.
+
+    Parameters
+    ----------
+    shape
+        Of the array; a figure has one row of panels per row of it, or ``ncols`` panels in each row, in reading order.
+    size
+        Width and height of a panel with all that stands beside it, in inches, if no ``figsize`` is given.
+    panels
+        What the panels are, for the error of a wrong number of Axes.
+    ax, ncols, figsize
+        As the user gave them.
+    """
+    if ax is not None:
+        check_idle([("ncols", ncols, None), ("figsize", figsize, None)], "the Axes of ax= are drawn into")
+        return given_axes(ax, shape, panels)
+    n = int(np.prod(shape))
+    columns = shape[-1] if ncols is None else min(check_count("ncols", ncols), n)
+    rows = -(-n // columns)
+    figure = new_figure(*figure_size(figsize, size[0] * columns, size[1] * rows))
+    axes = figure.subplots(rows, columns, squeeze=False).ravel()
+    for unused in axes[n:]:
+        unused.set_visible(False)
+    return np.asarray(axes[:n]).reshape(shape)
+
+
+def figure_size(figsize: object, width: float, height: float) -> tuple[float, float]:
+    """Return the width and height that the user gave, else the usual ones, in inches."""
+    if figsize is None:
+        return width, height
+    sides = list(figsize) if isinstance(figsize, Iterable) and not isinstance(figsize, str) else []
+    if len(sides) != 2:
+        raise ValueError(f"figsize={brief(figsize)}: expected (width, height) in inches.")
+    return check_positive("figsize", sides[0], "inches"), check_positive("figsize", sides[1], "inches")
 
 
 def given_axes(ax: Any, shape: tuple[int, ...], panels: str) -> NDArray[Any]:
@@ -115,7 +161,8 @@ def colour_bar(ax: Axes, mappable: ScalarMappable, label: str) -> Colorbar:
     return bar
 
 
-def finish(*, show: bool) -> None:
-    """Show all figures if asked to."""
+def finish(axes: Any = None, *, show: bool, return_fig: bool = False) -> Any:
+    """Show all figures if asked to; return the Axes or, if asked for, their figure."""
     if check_flag("show", show):
         plt.show()
+    return np.ravel(axes)[0].figure if check_flag("return_fig", return_fig) else axes
