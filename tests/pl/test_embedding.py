@@ -69,7 +69,7 @@ def test_colours_of_uns_are_kept(cohort):
 def test_embedding_errors(embedded):
     with pytest.raises(KeyError, match=r"toy_0: basis='X_no' is not in obsm; keys: .*'X_spade'.*sp\.tl\.embed"):
         sp.pl.embedding(embedded, basis="X_no")
-    with pytest.raises(KeyError, match=r"color='no' is not in obs; columns: .*'domain'"):
+    with pytest.raises(KeyError, match=r"color='no' is neither a column of obs nor a gene.*obs: .*'domain'"):
         sp.pl.embedding(embedded, color=["domain", "no"])
     with pytest.raises(KeyError, match=r"key='mine': .*there: 'spade_expert'"):
         sp.pl.embedding(embedded, key="mine", color="expert")

@@ -130,7 +130,7 @@ def test_other_columns_colour_the_spots(embedded):
 def test_cluster_errors_say_what_there_is(embedded):
     with pytest.raises(KeyError, match=r"key='mine': .*'mine_expert'.*there: 'spade_expert'.*cluster_experts"):
         sp.pl.expert_clusters(embedded, key="mine")
-    with pytest.raises(KeyError, match=r"color='nothing' is not in obs; columns: .*'domain'"):
+    with pytest.raises(KeyError, match=r"color='nothing' is neither a column of obs nor a gene.*obs: .*'domain'"):
         sp.pl.expert_clusters(embedded, color="nothing")
     with pytest.raises(KeyError, match=r"patches_key='squares' is not there; patches: 'patches'.*sp\.pp\.patches"):
         sp.pl.expert_clusters(embedded, patches_key="squares")
