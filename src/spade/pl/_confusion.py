@@ -15,10 +15,10 @@ from spade.core.checks import check_flag
 from spade.pl._draw.axes import SMALL, TEXT, clip, colour_bar, finish, panel_grid, title
 from spade.pl._draw.predictions import Predictions, read_predictions
 
-#: Inches of a cell, and of the labels of classes beside and below them.
-CELL, LABELS = 0.42, 1.6
-#: Most classes whose cells have their numbers written into them.
-MOST_WRITTEN = 12
+#: Inches of a cell, and of what stands around the cells, without and per character of the longest class.
+CELL, LABELS, CHARACTER = 0.42, 0.6, 0.062
+#: Most classes whose cells have their numbers written into them, and most characters of the name of a class.
+MOST_WRITTEN, LENGTH = 12, 30
 
 
 def confusion(
@@ -82,7 +82,8 @@ def confusion(
     check_flag("normalize", normalize)
     found = read_predictions(table, shots)
     side = CELL * max(len(found[0].classes), 3)
-    size = side + LABELS + 0.8, side + LABELS
+    beside = CHARACTER * min(max(map(len, found[0].classes)), LENGTH)
+    size = side + beside + LABELS + 1.1, side + 0.8 * beside + LABELS
     axes = panel_grid((len(found),), size, plural(len(found), "representation"), ax=ax, ncols=ncols, figsize=figsize)
     for panel, one in zip(axes, found, strict=True):
         _draw(panel, one, normalize=normalize)
@@ -101,7 +102,7 @@ def _draw(ax: Axes, found: Predictions, *, normalize: bool) -> None:
             colour = "white" if values[i, j] > 0.6 * values.max() else "black"
             text = f"{values[i, j]:.2f}" if normalize else f"{counts[i, j]:,}"
             ax.text(j, i, text, ha="center", va="center", fontsize=SMALL, color=colour)
-    short = list(map(clip, names))
+    short = [clip(name, LENGTH) for name in names]
     ax.set_xticks(range(n), short, rotation=40, ha="right", rotation_mode="anchor", fontsize=SMALL)
     ax.set_yticks(range(n), [f"{name} ({m:,})" for name, m in zip(short, totals, strict=True)], fontsize=SMALL)
     ax.tick_params(length=0)

@@ -21,11 +21,11 @@ from spade._samples.features import read_features
 from spade._samples.open import Samples, iter_samples
 from spade._samples.sample import Sample
 from spade._samples.shown.colours import Column, ColumnColours, join_color, join_columns, read_colors, read_column
-from spade.core.arrays import Floats, Rows
+from spade.core.arrays import Rows
 from spade.core.checks import check_count, check_positive, check_text
 from spade.core.files import digest
 from spade.core.rng import as_seed, numpy_stream
-from spade.pl._draw.axes import GREY, SMALL, bare, colour_bar, dots_legend, finish, is_narrow, panel_grid, title
+from spade.pl._draw.axes import GREY, NARROW, SMALL, bare, colour_bar, dots_legend, finish, is_narrow, panel_grid, title
 from spade.pl._draw.colouring import NO_VALUE, Coloured, Colouring
 from spade.tl._embedding.umap import MIN_ROWS, UmapSettings, stored_umap
 
@@ -73,9 +73,9 @@ def embedding(
     samples
         A ``SpatialData``, a path to a zarr store, or a list or dict of these.
     basis
-        ``obsm`` key, such as one that :func:`spade.tl.embed` or :func:`spade.pp.encode_patches` wrote. Two keys are
-        drawn side by side, with thin lines between the two places of some spots: a pair as ``("X_spade_image",
-        "X_spade_expression")``, which share a space, in one UMAP of both, other pairs in a UMAP each.
+        ``obsm`` key, such as one that :func:`spade.tl.embed` or :func:`spade.pp.encode_patches` wrote. Two keys, such
+        as ``("X_spade_image", "X_spade_expression")``, are drawn side by side, with thin lines between the two places
+        of some spots; the UMAP of the second is turned so that these are short.
     color
         ``obs`` columns, categories or numbers; genes; columns of ``obsm`` as ``"key:column"``; ``"expert"`` or
         ``"sample"``; one panel each. None: those present of expert, ``"domain"``, ``"label"`` and, with several
@@ -137,6 +137,8 @@ def embedding(
     for sample in iter_samples(samples, table_key=table_key):
         read.add(sample, layer, normalized=normalized)
     flat = read.coordinates()
+    if read.labels[bases[-1]] == "UMAP" and len(bases) == 2:
+        flat[1] = _turned(flat[1], flat[0])
     rows = np.flatnonzero(np.isfinite(flat).all((0, 2)))
     n_out = flat.shape[1] - len(rows)
     if len(rows) < MIN_ROWS:
@@ -160,7 +162,7 @@ def embedding(
             _label(panel, read.labels[name])
         if len(bases) == 2:
             links = numpy_stream(seed, "links").permutation(rows)[: N_LINKS if n_links is None else n_links]
-            _link(row, flat[:, links], alike=read.is_joint)
+            _link(row, flat[:, links])
     if len(bases) == 1:
         axes = axes[:, 0]
     return finish(axes[0] if len(bases) == 1 and isinstance(color, str) else axes, show=show, return_fig=return_fig)
@@ -195,14 +197,10 @@ class _Reader:
     def __init__(self, bases: list[str], settings: UmapSettings, key: str, names: list[str] | None) -> None:
         self.bases, self.settings, self.key, self.names = bases, settings, key, names
         self.labels = dict.fromkeys(bases, "UMAP")
-        stem = bases[0].removeprefix("X_").removesuffix("_image").removesuffix("_expression")
-        self.is_joint = set(bases) == {_keys.image(stem), _keys.expression(stem)}
         self._parts: dict[str, list[NDArray[np.float32]]] = {name: [] for name in bases}
         self._widths: dict[str, dict[str, int]] = {name: {} for name in bases}
+        self._stored: dict[str, list[tuple[NDArray[np.float32], str] | None]] = {name: [] for name in bases}
         self._columns: list[dict[str, ColumnColours]] = []
-        self._stored: dict[tuple[str, ...], list[tuple[list[NDArray[np.float32]], str] | None]] = {
-            group: [] for group in ([tuple(bases)] if self.is_joint else [(name,) for name in bases])
-        }
 
     def add(self, sample: Sample, layer: str | None, *, normalized: bool) -> None:
         """Read one sample."""
@@ -210,27 +208,24 @@ class _Reader:
             self._parts[name].append(_basis(sample, name))
             self._widths[name][sample.name] = self._parts[name][-1].shape[1]
             check_widths(self._widths[name], f"basis={name!r}")
-        for group, stored in self._stored.items():
-            stored.append(stored_umap(sample, group, self.settings))
+            self._stored[name].append(stored_umap(sample, name, self.settings))
         names = self.names or _usual(sample, self.key)
         self._columns.append(_read(sample, names, self.key, layer, normalized=normalized))
 
     def coordinates(self) -> NDArray[np.float32]:
         """Return the place of every row in every representation, ``(n_bases, n, 2)``."""
-        flat: dict[str, NDArray[np.float32]] = {}
-        for group, stored in self._stored.items():
-            joined = [concatenate(list(self._parts[name])) for name in group]
-            if all(part.shape[1] == 2 for part in joined):
-                flat |= dict(zip(group, joined, strict=True))
-                self.labels |= {name: name for name in group}
-                continue
-            known = [one for one in stored if one is not None]
-            if len(known) == len(stored) and {of for _, of in known} == {digest(*joined)}:
-                found = [np.concatenate([parts[i] for parts, _ in known]) for i in range(len(group))]
-            else:
-                found = self.settings.coordinates(joined, f"basis={' + '.join(group)!r}")
-            flat |= dict(zip(group, found, strict=True))
-        return np.stack([flat[name] for name in self.bases])
+        return np.stack([self._place(name) for name in self.bases])
+
+    def _place(self, name: str) -> NDArray[np.float32]:
+        """Return a representation of width 2, the UMAP that is stored of just these rows, or a new one."""
+        x = concatenate(self._parts[name])
+        if x.shape[1] == 2:
+            self.labels[name] = name
+            return x
+        known = [one for one in self._stored[name] if one is not None]
+        if len(known) == len(self._stored[name]) and {of for _, of in known} == {digest(x)}:
+            return np.concatenate([xy for xy, _ in known])
+        return self.settings.coordinates(x, f"basis={name!r}")
 
     def columns(self) -> list[Column]:
         """Return the columns to colour by."""
@@ -282,7 +277,8 @@ def _panels(ax: Any, n_columns: int, n_bases: int, ncols: object, figsize: objec
     what = f"{plural(n_columns, 'column')} to colour by" + (f" × {n_bases} representations" if n_bases > 1 else "")
     if ax is None and ncols is None and n_bases == 1:
         ncols = n_columns
-    return panel_grid((n_columns, n_bases), (PANEL + 1.1, PANEL + 0.4), what, ax=ax, ncols=ncols, figsize=figsize)
+    size = PANEL + 1.1, PANEL + 0.4
+    return panel_grid((n_columns, n_bases), size, what, ax=ax, ncols=ncols, figsize=figsize, least=NARROW)
 
 
 def _draw(
@@ -305,6 +301,8 @@ def _draw(
             entries = column.legend(rows, shown.missing)
             entries = [(label, NO_VALUE if colour == "none" else colour) for label, colour in entries]
             dots_legend(ax, entries, f"{column.name} (spots)", below=is_narrow(ax))
+    if is_narrow(ax):
+        ax.set_anchor("N")
     ax.set_box_aspect(1)
     ax.margins(0.04)
 
@@ -317,14 +315,21 @@ def _label(ax: Axes, label: str) -> None:
     ax.set_ylabel(f"{label} 2", fontsize=SMALL, color=GREY)
 
 
-def _link(axes: NDArray[Any], places: Floats, *, alike: bool) -> None:
-    """Draw a line between the two places ``(2, n, 2)`` of every spot; ``alike``: both panels show the same area."""
+def _turned(xy: NDArray[np.float32], towards: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return places turned, and mirrored if need be, so that they resemble others of the same spots ``(n, 2)``.
+
+    UMAP says nothing about directions, so this changes none of what it shows.
+    """
+    both = np.isfinite(xy).all(1) & np.isfinite(towards).all(1)
+    centre = xy[both].mean(0)
+    u, _, v = np.linalg.svd((xy[both] - centre).T @ (towards[both] - towards[both].mean(0)))
+    return (xy - centre) @ (u @ v)
+
+
+def _link(axes: NDArray[Any], places: NDArray[np.float32]) -> None:
+    """Draw a line between the two places ``(2, n, 2)`` of every spot."""
     left, right = axes
-    if alike:
-        for get, put in (("get_xlim", "set_xlim"), ("get_ylim", "set_ylim")):
-            both = np.array([getattr(panel, get)() for panel in axes])
-            for panel in axes:
-                getattr(panel, put)(both.min(), both.max())
+    right.set_ylabel("")
     for start, end in zip(*places, strict=True):
         line = ConnectionPatch(
             start, end, "data", "data", axesA=left, axesB=right, color=GREY, linewidth=0.5, alpha=0.5, gid="link"

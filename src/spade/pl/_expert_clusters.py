@@ -20,7 +20,7 @@ from spade._samples.shown.colours import ColumnColours, join_color, join_columns
 from spade.core.arrays import Floats
 from spade.core.checks import check_flag, check_positive, check_share
 from spade.core.experts.routing import routing_entropy
-from spade.pl._draw.axes import colour_bar, finish, panel_grid, title
+from spade.pl._draw.axes import NARROW, colour_bar, finish, panel_grid, title
 from spade.pl._draw.colouring import Colouring
 from spade.pl._draw.tissue import View, common_frames, draw_spots, draw_tissue, views
 from spade.pl._draw.values import FADE, draw_values
@@ -148,7 +148,7 @@ def expert_clusters(
     aspect = (frames[0][3] - frames[0][1]) / (frames[0][2] - frames[0][0])
     shape = len(drawn), 2 if weights else 1
     panels = f"{plural(shape[0], 'section')} × {shape[1]}"
-    axes = panel_grid(shape, (PANEL + 1.0, PANEL * aspect + 0.5), panels, ax=ax, figsize=figsize)
+    axes = panel_grid(shape, (PANEL + 1.0, PANEL * aspect + 0.5), panels, ax=ax, figsize=figsize, least=NARROW)
     start = 0
     for i, (view, box) in enumerate(zip(drawn, frames, strict=True)):
         rows = slice(start, start + len(view.rows))

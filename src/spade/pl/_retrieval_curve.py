@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from spade._checks import check_table, plural, shorten
 from spade._samples.shown.colours import SAFE
 from spade.core.checks import check_names_given
-from spade.pl._draw.axes import GREY, SMALL, TEXT, finish, panel_grid, title
+from spade.pl._draw.axes import GREY, SMALL, TEXT, finish, lines_legend, panel_grid, title
 from spade.pl._draw.words import words
 
 PANEL = 3.0
@@ -87,7 +87,7 @@ def retrieval_curve(
         raise KeyError(f"galleries: {shorten(unknown)} is not in the table; galleries: {shorten(there)}.")
     directions = list(dict.fromkeys(table["direction"]))
     axes = panel_grid(
-        (len(directions),), (PANEL + 0.4, PANEL + 1.3), plural(len(directions), "direction"), ax=ax, figsize=figsize
+        (len(directions),), (PANEL + 0.4, PANEL + 0.9), plural(len(directions), "direction"), ax=ax, figsize=figsize
     )
     colours = dict(zip(there, SAFE, strict=False))
     for panel, direction in zip(axes, directions, strict=True):
@@ -120,7 +120,4 @@ def _draw(ax: Axes, table: pd.DataFrame, colours: dict[str, str]) -> None:
     handles += [
         Line2D([], [], color=GREY, linewidth=1.2, linestyle=style, label=label) for label, style in lines.values()
     ]
-    ax.legend(
-        handles=handles, fontsize=SMALL, frameon=False, loc="upper left", bbox_to_anchor=(0, -0.2), borderaxespad=0,
-        handlelength=2, ncols=2,
-    )  # fmt: skip
+    lines_legend(ax, handles, ncols=2)

@@ -14,10 +14,12 @@ from spade._checks import plural
 from spade._samples.experts import palette
 from spade._samples.shown.colours import SAFE
 from spade.core.arrays import Floats
-from spade.pl._draw.axes import GREY, SMALL, TEXT, clip, finish, panel_grid, title
+from spade.pl._draw.axes import GREY, SMALL, TEXT, clip, finish, lines_legend, panel_grid, title
 from spade.pl._draw.predictions import PROBABILITY, Predictions, read_predictions
 
 PANEL = 2.7
+#: Most characters of the name of a class.
+LENGTH = 30
 #: Shares of false alarms at which curves are averaged.
 GRID = np.linspace(0, 1, 201)
 
@@ -92,18 +94,17 @@ def _draw(ax: Axes, found: Predictions) -> None:
     for name, colour in list(zip(names, colours, strict=False))[1 if len(names) == 2 else 0 :]:
         curve, area = _mean_curve(found.table, name)
         if np.isnan(area):
-            ax.plot([], [], color=colour, linewidth=1.4, label=f"{clip(name)}: not measured")
+            ax.plot([], [], color=colour, linewidth=1.4, label=f"{clip(name, LENGTH)}: not measured")
         else:
-            ax.plot(GRID, curve, color=colour, linewidth=1.4, label=f"{clip(name)}: AUROC {area:.2f}")
+            ax.plot(GRID, curve, color=colour, linewidth=1.4, label=f"{clip(name, LENGTH)}: AUROC {area:.2f}")
     ax.plot([0, 1], [0, 1], color=GREY, linewidth=0.8, linestyle=(0, (4, 3)))
     ax.set(xlim=(-0.01, 1.01), ylim=(-0.01, 1.01), aspect="equal")
     ax.set_xlabel("false positive rate", fontsize=TEXT)
     ax.set_ylabel("true positive rate", fontsize=TEXT)
     ax.tick_params(labelsize=SMALL, width=0.6, length=2.5)
     ax.spines[["top", "right"]].set_visible(False)
-    ax.legend(
-        fontsize=SMALL, frameon=False, loc="upper left", bbox_to_anchor=(0, -0.2), borderaxespad=0, handlelength=1.5
-    )
+    ax.set_anchor("N")
+    lines_legend(ax)
     title(ax, found.title)
 
 

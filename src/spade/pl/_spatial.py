@@ -15,7 +15,7 @@ from spade._checks import check_idle, plural
 from spade._samples.open import Samples, iter_samples
 from spade._samples.shown.colours import ColumnColours, join_color, read_colors
 from spade.core.checks import check_names_given, check_positive, check_share, check_text
-from spade.pl._draw.axes import GREY, finish, panel_grid, title
+from spade.pl._draw.axes import GREY, NARROW, finish, panel_grid, title
 from spade.pl._draw.colouring import Colouring
 from spade.pl._draw.tissue import View, common_frames, draw_spots, draw_tissue, views_of
 from spade.pl._draw.values import FADE, draw_values
@@ -146,6 +146,7 @@ def spatial(
         ax=ax,
         ncols=NCOLS if ax is None and ncols is None and shape[0] == 1 and shape[1] > NCOLS else ncols,
         figsize=figsize,
+        least=NARROW if names else 0.0,
     )
     start = 0
     for row, view, box in zip(axes, drawn, frames, strict=True):

@@ -21,7 +21,7 @@ from spade._samples.shown.colours import join_columns
 from spade.core.arrays import Floats
 from spade.core.checks import check_positive, check_share, check_text
 from spade.core.spots.blocks import guard_band
-from spade.pl._draw.axes import finish, panel_grid, title
+from spade.pl._draw.axes import NARROW, finish, panel_grid, title
 from spade.pl._draw.colouring import Colouring
 from spade.pl._draw.tissue import View, common_frames, views_of
 from spade.pl._draw.values import FADE, draw_values
@@ -122,6 +122,7 @@ def split(
         ax=ax,
         ncols=min(len(drawn), 3) if ax is None and ncols is None else ncols,
         figsize=figsize,
+        least=NARROW,
     )
     start = 0
     for panel, (view, made, lines), box in zip(axes, drawn, frames, strict=True):

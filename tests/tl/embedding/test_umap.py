@@ -15,8 +15,7 @@ def clusters(n=40):
 
 
 def flat(metric="euclidean", seed=0):
-    (xy,) = UmapSettings(10, 0.5, metric, seed).coordinates([clusters()], "x")
-    return xy
+    return UmapSettings(10, 0.5, metric, seed).coordinates(clusters(), "x")
 
 
 def test_far_clusters_stay_apart_and_a_seed_repeats():

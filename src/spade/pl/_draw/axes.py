@@ -11,6 +11,8 @@ from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colorbar import Colorbar
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
+from matplotlib.legend import Legend
 from matplotlib.lines import Line2D
 from matplotlib.transforms import ScaledTranslation
 from numpy.typing import NDArray
@@ -44,6 +46,7 @@ def panel_grid(
     ax: Any = None,
     ncols: object = None,
     figsize: object = None,
+    least: float = 0.0,
 ) -> NDArray[Any]:
     """Return the Axes given, or those of a new figure, as an array of ``shape``.
 
@@ -57,6 +60,8 @@ def panel_grid(
         What the panels are, for the error of a wrong number of Axes.
     ax, ncols, figsize
         As the user gave them.
+    least
+        Least width of a figure without ``figsize``: with :data:`NARROW`, legends stand beside the panels.
     """
     if ax is not None:
         check_idle([("ncols", ncols, None), ("figsize", figsize, None)], "the Axes of ax= are drawn into")
@@ -64,7 +69,7 @@ def panel_grid(
     n = int(np.prod(shape))
     columns = shape[-1] if ncols is None else min(check_count("ncols", ncols), n)
     rows = -(-n // columns)
-    figure = new_figure(*figure_size(figsize, size[0] * columns, size[1] * rows))
+    figure = new_figure(*figure_size(figsize, max(size[0] * columns, least), size[1] * rows))
     axes = figure.subplots(rows, columns, squeeze=False).ravel()
     for unused in axes[n:]:
         unused.set_visible(False)
@@ -95,9 +100,9 @@ def given_axes(ax: Any, shape: tuple[int, ...], panels: str) -> NDArray[Any]:
     return axes.reshape(shape)
 
 
-def clip(name: str) -> str:
+def clip(name: str, length: int = NAME_LENGTH) -> str:
     """Return a name, cut at its beginning if it is long."""
-    return name if len(name) <= NAME_LENGTH else "…" + name[-NAME_LENGTH + 1 :]
+    return name if len(name) <= length else "…" + name[-length + 1 :]
 
 
 def title(ax: Axes, text: str) -> None:
@@ -137,7 +142,7 @@ def dots_legend(ax: Axes, entries: Iterable[tuple[str, str]], heading: str, *, b
             "bbox_transform": lower,
             "ncols": max(1, LINE // (longest + 3)),
         }
-    ax.legend(
+    legend = ax.legend(
         handles=handles,
         title=heading,
         alignment="left",
@@ -150,6 +155,26 @@ def dots_legend(ax: Axes, entries: Iterable[tuple[str, str]], heading: str, *, b
         handletextpad=0.1,
         columnspacing=1.0,
     )
+    if below and len(ax.figure.axes) == 1:
+        _keep_room(ax, legend)
+
+
+def _keep_room(ax: Axes, legend: Legend) -> None:
+    """Keep room for a legend at the lower border, which layouts forget below a panel that must keep its shape."""
+    layout = ax.figure.get_layout_engine()
+    if isinstance(layout, ConstrainedLayoutEngine):
+        legend.set_in_layout(False)
+        share = min(0.6, legend.get_window_extent().height / ax.figure.bbox.height + 0.04)
+        layout.set(rect=(0, share, 1, 1 - share))
+
+
+def lines_legend(ax: Axes, handles: Iterable[Line2D] | None = None, *, ncols: int = 1) -> None:
+    """Put a legend of lines (None: those drawn) below a panel, its ticks and the name of its axis."""
+    below = ax.transAxes + ScaledTranslation(0, -0.45, ax.figure.dpi_scale_trans)
+    ax.legend(
+        **({} if handles is None else {"handles": list(handles)}), loc="upper left", bbox_to_anchor=(0, 0),
+        bbox_transform=below, fontsize=SMALL, frameon=False, borderaxespad=0, handlelength=2, ncols=ncols,
+    )  # fmt: skip
 
 
 def colour_bar(ax: Axes, mappable: ScalarMappable, label: str) -> Colorbar:

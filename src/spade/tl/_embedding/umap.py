@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import anndata as ad
 import numpy as np
@@ -12,12 +12,11 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from spade import _keys
-from spade._checks import plural
 from spade._samples.collect import check_widths, concatenate
 from spade._samples.features import read_features
 from spade._samples.open import Samples, as_list, iter_samples
 from spade._samples.sample import Sample
-from spade.core.checks import check_choice, check_count, check_names_given, check_not_negative
+from spade.core.checks import check_choice, check_count, check_not_negative, check_text
 from spade.core.files import digest
 from spade.core.rng import as_seed
 
@@ -34,7 +33,7 @@ MIN_ROWS = 10
 def umap(
     samples: Samples,
     *,
-    use_rep: str | Sequence[str] = _keys.joint(_keys.STEM),
+    use_rep: str = _keys.joint(_keys.STEM),
     n_neighbors: int = 15,
     min_dist: float = 0.5,
     metric: str = "euclidean",
@@ -51,8 +50,7 @@ def umap(
     samples
         A ``SpatialData``, a path to a zarr store, or a list or dict of these.
     use_rep
-        ``obsm`` key of the representation. Several, such as ``["X_spade_image", "X_spade_expression"]``: one UMAP of
-        all of them, in which the same spot has a place for each; they must share a space, and so a width.
+        ``obsm`` key of the representation.
     n_neighbors, min_dist, metric
         As in :func:`scanpy.pp.neighbors` and :func:`scanpy.tl.umap`; ``metric`` is one of scanpy's names.
     table_key
@@ -63,15 +61,14 @@ def umap(
     Returns
     -------
     None
-        Writes ``obsm["X_spade_umap"]`` (``{use_rep}_umap`` for each key), ``(n_obs, 2)``; NaN where any of the
-        representations is missing.
+        Writes ``obsm["X_spade_umap"]`` (``{use_rep}_umap``), ``(n_obs, 2)``; NaN where the representation is missing.
 
     Raises
     ------
     KeyError
         A representation that is not there.
     ValueError
-        Fewer than ten rows, representations of different width, or settings out of range.
+        Fewer than ten rows, samples whose representations differ in width, or settings out of range.
 
     Examples
     --------
@@ -84,26 +81,21 @@ def umap(
     (60, 2)
     """
     settings = UmapSettings(n_neighbors, min_dist, metric, as_seed(rng))
-    names = check_names_given("use_rep", use_rep)
-    listed = as_list(samples, writes=True)
-    parts: dict[str, list[NDArray[np.float32]]] = {name: [] for name in names}
+    listed, key = as_list(samples, writes=True), _keys.umap(check_text("use_rep", use_rep))
+    parts: list[NDArray[np.float32]] = []
     widths: dict[str, int] = {}
     for sample in iter_samples(listed, table_key=table_key, tables_only=True):
-        for name, part in parts.items():
-            part.append(read_features(sample, name))
-            widths[f"{sample.name} {name}" if len(names) > 1 else sample.name] = part[-1].shape[1]
+        parts.append(read_features(sample, use_rep))
+        widths[sample.name] = parts[-1].shape[1]
     check_widths(widths, f"use_rep={use_rep!r}")
-    joined = [concatenate(part) for part in parts.values()]
-    flat = settings.coordinates(joined, f"use_rep={use_rep!r}")
-    of, start = digest(*joined), 0
+    x = concatenate(parts)
+    xy, of, start = settings.coordinates(x, f"use_rep={use_rep!r}"), digest(x), 0
     for sample in iter_samples(listed, table_key=table_key, writes=True):
-        rows = slice(start, start + sample.table.n_obs)
+        sample.table.obsm[key] = xy[start : start + sample.table.n_obs]
         start += sample.table.n_obs
-        for name, xy in zip(names, flat, strict=True):
-            sample.table.obsm[_keys.umap(name)] = xy[rows]
-            _keys.write_provenance(sample.table.uns, _keys.umap(name), **settings.facts(names), rows_id=of)
+        _keys.write_provenance(sample.table.uns, key, **settings.facts(use_rep), rows_id=of)
         sample.save()
-        logger.info("%s: wrote %s", sample.name, ", ".join(f"obsm[{_keys.umap(name)!r}]" for name in names))
+        logger.info("%s: wrote obsm[%r]", sample.name, key)
 
 
 @dataclass(frozen=True)
@@ -121,23 +113,18 @@ class UmapSettings:
         check_not_negative("min_dist", self.min_dist)
         check_choice("metric", self.metric, METRICS)
 
-    def facts(self, names: Sequence[str]) -> dict[str, object]:
-        """Return what a record says of UMAP of some representations."""
-        return {"function": "tl.umap", "use_rep": " + ".join(names), **asdict(self)}
+    def facts(self, use_rep: str) -> dict[str, Any]:
+        """Return what a record says of UMAP of a representation."""
+        return {"function": "tl.umap", "use_rep": use_rep, **asdict(self)}
 
-    def coordinates(self, parts: Sequence[NDArray[np.float32]], what: str) -> list[NDArray[np.float32]]:
-        """Return one UMAP of all rows of all parts, ``(n, 2)`` per part; rows with NaN in one of them are NaN in all.
-
-        The parts are representations of the same ``n`` spots; ``what`` names them in messages.
-        """
-        rows = np.flatnonzero(~np.logical_or.reduce([np.isnan(part).any(1) for part in parts]))
+    def coordinates(self, x: NDArray[np.float32], what: str) -> NDArray[np.float32]:
+        """Return UMAP ``(n, 2)`` of ``x`` ``(n, d)``, which messages call ``what``; rows with NaN stay NaN."""
+        rows = np.flatnonzero(~np.isnan(x).any(1))
         if len(rows) < MIN_ROWS:
-            raise ValueError(
-                f"{what} has {plural(len(rows), 'row')} without NaN of {len(parts[0])}; at least {MIN_ROWS} are needed."
-            )
-        flat = np.full((len(parts), len(parts[0]), 2), np.nan, dtype=np.float32)
-        flat[:, rows] = self._umap(np.concatenate([part[rows] for part in parts])).reshape(len(parts), -1, 2)
-        return list(flat)
+            raise ValueError(f"{what} has {len(rows)} rows without NaN of {len(x)}; at least {MIN_ROWS} are needed.")
+        xy = np.full((len(x), 2), np.nan, dtype=np.float32)
+        xy[rows] = self._umap(x[rows])
+        return xy
 
     def _umap(self, x: NDArray[np.float32]) -> NDArray[np.float32]:
         """Return coordinates ``(n, 2)`` of the rows of ``x`` ``(n, d)``, from their nearest neighbours."""
@@ -150,16 +137,12 @@ class UmapSettings:
         return np.asarray(scratch.obsm["X_umap"])
 
 
-def stored_umap(
-    sample: Sample, names: Sequence[str], settings: UmapSettings
-) -> tuple[list[NDArray[np.float32]], str] | None:
-    """Return what :func:`umap` wrote with the same settings, and the id of the rows of which; None if there is none."""
-    keys, ids = list(map(_keys.umap, names)), set()
-    for key in keys:
-        record = dict(_keys.read_provenance(sample.table.uns, key))
-        if key not in sample.table.obsm or any(
-            record.get(name) != value for name, value in settings.facts(names).items()
-        ):
-            return None
-        ids.add(str(record["rows_id"]))
-    return ([np.asarray(sample.table.obsm[key]) for key in keys], ids.pop()) if len(ids) == 1 else None
+def stored_umap(sample: Sample, use_rep: str, settings: UmapSettings) -> tuple[NDArray[np.float32], str] | None:
+    """Return what :func:`umap` wrote with the same settings, and the id of the rows of which; None if it did not."""
+    key = _keys.umap(use_rep)
+    record: dict[str, Any] = {**_keys.read_provenance(sample.table.uns, key)}
+    if key not in sample.table.obsm or any(
+        record.get(name) != value for name, value in settings.facts(use_rep).items()
+    ):
+        return None
+    return np.asarray(sample.table.obsm[key]), record["rows_id"]
