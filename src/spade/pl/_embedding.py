@@ -265,11 +265,11 @@ def _read(
     if not plain:
         check_idle([("layer", layer, None), ("normalized", normalized, False)], f"color={names} names no gene")
     read = dict(zip(plain, read_colors(sample, plain, layer, normalized=normalized) if plain else [], strict=True))
-    own = pd.Series(pd.Categorical([sample.name] * sample.table.n_obs), index=sample.table.obs_names)
-    for name in names:
-        if name not in read:
-            read[name] = read_column(sample, None, key) if name == EXPERT else (own, {})
-    return read
+    own = pd.Series(pd.Categorical([sample.name] * sample.table.n_obs), index=sample.table.obs_names), dict[str, str]()
+    return {
+        name: read[name] if name in read else read_column(sample, None, key) if name == EXPERT else own
+        for name in names
+    }
 
 
 def _panels(ax: Any, n_columns: int, n_bases: int, ncols: object, figsize: object) -> NDArray[Any]:

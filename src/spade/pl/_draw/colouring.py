@@ -92,10 +92,10 @@ class Colouring:
             check_idle(of_categories, "numbers are coloured by cmap=")
         if all(column.colours is not None for column in columns):
             check_idle(of_numbers, "categories have colours already")
-        known = {name for column in columns for name in column.colours or ()}
+        known = dict.fromkeys(name for column in columns for name in column.colours or ())
         if unknown := [name for name in self.groups or () if name not in known]:
             raise KeyError(f"groups: {shorten(unknown)} is not among the categories: {shorten(known, 20)}.")
-        if isinstance(self.palette, dict) and not known & set(self.palette):
+        if isinstance(self.palette, dict) and not known.keys() & self.palette.keys():
             raise KeyError(f"palette: it has none of the categories {shorten(known, 20)}.")
         return [
             Coloured(column, self.scale(column, ends, cmap)) if column.colours is None else self._categories(column)
@@ -106,10 +106,10 @@ class Colouring:
         """Return a column of categories in the colours of the palette, without those that are in no group."""
         colours = dict(column.colours or {})
         if isinstance(self.palette, dict):
-            if known := set(colours) & set(self.palette):
-                if lacking := [name for name in colours if name not in known]:
-                    raise KeyError(f"palette: it has no colour for {shorten(lacking)} of {column.name!r}.")
-                colours = {name: self.palette[name] for name in colours}
+            lacking = [name for name in colours if name not in self.palette]
+            if 0 < len(lacking) < len(colours):
+                raise KeyError(f"palette: it has no colour for {shorten(lacking)} of {column.name!r}.")
+            colours = {name: self.palette.get(name, colour) for name, colour in colours.items()}
         elif self.palette is not None:
             colours = dict(zip(colours, _listed(self.palette, len(colours), column.name), strict=True))
         chosen = [name for name in colours if name in (self.groups or ())]

@@ -24,6 +24,7 @@ from spade._samples.placement import place
 from spade._samples.sample import Sample
 from spade._samples.slides.image import SlideImage
 from spade.core.arrays import Floats, Rows
+from spade.core.checks import check_text
 from spade.core.patches.overview import MAX_PX, read_region
 from spade.core.patches.tiles import Level, iter_patches
 from spade.io._recorded.frames import image_size
@@ -154,7 +155,7 @@ def spot_views(sample: Sample, settings: PatchSettings) -> list[View]:
 
 def views_of(sample: Sample, patches_key: str, settings: PatchSettings) -> list[View]:
     """Return one view per section: by its patches or, before there are any, by its spots alone."""
-    if patches_key != _keys.PATCHES or _keys.read_provenance(sample.table.uns, patches_key):
+    if check_text("patches_key", patches_key) != _keys.PATCHES or _keys.read_provenance(sample.table.uns, patches_key):
         stated = [("image_key", settings.image_key, None), ("mpp", settings.mpp, None)]
         check_idle(stated, "the patches say on which image they lie, and at which µm/px")
         return views(sample, patches_key)
