@@ -93,9 +93,9 @@ def split(
     Examples
     --------
     >>> import spade as sp
-    >>> samples = sp.datasets.toy(2, 60)
-    >>> sp.pp.patches(samples, size_um=50)
-    >>> sp.pp.split(samples, block_um=400, fractions=(0.5, 0, 0.5))
+    >>> samples = sp.datasets.toy(2, 200)
+    >>> sp.pp.patches(samples)
+    >>> sp.pp.split(samples, block_um=500, fractions=(0.5, 0, 0.5))
     >>> sp.pl.split(samples).shape
     (2,)
     """
