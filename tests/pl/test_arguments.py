@@ -97,7 +97,8 @@ ODD = {
     },
     "spatial": {
         "color": (["no such"], "no such", 3, math.nan, [], [3]), **ON_TISSUE, "size": (None, *SIZES),
-        "alpha_img": SHARES, **EXPRESSION, **COLOURS, **FIGURE, "ncols": COUNTS[1:], "image_key": COLUMNS,
+        "alpha": (None, 0, *SHARES), "alpha_img": SHARES, **EXPRESSION, **COLOURS, **FIGURE, "ncols": COUNTS[1:],
+        "image_key": COLUMNS,
         "mpp": (["a"], "3", math.nan, True, 0, 2.0),
     },
     "split": {

@@ -92,7 +92,7 @@ def test_numbers_get_a_bar_and_what_is_missing_stays_clear(slide):
     assert picture.get_array().mask[[0, -1]].all()
     assert not picture.get_array().mask[1:17].any()
     assert (picture.norm.vmin, picture.norm.vmax) == (0, 24)
-    (bar,) = [one for one in ax.figure.axes if one is not ax]
+    (bar,) = ax.child_axes
     assert bar.get_ylabel() == "score"
     (again,) = sp.pl.slide(slide, "score", table_key="tiles", vmin=5, vmax=10, cmap="magma")
     assert (again.images[1].norm.vmin, again.images[1].norm.vmax) == (5, 10)
@@ -178,7 +178,7 @@ def test_attention_is_drawn_as_its_percentile():
         picture = ax.images[1]
         assert (picture.norm.vmin, picture.norm.vmax, picture.cmap.name) == (0, 100, "inferno")
         np.testing.assert_allclose(np.unique(picture.get_array().compressed()), 100 * (np.arange(35) + 0.5) / 35)
-        (bar,) = [one for one in ax.figure.axes if one is not ax]
+        (bar,) = ax.child_axes
         assert bar.get_ylabel() == "attention, percentile of the slide"
 
 

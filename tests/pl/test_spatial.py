@@ -128,9 +128,10 @@ def test_layers_and_predicted_genes_are_read_where_they_are():
 def test_tiles_are_squares_of_their_side():
     slide = slide_of(pieces()[0])
     sp.pp.tiles(slide, tissue_key=None, size_px=56, mpp=SLIDE_MPP)
-    ((ax,),) = sp.pl.spatial(slide, "tile_col", size=0.5)
+    ((ax,),) = sp.pl.spatial(slide, "tile_col", size=0.5, alpha=0.6)
     (squares,) = [one for one in ax.collections if isinstance(one, PolyCollection)]
     np.testing.assert_array_equal(squares.get_array(), slide["tiles_table"].obs["tile_col"])
+    assert squares.get_alpha() == 0.6
     corners = squares.get_paths()[0].vertices
     np.testing.assert_allclose(corners.max(0) - corners.min(0), 56)
     np.testing.assert_allclose(corners[:4].mean(0), 56)

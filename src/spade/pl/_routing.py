@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import groupby
 from typing import Any
 
 import numpy as np
@@ -40,8 +41,8 @@ def routing(
     """Draw how prototypes lead to experts.
 
     Left, a dendrogram of the prototypes by the distances between their centroids. Right, the weight of every expert
-    for a patch that lies on a prototype, one row each; the frame marks the expert that the prototype belongs to. Rows
-    with a single dark cell are hard choices; rows with several are patches that experts share.
+    for a patch that lies on a prototype, one row each; frames mark the expert that prototypes belong to. Rows with a
+    single dark cell are hard choices; rows with several are patches that experts share.
 
     Parameters
     ----------
@@ -129,10 +130,12 @@ def _draw_weights(ax: Axes, found: Routing, order: list[int], cmap: Any) -> None
     weights = found.weights(found.centroids * found.scale + found.mean)[order]
     picture = ax.imshow(weights, cmap=cmap, norm=Normalize(0, 1), aspect="auto", interpolation="nearest")
     colours = palette(found.n_experts)
-    for row, expert in enumerate(found.assignment[order]):
-        ax.add_patch(
-            Rectangle((expert - 0.5, row - 0.5), 1, 1, fill=False, edgecolor=colours[expert], linewidth=1.2, gid="own")
-        )
+    row = 0
+    for expert, rows in groupby(found.assignment[order].tolist()):
+        n = len(list(rows))
+        frame = Rectangle((expert - 0.5, row - 0.5), 1, n, fill=False, edgecolor=colours[expert], linewidth=1.6)
+        ax.add_patch(frame)
+        row += n
     ax.set_xticks(range(found.n_experts), [str(expert) for expert in range(found.n_experts)])
     groups = found.groups or ("",) * found.n_prototypes
     names = [f"{i} {groups[i]}" if len(set(groups)) > 1 else str(i) for i in order]

@@ -38,6 +38,7 @@ def spatial(
     vmin: float | str | None = None,
     vmax: float | str | None = None,
     size: float = 1.0,
+    alpha: float = 1.0,
     alpha_img: float | None = None,
     image_key: str | Mapping[str, str] | None = None,
     mpp: float | Mapping[str, float] | None = None,
@@ -78,6 +79,8 @@ def spatial(
         the largest value of each colour in all sections.
     size
         Factor on the true size of the spots.
+    alpha
+        Opacity of the spots, above 0 and up to 1; tiles hide the tissue unless it is lower.
     alpha_img
         Opacity of the image, from 0 to 1. None: 0.55, and 1 without ``color``.
     image_key, mpp
@@ -121,9 +124,10 @@ def spatial(
     names = [] if color is None else [check_text("color", name) for name in check_names_given("color", color)]
     colouring = Colouring(palette, groups, cmap, vmin, vmax)
     check_positive("size", size)
+    check_share("alpha", alpha, "(0, 1]")
     fade = check_share("alpha_img", (FADE if names else 1.0) if alpha_img is None else alpha_img, "[0, 1]")
     if not names:
-        idle = [*colouring.idle(), ("layer", layer, None), ("normalized", normalized, False)]
+        idle = [*colouring.idle(), ("layer", layer, None), ("normalized", normalized, False), ("alpha", alpha, 1.0)]
         check_idle(idle, "color=None draws the outlines of the spots")
     settings = PatchSettings(112.0, 224, image_key, mpp, None, _keys.PATCHES)
     drawn: list[View] = []
@@ -157,5 +161,5 @@ def spatial(
             draw_spots(row[0], view, size, facecolors="none", edgecolors=GREY, linewidth=0.6)
             title(row[0], f"{view.name} ({plural(len(view.rows), 'spot')})")
         for panel, one in zip(row, shown, strict=False):
-            draw_values(panel, view, box, one, rows, alpha_img=fade, size=size)
+            draw_values(panel, view, box, one, rows, alpha_img=fade, size=size, alpha=alpha)
     return finish(axes, show=show, return_fig=return_fig)

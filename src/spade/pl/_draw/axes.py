@@ -178,8 +178,8 @@ def lines_legend(ax: Axes, handles: Iterable[Line2D] | None = None, *, ncols: in
 
 
 def colour_bar(ax: Axes, mappable: ScalarMappable, label: str) -> Colorbar:
-    """Put a colour bar to the right of a panel."""
-    bar = ax.figure.colorbar(mappable, ax=ax, fraction=0.045, pad=0.02, aspect=22, shrink=0.8)
+    """Put a colour bar to the right of a panel, whatever shape the panel has."""
+    bar = ax.figure.colorbar(mappable, cax=ax.inset_axes((1.03, 0.1, 0.04, 0.8)))
     bar.set_label(label, fontsize=TEXT)
     bar.ax.tick_params(labelsize=SMALL, width=0.6, length=2.5)
     bar.outline.set_linewidth(0.6)
