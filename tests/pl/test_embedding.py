@@ -74,7 +74,7 @@ def test_embedding_errors(embedded):
         sp.pl.embedding(embedded, color=["domain", "no"])
     with pytest.raises(KeyError, match=r"key='mine': .*there: 'spade_expert'"):
         sp.pl.embedding(embedded, key="mine", color="expert")
-    with pytest.raises(ValueError, match=r"color: got an empty list"):
+    with pytest.raises(ValueError, match=r"color= is empty: name some"):
         sp.pl.embedding(embedded, color=[])
     embedded[0]["table"].obsm["X_spade"] = np.full((80, 256), np.nan, dtype=np.float32)
     with pytest.raises(ValueError, match=r"basis='X_spade' has 0 rows without NaN of 80; at least 10"):

@@ -97,7 +97,8 @@ def test_scanpys_arguments_are_followed():
         np.testing.assert_allclose(spots_of(ax).get_widths(), 10 * MPP)
         assert ax.images[0].get_alpha() == 0.25
     assert kinds.figure.get_size_inches().tolist() == [9, 4]
-    figure = sp.pl.spatial(sdata, ["G0", "G1", "G2"], ncols=2, return_fig=True)
+    figure = sp.pl.spatial(sdata, ["G0", "G1", "G0"], ncols=2, return_fig=True)
+    np.testing.assert_array_equal(*(spots_of(figure.axes[i]).get_array() for i in (0, 2)))
     places = {tuple(ax.get_subplotspec().get_position(figure).p0.round(2)) for ax in figure.axes[:3]}
     assert len({x for x, _ in places}) == len({y for _, y in places}) == 2
     _, given = plt.subplots(1, 2)

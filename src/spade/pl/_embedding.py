@@ -22,7 +22,7 @@ from spade._samples.open import Samples, iter_samples
 from spade._samples.sample import Sample
 from spade._samples.shown.colours import Column, ColumnColours, join_color, join_columns, read_colors, read_column
 from spade.core.arrays import Rows
-from spade.core.checks import check_count, check_positive, check_text
+from spade.core.checks import check_count, check_names_given, check_positive, check_text
 from spade.core.files import digest
 from spade.core.rng import as_seed, numpy_stream
 from spade.pl._draw.axes import GREY, NARROW, SMALL, bare, colour_bar, dots_legend, finish, is_narrow, panel_grid, title
@@ -133,7 +133,8 @@ def embedding(
     colouring = Colouring(palette, groups, cmap, vmin, vmax)
     if size is not None:
         check_positive("size", size)
-    read = _Reader(bases, settings, key, _names(color))
+    names = None if color is None else [check_text("color", name) for name in check_names_given("color", color)]
+    read = _Reader(bases, settings, key, names)
     for sample in iter_samples(samples, table_key=table_key):
         read.add(sample, layer, normalized=normalized)
     flat = read.coordinates()
@@ -179,16 +180,6 @@ def _bases(basis: object, n_links: object) -> list[str]:
     elif n_links is not None:
         check_count("n_links", n_links, 0)
     return bases
-
-
-def _names(color: object) -> list[str] | None:
-    """Return the columns asked for, None if they are to be chosen."""
-    if color is None:
-        return None
-    names = [color] if isinstance(color, str) or not isinstance(color, Sequence) else list(color)
-    if not names:
-        raise ValueError("color: got an empty list; name obs columns or genes, or leave color= out.")
-    return [check_text("color", name) for name in names]
 
 
 class _Reader:

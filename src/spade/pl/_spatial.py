@@ -19,7 +19,6 @@ from spade.pl._draw.axes import GREY, NARROW, finish, panel_grid, title
 from spade.pl._draw.colouring import Colouring
 from spade.pl._draw.tissue import View, common_frames, draw_spots, draw_tissue, views_of
 from spade.pl._draw.values import FADE, draw_values
-from spade.pp._patches import PatchSettings
 
 PANEL = 3.2
 #: Panels beside each other of a single section.
@@ -129,16 +128,15 @@ def spatial(
     if not names:
         idle = [*colouring.idle(), ("layer", layer, None), ("normalized", normalized, False), ("alpha", alpha, 1.0)]
         check_idle(idle, "color=None draws the outlines of the spots")
-    settings = PatchSettings(112.0, 224, image_key, mpp, None, _keys.PATCHES)
     drawn: list[View] = []
-    values: dict[str, list[ColumnColours]] = {name: [] for name in names}
+    values: list[list[ColumnColours]] = [[] for _ in names]
     for sample in iter_samples(samples, table_key=table_key):
-        columns = read_colors(sample, names, layer, normalized=normalized) if names else []
-        for view in (sections := views_of(sample, patches_key, settings)):
-            for name, (series, colours) in zip(names, columns, strict=True):
-                values[name].append((series.iloc[view.rows], colours))
+        sections = views_of(sample, patches_key, image_key, mpp)
         drawn += sections
-    shown = colouring.of([join_color(name, values[name]) for name in names]) if names else []
+        columns = read_colors(sample, names, layer, normalized=normalized) if names else []
+        for parts, (series, colours) in zip(values, columns, strict=True):
+            parts += [(series.iloc[view.rows], colours) for view in sections]
+    shown = colouring.of([join_color(name, parts) for name, parts in zip(names, values, strict=True)]) if names else []
     frames = common_frames([view.frame() for view in drawn])
     aspect = (frames[0][3] - frames[0][1]) / (frames[0][2] - frames[0][0])
     beside = sum(one.beside for one in shown) / len(shown) if shown else 0.2

@@ -25,7 +25,6 @@ from spade.pl._draw.axes import NARROW, finish, panel_grid, title
 from spade.pl._draw.colouring import Colouring
 from spade.pl._draw.tissue import View, common_frames, views_of
 from spade.pl._draw.values import FADE, draw_values
-from spade.pp._patches import PatchSettings
 
 logger = logging.getLogger("spade")
 PANEL = 3.2
@@ -103,12 +102,11 @@ def split(
     colouring = Colouring(palette=palette)
     check_positive("size", size)
     check_share("alpha_img", alpha_img, "[0, 1]")
-    settings = PatchSettings(112.0, 224, None, None, None, _keys.PATCHES)
     drawn: list[tuple[View, str, list[Floats] | None]] = []
     parts: list[pd.Series] = []
     for sample in iter_samples(samples, table_key=table_key):
         own = _read(sample, key)
-        for view in views_of(sample, patches_key, settings):
+        for view in views_of(sample, patches_key):
             of_section = own.to_numpy()[view.rows]
             parts.append(pd.Series(pd.Categorical(of_section, categories=list(COLOURS))))
             drawn.append((view, *_blocks(sample, view, key, of_section)))

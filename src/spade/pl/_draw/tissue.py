@@ -127,13 +127,14 @@ def views(sample: Sample, patches_key: str) -> list[View]:
     return drawn
 
 
-def spot_views(sample: Sample, settings: PatchSettings) -> list[View]:
+def spot_views(sample: Sample, image_key: Any, mpp: Any) -> list[View]:
     """Return one view per section, its spots placed as :func:`spade.pp.patches` would place them."""
+    settings = PatchSettings(1.0, 1, image_key, mpp, None, _keys.PATCHES)  # of no size: there are no patches
     regions, drawn = [section.region for section in sample.sections], []
     for section in sample.sections:
         placement = place(sample.sdata, section.name, section.region, regions, settings.image_of(section.region))
         rows = join_rows(section, placement)
-        mpp, diameter = section_scale(sample, section, placement, rows, settings.mpp_of(section.region))
+        scale, diameter = section_scale(sample, section, placement, rows, settings.mpp_of(section.region))
         image = sample.sdata.images[placement.image_key]
         width, height = image_size(image)
         drawn.append(
@@ -142,8 +143,8 @@ def spot_views(sample: Sample, settings: PatchSettings) -> list[View]:
                 section.rows,
                 section.ids,
                 image_levels(image),
-                mpp,
-                placement.centres[rows] * mpp,
+                scale,
+                placement.centres[rows] * scale,
                 placement.inside((height, width))[rows],
                 diameter,
                 diameter,
@@ -153,13 +154,15 @@ def spot_views(sample: Sample, settings: PatchSettings) -> list[View]:
     return drawn
 
 
-def views_of(sample: Sample, patches_key: str, settings: PatchSettings) -> list[View]:
-    """Return one view per section: by its patches or, before there are any, by its spots alone."""
+def views_of(sample: Sample, patches_key: str, image_key: Any = None, mpp: Any = None) -> list[View]:
+    """Return one view per section: by its patches or, before there are any, by its spots and what is stated."""
     if check_text("patches_key", patches_key) != _keys.PATCHES or _keys.read_provenance(sample.table.uns, patches_key):
-        stated = [("image_key", settings.image_key, None), ("mpp", settings.mpp, None)]
-        check_idle(stated, "the patches say on which image they lie, and at which µm/px")
+        check_idle(
+            [("image_key", image_key, None), ("mpp", mpp, None)],
+            "the patches say on which image they lie, and at which µm/px",
+        )
         return views(sample, patches_key)
-    return spot_views(sample, settings)
+    return spot_views(sample, image_key, mpp)
 
 
 def image_view(name: str, image: SlideImage) -> View:
