@@ -136,6 +136,8 @@ def test_tiles_are_squares_of_their_side():
     corners = squares.get_paths()[0].vertices
     np.testing.assert_allclose(corners.max(0) - corners.min(0), 56)
     np.testing.assert_allclose(corners[:4].mean(0), 56)
+    ((ax,),) = sp.pl.spatial(slide)
+    assert ax.get_title(loc="left") == f"slide_1 ({len(slide['tiles'])} tiles)"
 
 
 @pytest.mark.realdata

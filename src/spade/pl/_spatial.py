@@ -157,7 +157,8 @@ def spatial(
         if not names:
             draw_tissue(row[0], view, box, fade)
             draw_spots(row[0], view, size, facecolors="none", edgecolors=GREY, linewidth=0.6)
-            title(row[0], f"{view.name} ({plural(len(view.rows), 'spot')})")
+            noun = "tile" if view.diameter is None else "spot"
+            title(row[0], f"{view.name} ({plural(len(view.rows), noun)})")
         for panel, one in zip(row, shown, strict=False):
             draw_values(panel, view, box, one, rows, alpha_img=fade, size=size, alpha=alpha)
     return finish(axes, show=show, return_fig=return_fig)
