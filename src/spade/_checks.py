@@ -57,12 +57,12 @@ def _is(value: object, default: object) -> bool:
     return value is default or (isinstance(value, (Number, np.generic, str, tuple, PathLike)) and value == default)
 
 
-def check_shots(shots: int | Sequence[int]) -> list[int]:
-    """Return the different numbers of shots in increasing order; raise unless all are whole numbers of at least 1."""
-    counts = [shots] if np.isscalar(shots) or not isinstance(shots, Iterable) else list(shots)
+def check_counts(name: str, value: object) -> list[int]:
+    """Return one or several different numbers in increasing order; raise unless all are whole and at least 1."""
+    counts = [value] if np.isscalar(value) or not isinstance(value, Iterable) else list(value)
     if not counts:
-        raise ValueError(f"shots={brief(shots)}: expected at least one whole number.")
-    return sorted({check_count("shots", count) for count in counts})
+        raise ValueError(f"{name}={brief(value)}: expected at least one whole number.")
+    return sorted({check_count(name, count) for count in counts})
 
 
 def check_classes(labels: NDArray[np.str_] | NDArray[np.object_], label_key: str) -> list[str]:

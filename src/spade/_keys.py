@@ -107,6 +107,8 @@ class Record(TypedDict, total=False):
     scale: str
     #: Of scores of predicted expression: the stem of the prediction.
     predicted: str
+    #: Of UMAP: digest of all rows of all samples that it was computed of.
+    rows_id: str
     #: Of images of values.
     color: str
     um_per_px: float
@@ -178,6 +180,11 @@ def image(stem: str) -> str:
 def expression(stem: str) -> str:
     """``obsm`` key of the expression side of the joint embedding."""
     return f"X_{stem}_expression"
+
+
+def umap(use_rep: str) -> str:
+    """``obsm`` key of the UMAP of a representation."""
+    return f"{use_rep}_umap"
 
 
 def predicted(stem: str) -> str:

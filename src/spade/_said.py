@@ -40,8 +40,9 @@ class _Call:
     def parts(self, result: object) -> list[str]:
         """Return the parts of the line."""
         parts = [f"wrote {', '.join(self.keys)} in {self._where()}"] if self.keys else []
-        if isinstance(result, pd.DataFrame):
-            parts.append(f"returns {plural(len(result), 'row')}")
+        tables = [one for one in (result if isinstance(result, tuple) else (result,)) if isinstance(one, pd.DataFrame)]
+        if tables:
+            parts.append(f"returns {' and '.join(plural(len(table), 'row') for table in tables)}")
         elif result is not None:
             first = repr(result).partition("\n")[0]
             parts.append(first if len(first) <= LONGEST else f"{first[:LONGEST].rpartition(', ')[0]}, …")

@@ -14,6 +14,7 @@ from helpers.whole_slides import MPP, pieces, slide_of
 
 import spade as sp
 from spade._keys import write_provenance
+from spade.core.experts.routing import Routing
 
 ERRORS = (ValueError, TypeError, KeyError)
 COUNTS = (None, ["a"], "3", 2.5, math.nan, math.inf, True, 0, np.array([1.0, 2.0]), {})
@@ -26,6 +27,15 @@ AXES = (3, "axes", [1])
 SAMPLES = (None, 3, [3], [])
 COLUMNS = (["a", "b"], 3, math.nan, True, "", "no such")  # None: there is none
 ON_TISSUE = {"samples": SAMPLES, "patches_key": KEYS, "table_key": KEYS[1:], "ax": AXES, "show": FLAGS}
+SIZES = (["a"], "3", math.nan, True, 0, -1)
+SHARES = (["a"], "3", math.nan, True, -1, 2)
+ENDS = (["a"], "3", "p101", "p", math.nan, True)
+FIGURE = {"figsize": (3, "ab", [1], [0, 1], [1, math.nan]), "return_fig": FLAGS}
+NUMBERS = {"cmap": COLUMNS, "vmin": ENDS, "vmax": ENDS}
+COLOURS = {"palette": (3, True, "no such", [], ["no such"], {"a": 3}), "groups": NAMES, **NUMBERS}
+SPOTS = {"size": (None, *SIZES), "alpha_img": (None, *SHARES)}
+EXPRESSION = {"layer": COLUMNS, "normalized": FLAGS}
+SHOTS = (["a"], "3", 2.5, math.nan, True, 99)
 ODD = {
     "attention": {"key": KEYS, "scale": KEYS, **ON_TISSUE},
     "choose_n_experts": {
@@ -35,14 +45,19 @@ ODD = {
         "ax": AXES,
         "show": FLAGS,
     },
+    "confusion": {
+        "table": TABLES, "shots": SHOTS, "normalize": FLAGS, "ncols": COUNTS[1:], "ax": AXES, "show": FLAGS, **FIGURE,
+    },
     "embedding": {
         "samples": SAMPLES, "basis": KEYS, "color": (["no such"], "no such", 3, math.nan, [], [3]),
-        "n_neighbors": COUNTS,
+        "n_neighbors": COUNTS, "n_links": SIZES,
         "min_dist": (None, ["a"], "3", math.nan, True, -1), "metric": KEYS, "rng": SEEDS, "table_key": KEYS[1:],
         "ax": AXES,
-        "show": FLAGS,
+        "show": FLAGS, "size": SIZES, "ncols": COUNTS[1:], **EXPRESSION, **COLOURS, **FIGURE,
     },
-    "expert_clusters": {"key": KEYS, "color": COLUMNS, "entropy": FLAGS[1:], **ON_TISSUE},
+    "expert_clusters": {
+        "key": KEYS, "color": COLUMNS, "entropy": FLAGS[1:], **ON_TISSUE, **SPOTS, **EXPRESSION, **COLOURS, **FIGURE,
+    },
     "expert_composition": {
         "table": TABLES, "colors": (3, "red", ["red"], {}, {"0": "no such", "1": "red"}), "ax": AXES, "show": FLAGS,
     },
@@ -52,13 +67,14 @@ ODD = {
     },
     "expert_genes": {"table": TABLES, "n_genes": COUNTS, "scale": FLAGS, "ax": AXES, "show": FLAGS},
     "expression": {
-        "genes": (None, *NAMES), "key": KEYS, "deviation": FLAGS, "layer": COLUMNS, "normalized": FLAGS, **ON_TISSUE,
+        "genes": (None, *NAMES), "key": KEYS, "deviation": FLAGS, **EXPRESSION, **ON_TISSUE, **SPOTS, **NUMBERS,
+        **FIGURE,
     },
     "expression_ranking": {
         "table": TABLES, "n_genes": COUNTS, "n_boot": COUNTS, "rng": SEEDS, "ax": AXES, "show": FLAGS,
     },
     "few_shot": {
-        "table": TABLES, "metric": KEYS, "baseline": COLUMNS, "shots": (["a"], "3", 2.5, math.nan, True, 99),
+        "table": TABLES, "metric": KEYS, "baseline": COLUMNS, "shots": SHOTS,
         "n_boot": COUNTS,
         "rng": SEEDS, "ax": AXES, "show": FLAGS,
     },
@@ -67,11 +83,26 @@ ODD = {
         "model": (None, 3, "model", sp.models.ProgramModel), "n_programs": COUNTS, "layer": COLUMNS, **ON_TISSUE,
     },
     "retrieval": {"table": TABLES, "n_queries": COUNTS, "n_patches": COUNTS, "query_samples": (3, []), **ON_TISSUE},
+    "retrieval_curve": {"table": TABLES, "galleries": NAMES, "ax": AXES, "show": FLAGS, **FIGURE},
+    "roc": {"table": TABLES, "shots": SHOTS, "ncols": COUNTS[1:], "ax": AXES, "show": FLAGS, **FIGURE},
+    "routing": {
+        "model": (None, 3, "model", sp.models.SpadeModel), "method": KEYS, "cmap": COLUMNS, "ax": AXES, "show": FLAGS,
+        **FIGURE,
+    },
     "slide": {
         "color": COLUMNS, "region": (3, "abcd", [0, 0, 1], [0, 0, 1, math.nan], [5, 0, 1, 9], [9e6, 0, 9e7, 1]),
         "um_per_px": (["a"], "3", math.nan, True, 0, -1, 1e-6), "alpha": (None, ["a"], "3", math.nan, True, 0, 2),
-        "cmap": COLUMNS, "vmin": (["a"], "3", math.nan, True, 1e9), "vmax": (["a"], "3", math.nan, True, -1e9),
-        "layer": COLUMNS, "normalized": FLAGS, "image_key": COLUMNS, **ON_TISSUE,
+        **COLOURS, "vmin": (*ENDS, 1e9), "vmax": (*ENDS, -1e9), "alpha_img": SHARES, "ncols": COUNTS[1:],
+        **EXPRESSION, "image_key": COLUMNS, **ON_TISSUE, **FIGURE,
+    },
+    "spatial": {
+        "color": (["no such"], "no such", 3, math.nan, [], [3]), **ON_TISSUE, "size": (None, *SIZES),
+        "alpha": (None, 0, *SHARES), "alpha_img": SHARES, **EXPRESSION, **COLOURS, **FIGURE, "ncols": COUNTS[1:],
+        "image_key": COLUMNS,
+        "mpp": (["a"], "3", math.nan, True, 0, 2.0),
+    },
+    "split": {
+        "key": KEYS, **ON_TISSUE, **SPOTS, "palette": COLOURS["palette"], "ncols": COUNTS[1:], **FIGURE,
     },
     "survival": {
         "table": TABLES, "groups": (3, math.nan, "no such", ["a"], []), "n_groups": COUNTS, "time_label": (None, 3,
@@ -84,6 +115,7 @@ ODD = {
     },
     "tiles": {
         "samples": SAMPLES, "tiles_key": KEYS, "tissue_key": KEYS, "image_key": KEYS[1:], "ax": AXES, "show": FLAGS,
+        "alpha_img": SHARES, "ncols": COUNTS[1:], **FIGURE,
     },
     "training": {"model_or_history": TABLES, "ax": AXES, "show": FLAGS},
 }  # fmt: skip
@@ -100,6 +132,7 @@ def tissue():
     table.uns["predicted_genes"] = np.array(table.var_names, dtype=object)
     table.obs["looks"] = np.full(table.n_obs, 1 / table.n_obs)
     table.obs["looks_predicted"] = pd.Categorical(["a"] * table.n_obs)
+    table.obs["spade_split"] = pd.Categorical(["train", "test"] * 17 + ["guard"])
     write_provenance(table.uns, "looks", function="tl.attention", label_key="organ")
     return sdata
 
@@ -130,8 +163,11 @@ def tables():
         "section": "sample",
     }
     found = pd.DataFrame({"spot": ["spots_s1", "spots_s2"], "rank": [1, 2], "score": [0.9, 0.8]}).assign(**hits)
+    predicted = draws.assign(label=["p", "q"] * 4, predicted="p", probability_p=0.6, probability_q=0.4)
+    recalls = pd.DataFrame({"direction": "image_to_expression", "gallery": "all_spots", "n": 35, "k": [1, 10]})
+    recalls = recalls.assign(recall=[0.1, 0.5], chance_recall=[0.03, 0.3])
     history = pd.DataFrame({"expert": "0", "epoch": [1, 2], "train_loss": [2.0, 1.0], "val_loss": [2.0, 1.5]})
-    return composition, genes, few, bench, variants, found, history
+    return composition, genes, few, bench, variants, found, predicted, recalls, history
 
 
 @pytest.fixture(scope="module")
@@ -139,7 +175,7 @@ def works():
     """Arguments with which every plot works."""
     sdata = tissue()
     sdata.attrs["spade"]["sample"] = "sample"
-    composition, genes, few, bench, variants, found, history = tables()
+    composition, genes, few, bench, variants, found, predicted, recalls, history = tables()
     patients = {"time": [5, 8, 12, 3], "event": [1, 0, 1, 1]}
     slide = slide_of(pieces()[0])
     sp.pp.tissue(slide, mpp=MPP)
@@ -149,6 +185,7 @@ def works():
     return {
         "attention": {"samples": sdata, "key": "looks"},
         "choose_n_experts": {"samples": sdata, "use_rep": "X_f", "counts": (1, 2), "n_prototypes": 3},
+        "confusion": {"table": predicted},
         "embedding": {"samples": sdata, "basis": "X_f"},
         "expert_clusters": {"samples": sdata},
         "expert_composition": {"table": composition},
@@ -160,7 +197,12 @@ def works():
         "patches": {"samples": sdata, "n": 1},
         "programs": {"samples": sdata, "model": programs, "n_programs": 1},
         "retrieval": {"table": found, "samples": sdata},
+        "retrieval_curve": {"table": recalls},
+        "roc": {"table": predicted},
+        "routing": {"model": Routing(np.eye(4, 3), np.array([0, 1, 1, 0]), np.zeros(3), np.ones(3))},
         "slide": {"samples": sdata, "color": "G0"},
+        "spatial": {"samples": sdata, "color": "G0"},
+        "split": {"samples": sdata},
         "survival": {"table": patients, "groups": ["a", "a", "b", "b"]},
         "switchboard": {"table": variants, "n_boot": 10},
         "tiles": {"samples": slide},

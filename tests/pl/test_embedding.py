@@ -12,6 +12,7 @@ from matplotlib.colors import to_hex, to_rgba
 
 import spade as sp
 from spade._samples.shown.colours import SAFE
+from spade.tl._embedding.umap import UmapSettings
 
 
 def points_of(ax):
@@ -69,11 +70,11 @@ def test_colours_of_uns_are_kept(cohort):
 def test_embedding_errors(embedded):
     with pytest.raises(KeyError, match=r"toy_0: basis='X_no' is not in obsm; keys: .*'X_spade'.*sp\.tl\.embed"):
         sp.pl.embedding(embedded, basis="X_no")
-    with pytest.raises(KeyError, match=r"color='no' is not in obs; columns: .*'domain'"):
+    with pytest.raises(KeyError, match=r"color='no' is neither a column of obs nor a gene.*obs: .*'domain'"):
         sp.pl.embedding(embedded, color=["domain", "no"])
     with pytest.raises(KeyError, match=r"key='mine': .*there: 'spade_expert'"):
         sp.pl.embedding(embedded, key="mine", color="expert")
-    with pytest.raises(ValueError, match=r"color: got an empty list"):
+    with pytest.raises(ValueError, match=r"color= is empty: name some"):
         sp.pl.embedding(embedded, color=[])
     embedded[0]["table"].obsm["X_spade"] = np.full((80, 256), np.nan, dtype=np.float32)
     with pytest.raises(ValueError, match=r"basis='X_spade' has 0 rows without NaN of 80; at least 10"):
@@ -81,3 +82,81 @@ def test_embedding_errors(embedded):
     embedded[0]["table"].obsm["X_spade"] = np.zeros((80, 3), dtype=np.float32)
     with pytest.raises(ValueError, match=r"differs in width between samples \(toy_0: \d+, toy_1: \d+\)"):
         sp.pl.embedding(embedded)
+
+
+def test_genes_palettes_and_sizes_are_scanpys(cohort):
+    table = cohort[0]["table"]
+    table.obsm["X_two"] = np.random.default_rng(0).normal(size=(80, 2)).astype(np.float32)
+    domains = list(table.obs["domain"].cat.categories)
+    gene = table.var_names[3]
+    axes = sp.pl.embedding(
+        cohort[0], basis="X_two", color=["domain", gene, "sample"], palette=dict.fromkeys(domains, "#123456"),
+        groups=domains[:1], cmap="magma", vmax=2, size=7, ncols=2, figsize=(8, 7),
+    )  # fmt: skip
+    domain, expression, _ = axes
+    n = int((table.obs["domain"] == domains[0]).sum())
+    assert labels_of(domain) == [f"{domains[0]} ({n})", f"not in groups ({80 - n})"]
+    assert {to_hex(c) for c in points_of(domain).get_facecolors()} == {"#123456", "#d0d0d0"}
+    assert set(points_of(domain).get_sizes()) == {7}
+    points = points_of(expression)
+    counts = table.X.toarray()
+    known = np.log1p(1e4 * counts[:, 3] / counts.sum(1))
+    assert sorted(points.get_array()) == pytest.approx(sorted(known))
+    assert (points.cmap.name, points.get_clim()[1]) == ("magma", 2)
+    assert domain.figure.get_size_inches().tolist() == [8, 7]
+    assert len({round(ax.get_position().y0, 3) for ax in axes}) == 2
+    assert sp.pl.embedding(cohort[0], basis="X_two", color=gene, return_fig=True).axes[0].get_title(loc="left") == gene
+
+
+def test_two_representations_stand_side_by_side_with_lines_between_the_same_spots(cohort):
+    rng = np.random.default_rng(0)
+    places = []
+    for sdata in cohort:
+        first, second = rng.normal(size=(2, 80, 2)).astype(np.float32)
+        second[4] = np.nan
+        sdata["table"].obsm["X_one"], sdata["table"].obsm["X_other"] = first, second
+        places += list(zip(map(tuple, first), map(tuple, second), strict=True))
+    axes = sp.pl.embedding(cohort, basis=("X_one", "X_other"), color=["domain", "sample"], n_links=12)
+    assert axes.shape == (2, 2)
+    titles = [[ax.get_title(loc="left") for ax in row] for row in axes]
+    assert titles[1] == ["sample: X_one (2 rows with NaN not shown)", "sample: X_other"]
+    for left, right in axes:
+        assert len(points_of(left).get_offsets()) == len(points_of(right).get_offsets()) == 158
+        assert left.get_legend() is None
+        assert right.get_legend() is not None
+        links = [one for one in right.get_children() if one.get_gid() == "link"]
+        assert len({(tuple(one.xy1), tuple(one.xy2)) for one in links} & set(places)) == 12
+    assert not [one for one in sp.pl.embedding(cohort, basis=("X_one", "X_other"), n_links=0)[0, 1].get_children()
+                if one.get_gid() == "link"]  # fmt: skip
+    with pytest.raises(ValueError, match=r"n_links=3: one basis has nothing to link"):
+        sp.pl.embedding(cohort, basis="X_one", n_links=3)
+    with pytest.raises(ValueError, match=r"expected one key of obsm, or two different ones"):
+        sp.pl.embedding(cohort, basis=["X_one", "X_one"])
+
+
+@pytest.mark.slow
+def test_what_tl_umap_wrote_is_drawn_until_the_source_or_the_settings_change(embedded, monkeypatch):
+    sp.tl.umap(embedded)
+    stored = np.concatenate([sdata["table"].obsm["X_spade_umap"] for sdata in embedded])
+    computed, umap = [], UmapSettings._umap
+    monkeypatch.setattr(UmapSettings, "_umap", lambda self, x: computed.append(len(x)) or umap(self, x))
+
+    def drawn(samples, **options):
+        return points_of(sp.pl.embedding(samples, color="sample", **options)).get_offsets()
+
+    rows = np.lexsort(stored.T)
+    np.testing.assert_array_equal(np.sort(drawn(embedded)[:, 1]), np.sort(stored[:, 1]))
+    np.testing.assert_array_equal(drawn(embedded)[np.lexsort(drawn(embedded).T)], stored[rows])
+    assert not computed
+    drawn(embedded[0])  # other samples
+    drawn(embedded, n_neighbors=10)
+    embedded[1]["table"].obsm["X_spade"][3] += 1
+    drawn(embedded)
+    assert computed == [80, 160, 160]
+    axes = sp.pl.embedding(embedded, basis=("X_spade_image", "X_spade_expression"), color="domain")
+    links = [one for one in axes[0, 1].get_children() if one.get_gid() == "link"]
+    assert len(links) == 50
+    turned = (np.asarray(points_of(ax).get_offsets()) for ax in axes[0, ::-1])
+    a, b = (xy - xy.mean(0) for xy in turned)
+    u, _, v = np.linalg.svd(a.T @ b)
+    np.testing.assert_allclose(u @ v, np.eye(2), atol=1e-5)  # no turn brings them nearer

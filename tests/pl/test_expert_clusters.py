@@ -127,10 +127,32 @@ def test_other_columns_colour_the_spots(embedded):
         assert spots_of(ax).get_clim() == pytest.approx((np.min(values), np.max(values)))
 
 
+def test_genes_and_scanpys_arguments_colour_the_left_panel(embedded):
+    genes = embedded[0]["table"].var_names
+    axes = sp.pl.expert_clusters(
+        embedded, color=genes[2], vmin=0.5, vmax="p90", cmap="magma", size=2, alpha_img=0.3, figsize=(9, 5)
+    )
+    for (left, right), sdata in zip(axes, embedded, strict=True):
+        counts = sdata["table"].X.toarray()
+        np.testing.assert_allclose(spots_of(left).get_array(), np.log1p(1e4 * counts[:, 2] / counts.sum(1)), rtol=1e-5)
+        np.testing.assert_allclose(spots_of(left).get_widths(), spots_of(right).get_widths())
+        assert (spots_of(left).cmap.name, spots_of(right).cmap.name) == ("magma", "viridis")
+        assert spots_of(left).get_clim()[0] == 0.5
+        assert {ax.images[0].get_alpha() for ax in (left, right)} == {0.3}
+    plain = sp.pl.expert_clusters(embedded, entropy=False, groups="1", palette=["r", "g", "b"])
+    assert spots_of(axes[0, 0]).get_widths()[0] == pytest.approx(2 * spots_of(plain[0, 0]).get_widths()[0])
+    assert {to_hex(c, keep_alpha=True) for c in spots_of(plain[0, 0]).get_facecolors()} == {"#008000ff", "#00000000"}
+    assert labels_of(plain[0, 0])[-1].startswith("not in groups (")
+    with pytest.raises(ValueError, match=r"layer='X': experts are no expression of a gene"):
+        sp.pl.expert_clusters(embedded, layer="X")
+    with pytest.raises(ValueError, match=r"vmax=3: categories have colours already"):
+        sp.pl.expert_clusters(embedded, vmax=3)
+
+
 def test_cluster_errors_say_what_there_is(embedded):
     with pytest.raises(KeyError, match=r"key='mine': .*'mine_expert'.*there: 'spade_expert'.*cluster_experts"):
         sp.pl.expert_clusters(embedded, key="mine")
-    with pytest.raises(KeyError, match=r"color='nothing' is not in obs; columns: .*'domain'"):
+    with pytest.raises(KeyError, match=r"color='nothing' is neither a column of obs nor a gene.*obs: .*'domain'"):
         sp.pl.expert_clusters(embedded, color="nothing")
     with pytest.raises(KeyError, match=r"patches_key='squares' is not there; patches: 'patches'.*sp\.pp\.patches"):
         sp.pl.expert_clusters(embedded, patches_key="squares")

@@ -57,6 +57,21 @@ def test_measured_stands_beside_predicted(predicted):
         assert spots(axes[i, 2]).norm.vmin == 0
 
 
+def test_both_panels_can_be_on_one_scale(predicted):
+    sample, genes = predicted
+    figure = sp.pl.expression(
+        sample, genes[0], deviation=True, vmin=0, vmax=3, cmap="magma", size=0.5, alpha_img=0.8, figsize=(9, 3),
+        return_fig=True,
+    )  # fmt: skip
+    measured, guess, spread = figure.axes[:3]
+    assert [spots(ax).get_clim() for ax in (measured, guess)] == [(0, 3)] * 2
+    assert [spots(ax).cmap.name for ax in (measured, guess, spread)] == ["magma", "magma", "magma_r"]
+    ((usual, *_),) = sp.pl.expression(sample, genes[0])
+    assert spots(measured).get_widths()[0] == pytest.approx(spots(usual).get_widths()[0] / 2)
+    assert {ax.images[0].get_alpha() for ax in (measured, guess, spread)} == {0.8}
+    assert figure.get_size_inches().tolist() == [9, 3]
+
+
 def test_one_gene_on_given_axes(predicted):
     sample, genes = predicted
     _, given = plt.subplots(1, 2)

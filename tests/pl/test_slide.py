@@ -92,13 +92,33 @@ def test_numbers_get_a_bar_and_what_is_missing_stays_clear(slide):
     assert picture.get_array().mask[[0, -1]].all()
     assert not picture.get_array().mask[1:17].any()
     assert (picture.norm.vmin, picture.norm.vmax) == (0, 24)
-    (bar,) = [one for one in ax.figure.axes if one is not ax]
+    (bar,) = ax.child_axes
     assert bar.get_ylabel() == "score"
     (again,) = sp.pl.slide(slide, "score", table_key="tiles", vmin=5, vmax=10, cmap="magma")
     assert (again.images[1].norm.vmin, again.images[1].norm.vmax) == (5, 10)
     assert again.images[1].cmap.colorbar_extend == "both"
     assert again.images[1].cmap.name == "magma"
     assert plt.colormaps["magma"].colorbar_extend != "both"
+
+
+def test_palettes_groups_and_figures_are_scanpys(slide):
+    other = copied(slide)
+    other.attrs["spade"]["sample"] = "slide_2"
+    figure = sp.pl.slide(
+        [slide, other], "kind", table_key="tiles", alpha=1, palette={"tumour": "k", "stroma": "w", "fat": "y"},
+        groups=["tumour", "fat"], alpha_img=0.2, ncols=1, figsize=(6, 8), return_fig=True,
+    )  # fmt: skip
+    upper, lower = figure.axes
+    assert figure.get_size_inches().tolist() == [6, 8]
+    assert upper.get_position().y0 > lower.get_position().y1
+    assert labels_of(upper) == ["tumour (128)", "fat (128)", "not in groups (169)"]
+    assert upper.images[0].get_alpha() == 0.2
+    np.testing.assert_array_equal(shown_at(upper, *middle(8, 13)), (0, 0, 0))
+    assert (upper.images[1].get_array()[1:17, 0::3, 3] == 0).all()  # stroma
+    (ax,) = sp.pl.slide(slide, "score", table_key="tiles", vmin="p25", vmax="p75")
+    assert (ax.images[1].norm.vmin, ax.images[1].norm.vmax) == (6, 18)
+    with pytest.raises(ValueError, match=r"palette=.*: numbers are coloured by cmap="):
+        sp.pl.slide(slide, "score", table_key="tiles", palette="Set2")
 
 
 def test_a_part_of_a_slide_counts_its_own_tiles(slide):
@@ -158,7 +178,7 @@ def test_attention_is_drawn_as_its_percentile():
         picture = ax.images[1]
         assert (picture.norm.vmin, picture.norm.vmax, picture.cmap.name) == (0, 100, "inferno")
         np.testing.assert_allclose(np.unique(picture.get_array().compressed()), 100 * (np.arange(35) + 0.5) / 35)
-        (bar,) = [one for one in ax.figure.axes if one is not ax]
+        (bar,) = ax.child_axes
         assert bar.get_ylabel() == "attention, percentile of the slide"
 
 

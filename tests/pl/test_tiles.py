@@ -52,5 +52,8 @@ def test_stores_several_slides_and_what_is_missing(slide, tmp_path):
     axes = sp.pl.tiles([tmp_path / "slide_1.zarr", bare])
     assert [ax.get_title(loc="left").split()[0] for ax in axes] == ["slide_1", "bare"]
     assert labels_of(axes[1]) == [f"{17 * 25} tiles of 112 µm"]
+    figure = sp.pl.tiles([slide, bare], ncols=1, figsize=(4, 8), alpha_img=0.5, return_fig=True)
+    assert figure.axes[0].get_position().y0 > figure.axes[1].get_position().y1
+    assert {ax.images[0].get_alpha() for ax in figure.axes} == {0.5}
     with pytest.raises(ValueError, match="ax: got 2 Axes for 1 panels: 1 slide"):
         sp.pl.tiles(slide, ax=axes)

@@ -166,7 +166,7 @@ def is_image_features(sample: Sample, key: str) -> bool:
 def holds_expression(sample: Sample, key: str) -> bool:
     """Whether ``obsm[key]`` was made from the measured expression of the spots themselves, as far as is known."""
     record = _keys.read_provenance(sample.table.uns, key)
-    if record.get("function") == "pp.spatial_context":
+    if record.get("function") in ("pp.spatial_context", "tl.umap"):
         return holds_expression(sample, str(record.get("use_rep", "")))
     if record.get("function") == _keys.PATHWAY_SCORING:
         return "predicted" not in record

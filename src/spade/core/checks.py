@@ -26,7 +26,12 @@ ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
 #: Longest text of a value in a message.
 MOST_SHOWN = 100
 #: Intervals that a share may lie in, and how they are said.
-SHARES = {"(0, 1)": "between 0 and 1", "[0, 1)": "from 0 to below 1", "(0, 1]": "above 0 and up to 1"}
+SHARES = {
+    "(0, 1)": "between 0 and 1",
+    "[0, 1)": "from 0 to below 1",
+    "(0, 1]": "above 0 and up to 1",
+    "[0, 1]": "from 0 to 1",
+}
 
 
 def brief(value: object) -> str:

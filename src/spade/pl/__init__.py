@@ -2,6 +2,7 @@
 
 from spade.pl._attention import attention
 from spade.pl._choose_n_experts import choose_n_experts
+from spade.pl._confusion import confusion
 from spade.pl._embedding import embedding
 from spade.pl._expert_clusters import expert_clusters
 from spade.pl._expert_composition import expert_composition
@@ -13,7 +14,12 @@ from spade.pl._few_shot import few_shot
 from spade.pl._patches import patches
 from spade.pl._programs import programs
 from spade.pl._retrieval import retrieval
+from spade.pl._retrieval_curve import retrieval_curve
+from spade.pl._roc import roc
+from spade.pl._routing import routing
 from spade.pl._slide import slide
+from spade.pl._spatial import spatial
+from spade.pl._split import split
 from spade.pl._survival import survival
 from spade.pl._switchboard import switchboard
 from spade.pl._tiles import tiles
@@ -22,6 +28,7 @@ from spade.pl._training import training
 __all__ = [
     "attention",
     "choose_n_experts",
+    "confusion",
     "embedding",
     "expert_clusters",
     "expert_composition",
@@ -33,7 +40,12 @@ __all__ = [
     "patches",
     "programs",
     "retrieval",
+    "retrieval_curve",
+    "roc",
+    "routing",
     "slide",
+    "spatial",
+    "split",
     "survival",
     "switchboard",
     "tiles",

@@ -2,25 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.colors import Normalize
+from matplotlib.colors import Colormap, Normalize
+from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from spade import _keys
-from spade._checks import plural
+from spade._checks import check_idle, plural
 from spade._samples.experts import expert_weights
 from spade._samples.open import Samples, iter_samples
-from spade._samples.shown.colours import Column, ColumnColours, join_columns, read_column
+from spade._samples.shown.colours import ColumnColours, join_color, join_columns, read_color, read_column
 from spade.core.arrays import Floats
-from spade.core.checks import check_flag, check_text
+from spade.core.checks import check_flag, check_positive, check_share
 from spade.core.experts.routing import routing_entropy
-from spade.pl._draw.axes import GREY, colour_bar, dots_legend, finish, given_axes, new_figure, title
+from spade.pl._draw.axes import NARROW, colour_bar, finish, panel_grid, title
+from spade.pl._draw.colouring import Colouring
 from spade.pl._draw.tissue import View, common_frames, draw_spots, draw_tissue, views
+from spade.pl._draw.values import FADE, draw_values
 
-FADE = 0.55
 PANEL = 3.2
 
 
@@ -30,11 +34,22 @@ def expert_clusters(
     key: str = _keys.STEM,
     color: str | None = None,
     entropy: bool | None = None,
+    layer: str | None = None,
+    normalized: bool = False,
+    palette: str | Sequence[str] | Mapping[str, str] | None = None,
+    groups: str | Sequence[str] | None = None,
+    cmap: str | Colormap | None = None,
+    vmin: float | str | None = None,
+    vmax: float | str | None = None,
+    size: float = 1.0,
+    alpha_img: float = FADE,
     patches_key: str = _keys.PATCHES,
     table_key: str | None = None,
+    figsize: tuple[float, float] | None = None,
     ax: Axes | NDArray[Any] | None = None,
     show: bool = False,
-) -> NDArray[Any]:
+    return_fig: bool = False,
+) -> NDArray[Any] | Figure:
     """Show the expert of every spot on the tissue, and how certain the routing is.
 
     One row per section, all to one scale: left the spots, at their true size, coloured by the expert with the largest
@@ -48,17 +63,30 @@ def expert_clusters(
     key
         Stem of the keys that :func:`spade.tl.embed` or :func:`spade.tl.cluster_experts` wrote.
     color
-        ``obs`` column that colours the left panel instead of the expert, a category or a number.
+        What colours the left panel instead of the expert, as in :func:`spatial`: an ``obs`` column, a gene, or a column
+        of ``obsm``.
     entropy
         Whether to draw the right panel; None: only if there are routing weights.
+    layer, normalized
+        Where the expression of a gene is, as in :func:`spatial`.
+    palette, groups, cmap, vmin, vmax
+        Colours of the left panel, as in :func:`spatial`.
+    size
+        Factor on the true size of the spots.
+    alpha_img
+        Opacity of the image, from 0 to 1.
     patches_key
         What :func:`spade.pp.patches` wrote; it holds the image, scale and spot size.
     table_key
         Table; may be left out when there is one.
+    figsize
+        Width and height of the figure in inches.
     ax
         As many Axes as there are panels, row by row; None: a new figure.
     show
         Call ``plt.show()``.
+    return_fig
+        Return the figure instead of the Axes.
 
     Returns
     -------
@@ -69,9 +97,9 @@ def expert_clusters(
     ------
     KeyError
         No experts or clusters with this ``key``, no weights although ``entropy=True`` (or only in some samples), no
-        such column, or no patches.
+        such column, gene or group, or no patches.
     ValueError
-        A wrong number of ``ax``.
+        Settings without effect, or a wrong number of ``ax``.
 
     Examples
     --------
@@ -85,14 +113,20 @@ def expert_clusters(
     """
     if entropy is not None:
         check_flag("entropy", entropy)
-    if color is not None:
-        check_text("color", color)
+    if color is None:
+        check_idle([("layer", layer, None), ("normalized", normalized, False)], "experts are no expression of a gene")
+    colouring = Colouring(palette, groups, cmap, vmin, vmax)
+    check_positive("size", size)
+    check_share("alpha_img", alpha_img, "[0, 1]")
     drawn: list[View] = []
     values: list[ColumnColours] = []
     weights: list[NDArray[np.float32]] = []
     without: list[str] = []
     for sample in iter_samples(samples, table_key=table_key):
-        series, colours = read_column(sample, color, key)
+        if color is None:
+            series, colours = read_column(sample, None, key)
+        else:
+            series, colours = read_color(sample, color, layer, normalized=normalized)
         sections = views(sample, patches_key)
         drawn += sections
         values += [(series.iloc[view.rows], colours) for view in sections]
@@ -106,49 +140,32 @@ def expert_clusters(
             f"{', '.join(without)}: the routing weights obsm[{_keys.weights(key)!r}] are not there, but other samples "
             "have them. Run sp.tl.embed on all samples, or pass entropy=False."
         )
-    column = join_columns(color or "expert", values, experts=color is None)
+    column = join_columns("expert", values, experts=True) if color is None else join_color(color, values)
+    (shown,) = colouring.of([column], cmap="cividis")
+    if color is None and groups is None:
+        shown = replace(shown, missing="no patch")
     frames = common_frames([view.frame() for view in drawn])
-    axes = _panels(ax, len(drawn), 2 if weights else 1, frames[0])
+    aspect = (frames[0][3] - frames[0][1]) / (frames[0][2] - frames[0][0])
+    shape = len(drawn), 2 if weights else 1
+    panels = f"{plural(shape[0], 'section')} × {shape[1]}"
+    axes = panel_grid(shape, (PANEL + 1.0, PANEL * aspect + 0.5), panels, ax=ax, figsize=figsize, least=NARROW)
     start = 0
     for i, (view, box) in enumerate(zip(drawn, frames, strict=True)):
-        _draw_column(axes[i, 0], view, box, column, slice(start, start + len(view.rows)))
+        rows = slice(start, start + len(view.rows))
+        draw_values(axes[i, 0], view, box, shown, rows, alpha_img=alpha_img, size=size)
         start += len(view.rows)
         if weights:
-            _draw_entropy(axes[i, 1], view, box, weights[i])
-    finish(show=show)
-    return axes
+            _draw_entropy(axes[i, 1], view, box, weights[i], alpha_img=alpha_img, size=size)
+    return finish(axes, show=show, return_fig=return_fig)
 
 
-def _panels(ax: Any, n_rows: int, n_columns: int, frame: Floats) -> NDArray[Any]:
-    if ax is not None:
-        return given_axes(ax, (n_rows, n_columns), f"{plural(n_rows, 'section')} × {n_columns}")
-    aspect = (frame[3] - frame[1]) / (frame[2] - frame[0])
-    figure = new_figure((PANEL + 1.0) * n_columns, (PANEL * aspect + 0.5) * n_rows)
-    return figure.subplots(n_rows, n_columns, squeeze=False)
-
-
-def _draw_column(ax: Axes, view: View, box: Floats, column: Column, rows: slice) -> None:
-    draw_tissue(ax, view, box, FADE)
-    title(ax, f"{view.name}: {column.name}")
-    if column.colours is None:
-        spots = draw_spots(ax, view, cmap="cividis", linewidth=0)
-        finite = column.values[np.isfinite(column.values)]
-        spots.set_norm(Normalize(finite.min(), finite.max()) if len(finite) else Normalize(0, 1))
-        spots.set_array(np.ma.masked_invalid(column.values[rows]))
-        colour_bar(ax, spots, column.name)
-        return
-    faces = column.faces(rows)
-    edges = [GREY if face == "none" else "none" for face in faces]
-    draw_spots(ax, view, facecolors=faces, edgecolors=edges, linewidth=0.6)
-    missing = "no patch" if column.name == "expert" else "missing"
-    dots_legend(ax, column.legend(rows, missing), f"{column.name} (spots)")
-
-
-def _draw_entropy(ax: Axes, view: View, box: Floats, weights: NDArray[np.float32]) -> None:
-    draw_tissue(ax, view, box, FADE)
+def _draw_entropy(
+    ax: Axes, view: View, box: Floats, weights: NDArray[np.float32], *, alpha_img: float, size: float
+) -> None:
+    draw_tissue(ax, view, box, alpha_img)
     entropy, n_experts = routing_entropy(weights.astype(np.float64)), max(weights.shape[1], 2)
     top = float(np.log(n_experts))
-    spots = draw_spots(ax, view, cmap="viridis", norm=Normalize(0, top), linewidth=0)
+    spots = draw_spots(ax, view, size, cmap="viridis", norm=Normalize(0, top), linewidth=0)
     spots.set_array(np.ma.masked_invalid(entropy))
     known = entropy[np.isfinite(entropy)]
     title(ax, f"routing entropy, mean {known.mean():.2f} nats" if len(known) else "routing entropy: none known")

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
+from matplotlib import colormaps
 from matplotlib.axes import Axes
-from matplotlib.colors import Normalize
+from matplotlib.colors import Colormap, Normalize
+from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from spade import _keys
@@ -15,15 +18,20 @@ from spade._checks import plural, shorten
 from spade._samples.open import Samples, iter_samples
 from spade._samples.predicted import read_measured, read_predicted
 from spade._samples.sample import Sample
+from spade._samples.shown.colours import Column
 from spade.core.arrays import Floats, Rows
-from spade.core.checks import check_flag, check_text
+from spade.core.checks import check_flag, check_positive, check_share, check_text
 from spade.core.expression.correlation import pearson_per_gene
-from spade.pl._draw.axes import colour_bar, finish, given_axes, new_figure, title
+from spade.pl._draw.axes import colour_bar, finish, panel_grid, title
+from spade.pl._draw.colouring import CMAP, Colouring
 from spade.pl._draw.tissue import View, common_frames, draw_spots, draw_tissue, views
 
 FADE = 0.35
 PANEL = 2.7
-CMAP = "viridis"
+#: Percentiles at which the colours end.
+ENDS = (2, 98)
+#: Least end of the scale of deviations, which may all be 0.
+LEAST = 1e-6
 UNIT = "log expression"
 
 
@@ -35,11 +43,18 @@ def expression(
     deviation: bool = False,
     layer: str | None = None,
     normalized: bool = False,
+    cmap: str | Colormap | None = None,
+    vmin: float | str | None = None,
+    vmax: float | str | None = None,
+    size: float = 1.0,
+    alpha_img: float = FADE,
     patches_key: str = _keys.PATCHES,
     table_key: str | None = None,
+    figsize: tuple[float, float] | None = None,
     ax: Axes | NDArray[Any] | None = None,
     show: bool = False,
-) -> NDArray[Any]:
+    return_fig: bool = False,
+) -> NDArray[Any] | Figure:
     """Draw measured beside predicted expression in tissue.
 
     One row per section and gene, all to one scale: the spots at their true size on the faded image, left coloured by
@@ -61,14 +76,25 @@ def expression(
     layer, normalized
         Where the measured expression is: raw counts in ``X`` or a layer, or with ``normalized=True`` log-normalised
         values as they are.
+    cmap, vmin, vmax
+        Colours of measured and predicted expression, as in :func:`spatial`: with both ends as numbers, the two are on
+        one scale.
+    size
+        Factor on the true size of the spots.
+    alpha_img
+        Opacity of the image, from 0 to 1.
     patches_key
         What :func:`spade.pp.patches` wrote; it holds the image, scale and spot size.
     table_key
         Table; may be left out when there is one.
+    figsize
+        Width and height of the figure in inches.
     ax
         As many Axes as there are panels, row by row; None: a new figure.
     show
         Call ``plt.show()``.
+    return_fig
+        Return the figure instead of the Axes.
 
     Returns
     -------
@@ -95,6 +121,7 @@ def expression(
     """
     check_flag("deviation", deviation)
     check_flag("normalized", normalized)
+    style = ExpressionStyle(Colouring(cmap=cmap, vmin=vmin, vmax=vmax), size, alpha_img)
     wanted = _names(genes)
     drawn: list[tuple[View, _Values]] = []
     for sample in iter_samples(samples, table_key=table_key):
@@ -102,13 +129,27 @@ def expression(
         drawn += [(view, values) for view in views(sample, patches_key)]
     frames = common_frames([view.frame() for view, _ in drawn])
     names = [name for name in _Values._fields if any(getattr(values, name) is not None for _, values in drawn)]
-    axes = panels_of(ax, len(drawn) * len(wanted), names, frames[0])
+    axes = panels_of(ax, len(drawn) * len(wanted), names, frames[0], figsize=figsize)
     rows = iter(axes)
     for (view, values), box in zip(drawn, frames, strict=True):
         for i, gene in enumerate(wanted):
-            draw_row(next(rows), view, box, values.of(names, view.rows, i), gene)
-    finish(show=show)
-    return axes
+            draw_row(next(rows), view, box, values.of(names, view.rows, i), gene, style=style)
+    return finish(axes, show=show, return_fig=return_fig)
+
+
+@dataclass(frozen=True)
+class ExpressionStyle:
+    """Colours and unit of values, size of spots, and opacity of the image."""
+
+    colouring: Colouring = field(default_factory=Colouring)
+    size: float = 1.0
+    alpha_img: float = FADE
+    unit: str = UNIT
+
+    def __post_init__(self) -> None:
+        """Check the numbers."""
+        check_positive("size", self.size)
+        check_share("alpha_img", self.alpha_img, "[0, 1]")
 
 
 def _names(genes: object) -> list[str]:
@@ -150,31 +191,33 @@ def _read(
     )
 
 
-def panels_of(ax: Any, n_rows: int, names: list[str], frame: Floats) -> NDArray[Any]:
+def panels_of(
+    ax: Any, n_rows: int, names: list[str], frame: Floats, *, figsize: tuple[float, float] | None = None
+) -> NDArray[Any]:
     """Return the Axes given, or those of a new figure, ``(n_rows, len(names))``."""
-    if ax is not None:
-        return given_axes(ax, (n_rows, len(names)), f"{plural(n_rows, 'row')} × ({', '.join(names)})")
-    aspect = (frame[3] - frame[1]) / (frame[2] - frame[0])
-    figure = new_figure((PANEL + 0.8) * len(names), (PANEL * aspect + 0.5) * n_rows)
-    return figure.subplots(n_rows, len(names), squeeze=False)
+    size = PANEL + 0.8, PANEL * (frame[3] - frame[1]) / (frame[2] - frame[0]) + 0.5
+    panels = f"{plural(n_rows, 'row')} × ({', '.join(names)})"
+    return panel_grid((n_rows, len(names)), size, panels, ax=ax, figsize=figsize)
 
 
 def draw_row(
-    axes: NDArray[Any], view: View, box: Floats, panels: dict[str, Floats], gene: str, unit: str = UNIT
+    axes: NDArray[Any], view: View, box: Floats, panels: dict[str, Floats], gene: str, *, style: ExpressionStyle
 ) -> None:
-    """Draw one gene (or score, in its ``unit``) in one section: a panel per entry of ``panels``."""
+    """Draw one gene (or score) in one section: a panel per entry of ``panels``."""
     for ax, (name, values) in zip(axes, panels.items(), strict=True):
-        draw_tissue(ax, view, box, FADE)
+        draw_tissue(ax, view, box, style.alpha_img)
         known = values[np.isfinite(values)]
         head = f"{view.name}: {gene}, measured" if name == "measured" else f"{gene}, {name}"
         if not len(known):
             title(ax, f"{head}: none")
             continue
-        spots = draw_spots(ax, view, cmap=CMAP if name != "deviation" else "magma_r", linewidth=0)
-        low, high = np.percentile(known, [2, 98]) if name != "deviation" else (0.0, float(known.max()))
-        spots.set_norm(Normalize(low, max(high, low + 1e-6)))
+        if name == "deviation":
+            cmap, norm = colormaps["magma_r"], Normalize(0, max(float(known.max()), LEAST))
+        else:
+            cmap, norm = style.colouring.scale(Column(name, values, None), ENDS, CMAP)
+        spots = draw_spots(ax, view, style.size, cmap=cmap, norm=norm, linewidth=0)
         spots.set_array(np.ma.masked_invalid(values))
-        colour_bar(ax, spots, unit if name != "deviation" else "deviation")
+        colour_bar(ax, spots, style.unit if name != "deviation" else "deviation")
         title(ax, head + (_agreement(panels) if name == "predicted" else ""))
 
 

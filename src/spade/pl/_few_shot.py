@@ -13,8 +13,9 @@ from spade._checks import plural, shorten
 from spade._samples.shown.colours import SAFE
 from spade.core.checks import check_count, check_text
 from spade.pl._draw.axes import GREY, SMALL, TEXT, finish, given_axes, new_figure, title
+from spade.pl._draw.predictions import cohorts_as_names
 from spade.pl._draw.words import words
-from spade.tl._few_shot.few_shot_summary import COHORT, few_shot_summary, unit_differences
+from spade.tl._few_shot.few_shot_summary import few_shot_summary, unit_differences
 
 PANEL = 2.7
 #: Values of metrics by chance, that of balanced accuracy aside, which depends on the number of classes.
@@ -85,7 +86,7 @@ def few_shot(
     if baseline is not None:
         check_text("baseline", baseline)
     check_count("n_boot", n_boot)
-    table, can_differ = _cohorts_as_names(table)
+    table, can_differ = cohorts_as_names(table)
     summary = few_shot_summary(table, metric=metric, n_boot=n_boot, rng=rng)
     names = list(dict.fromkeys(summary["representation"]))
     if baseline is not None and not can_differ:
@@ -118,18 +119,6 @@ def few_shot(
             axis.set_xlabel("training slides", fontsize=TEXT)
     finish(show=show)
     return axes
-
-
-def _cohorts_as_names(table: Any) -> tuple[Any, bool]:
-    """Return the table with cohorts in the names of representations, if there are several; and if there are not."""
-    if not isinstance(table, pd.DataFrame) or not {*COHORT} <= set(table):
-        return table, True
-    name = table["cohort"].where(table["evaluation"] == "external", table["cohort"] + " (cross-validated)")
-    plain = table.drop(columns=COHORT)
-    if name.nunique() < 2:
-        return plain, True
-    several = table["representation"].nunique() > 1
-    return plain.assign(representation=table["representation"] + ", " + name if several else name), False
 
 
 def _panels(ax: Any, names: list[str], n_bars: int) -> NDArray[Any]:

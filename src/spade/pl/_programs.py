@@ -19,7 +19,7 @@ from spade.models import ProgramModel
 from spade.models._rows import scale_by_section
 from spade.pl._draw.axes import finish
 from spade.pl._draw.tissue import View, common_frames, views
-from spade.pl._expression import draw_row, panels_of
+from spade.pl._expression import ExpressionStyle, draw_row, panels_of
 
 
 def programs(
@@ -101,7 +101,7 @@ def programs(
         unknown = np.full((len(values["predicted"]), model.n_programs), np.nan)
         for program in best:
             panels = {name: values.get(name, unknown)[view.rows, program] for name in names}
-            draw_row(next(rows), view, box, panels, history["name"][program], "deviations")
+            draw_row(next(rows), view, box, panels, history["name"][program], style=ExpressionStyle(unit="deviations"))
     finish(show=show)
     return axes
 

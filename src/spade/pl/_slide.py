@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
-from matplotlib.colors import Colormap, ListedColormap, Normalize
+from matplotlib.colors import Colormap, ListedColormap
+from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from spade import _keys
@@ -25,20 +26,17 @@ from spade.core.patches.heatmap import raster_of
 from spade.core.patches.overview import MAX_PX
 from spade.pl._attention import attention_keys, read_attention
 from spade.pl._draw.axes import colour_bar, dots_legend, finish, is_narrow, title
+from spade.pl._draw.colouring import Coloured, Colouring
 from spade.pl._draw.tissue import View, draw_tissue, image_view, views
 from spade.pl._tiles import slide_panels
 from spade.tl._slides.attention_scale import PERCENTILE
 
 #: Most pixels of the image along the longer side of a panel, and of the squares over it.
 MOST_PX, SQUARES_PX = 8_000, 2_000
-ALPHA, CMAP, ATTENTION_CMAP = 0.6, "viridis", "inferno"
+ALPHA, ATTENTION_CMAP = 0.6, "inferno"
 #: Percentiles of all values at which the colours end.
 ENDS = (1, 99)
 ATTENTION = "attention, percentile of the slide"
-#: Whether values lie below and above the colours, and what a colour bar makes of it.
-EXTEND = {(False, False): "neither", (True, False): "min", (False, True): "max", (True, True): "both"}
-#: Inches for a colour bar, and for a legend without and per character of its longest label.
-BAR, LEGEND, CHARACTER = 1.1, 1.0, 0.062
 
 
 def slide(
@@ -48,17 +46,23 @@ def slide(
     region: Sequence[float] | None = None,
     um_per_px: float | None = None,
     alpha: float = ALPHA,
+    alpha_img: float = 1.0,
+    palette: str | Sequence[str] | Mapping[str, str] | None = None,
+    groups: str | Sequence[str] | None = None,
     cmap: str | Colormap | None = None,
-    vmin: float | None = None,
-    vmax: float | None = None,
+    vmin: float | str | None = None,
+    vmax: float | str | None = None,
     layer: str | None = None,
     normalized: bool = False,
     image_key: str | None = None,
     patches_key: str = _keys.PATCHES,
     table_key: str | None = None,
+    ncols: int | None = None,
+    figsize: tuple[float, float] | None = None,
     ax: Axes | NDArray[Any] | None = None,
     show: bool = False,
-) -> NDArray[Any]:
+    return_fig: bool = False,
+) -> NDArray[Any] | Figure:
     """Draw slides of any size, whole or a part of them, with the values of their tiles as squares over the tissue.
 
     The image is read from the level of its pyramid that suits the panel, window by window. A slide of a single level is
@@ -81,11 +85,15 @@ def slide(
         Microns per pixel at which the image is drawn. None: 1,200 pixels along the longer side.
     alpha
         Opacity of the squares, above 0 and up to 1.
+    alpha_img
+        Opacity of the image, from 0 to 1.
+    palette, groups
+        Colours of categories, and the categories to draw, as in :func:`spatial`.
     cmap
         Colour map of numbers. None: ``"viridis"``, of attention ``"inferno"``.
     vmin, vmax
-        Values at which the colours begin and end. None: the 1st and 99th percentile of all values drawn, of attention 0
-        and 100.
+        Values at which the colours begin and end, or percentiles such as ``"p95"``. None: the 1st and 99th percentile
+        of all values drawn, of attention 0 and 100.
     layer, normalized
         Where expression is: raw counts in ``X`` or a layer, drawn log-normalised, or with ``normalized=True`` values
         that are taken as they are.
@@ -95,10 +103,16 @@ def slide(
         What :func:`spade.pp.patches` or :func:`spade.pp.tiles` (``"patches"``) wrote; it holds the image of the tiles.
     table_key
         Table; may be left out when there is one.
+    ncols
+        Slides beside each other; None: up to 3.
+    figsize
+        Width and height of the figure in inches.
     ax
         As many Axes as there are panels; None: a new figure.
     show
         Call ``plt.show()``.
+    return_fig
+        Return the figure instead of the Axes.
 
     Returns
     -------
@@ -126,33 +140,34 @@ def slide(
     'toy_0'
     """
     check_share("alpha", alpha, "(0, 1]")
-    column: Column | None = None
+    check_share("alpha_img", alpha_img, "[0, 1]")
+    colouring = Colouring(palette, groups, cmap, vmin, vmax)
+    shown: Coloured | None = None
     if color is None:
-        settings = {"cmap": cmap, "vmin": vmin, "vmax": vmax, "layer": layer, "table_key": table_key}
-        idle: list[tuple[str, object, object]] = [
-            *((name, value, None) for name, value in settings.items()),
-            ("alpha", alpha, ALPHA),
-        ]
-        idle += [("normalized", normalized, False), ("patches_key", patches_key, _keys.PATCHES)]
+        idle = [*colouring.idle(), ("layer", layer, None), ("normalized", normalized, False), ("alpha", alpha, ALPHA)]
+        idle += [("table_key", table_key, None), ("patches_key", patches_key, _keys.PATCHES)]
         check_idle(idle, "color=None draws the image alone")
         drawn = [image_view(one.name, slide_image(one, image_key, None)) for one in iter_slides(samples)]
     else:
         check_idle([("image_key", image_key, None)], "tiles are drawn on the image that they were laid on")
         drawn, column = _read(samples, color, patches_key, table_key, layer, normalized=normalized)
-    scale = None if column is None else _scale(column, cmap, vmin, vmax)
+        if column.name == ATTENTION:
+            (shown,) = replace(
+                colouring, vmin=0 if vmin is None else vmin, vmax=100 if vmax is None else vmax
+            ).of([column], cmap=ATTENTION_CMAP)  # fmt: skip
+        else:
+            (shown,) = colouring.of([column], ends=ENDS)
     boxes = [_box(view, region) for view in drawn]
     sizes = [_pixels(box, um_per_px) for box in boxes]
-    axes = slide_panels(ax, boxes, beside=_beside(column))
+    axes = slide_panels(ax, boxes, 0.0 if shown is None else shown.beside, ncols=ncols, figsize=figsize)
     start = 0
     for panel, view, box, max_px in zip(axes, drawn, boxes, sizes, strict=True):
-        draw_tissue(panel, view, box, border=False, max_px=max_px)
-        title(panel, view.name if column is None else f"{view.name}: {color}")
-        if column is not None:
-            rows = np.arange(start, start + len(view.rows))
-            _draw_squares(panel, view, box, column, rows, alpha=alpha, scale=scale)
+        draw_tissue(panel, view, box, alpha_img, border=False, max_px=max_px)
+        title(panel, view.name if shown is None else f"{view.name}: {color}")
+        if shown is not None:
+            _draw_squares(panel, view, box, shown, np.arange(start, start + len(view.rows)), alpha=alpha)
         start += len(view.rows)
-    finish(show=show)
-    return axes
+    return finish(axes, show=show, return_fig=return_fig)
 
 
 def _read(
@@ -188,42 +203,6 @@ def _attention_key(sample: Sample) -> str:
     return written[0]
 
 
-def _scale(column: Column, cmap: Any, vmin: float | None, vmax: float | None) -> tuple[Colormap, Normalize] | None:
-    """Return the colours of numbers, None of categories."""
-    if column.colours is not None:
-        check_idle(
-            [("cmap", cmap, None), ("vmin", vmin, None), ("vmax", vmax, None)], "categories have colours already"
-        )
-        return None
-    is_attention = column.name == ATTENTION
-    known = column.values[np.isfinite(column.values)]
-    ends = (0.0, 100.0) if is_attention or not len(known) else np.percentile(known, ENDS).tolist()
-    for name, value in (("vmin", vmin), ("vmax", vmax)):
-        if value is not None and not is_number(value):
-            raise ValueError(f"{name}={brief(value)}: expected a number.")
-    low, high = (end if given is None else float(given) for end, given in zip(ends, (vmin, vmax), strict=True))
-    if low > high or (low == high and (vmin, vmax) != (None, None)):
-        raise ValueError(
-            f"vmin={low:g}, vmax={high:g}: expected vmin below vmax; without vmin= and vmax=, the values decide."
-        )
-    if low == high:  # there is one value
-        low, high = low - 0.5, high + 0.5
-    if cmap is not None and not isinstance(cmap, Colormap) and (not isinstance(cmap, str) or cmap not in colormaps):
-        raise ValueError(f"cmap={brief(cmap)}: expected a colour map of matplotlib, such as {CMAP!r}.")
-    usual = ATTENTION_CMAP if is_attention else CMAP
-    colours = colormaps.get_cmap(usual if cmap is None else cmap).copy()
-    extend: Any = EXTEND[bool((known < low).any()), bool((known > high).any())]
-    colours.colorbar_extend = extend  # what colour bars take for their ends
-    return colours, Normalize(low, high)
-
-
-def _beside(column: Column | None) -> float:
-    """Return the inches that a colour bar or a legend takes."""
-    if column is None or column.colours is None:
-        return 0.0 if column is None else BAR
-    return LEGEND + CHARACTER * max(map(len, [column.name, *column.colours]))
-
-
 def _box(view: View, region: Any) -> Floats:
     """Return the box in µm to draw."""
     width, height = view.image_um
@@ -253,24 +232,15 @@ def _pixels(box: Floats, um_per_px: float | None) -> int:
     return n
 
 
-def _draw_squares(
-    ax: Axes,
-    view: View,
-    box: Floats,
-    column: Column,
-    rows: Rows,
-    *,
-    alpha: float,
-    scale: tuple[Colormap, Normalize] | None,
-) -> None:
+def _draw_squares(ax: Axes, view: View, box: Floats, shown: Coloured, rows: Rows, *, alpha: float) -> None:
     """Draw the values of one section, which are some rows of the column, with a colour bar or a legend."""
-    raster = raster_of(view.centres, view.side, box, SQUARES_PX)
-    index, values = raster.whole(), column.values[rows]
+    raster, column = raster_of(view.centres, view.side, box, SQUARES_PX), shown.column
+    index = raster.whole()
     extent = (raster.origin[0], raster.end[0], raster.end[1], raster.origin[1])
-    if scale is not None:
-        shown = np.ma.masked_invalid(np.append(values, np.nan)[index])
-        cmap, norm = scale
-        ax.imshow(shown, cmap=cmap, norm=norm, extent=extent, alpha=alpha, interpolation="nearest")
+    if shown.scale is not None:
+        values = np.ma.masked_invalid(np.append(column.values[rows], np.nan)[index])
+        cmap, norm = shown.scale
+        ax.imshow(values, cmap=cmap, norm=norm, extent=extent, alpha=alpha, interpolation="nearest")
         colour_bar(ax, ScalarMappable(norm, _on_glass(cmap, alpha)), column.name)
         return
     ax.imshow(column.rgba(rows)[index], extent=extent, alpha=alpha, interpolation="nearest")
@@ -279,7 +249,8 @@ def _draw_squares(
     near = view.side / 2
     in_box = (view.centres > box[:2] - near).all(1) & (view.centres < box[2:] + near).all(1)
     noun = "tiles" if view.diameter is None else "patches"
-    dots_legend(ax, column.legend(rows[in_box]), f"{column.name} ({noun})", below=is_narrow(ax))
+    entries = column.legend(rows[in_box], shown.missing)
+    dots_legend(ax, entries, f"{column.name} ({noun})", below=is_narrow(ax))
 
 
 def _on_glass(cmap: Colormap, alpha: float) -> Colormap:

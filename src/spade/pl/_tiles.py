@@ -8,6 +8,7 @@ import numpy as np
 import shapely
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection, PolyCollection
+from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from numpy.typing import NDArray
 
@@ -18,9 +19,9 @@ from spade._samples.placement import pixels_of
 from spade._samples.sample import Opened, Sample
 from spade._samples.slides.image import slide_image
 from spade.core.arrays import Floats
-from spade.core.checks import check_text
+from spade.core.checks import check_share, check_text
 from spade.io._recorded.frames import systems_of
-from spade.pl._draw.axes import SMALL, finish, given_axes, new_figure, title
+from spade.pl._draw.axes import SMALL, finish, panel_grid, title
 from spade.pl._draw.tissue import RASTERISE_ABOVE, View, draw_tissue, image_view, squares, views
 
 TISSUE, TILE = "#009e73", "#0b3d6b"
@@ -33,9 +34,13 @@ def tiles(
     tiles_key: str = _keys.TILES,
     tissue_key: str = _keys.TISSUE,
     image_key: str | None = None,
+    alpha_img: float = 1.0,
+    ncols: int | None = None,
+    figsize: tuple[float, float] | None = None,
     ax: Axes | NDArray[Any] | None = None,
     show: bool = False,
-) -> NDArray[Any]:
+    return_fig: bool = False,
+) -> NDArray[Any] | Figure:
     """Show the tissue and the tiles of slides.
 
     One panel per slide: the whole image at a low resolution, the outlines of the tissue, and the tiles. What is not
@@ -51,10 +56,18 @@ def tiles(
         What :func:`spade.pp.tissue` wrote, or outlines that were drawn.
     image_key
         Image of a slide without tiles; None: that of the tissue.
+    alpha_img
+        Opacity of the image, from 0 to 1.
+    ncols
+        Slides beside each other; None: up to 3.
+    figsize
+        Width and height of the figure in inches.
     ax
         As many Axes as there are slides; None: a new figure.
     show
         Call ``plt.show()``.
+    return_fig
+        Return the figure instead of the Axes.
 
     Returns
     -------
@@ -80,12 +93,13 @@ def tiles(
         check_text(name, key)
     if image_key is not None:
         check_text("image_key", image_key)
+    check_share("alpha_img", alpha_img, "[0, 1]")
     drawn = [_read(slide, tiles_key, tissue_key, image_key) for slide in iter_slides(samples)]
-    axes = slide_panels(ax, [np.array([0, 0, *view.image_um]) for view, _, _ in drawn])
+    boxes = [np.array([0, 0, *view.image_um]) for view, _, _ in drawn]
+    axes = slide_panels(ax, boxes, ncols=ncols, figsize=figsize)
     for panel, (view, rings, area) in zip(axes, drawn, strict=True):
-        _draw_slide(panel, view, rings, area)
-    finish(show=show)
-    return axes
+        _draw_slide(panel, view, rings, area, alpha_img=alpha_img)
+    return finish(axes, show=show, return_fig=return_fig)
 
 
 def _read(slide: Opened, tiles_key: str, tissue_key: str, image_key: str | None) -> tuple[View, list[Floats], str]:
@@ -129,22 +143,20 @@ def _read(slide: Opened, tiles_key: str, tissue_key: str, image_key: str | None)
     return view, rings, f"{plural(len(polygons), 'piece')}, {shapely.area(polygons).sum() / 1e6:.3g} mm²"
 
 
-def slide_panels(ax: Any, boxes: list[Floats], beside: float = 0.0) -> NDArray[Any]:
+def slide_panels(
+    ax: Any, boxes: list[Floats], beside: float = 0.0, *, ncols: object = None, figsize: object = None
+) -> NDArray[Any]:
     """Return the Axes given, or those of a new figure, one per box in µm, with so many inches ``beside`` each."""
     n, aspect = len(boxes), max(float((box[3] - box[1]) / (box[2] - box[0])) for box in boxes)
-    if ax is not None:
-        return given_axes(ax, (n,), plural(n, "slide"))
-    n_columns = min(n, 3)
-    figure = new_figure((PANEL + beside) * n_columns, (PANEL * aspect + 1.1) * -(-n // n_columns))
-    axes = figure.subplots(-(-n // n_columns), n_columns, squeeze=False).ravel()
-    for panel in axes[n:]:
-        panel.set_visible(False)
-    return np.asarray(axes[:n])
+    if ax is None and ncols is None:
+        ncols = min(n, 3)
+    size = PANEL + beside, PANEL * aspect + 1.1
+    return panel_grid((n,), size, plural(n, "slide"), ax=ax, ncols=ncols, figsize=figsize)
 
 
-def _draw_slide(ax: Axes, view: View, rings: list[Floats], tissue: str) -> None:
+def _draw_slide(ax: Axes, view: View, rings: list[Floats], tissue: str, *, alpha_img: float) -> None:
     n_tiles = len(view.centres)
-    draw_tissue(ax, view, np.array([0, 0, *view.image_um]), border=False)
+    draw_tissue(ax, view, np.array([0, 0, *view.image_um]), alpha_img, border=False)
     ax.add_collection(LineCollection(rings, colors=TISSUE, linewidths=1.2), autolim=False)
     ax.add_collection(
         PolyCollection(

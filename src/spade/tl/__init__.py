@@ -4,6 +4,7 @@ from spade.tl._embedding.embed import embed
 from spade.tl._embedding.mixing import mixing
 from spade.tl._embedding.retrieval_metrics import retrieval_metrics
 from spade.tl._embedding.retrieve import retrieve
+from spade.tl._embedding.umap import umap
 from spade.tl._experts.expert_agreement import expert_agreement
 from spade.tl._experts.expert_composition import expert_composition
 from spade.tl._experts.rank_expert_genes import rank_expert_genes
@@ -58,4 +59,5 @@ __all__ = [
     "train_programs",
     "train_seal",
     "train_spade",
+    "umap",
 ]

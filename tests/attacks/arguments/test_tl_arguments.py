@@ -77,7 +77,7 @@ ODD = {
         "shots": (None, "3", [], {}, ["a"], [0], math.nan, True, HUGE), "n_repeats": (None, *COUNTS),
         "classifier": (None, *CHOICES), "C": (None, *NUMBERS), "groupby": CHOICES, "n_support_groups": COUNTS,
         "block_um": (0, *NUMBERS), "guard_um": (10, *NUMBERS), "scaling": (None, *CHOICES),
-        "weights": ("no_such", 3, {"X_f": -1}, {"no_such": 1}, [1], HUGE),
+        "weights": ("no_such", 3, {"X_f": -1}, {"no_such": 1}, [1], HUGE), "return_predictions": (None, *FLAGS),
         "table_key": CHOICES, "rng": SEEDS, "key_added": STEMS,
     },
     "few_shot_summary": {"table": TABLES, "baseline": CHOICES, "metric": (None, *CHOICES), **SPREAD},
@@ -166,6 +166,10 @@ ODD = {
         "device": (None, *KEYS), "devices": (None, *COUNTS), "precision": CHOICES,
         "checkpoint_dir": (3, ["a"], "", HUGE),
     },
+    "umap": {
+        "use_rep": (None, {"X_f"}, *CHOICES), "n_neighbors": (None, *COUNTS), "min_dist": (None, *NUMBERS),
+        "metric": (None, *CHOICES), "table_key": CHOICES, "rng": SEEDS,
+    },
 }  # fmt: skip
 ODD["score_image"] = {
     "color": (None, *CHOICES), "um_per_px": NUMBERS, "layer": CHOICES, "normalized": (None, *FLAGS),
@@ -248,6 +252,7 @@ def works(tmp_path_factory):
                        "n_epochs": 1, "batch_size": 16},
         "train_spade": {"samples": pair, "use_rep": "X_f", "genes": list(GENES[:10]), "n_prototypes": 4,
                         "n_experts": 2, "dim": 8, **small},
+        "umap": {"samples": pair, "use_rep": "X_f"},
     }  # fmt: skip
 
 

@@ -131,6 +131,10 @@ CALLS = {
                **{name: st.just(value) for name, value in SMALL.items()}}),
         set(),
     ),
+    "umap": (
+        drawn({"use_rep": st.sampled_from(["X_f", "X_theirs"]), "n_neighbors": st.integers(2, 40), "rng": SEEDS}),
+        {"X_f_umap", "X_theirs_umap"},
+    ),
 }  # fmt: skip
 #: Functions of slides, which need more sections, and of result tables, which have no samples.
 SLIDES = {"attention", "slide_task", "survival"}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pandas as pd
 import pytest
 from helpers.sections import GENES, cohort, featured, spoil
 from scipy.sparse import csr_matrix
@@ -27,6 +28,15 @@ def test_retrieval_counts_the_rows_asked_for_and_says_chance(model):
     np.testing.assert_allclose(within["chance_rank"], 12.5)
     assert (held_out["recall"].between(0, 1) & held_out["median_rank"].between(1, 48)).all()
     assert "X_spade" not in samples[0]["table"].obsm
+
+
+def test_several_k_are_rows_of_one_table(model):
+    samples = cohort()
+    table = sp.tl.retrieval_metrics(samples, model, k=[10, 1, 3])
+    assert table["k"].tolist() == [1, 3, 10] * 8
+    assert table.groupby(["direction", "gallery"])["recall"].is_monotonic_increasing.all()
+    alone = sp.tl.retrieval_metrics(samples, model, k=3)
+    pd.testing.assert_frame_equal(table[table["k"] == 3].reset_index(drop=True), alone)
 
 
 def test_retrieval_routes_each_modality_by_itself(model):

@@ -14,6 +14,29 @@ import spade as sp
 from spade.tl._few_shot.probes import Probe, linear
 from spade.tl._few_shot.rows import guard_width
 
+# --- predictions
+
+
+def test_predictions_give_the_scores_and_name_every_spot_of_the_query(four):
+    options = {"use_rep": ["X_f", "X_noise"], "groupby": "patient"}
+    table, predictions = run(four, **options, return_predictions=True)
+    pd.testing.assert_frame_equal(table, run(four, **options))
+    draw = ["representation", "classifier", "shots", "repeat", "unit"]
+    assert predictions.columns.tolist() == [
+        *draw, "section", "spot", "label", "predicted", "probability_a", "probability_b", "probability_c",
+    ]  # fmt: skip
+    shares = predictions.filter(like="probability_")
+    np.testing.assert_allclose(shares.sum(1), 1, rtol=1e-5)
+    assert (shares.idxmax(axis=1).str.removeprefix("probability_") == predictions["predicted"]).all()
+    right = predictions.assign(value=predictions["label"] == predictions["predicted"])
+    recalls = right.groupby([*draw, "label"])["value"].agg(["mean", "size"])
+    scored = table[table["metric"] == "recall"].set_index([*draw, "label"]).loc[recalls.index]
+    np.testing.assert_allclose(recalls["mean"], scored["value"])
+    assert recalls["size"].tolist() == scored["n_query"].tolist()
+    truth = pd.concat({sample.attrs["spade"]["sample"]: sample["table"].obs["kind"].astype(str) for sample in four})
+    assert (truth.loc[list(zip(right["section"], right["spot"], strict=True))].to_numpy() == right["label"]).all()
+
+
 # --- draws
 
 

@@ -30,15 +30,15 @@ def wide():
 
 @pytest.fixture
 def episodes(monkeypatch):
-    """Every draw that is scored."""
+    """Every draw that is learned from."""
     drawn = []
-    original = few_shot._score
+    original = few_shot._predict
 
     def watched(probe, rows, name, episode, k, **options):
         drawn.append(episode)
         return original(probe, rows, name, episode, k, **options)
 
-    monkeypatch.setattr(few_shot, "_score", watched)
+    monkeypatch.setattr(few_shot, "_predict", watched)
     return drawn
 
 

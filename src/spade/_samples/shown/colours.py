@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -16,7 +18,7 @@ from spade._samples.counts import has_counts, read_counts
 from spade._samples.experts import expert_series, palette
 from spade._samples.obs import categorical, category_strings, obs_column, value_strings
 from spade._samples.sample import Sample
-from spade.core.checks import check_flag, check_text
+from spade.core.checks import brief, check_flag, check_text
 from spade.core.expression.normalise import log_normalise
 from spade.io._files.matrices import to_dense
 
@@ -82,29 +84,52 @@ def read_column(sample: Sample, color: str | None, key: str) -> ColumnColours:
 
 
 def read_color(sample: Sample, color: str, layer: str | None, *, normalized: bool) -> ColumnColours:
-    """Return what ``color`` names: an ``obs`` column, a gene, or a column of ``obsm`` as ``"X_key:column"``.
+    """Return one column as :func:`read_colors` does."""
+    return read_colors(sample, [color], layer, normalized=normalized)[0]
+
+
+def read_colors(sample: Sample, colors: Sequence[str], layer: str | None, *, normalized: bool) -> list[ColumnColours]:
+    """Return what every color names: an ``obs`` column, a gene, or a column of ``obsm`` as ``"X_key:column"``.
 
     Expression is log-normalised, and missing where a spot has no counts. An error lists what there is.
     """
     table = sample.table
-    key, _, part = check_text("color", color).partition(":")
-    if color in table.obs or color not in table.var_names:
-        reason = f"color={color!r} is no expression of a gene"
+    genes = [name for name in map(partial(check_text, "color"), colors) if name not in table.obs]
+    genes = [name for name in dict.fromkeys(genes) if name in table.var_names]
+    expression = pd.DataFrame(index=table.obs_names)
+    if genes:
+        counts = read_counts(sample, layer, normalized=normalized)
+        values = (counts if normalized else log_normalise(counts))[:, table.var_names.get_indexer(genes)].toarray()
+        values = np.where(has_counts(counts)[:, None], values, np.nan)
+        expression = pd.DataFrame(values, index=table.obs_names, columns=genes)
+    else:
+        reason = f"color={brief(colors[0] if len(colors) == 1 else list(colors))} is no expression of a gene"
         check_idle([("layer", layer, None), ("normalized", check_flag("normalized", normalized), False)], reason)
+    return [(expression[name], {}) if name in expression else _read_plain(sample, name) for name in colors]
+
+
+def _read_plain(sample: Sample, color: str) -> ColumnColours:
+    """Return a column of ``obs`` or ``obsm``, or raise with what there is and what is called nearly so."""
+    table = sample.table
     if color in table.obs:
         return read_column(sample, color, "")
-    if color in table.var_names:
-        counts = read_counts(sample, layer, normalized=normalized)
-        values = (counts if normalized else log_normalise(counts))[:, table.var_names.get_loc(color)]
-        expression = np.where(has_counts(counts), values.toarray().ravel(), np.nan)
-        return pd.Series(expression, index=table.obs_names, name=color), {}
+    key, _, part = color.partition(":")
     if key in table.obsm:
         return _obsm_column(sample, key, part), {}
+    names = {str(name).lower(): str(name) for name in [*table.var_names, *table.obs.columns]}
+    alike = [f"{other}:{color}" for other in table.obsm if color in _predicted_genes(sample, other)]
+    alike += [names[name] for name in get_close_matches(color.lower(), names)]
     raise KeyError(
-        f"{sample.name}: color={color!r} is neither a column of obs nor a gene nor, as 'X_key:column', in obsm; obs: "
+        f"{sample.name}: color={color!r} is neither a column of obs nor a gene nor, as 'X_key:column', in obsm"
+        f"{'; did you mean ' + ' or '.join(map(repr, alike)) + '?' if alike else ';'} obs: "
         f"{shorten(table.obs.columns, 8)}; genes: {shorten(table.var_names) or 'none'}; obsm: "
         f"{shorten(table.obsm) or 'none'}."
     )
+
+
+def _predicted_genes(sample: Sample, key: str) -> list[str]:
+    """Return the genes in the columns of predicted expression, none of another key of ``obsm``."""
+    return list(map(str, sample.table.uns.get(_keys.predicted_genes(key.removeprefix("X_")), ())))
 
 
 def _obsm_column(sample: Sample, key: str, part: str) -> pd.Series:
@@ -112,8 +137,7 @@ def _obsm_column(sample: Sample, key: str, part: str) -> pd.Series:
     stored, where = sample.table.obsm[key], f"{sample.name}: obsm[{key!r}]"
     sample.check_current(key)
     values = stored.to_numpy() if isinstance(stored, pd.DataFrame) else to_dense(stored, where)
-    genes = sample.table.uns.get(_keys.predicted_genes(key.removeprefix("X_")), ())
-    named = stored.columns if isinstance(stored, pd.DataFrame) else genes
+    named = stored.columns if isinstance(stored, pd.DataFrame) else _predicted_genes(sample, key)
     names = list(map(str, named)) if len(named) == values.shape[1] else list(map(str, range(values.shape[1])))
     if part not in names and not (part == "" and len(names) == 1):
         raise KeyError(f"{where} has the columns {shorten(names, 10)}; name one, as in color='{key}:{names[0]}'.")

@@ -16,15 +16,21 @@ from matplotlib.patches import Rectangle
 from matplotlib.transforms import blended_transform_factory
 from numpy.typing import NDArray
 
-from spade._checks import shorten
+from spade import _keys
+from spade._checks import check_idle, shorten
 from spade._samples.images import image_levels
 from spade._samples.patches import maker, patch_record, placed_patches
+from spade._samples.placement import place
 from spade._samples.sample import Sample
 from spade._samples.slides.image import SlideImage
 from spade.core.arrays import Floats, Rows
+from spade.core.checks import check_text
 from spade.core.patches.overview import MAX_PX, read_region
 from spade.core.patches.tiles import Level, iter_patches
+from spade.io._recorded.frames import image_size
 from spade.pl._draw.axes import SMALL, TEXT, bare
+from spade.pp._patches import PatchSettings, join_rows
+from spade.pp._scale import section_scale
 
 logger = logging.getLogger("spade")
 #: Collections of more artists than this are drawn as pixels in vector formats.
@@ -121,6 +127,44 @@ def views(sample: Sample, patches_key: str) -> list[View]:
     return drawn
 
 
+def spot_views(sample: Sample, image_key: Any, mpp: Any) -> list[View]:
+    """Return one view per section, its spots placed as :func:`spade.pp.patches` would place them."""
+    settings = PatchSettings(1.0, 1, image_key, mpp, None, _keys.PATCHES)  # of no size: there are no patches
+    regions, drawn = [section.region for section in sample.sections], []
+    for section in sample.sections:
+        placement = place(sample.sdata, section.name, section.region, regions, settings.image_of(section.region))
+        rows = join_rows(section, placement)
+        scale, diameter = section_scale(sample, section, placement, rows, settings.mpp_of(section.region))
+        image = sample.sdata.images[placement.image_key]
+        width, height = image_size(image)
+        drawn.append(
+            View(
+                section.name,
+                section.rows,
+                section.ids,
+                image_levels(image),
+                scale,
+                placement.centres[rows] * scale,
+                placement.inside((height, width))[rows],
+                diameter,
+                diameter,
+                0,
+            )
+        )
+    return drawn
+
+
+def views_of(sample: Sample, patches_key: str, image_key: Any = None, mpp: Any = None) -> list[View]:
+    """Return one view per section: by its patches or, before there are any, by its spots and what is stated."""
+    if check_text("patches_key", patches_key) != _keys.PATCHES or _keys.read_provenance(sample.table.uns, patches_key):
+        check_idle(
+            [("image_key", image_key, None), ("mpp", mpp, None)],
+            "the patches say on which image they lie, and at which µm/px",
+        )
+        return views(sample, patches_key)
+    return spot_views(sample, image_key, mpp)
+
+
 def image_view(name: str, image: SlideImage) -> View:
     """Return a view of an image without spots."""
     levels, none = image_levels(image.element), np.zeros(0, dtype=np.int64)
@@ -153,14 +197,14 @@ def draw_border(ax: Axes, view: View) -> None:
     ax.add_patch(Rectangle((0, 0), *view.image_um, fill=False, edgecolor=BORDER, linewidth=1.0, linestyle=(0, (4, 2))))
 
 
-def draw_spots(ax: Axes, view: View, **style: Any) -> Collection:
-    """Draw all spots as circles of their true size, and tiles as squares."""
+def draw_spots(ax: Axes, view: View, size: float = 1.0, **style: Any) -> Collection:
+    """Draw all spots as circles of ``size`` times their true size, and tiles as squares."""
     style["rasterized"] = len(view.centres) > RASTERISE_ABOVE
     spots: Collection
     if view.diameter is None:
-        spots = PolyCollection(squares(view.centres, view.side), **style)
+        spots = PolyCollection(squares(view.centres, size * view.side), **style)
     else:
-        diameters = np.full(len(view.centres), view.diameter)
+        diameters = np.full(len(view.centres), size * view.diameter)
         spots = EllipseCollection(
             diameters,
             diameters,

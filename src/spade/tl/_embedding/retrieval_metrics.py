@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -11,13 +11,14 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from spade import _keys
+from spade._checks import check_counts
 from spade._said import speaks
 from spade._samples.collect import Collector
 from spade._samples.model_features import Model, check_model
 from spade._samples.obs import obs_column, value_strings
 from spade._samples.open import Samples, as_list, iter_samples
 from spade.core.arrays import Rows
-from spade.core.checks import check_count, check_text
+from spade.core.checks import check_text
 from spade.core.evaluation.retrieval import chance_rank, chance_recall, group_sizes, ranks_within, recall_at
 from spade.models import SpadeModel
 from spade.tl._embedding.modalities import MODALITIES, Source, check_mix, encode, read_modality
@@ -32,7 +33,7 @@ def retrieval_metrics(
     samples: Samples,
     model: Model,
     *,
-    k: int = 10,
+    k: int | Sequence[int] = 10,
     mix: str = "concat",
     split_key: str | None = None,
     part: str = _keys.TEST,
@@ -54,7 +55,8 @@ def retrieval_metrics(
     model
         A trained model.
     k
-        Recall@k is the share of spots whose partner is among the first ``k``.
+        Recall@k is the share of spots whose partner is among the first ``k``; one number or several, such as
+        ``(1, 5, 10, 50)``, which :func:`spade.pl.retrieval_curve` draws.
     mix
         How experts, which do not share axes, are compared. ``"concat"``: cosine of the concatenated outputs of all
         experts, weighted on both sides. ``"logits"``: Σ_e w_e cos_e of query and gallery, with the weights of the query
@@ -74,12 +76,13 @@ def retrieval_metrics(
     Returns
     -------
     DataFrame
-        One row per ``direction`` (``"image_to_expression"``, ``"expression_to_image"``) and ``gallery``, the spots that
-        compete with the true partner: ``"all_spots"``; ``"same_section"``, so that differences between sections (stain,
-        batch) do not help; ``"other_sections"``, all spots but those of the query's section (if there are several
-        sections); ``"same_expert"`` (of a mixture), the spots that the image routes to the query's expert, so that
-        routing alone does not help. Columns: number of queries ``n``, ``k``, ``recall`` beside ``chance_recall``,
-        ``median_rank`` beside ``chance_rank``. With ``control`` also ``control_recall`` and ``control_rank``.
+        One row per ``direction`` (``"image_to_expression"``, ``"expression_to_image"``), ``gallery`` and ``k``. The
+        gallery are the spots that compete with the true partner: ``"all_spots"``; ``"same_section"``, so that
+        differences between sections (stain, batch) do not help; ``"other_sections"``, all spots but those of the
+        query's section (if there are several sections); ``"same_expert"`` (of a mixture), the spots that the image
+        routes to the query's expert, so that routing alone does not help. Columns: number of queries ``n``, ``k``,
+        ``recall`` beside ``chance_recall``, ``median_rank`` beside ``chance_rank``. With ``control`` also
+        ``control_recall`` and ``control_rank``.
 
     Raises
     ------
@@ -99,7 +102,7 @@ def retrieval_metrics(
     (8, 8)
     """
     check_model(model)
-    check_count("k", k)
+    counts = check_counts("k", k)
     check_mix(mix, model)
     if split_key is not None:
         check_text("part", part)
@@ -118,7 +121,7 @@ def retrieval_metrics(
                 f"obsm[{model.config.use_rep!r}] of the model. Train both on the same features."
             )
         controls = replace(controls, expert=pairs.expert)  # the galleries are those of the model
-    return pd.DataFrame([line for query in MODALITIES for line in _compare(pairs, controls, query, k)])
+    return pd.DataFrame([line for query in MODALITIES for line in _compare(pairs, controls, query, counts)])
 
 
 @dataclass(frozen=True)
@@ -169,24 +172,25 @@ def _embed_pairs(samples: Samples, model: Model, mix: str, source: Source, chose
     return _Pairs(query, gallery, columns["expert"], columns["section"], columns["row"])
 
 
-def _compare(pairs: _Pairs, controls: _Pairs | None, query: str, k: int) -> Iterator[dict[str, object]]:
-    """Yield one line per gallery for queries of one modality."""
+def _compare(pairs: _Pairs, controls: _Pairs | None, query: str, counts: Sequence[int]) -> Iterator[dict[str, object]]:
+    """Yield one line per gallery and k for queries of one modality."""
     control_ranks = {} if controls is None else _ranks(controls, query)
     for gallery, (ranks, sizes) in _ranks(pairs, query).items():
-        line: dict[str, object] = {
-            "direction": f"{query}_to_{_other(query)}",
-            "gallery": gallery,
-            "n": len(ranks),
-            "k": k,
-            "recall": recall_at(ranks, k),
-            "chance_recall": chance_recall(sizes, k),
-            "median_rank": float(np.median(ranks)),
-            "chance_rank": chance_rank(sizes),
-        }
-        if controls is not None:
-            of_control = control_ranks[gallery][0]
-            line |= {"control_recall": recall_at(of_control, k), "control_rank": float(np.median(of_control))}
-        yield line
+        for k in counts:
+            line: dict[str, object] = {
+                "direction": f"{query}_to_{_other(query)}",
+                "gallery": gallery,
+                "n": len(ranks),
+                "k": k,
+                "recall": recall_at(ranks, k),
+                "chance_recall": chance_recall(sizes, k),
+                "median_rank": float(np.median(ranks)),
+                "chance_rank": chance_rank(sizes),
+            }
+            if controls is not None:
+                of_control = control_ranks[gallery][0]
+                line |= {"control_recall": recall_at(of_control, k), "control_rank": float(np.median(of_control))}
+            yield line
 
 
 def _other(modality: str) -> str:

@@ -11,11 +11,12 @@ from threadpoolctl import threadpool_limits
 from tqdm.auto import tqdm
 
 from spade import _keys
-from spade._checks import check_shots, shorten
+from spade._checks import check_counts, shorten
 from spade._said import speaks
 from spade._samples.features import Representation, check_weights, named_representations, support_scale
 from spade._samples.open import Samples, as_list
-from spade.core.checks import brief, check_count, check_not_negative, check_positive
+from spade.core.arrays import Floats, Rows
+from spade.core.checks import brief, check_count, check_flag, check_not_negative, check_positive
 from spade.core.errors import warn
 from spade.core.evaluation.episodes import Episode
 from spade.core.rng import as_seed
@@ -43,10 +44,11 @@ def few_shot(
     scaling: str = "block",
     weights: str | Mapping[str, float] | None = None,
     patches_key: str = _keys.PATCHES,
+    return_predictions: bool = False,
     table_key: str | None = None,
     rng: int | np.random.Generator = 0,
     key_added: str = "few_shot",
-) -> pd.DataFrame:
+) -> pd.DataFrame | tuple[pd.DataFrame, pd.DataFrame]:
     """Measure how well the labels of a few spots per class classify other spots.
 
     Every representation gets the same draws of labelled spots, and those of more shots contain those of fewer. Where
@@ -105,6 +107,8 @@ def few_shot(
         support (1 with one shot, where nothing can be held out).
     patches_key
         What :func:`spade.pp.patches` wrote; read only with ``block_um``.
+    return_predictions
+        Also return the prediction for every spot of every query, which takes memory with many spots and draws.
     table_key
         Table; may be left out when there is one.
     rng
@@ -120,6 +124,10 @@ def few_shot(
         ``"recall"``, with the number of query spots ``n_query`` and of classes ``n_classes``. Only classes that occur
         in the unit count; AUROC is NaN where a single one does. For a single ``SpatialData`` (or path) the table is
         also written to ``uns["few_shot"]``. :func:`few_shot_summary` computes means, intervals and paired comparisons.
+    DataFrame
+        With ``return_predictions``: ``section``, ``spot``, ``label`` (what is true), ``predicted`` and
+        ``probability_<class>``, after the columns that name the draw and the ``unit``. :func:`spade.pl.confusion` and
+        :func:`spade.pl.roc` draw it.
 
     Raises
     ------
@@ -147,8 +155,9 @@ def few_shot(
     [['X_texture', 1, 2], ['X_texture', 4, 2]]
     """
     named = named_representations(use_rep)
-    numbers = check_shots(shots)
+    numbers = check_counts("shots", shots)
     check_count("n_repeats", n_repeats)
+    check_flag("return_predictions", return_predictions)
     _keys.check_uns_key(key_added)
     block_weights = check_weights(weights, named)
     probe = Probe(classifier, C, n_neighbors, choose_weights=weights == "auto")
@@ -180,25 +189,26 @@ def few_shot(
             rows, numbers[-1], n_repeats=n_repeats, seed=seed, block_um=block_um, guard_um=guard_um
         )
     results: list[Row] = []
+    predicted: list[pd.DataFrame] = []
     unit = rows.section if groupby is None else rows.group
     n_fits = len(draws) * len(numbers) * len(named)
     # many small fits, which several threads would only slow down
     with threadpool_limits(1), tqdm(total=n_fits, desc="few-shot", unit="fit") as bar:
         for repeat, episode in draws:
             for k in numbers:
-                facts: Row = {"classifier": classifier, "shots": k, "repeat": repeat}
                 for name in named:
-                    unit_scores = _score(probe, rows, name, episode, k, unit=unit, scaling=scaling, seed=seed)
-                    results += [
-                        {"representation": name, **facts, "unit": of_unit, **score} for of_unit, score in unit_scores
-                    ]
+                    facts: Row = {"representation": name, "classifier": classifier, "shots": k, "repeat": repeat}
+                    query, found = _predict(probe, rows, name, episode, k, scaling=scaling, seed=seed)
+                    results += [facts | score for score in _score(rows, unit[query], query, found)]
+                    if return_predictions:
+                        predicted.append(_predictions(rows, facts, unit[query], query, found))
                     bar.update()
     table = pd.DataFrame(results).assign(n_classes=len(rows.classes))
     table.index = table.index.astype(str)
     _warn_of_gaps(table, rows, None if groupby is None else set(rows.group[rows.labelled].tolist()))
     if len(listed) == 1:
         store_table(listed[0], table, key_added, table_key, function="tl.few_shot", label_key=label_key, seed=seed)
-    return table
+    return (table, pd.concat(predicted, ignore_index=True)) if return_predictions else table
 
 
 def _check_split(
@@ -219,27 +229,36 @@ def _check_split(
         check_not_negative("guard_um", guard_um, "µm")
 
 
-def _score(
-    probe: Probe,
-    rows: LabelledRows,
-    representation: str,
-    episode: Episode,
-    k: int,
-    *,
-    unit: NDArray[np.str_],
-    scaling: str,
-    seed: int,
-) -> Iterator[tuple[str, Row]]:
-    """Learn from ``k`` shots, and yield the scores of every unit of the query."""
+def _predict(
+    probe: Probe, rows: LabelledRows, representation: str, episode: Episode, k: int, *, scaling: str, seed: int
+) -> tuple[Rows, Floats]:
+    """Learn from ``k`` shots; return the rows of the query and the probabilities of the classes there."""
     support, query = episode.shots(k)
     x = rows.x[representation]
     mean, deviation = support_scale(x[support], scaling)
     predict = probe.fit((x[support] - mean) / deviation, rows.y[support], seed, rows.widths[representation])
-    probabilities = predict((x[query] - mean) / deviation)
-    for name in np.unique(unit[query]):
-        of_unit = unit[query] == name
+    return query, predict((x[query] - mean) / deviation)
+
+
+def _score(rows: LabelledRows, unit: NDArray[np.str_], query: Rows, probabilities: Floats) -> Iterator[Row]:
+    """Yield the scores of every unit of the query."""
+    for name in np.unique(unit):
+        of_unit = unit == name
         for score in scores(rows.y[query[of_unit]], probabilities[of_unit], rows.classes):
-            yield name, score
+            yield {"unit": name, **score}
+
+
+def _predictions(
+    rows: LabelledRows, facts: Row, unit: NDArray[np.str_], query: Rows, probabilities: Floats
+) -> pd.DataFrame:
+    """Return what is predicted for every spot of the query."""
+    classes = np.array(rows.classes, dtype=object)
+    columns = {
+        "unit": unit, "section": rows.section[query], "spot": rows.spot[query], "label": classes[rows.y[query]],
+        "predicted": classes[probabilities.argmax(1)],
+    }  # fmt: skip
+    of_classes = {f"probability_{name}": probabilities[:, i] for i, name in enumerate(rows.classes)}
+    return pd.DataFrame({**dict.fromkeys(facts), **columns, **of_classes}).assign(**facts)
 
 
 def _warn_of_gaps(table: pd.DataFrame, rows: LabelledRows, groups: set[str] | None) -> None:

@@ -36,7 +36,7 @@ class LabelledRows:
         Class number; -1: no label.
     classes
         Names of the classes.
-    section, group
+    section, group, spot
         Names per row.
     points
         ``(n, 2)`` centres in µm within the section; None if not asked for.
@@ -48,6 +48,7 @@ class LabelledRows:
     classes: list[str]
     section: NDArray[np.str_]
     group: NDArray[np.str_]
+    spot: NDArray[np.str_]
     points: Floats | None
 
     @property
@@ -83,6 +84,7 @@ def read_rows(
         columns = {
             "label": read_labels(sample, label_key, "label_key")[0].astype(str)[rows],
             "group": group_labels(sample, groupby)[rows],
+            "spot": sample.table.obs_names.to_numpy().astype(str)[rows],
         }
         if patches_key is not None:
             columns["points"] = row_centres(sample, patches_key, required=True)[0][rows]
@@ -95,7 +97,14 @@ def read_rows(
     classes = check_classes(label, label_key)
     y = np.where(label == "", -1, np.searchsorted(classes, label))
     return LabelledRows(
-        beside(named, blocks), widths, y, classes, joined["section"], joined["group"], joined.get("points")
+        beside(named, blocks),
+        widths,
+        y,
+        classes,
+        joined["section"],
+        joined["group"],
+        joined["spot"],
+        joined.get("points"),
     )
 
 

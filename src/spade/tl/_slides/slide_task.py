@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from spade import _keys
-from spade._checks import check_shots
+from spade._checks import check_counts
 from spade._said import speaks
 from spade._samples.features import Representation
 from spade._samples.open import as_list
@@ -254,7 +254,7 @@ def slide_task(
         SlideConfig, heads, {"C": C}, {"hidden": hidden, "lr": lr, "schedule": schedule}, dropout=dropout,
         n_epochs=n_epochs, weight_decay=weight_decay, patience=patience, inner_val=inner_val,
     )  # fmt: skip
-    shots_drawn = [ALL_SLIDES] if shots is None else check_shots(shots)
+    shots_drawn = [ALL_SLIDES] if shots is None else check_counts("shots", shots)
     if kind == CONTINUOUS and shots_drawn[0] == 1:
         raise ValueError(f"shots={brief(shots)}: target={kind!r} needs at least 2 training slides.")
     cohorts = asked_for(cohort_key, train_on, test_on)

@@ -13,7 +13,7 @@ import pandas as pd
 from tqdm.auto import tqdm
 
 from spade import _keys, encoders
-from spade._checks import check_shots
+from spade._checks import check_counts
 from spade._said import speaks
 from spade._samples.open import Samples, as_list
 from spade.core.checks import brief, check_count, check_flag, check_text
@@ -193,7 +193,7 @@ def switchboard(
     for name, column in (("use_rep", use_rep), ("label_key", label_key), ("groupby", groupby)):
         if column is not None:
             check_text(name, column)
-    shots_drawn = check_shots(shots)
+    shots_drawn = check_counts("shots", shots)
     _check_features(use_rep, encoder, weights, n_seeds)
     compared = resolve_variants(
         variants,
