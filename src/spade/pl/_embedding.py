@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from spade import _keys
 from spade._checks import check_idle, plural, shorten
-from spade._samples.collect import check_widths, concatenate
+from spade._samples.collect import Stack, check_widths
 from spade._samples.features import read_features
 from spade._samples.open import Samples, iter_samples
 from spade._samples.sample import Sample
@@ -188,7 +188,7 @@ class _Reader:
     def __init__(self, bases: list[str], settings: UmapSettings, key: str, names: list[str] | None) -> None:
         self.bases, self.settings, self.key, self.names = bases, settings, key, names
         self.labels = dict.fromkeys(bases, "UMAP")
-        self._parts: dict[str, list[NDArray[np.float32]]] = {name: [] for name in bases}
+        self._rows = {name: Stack() for name in bases}
         self._widths: dict[str, dict[str, int]] = {name: {} for name in bases}
         self._stored: dict[str, list[tuple[NDArray[np.float32], str] | None]] = {name: [] for name in bases}
         self._columns: list[dict[str, ColumnColours]] = []
@@ -196,9 +196,10 @@ class _Reader:
     def add(self, sample: Sample, layer: str | None, *, normalized: bool) -> None:
         """Read one sample."""
         for name in self.bases:
-            self._parts[name].append(_basis(sample, name))
-            self._widths[name][sample.name] = self._parts[name][-1].shape[1]
+            features = _basis(sample, name)
+            self._widths[name][sample.name] = features.shape[1]
             check_widths(self._widths[name], f"basis={name!r}")
+            self._rows[name].add(features)
             self._stored[name].append(stored_umap(sample, name, self.settings))
         names = self.names or _usual(sample, self.key)
         self._columns.append(_read(sample, names, self.key, layer, normalized=normalized))
@@ -209,7 +210,7 @@ class _Reader:
 
     def _place(self, name: str) -> NDArray[np.float32]:
         """Return a representation of width 2, the UMAP that is stored of just these rows, or a new one."""
-        x = concatenate(self._parts[name])
+        x = self._rows[name].joined()
         if x.shape[1] == 2:
             self.labels[name] = name
             return x
