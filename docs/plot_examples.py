@@ -1,7 +1,7 @@
 """A picture of every plot, for its page of the API.
 
-To add a plot, write an ``@example`` of its name. Its docstring says what the picture shows, for those who cannot see it;
-its parameters name what it draws, each made once by the ``@shared`` function of that name; its body is shown as code.
+To add a plot, write an ``@example`` of its name. Its docstring says what the picture shows, for those who cannot see
+it; its parameters name what it draws, each made once by the ``@shared`` function of that name; its body is shown.
 Sections and slides are real where ``SPADE_DATA_DIR`` has them, else synthetic.
 """
 
@@ -75,7 +75,7 @@ def real_section(name: str, image: str) -> Any:
 
 @shared
 def samples() -> list[Any]:
-    """Two sections of two patients, embedded by a model, with labels in ``obs["label"]``, and in ``obs["kind"]`` such as both have."""
+    """Two sections of two patients; all labels in ``obs["label"]``, those that both have in ``obs["kind"]``."""
     if (DATA / "her2st").is_dir():
         sections = [real_section("B4", "BT10737_D2_HE.jpg"), real_section("C2", "5714_HE_BT_C2.jpg")]
     else:
@@ -237,10 +237,12 @@ def programs(samples):
 
 @example
 def attention(samples):
-    """Sections of which halves are taken as slides: the tissue, and beside it its patches coloured by their attention."""
+    """Halves of sections, taken as slides: the tissue, and beside it its patches coloured by their attention."""
     for sample in samples:
         table = sample["table"]
-        table.obs["half"] = np.where(np.arange(table.n_obs) < table.n_obs / 2, "a", "b") + table.obs["patient"].astype(str)
+        table.obs["half"] = np.where(np.arange(table.n_obs) < table.n_obs / 2, "a", "b") + table.obs["patient"].astype(
+            str
+        )
     sp.tl.attention(samples, label_key="patient", use_rep="X_texture", slide_key="half", groupby=None, n_epochs=5)
     sp.pl.attention(samples, key="patient_attention")
 

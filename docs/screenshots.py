@@ -1,8 +1,8 @@
 """Look at a built site with headless Chromium: pages that are wider than the screen, and pictures of every page.
 
-``python docs/screenshots.py docs/_build/html`` opens every page at the width of a desktop and of a phone, and prints the
-pages that scroll sideways; the exit status is 1 if there are any. ``--out FOLDER`` also saves each page as a PNG, light
-and dark. ``--only PATTERN`` chooses pages, such as ``--only "howto/*"``.
+``python docs/screenshots.py docs/_build/html`` opens every page at the width of a desktop and of a phone, and prints
+the pages that scroll sideways; the exit status is 1 if there are any. ``--out FOLDER`` also saves each page as a PNG,
+light and dark. ``--only PATTERN`` chooses pages, such as ``--only "howto/*"``.
 """
 
 from __future__ import annotations
@@ -23,6 +23,8 @@ from typing import Any
 NAMES = ("chromium", "chromium-browser", "google-chrome", "chrome")
 WIDTHS = {"desktop": 1280, "phone": 390}
 MAX_HEIGHT = 6000
+#: Chromium reads commands from file descriptor 3, and answers to 4.
+START = "import os, sys; [os.dup2(int(sys.argv[i + 1]), 3 + i) for i in (0, 1)]; os.execv(sys.argv[3], sys.argv[3:])"
 #: What sticks out of the page: its width, and the first elements that end right of the screen and cannot be scrolled.
 MEASURE = """(() => {
   const root = document.documentElement, width = root.clientWidth;
@@ -43,10 +45,9 @@ class Browser:
     def __init__(self, chromium: str, profile: str) -> None:
         commands, self._write = os.pipe()
         self._read, answers = os.pipe()
-        program = f'exec "$0" "$@" 3<&{commands} 4>&{answers}'
         options = ["--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", "--remote-debugging-pipe"]
-        self._process = subprocess.Popen(
-            ["sh", "-c", program, chromium, *options, f"--user-data-dir={profile}"],
+        self._process = subprocess.Popen(  # noqa: S603
+            [sys.executable, "-c", START, str(commands), str(answers), chromium, *options, f"--user-data-dir={profile}"],
             pass_fds=(commands, answers), stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
         )  # fmt: skip
         os.close(commands)
@@ -84,7 +85,9 @@ class Browser:
 
     def open(self, page: Path, width: int, scheme: str) -> None:
         """Open a page on a screen of a width, in a light or dark scheme."""
-        self.call("Emulation.setDeviceMetricsOverride", width=width, height=900, deviceScaleFactor=1, mobile=width < 600)
+        self.call(
+            "Emulation.setDeviceMetricsOverride", width=width, height=900, deviceScaleFactor=1, mobile=width < 600
+        )
         self.call("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])
         self.call("Page.navigate", url=page.resolve().as_uri(), until="Page.loadEventFired")
 
@@ -140,7 +143,9 @@ def main() -> int:
     given = parser.parse_args()
     pages = {str(p.relative_to(given.site)): p for p in sorted(given.site.glob(given.only)) if "_static" not in p.parts}
     if (chromium := find_chromium()) is None or not pages:
-        print(f"no page matches {given.only!r}" if chromium else f"none of {', '.join(NAMES)} is on PATH", file=sys.stderr)
+        print(
+            f"no page matches {given.only!r}" if chromium else f"none of {', '.join(NAMES)} is on PATH", file=sys.stderr
+        )
         return 2
     if given.out:
         given.out.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""The Python of the how-tos: every block runs, in the order of its page; one that cannot run names only what there is."""
+"""The Python of the how-tos: every block runs, in the order of its page; one that cannot names only what there is."""
 
 from __future__ import annotations
 
@@ -174,7 +174,9 @@ def test_a_block_that_does_not_run_says_so():
 
 
 def test_wrong_names_are_found():
-    wrong = "import spade as sp\nsp.pp.patch(samples)\nsp.pp.patches(samples, size=3)\nsp.pp.patches(samples, size_um=3)"
+    wrong = (
+        "import spade as sp\nsp.pp.patch(samples)\nsp.pp.patches(samples, size=3)\nsp.pp.patches(samples, size_um=3)"
+    )
     assert unknown_names(wrong) == ["sp.pp.patch", "sp.pp.patches(size=)"]
 
 

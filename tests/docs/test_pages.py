@@ -38,7 +38,9 @@ def page_keys() -> dict[tuple[str, str], str]:
 
 def keys_of(sdata) -> dict[tuple[str, str], object]:
     """Everything that lies in an object, by kind and name."""
-    found = {(kind, key): value for kind in ("shapes", "images", "tables") for key, value in getattr(sdata, kind).items()}
+    found = {
+        (kind, key): value for kind in ("shapes", "images", "tables") for key, value in getattr(sdata, kind).items()
+    }
     found |= {("attrs", key): value for key, value in sdata.attrs.items()}
     for table in sdata.tables.values():
         for kind in ("obs", "obsm", "var", "layers", "uns"):
@@ -79,9 +81,7 @@ def written(tmp_path_factory):
     model = sp.tl.train_spade(samples, routing="learned", **settings)
     sp.tl.embed(samples, model)
     sp.tl.embed(samples, sp.tl.train_seal(samples, on_features="X_texture", genes=panel, n_epochs=1, batch_size=16))
-    sp.tl.embed(
-        samples, sp.tl.train_programs(samples, use_rep="X_texture", genes=panel, n_clusters=(3,), n_programs=2)
-    )
+    sp.tl.embed(samples, sp.tl.train_programs(samples, use_rep="X_texture", genes=panel, n_clusters=(3,), n_programs=2))
     model = sp.tl.train_spade(samples, **settings)
     sp.tl.embed(samples, model, key_added="plain")
     sp.tl.routing_scores(samples, model)
