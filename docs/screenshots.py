@@ -46,8 +46,9 @@ class Browser:
         commands, self._write = os.pipe()
         self._read, answers = os.pipe()
         options = ["--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", "--remote-debugging-pipe"]
+        options.append(f"--user-data-dir={profile}")
         self._process = subprocess.Popen(  # noqa: S603
-            [sys.executable, "-c", START, str(commands), str(answers), chromium, *options, f"--user-data-dir={profile}"],
+            [sys.executable, "-c", START, str(commands), str(answers), chromium, *options],
             pass_fds=(commands, answers), stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
         )  # fmt: skip
         os.close(commands)
