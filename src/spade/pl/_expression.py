@@ -58,9 +58,10 @@ def expression(
         Stem of the keys that :func:`spade.tl.predict_expression` wrote.
     deviation
         Whether to draw a third panel with the deviation of the prediction.
-    layer, normalized
-        Where the measured expression is: raw counts in ``X`` or a layer, or with ``normalized=True`` log-normalised
-        values as they are.
+    layer
+        Layer with the measured expression; None: ``X``. Raw counts are log-normalised.
+    normalized
+        Whether these values are normalised already and taken as they are.
     patches_key
         What :func:`spade.pp.patches` wrote; it holds the image, scale and spot size.
     table_key

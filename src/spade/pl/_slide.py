@@ -83,12 +83,14 @@ def slide(
         Opacity of the squares, above 0 and up to 1.
     cmap
         Colour map of numbers. None: ``"viridis"``, of attention ``"inferno"``.
-    vmin, vmax
-        Values at which the colours begin and end. None: the 1st and 99th percentile of all values drawn, of attention 0
-        and 100.
-    layer, normalized
-        Where expression is: raw counts in ``X`` or a layer, drawn log-normalised, or with ``normalized=True`` values
-        that are taken as they are.
+    vmin
+        Value at which the colours begin. None: the 1st percentile of all values drawn, of attention 0.
+    vmax
+        Value at which the colours end. None: the 99th percentile of all values drawn, of attention 100.
+    layer
+        Layer with the expression of a gene; None: ``X``. Raw counts are drawn log-normalised.
+    normalized
+        Whether these values are normalised already and taken as they are.
     image_key
         With ``color=None``: the image. None: the only RGB image, or the finest of several that show the same area.
     patches_key
