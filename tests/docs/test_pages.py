@@ -37,14 +37,14 @@ def page_keys() -> dict[tuple[str, str], str]:
 
 
 def keys_of(sdata) -> dict[tuple[str, str], object]:
-    """Everything that lies in an object, by kind and name."""
+    """Everything that lies in an object, by kind and name; newer versions of anndata call X the layer None."""
     found = {
         (kind, key): value for kind in ("shapes", "images", "tables") for key, value in getattr(sdata, kind).items()
     }
     found |= {("attrs", key): value for key, value in sdata.attrs.items()}
     for table in sdata.tables.values():
         for kind in ("obs", "obsm", "var", "layers", "uns"):
-            found |= {(kind, key): getattr(table, kind)[key] for key in getattr(table, kind)}
+            found |= {(kind, key): getattr(table, kind)[key] for key in getattr(table, kind) if key is not None}
     return found
 
 
