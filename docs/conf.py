@@ -6,8 +6,11 @@ For a draft, ``-D execute_tutorials=0`` shows the tutorials as they were last ex
 from __future__ import annotations
 
 import base64
+import inspect
 import os
+import re
 import shutil
+import sys
 from importlib.metadata import metadata
 from pathlib import Path
 
@@ -19,7 +22,7 @@ from pandas import NA
 from sphinx.application import Sphinx
 from sphinx.util.inspect import TypeAliasForwardRef
 
-from spade import encoders, tasks
+from spade import encoders, pl, tasks
 from spade.encoders import _texture
 
 DOCS = Path(__file__).parent
@@ -28,8 +31,13 @@ ROOT = DOCS.parent
 EXECUTED = DOCS / "tutorials"
 #: Real sections and slides, for the tutorials whose metadata say that they need them.
 DATA = Path(os.environ.get("SPADE_TEST_DATA", ROOT.parent / "shared" / "data")).resolve()
+#: Pictures of the plots, which git ignores.
+PLOTS = DOCS / "plots"
 #: The cell with this tag draws the figure of the landing page.
 LANDING = "landing"
+
+os.environ.setdefault("SPADE_DATA_DIR", str(DATA))
+sys.path.insert(0, str(DOCS))
 
 info = metadata("spade-st")
 project = "spade"
@@ -42,9 +50,10 @@ extensions = [
     "sphinx.ext.autodoc",
     "sphinx.ext.autosummary",
     "sphinx.ext.napoleon",
+    "sphinx.ext.viewcode",
     "sphinx_copybutton",
 ]
-exclude_patterns = ["_build", "**.ipynb_checkpoints"]
+exclude_patterns = ["_build", "plots", "**.ipynb_checkpoints"]
 templates_path = ["_templates"]
 nitpicky = True
 # of what the package does not document itself, only links within the package must resolve
@@ -83,7 +92,9 @@ nb_execution_mode = "off"  # tutorials are executed below, once
 
 html_theme = "furo"
 html_title = f"spade {version}"
-html_static_path: list[str] = []
+html_static_path = ["_static"]
+html_css_files = ["spade.css"]
+pygments_dark_style = "github-dark"
 copybutton_prompt_text = r">>> |\.\.\. |\$ "
 copybutton_prompt_is_regexp = True
 
@@ -159,7 +170,6 @@ def run_tutorials(app: Sphinx) -> None:
     os.environ["MPLBACKEND"] = "module://matplotlib_inline.backend_inline"  # figures go into the notebook
     os.environ.setdefault("TQDM_DISABLE", "1")
     os.environ.setdefault("PYTHONWARNINGS", "ignore:IProgress not found")
-    os.environ.setdefault("SPADE_DATA_DIR", str(DATA))
     EXECUTED.mkdir(exist_ok=True)
     code = max(file.stat().st_mtime for file in (ROOT / "src").rglob("*.py"))
     for source in sorted((ROOT / "tutorials").glob("*.ipynb")):
@@ -191,6 +201,49 @@ def copy_tutorial(source: Path) -> None:
         shutil.copy2(source, EXECUTED)
 
 
+def draw_plots(app: Sphinx) -> None:
+    """Draw the pictures of plots that are not there or older than their code, and tell the pages of the API of them."""
+    import plot_examples
+
+    PLOTS.mkdir(exist_ok=True)
+    code = [DOCS / "plot_examples.py", *(ROOT / "src" / "spade" / "pl").rglob("*.py")]
+    newest = max(file.stat().st_mtime for file in code)
+    for name in plot_examples.EXAMPLES:
+        picture = PLOTS / f"{name}.png"
+        if not picture.is_file() or picture.stat().st_mtime < newest:
+            plot_examples.draw(name, picture)
+    app.config.autosummary_context = {
+        "plots": {
+            name: {"code": plot_examples.code_of(name), "text": plot_examples.text_of(name)}
+            for name in plot_examples.EXAMPLES
+        }
+    }
+
+
+def forget_builtins(app: Sphinx) -> list[tuple[str, dict[str, object], str]]:
+    """Leave modules without source out of the list of sources, which would link to pages that are not there."""
+    modules = getattr(app.env, "_viewcode_modules", {})
+    for name in [name for name, source in modules.items() if not source]:
+        del modules[name]
+    return []
+
+
+def describe_figures(app: Sphinx, doctree: nodes.document, docname: str) -> None:
+    """Say in words what the figures of tutorials show: what the plot that drew them does, and where."""
+    for image in doctree.findall(nodes.image):
+        if not re.search(r"[\\/]|^$", image.get("alt", "")):
+            continue
+        cell, section = image, image
+        while cell is not None and "cell" not in cell.get("classes", []):
+            cell = cell.parent
+        while section is not None and not isinstance(section, nodes.section):
+            section = section.parent
+        title = section[0].astext() if section is not None else docname
+        drawn = re.findall(r"sp\.pl\.(\w+)\(", cell.astext()) if cell is not None else []
+        does = [inspect.getdoc(getattr(pl, name)).partition("\n")[0].rstrip(".") for name in drawn if hasattr(pl, name)]
+        image["alt"] = f"Figure of the section {title}" + (f": {does[-1]}" if does else "")
+
+
 def visit_math(translator: object, node: nodes.math | nodes.math_block) -> None:
     """Write a formula as MathML."""
     block = isinstance(node, nodes.math_block)
@@ -203,4 +256,7 @@ def setup(app: Sphinx) -> None:
     """Execute the tutorials before anything is read, and render formulas."""
     app.add_config_value("execute_tutorials", default=True, rebuild="env", types=bool)
     app.connect("builder-inited", run_tutorials, priority=100)
+    app.connect("builder-inited", draw_plots, priority=101)
+    app.connect("html-collect-pages", forget_builtins, priority=100)
+    app.connect("doctree-resolved", describe_figures, priority=900)
     app.add_html_math_renderer("mathml", inline_renderers=(visit_math, None), block_renderers=(visit_math, None))

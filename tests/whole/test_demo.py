@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 import sys
 
 import numpy as np
+import pandas as pd
 import pytest
 from helpers.sections import tiny
 from spatialdata import read_zarr
@@ -15,6 +17,7 @@ import spade as sp
 from spade.__main__ import main
 from spade._demo import _file_names
 from spade._demo._find import find_samples
+from spade._demo._report import Report
 
 
 def names(folder, **options):
@@ -85,6 +88,22 @@ def test_errors_are_one_line_and_an_exit_code(tmp_path, capsys):
     assert main(["demo", "--data", str(tmp_path / "nowhere"), "--out", str(tmp_path / "out")]) == 1
     assert capsys.readouterr().err.startswith("error: data=")
     assert main(["demo", "--out", str(tmp_path / "out"), "--data", str(tmp_path)]) == 1
+
+
+def test_the_report_fits_a_phone_and_lists_its_parts(tmp_path, png):
+    report = Report("One & two", "Made in a test.")
+    report.text("What was <found>?", "Nothing.")
+    report.table(pd.DataFrame({"recall": [0.12345]}))
+    report.figure("Patches", "Squares on tissue.", png)
+    report.write(tmp_path / "report.html")
+    page = (tmp_path / "report.html").read_text()
+    assert '<meta name="viewport" content="width=device-width, initial-scale=1">' in page
+    links = re.findall(r'<li><a href="#(.*?)">(.*?)</a>', page)
+    assert links == re.findall(r'<h2 id="(.*?)">(.*?)</h2>', page) == [
+        ("part-1", "What was &lt;found&gt;?"), ("part-2", "Patches"),
+    ]  # fmt: skip
+    assert 'alt="Patches. Squares on tissue."' in page and '<div class="wide"><table' in page
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["he.png", "report.html"]
 
 
 @pytest.mark.slow

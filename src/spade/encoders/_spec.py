@@ -38,8 +38,10 @@ class EncoderSpec:
         Side of the input in pixels; None: that of the model.
     mpp
         µm/px of the patches it is meant for; None if not stated.
-    mean, std
-        Normalisation of the input; None: the architecture's own.
+    mean
+        Mean of red, green and blue that the input is normalised by; None: the architecture's own.
+    std
+        Their deviation; None: the architecture's own.
     licence
         Terms of the weights.
     gated
@@ -54,8 +56,10 @@ class EncoderSpec:
         Where to get weights that are not on the hub.
     aliases
         Names in other programs.
-    requires, install
-        Python module that defines the architecture, and how it is installed; None: nothing else is needed.
+    requires
+        Python module that defines the architecture; None: no further one.
+    install
+        How that module is installed.
     source
         What the facts were read in.
     """
@@ -122,7 +126,7 @@ class Encoder(Protocol):
 
     @property
     def input_px(self) -> int | None:
-        """Side of its input in pixels; None: any."""
+        """Side of its input in pixels; None if it takes any."""
 
     @property
     def mpp(self) -> float | None:

@@ -48,8 +48,10 @@ def wrap(
     transform
         In place of ``mean`` and ``std``: a function from a PIL image to a tensor ``(3, h, w)``, as those of torchvision
         and timm, which is called for every patch.
-    device, precision
-        Where and in which precision a network runs, as in :func:`get`; not for a function.
+    device
+        Where a network runs, as in :func:`get`; not for a function.
+    precision
+        In which precision a network runs, as in :func:`get`; not for a function.
 
     Returns
     -------

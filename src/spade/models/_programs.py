@@ -117,7 +117,7 @@ class ProgramModel(SharedModel):
 
     @property
     def dim(self) -> int:
-        """Width d of the representation: K logits and P programs."""
+        """Width d of the representation, of K logits and P programs."""
         return len(self._arrays["bias"])
 
     @property

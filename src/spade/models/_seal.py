@@ -133,7 +133,7 @@ class SealModel(SharedModel):
 
     @property
     def n_features(self) -> int:
-        """Width of the image features it reads: those of the frozen encoder, or those of the tuned one."""
+        """Width of the image features it reads, those of the frozen encoder or those of the tuned one."""
         return len(self.net.vision.mean) if isinstance(self.net.vision, FeatureTower) else self.dim
 
     @property

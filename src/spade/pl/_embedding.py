@@ -84,8 +84,12 @@ def embedding(
         Stem of the expert's ``obs`` key.
     n_links
         Spots, drawn at random, that lines link between two representations; 0: no lines. None: 50.
-    n_neighbors, min_dist, metric
-        As in :func:`scanpy.pp.neighbors` and :func:`scanpy.tl.umap`; ``metric`` is one of scanpy's names.
+    n_neighbors
+        As in :func:`scanpy.pp.neighbors`.
+    min_dist
+        As in :func:`scanpy.tl.umap`.
+    metric
+        Distance between rows by one of scanpy's names, as in :func:`scanpy.pp.neighbors`.
     rng
         Seed of UMAP and of the order in which points are drawn: it is random, so that no group hides another.
     layer, normalized

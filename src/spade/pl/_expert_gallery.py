@@ -52,8 +52,10 @@ def expert_gallery(
         A ``SpatialData``, a path to a zarr store, or a list or dict of these; expression is not needed.
     key
         Stem of the keys that :func:`spade.tl.embed` wrote.
-    n_patches, n_genes
-        Patches and genes per expert.
+    n_patches
+        Patches per expert.
+    n_genes
+        Genes per expert.
     experts
         Experts to show; None: all that have the largest weight in some spot.
     layer

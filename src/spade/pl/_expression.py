@@ -73,9 +73,10 @@ def expression(
         Stem of the keys that :func:`spade.tl.predict_expression` wrote.
     deviation
         Whether to draw a third panel with the deviation of the prediction.
-    layer, normalized
-        Where the measured expression is: raw counts in ``X`` or a layer, or with ``normalized=True`` log-normalised
-        values as they are.
+    layer
+        Layer with the measured expression; None: ``X``. Raw counts are log-normalised.
+    normalized
+        Whether these values are normalised already and taken as they are.
     cmap, vmin, vmax
         Colours of measured and predicted expression, as in :func:`spatial`: with both ends as numbers, the two are on
         one scale.

@@ -42,8 +42,10 @@ def expression_ranking(
         From :func:`spade.tl.expression_trust` or :func:`spade.tl.expression_benchmark`.
     n_genes
         Most genes per panel. Genes that do not vary in any section are not drawn; the title gives their number.
-    n_boot, rng
-        Bootstrap samples of a benchmark's sections, and their seed.
+    n_boot
+        Bootstrap samples of a benchmark's sections.
+    rng
+        Seed of the bootstrap.
     ax
         As many Axes as there are panels; None: a new figure.
     show

@@ -49,8 +49,10 @@ def retrieval(
         The gallery of the search.
     query_samples
         Samples that the queries are from; None: the gallery.
-    n_queries, n_patches
-        Number of queries, the first of the table, and of patches for each.
+    n_queries
+        Number of queries, the first of the table.
+    n_patches
+        Number of patches for each query.
     patches_key
         What :func:`spade.pp.patches` wrote.
     table_key

@@ -91,12 +91,16 @@ def slide(
         Colours of categories, and the categories to draw, as in :func:`spatial`.
     cmap
         Colour map of numbers. None: ``"viridis"``, of attention ``"inferno"``.
-    vmin, vmax
-        Values at which the colours begin and end, or percentiles such as ``"p95"``. None: the 1st and 99th percentile
-        of all values drawn, of attention 0 and 100.
-    layer, normalized
-        Where expression is: raw counts in ``X`` or a layer, drawn log-normalised, or with ``normalized=True`` values
-        that are taken as they are.
+    vmin
+        Value at which the colours begin, or a percentile such as ``"p5"``. None: the 1st percentile of all values
+        drawn, of attention 0.
+    vmax
+        Value at which the colours end, or a percentile such as ``"p95"``. None: the 99th percentile of all values
+        drawn, of attention 100.
+    layer
+        Layer with the expression of a gene; None: ``X``. Raw counts are drawn log-normalised.
+    normalized
+        Whether these values are normalised already and taken as they are.
     image_key
         With ``color=None``: the image. None: the only RGB image, or the finest of several that show the same area.
     patches_key

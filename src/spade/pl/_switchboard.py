@@ -52,8 +52,10 @@ def switchboard(
         Variant whose probe the solid line shows.
     over
         Unit of the intervals, as in :func:`spade.tl.switchboard_summary`.
-    n_boot, rng
-        Bootstrap samples of the units, and their seed.
+    n_boot
+        Bootstrap samples of the units.
+    rng
+        Seed of the bootstrap.
     ax
         As many Axes as there are panels; None: a new figure.
     show

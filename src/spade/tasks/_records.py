@@ -74,8 +74,10 @@ class LabelRule:
         Where this was read.
     label
         Column of the class, grade or value.
-    time, event
-        Columns of a survival task.
+    time
+        Of a survival task: column with the time until the event or the end of follow-up.
+    event
+        Of a survival task: column that says whether the event was seen.
     patient
         Column of the patient; None: the table names no patients.
     folds
@@ -96,7 +98,7 @@ class LabelRule:
 
     @property
     def classes(self) -> list[str]:
-        """Classes in order; empty: unknown."""
+        """Classes in order, none if they are unknown."""
         return [name for _, name in self.codes or ()]
 
 
@@ -142,8 +144,10 @@ class Figure:
         Table of the paper.
     error
         Standard error over folds.
-    low, high
-        Interval of 95 %.
+    low
+        Lower end of the 95 % interval.
+    high
+        Upper end of the 95 % interval.
     shots
         Training slides per class; 0: all.
     """

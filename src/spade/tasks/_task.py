@@ -42,8 +42,10 @@ class Task(Facts):
         Which columns of which table hold the labels.
     n_classes
         Number of classes.
-    n_samples, unit
-        Number of cases or slides in the benchmark, and which of the two.
+    n_samples
+        Number of cases or slides in the benchmark.
+    unit
+        Which of the two they are.
     note
         What the facts leave open.
     published

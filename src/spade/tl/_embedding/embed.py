@@ -81,16 +81,19 @@ def embed(
     use_rep
         ``obsm`` key of the image features; None: those that the model was trained on. For a tuned encoder, what
         ``sp.pp.encode_patches(samples, encoder=model)`` wrote; None: the patches are read and encoded here.
-    layer, normalized
-        Where the expression is, as in :func:`train_spade`; None: as in training. ``layer="X"`` is ``X`` itself.
+    layer
+        Layer with the expression, as in :func:`train_spade`. None: that of the training; ``"X"`` is ``X`` itself.
+    normalized
+        Whether these values are normalised already. None: as in training.
     genes
         Gene names of the model's input, for a model that does not know them.
     min_overlap
         Smallest share of the model's genes that a sample must have. Genes that it lacks are set to their mean in
         training.
-    patches_key, batch_size
-        For a tuned encoder without ``use_rep``: what :func:`spade.pp.patches` wrote, and how many patches are encoded
-        at a time.
+    patches_key
+        For a tuned encoder without ``use_rep``: what :func:`spade.pp.patches` wrote.
+    batch_size
+        For a tuned encoder without ``use_rep``: how many patches are encoded at a time.
     table_key
         Table; may be left out when there is one.
     out

@@ -61,15 +61,19 @@ def retrieval_metrics(
         How experts, which do not share axes, are compared. ``"concat"``: cosine of the concatenated outputs of all
         experts, weighted on both sides. ``"logits"``: Σ_e w_e cos_e of query and gallery, with the weights of the query
         alone, as in MoDE. ``"mean"``: cosine of the mixtures Σ_e w_e f_e.
-    split_key, part
-        Use only spots whose ``obs[split_key]`` is ``part``; all spots if ``split_key`` is None.
+    split_key
+        ``obs`` column of a split; None: all spots are used.
+    part
+        Value of ``obs[split_key]`` of the spots that are used.
     control
         A model trained like this one with ``shuffle_pairs=True``, measured on the same spots: what it retrieves does
         not depend on true pairs.
     use_rep
         ``obsm`` key of the image features; None: those that the model was trained on.
-    layer, normalized
-        Where the expression is, as in :func:`train_spade`; None: as in training. ``layer="X"`` is ``X`` itself.
+    layer
+        Layer with the expression, as in :func:`train_spade`. None: that of the training; ``"X"`` is ``X`` itself.
+    normalized
+        Whether these values are normalised already. None: as in training.
     table_key
         Table; may be left out when there is one.
 

@@ -70,9 +70,10 @@ def retrieve(
         A ``SpatialData``, a path to a zarr store, or a list or dict of these.
     model
         A trained model.
-    query_by, gallery_by
-        ``"image"`` or ``"expression"``; ``gallery_by=None``: the other one. For a signature the gallery is searched by
-        ``"image"`` unless ``gallery_by="expression"``.
+    query_by
+        Side of the query spots, ``"image"`` or ``"expression"``; of a signature always expression.
+    gallery_by
+        Side of the gallery that is searched. None: the other one; for a signature ``"image"``.
     k
         Spots per query; None: the whole gallery, ranked.
     spots

@@ -59,9 +59,10 @@ def pathway_scores(
     predicted
         Stem of the keys that :func:`predict_expression` wrote, such as ``"predicted"``, to score its prediction; None:
         measured expression.
-    layer, normalized
-        Where the measured expression is: raw counts in ``X`` or a layer, which are log-normalised over all genes, or
-        with ``normalized=True`` values that are taken as they are.
+    layer
+        Layer with the measured expression; None: ``X``. Raw counts are log-normalised over all genes.
+    normalized
+        Whether these values are normalised already and taken as they are.
     method
         ``"ulm"``: the t-value of the slope of a linear regression of a spot's expression, over all genes, on the
         weights of one pathway (0 for genes outside). ``"mlm"``: the same with all pathways in one regression, for

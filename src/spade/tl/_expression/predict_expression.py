@@ -78,8 +78,10 @@ def predict_expression(
     use_rep
         ``obsm`` key of the image features; None: those that the model was trained on. For ``"ridge"`` any
         representation, or a tuple of keys whose features are concatenated; it must be named.
-    k, temperature
-        Number of neighbours, and the temperature of their weights; similarities are at most 1.
+    k
+        Number of neighbours.
+    temperature
+        Temperature of the weights of the neighbours; similarities are at most 1.
     mix
         How experts are compared, as in :func:`retrieval_metrics`.
     alpha
@@ -89,9 +91,11 @@ def predict_expression(
     scaling
         Scaling of the features for ``"ridge"``: by the mean and deviation of ``"reference"``, or of each ``"section"``
         by itself, which removes differences in stain but needs whole sections.
-    layer, normalized
-        Where the expression of ``reference`` is, as in :func:`train_spade`; None: as the model was trained, else raw
-        counts in ``X``.
+    layer
+        Layer with the expression of ``reference``, as in :func:`train_spade`. None: that of the model's training, else
+        ``X``.
+    normalized
+        Whether these values are normalised already. None: as in the model's training, else raw counts.
     patches_key
         What :func:`spade.pp.patches` wrote, read to cut a single reference section into halves.
     table_key

@@ -81,8 +81,10 @@ def attention(
         As in :func:`slide_task`.
     preset, scaling, class_weights, hidden, dropout, n_epochs, lr, schedule, weight_decay, patience
         As in :func:`slide_task`.
-    groupby, inner_val
-        A share ``inner_val`` of the slides, split off by ``groupby``, selects the epoch, as in :func:`slide_task`.
+    groupby
+        Column of the patient, as in :func:`slide_task`, by which the slides that select the epoch are split off.
+    inner_val
+        Share of the slides that selects the epoch, as in :func:`slide_task`.
     table_key
         Table; may be left out when there is one.
     rng

@@ -60,9 +60,10 @@ def score_image(
         ``"X_predicted:ERBB2"``. Values are written as they are, attention too.
     um_per_px
         Microns per pixel of the image. None: an eighth of the side of a patch, which is 14 µm of a tile of 112 µm.
-    layer, normalized
-        Where expression is: raw counts in ``X`` or a layer, written log-normalised, or with ``normalized=True`` values
-        that are taken as they are.
+    layer
+        Layer with the expression of a gene; None: ``X``. Raw counts are written log-normalised.
+    normalized
+        Whether these values are normalised already and taken as they are.
     patches_key
         What :func:`spade.pp.patches` or :func:`spade.pp.tiles` (``"patches"``) wrote; it holds the image of the tiles.
     table_key

@@ -145,8 +145,12 @@ def slide_task(
         below, up to ``inner_val``, are also theirs.
     dropout
         Share of the hidden values that is dropped in training.
-    n_epochs, lr, weight_decay
-        Settings of AdamW, one slide per step; the rate is 2e-4 by default.
+    n_epochs
+        Attention heads: passes over the training slides, one slide per step.
+    lr
+        Attention heads: learning rate of AdamW; None: 2e-4, or that of the preset.
+    weight_decay
+        Attention heads: weight decay of AdamW.
     schedule
         ``"constant"`` (default), or ``"cosine"``: the rate falls to 0 over all steps of ``n_epochs``.
     patience

@@ -106,14 +106,18 @@ def switchboard(
         A ``SpatialData``, a path to a zarr store, or a list or dict of these, with expression and features or patches.
     use_rep
         ``obsm`` key of frozen features, which all variants read.
-    encoder, weights
-        In place of ``use_rep``: an encoder and its weights, as in :func:`train_seal`. SEAL then fine-tunes it on
-        pixels; the frozen control, the projection and the experts read its frozen features of the same patches, which
-        are computed here and kept in memory.
+    encoder
+        In place of ``use_rep``: an encoder, as in :func:`train_seal`. SEAL then fine-tunes it on pixels; the frozen
+        control, the projection and the experts read its frozen features of the same patches, which are computed here
+        and kept in memory.
+    weights
+        Weights of ``encoder``, as in :func:`train_seal`.
     genes
         Gene panel or list of names; None: what :func:`spade.pp.select_genes` marked.
-    layer, normalized
-        Expression that models are trained on, as in :func:`train_spade`.
+    layer
+        Layer with the expression that models are trained on, as in :func:`train_spade`.
+    normalized
+        Whether these values are normalised already, as in :func:`train_spade`.
     measured_layer
         Layer that everything is measured on, and that the probe learns; None: ``layer``. Train on ``layer="smoothed"``
         and measure on ``measured_layer="X"``, which is ``X`` itself: smoothed counts are easier to predict, since
@@ -128,9 +132,11 @@ def switchboard(
         ``encoder``, ``on_features=True`` among them puts a head on the frozen features.
     control
         Train ``"seal_shuffled"`` as well.
-    spade_settings, seal_settings
-        Settings of all trainings of :func:`train_spade`, and of :func:`train_seal`, such as ``{"n_epochs": 50}``. With
-        ``encoder``, settings that only a tuned encoder or only a head on features has go to these variants alone.
+    spade_settings
+        Settings of all trainings of :func:`train_spade`, such as ``{"n_epochs": 50}``.
+    seal_settings
+        Settings of all trainings of :func:`train_seal`. With ``encoder``, settings that only a tuned encoder or only a
+        head on features has go to these variants alone.
     n_seeds
         Trainings of every variant, with seeds from ``rng`` on; the frozen control does not depend on the seed and is
         measured once.
@@ -138,8 +144,10 @@ def switchboard(
         Rank of recall@k.
     label_key
         ``obs`` column of classes for the few-shot task; None: no such task.
-    shots, n_repeats
-        Labelled spots per class, and draws, over which results are averaged.
+    shots
+        Labelled spots per class.
+    n_repeats
+        Draws of the labelled spots, over which results are averaged.
     patches_key
         What :func:`spade.pp.patches` wrote. It is read with ``encoder``, and to choose the penalty where a fold has a
         single training section.

@@ -104,14 +104,23 @@ def train_seal(
         scaled to 10,000 per spot over all genes, then ``log1p``.
     normalized
         Whether the values are normalised already and used as they are.
-    n_blocks, targets
-        Transformers only: how many of the last blocks are adapted, and which of their linear layers.
-    rank, alpha, dropout
-        Rank r and scale α of the adapters, and the share of their input that is dropped in training. In a head on
-        features, ``dropout`` is that of its hidden layer.
-    dim, hidden, head
-        Heads on features only: width of the output (None: 256) and of the hidden layer, and the kind of head, ``"mlp"``
-        or ``"linear"``. The joint space of a tuned encoder is as wide as its features.
+    n_blocks
+        Transformers only: how many of the last blocks are adapted.
+    targets
+        Transformers only: which of their linear layers are adapted.
+    rank
+        Rank r of the adapters.
+    alpha
+        Scale α of the adapters.
+    dropout
+        Share of the input of the adapters that is dropped in training; in a head on features, of its hidden layer.
+    dim
+        Heads on features only: width of the output; None: 256. The joint space of a tuned encoder is as wide as its
+        features.
+    hidden
+        Heads on features only: width of the hidden layer.
+    head
+        Heads on features only: ``"mlp"`` or ``"linear"``.
     contrastive, gene_reconstruction, image_to_gene
         Weights of the three losses; 0 turns a loss off.
     kl
@@ -131,20 +140,27 @@ def train_seal(
         Epochs in which the autoencoder is trained alone, before all else.
     gene_lr
         Learning rate of that warm-up; None: ``lr``. The authors' rate is not part of what they published.
-    flips, rotations, stain_jitter
-        Augmentation of the patches in training: mirroring, turns by 90 degrees, and how much the haematoxylin and eosin
-        stains vary.
-    n_epochs, batch_size
-        Passes over the training spots, and spots per step (approximately, as all batches of an epoch have one size).
-        The negatives are those of the whole batch. None: batches of 384, or the power of two at or below half the
-        training spots; 10 epochs, or as many as 2,000 steps of a head on features need, 200 of a tuned encoder, of
-        which one step may take seconds on a CPU. The log says what was chosen, and warns of fewer than 100 steps.
+    flips
+        Whether patches are mirrored at random in training.
+    rotations
+        Whether patches are turned by multiples of 90 degrees at random in training.
+    stain_jitter
+        How much the haematoxylin and eosin stains of a patch vary in training; 0: not at all.
+    n_epochs
+        Passes over the training spots. None: 10, or as many as 2,000 steps of a head on features need, 200 of a tuned
+        encoder, of which one step may take seconds on a CPU. The log says what was chosen, and warns of fewer than 100
+        steps.
+    batch_size
+        Spots per step (approximately, as all batches of an epoch have one size). The negatives are those of the whole
+        batch. None: 384, or the power of two at or below half the training spots.
     micro_batch_size
         Patches that are in the encoder at a time; None: the whole batch. A smaller number needs less memory, but
         encodes every patch twice. The gradient is the same.
-    lr, weight_decay
-        Of AdamW; the learning rate falls to 0 along a cosine. ``lr=None``: 1e-3 up to 1,000 training spots,
-        1e-3 · √(1,000 / spots) up to 100,000, then 1e-4.
+    lr
+        Learning rate of AdamW, which falls to 0 along a cosine. None: 1e-3 up to 1,000 training spots, 1e-3 · √(1,000 /
+        spots) up to 100,000, then 1e-4.
+    weight_decay
+        Weight decay of AdamW.
     shuffle_pairs
         Whether every spot gets the expression of another spot of its section and part of the split: a control that a
         real model must beat.

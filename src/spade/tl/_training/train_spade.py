@@ -123,8 +123,14 @@ def train_spade(
         more epochs, or published weights. Its routing and gene panel are used unless ``routing`` and ``genes`` are
         given; the genes must be those of its input, in order. This is for sections with few spots of a tissue that the
         model has seen much of. The model itself does not change.
-    groupby, n_prototypes, n_experts, routing_temperature
-        As in :func:`cluster_experts`. None: by the number of spots, as above.
+    groupby
+        ``obs`` column of the groups that are clustered by themselves, as in :func:`cluster_experts`; None: one group.
+    n_prototypes
+        Prototypes per group, as in :func:`cluster_experts`. None: by the number of spots, as above.
+    n_experts
+        Number of experts, as in :func:`cluster_experts`. None: by the number of spots, as above.
+    routing_temperature
+        As in :func:`cluster_experts`.
     feature_scaling
         As in :func:`cluster_experts`. With ``"standard"`` the image heads also train on standardised features. The
         scale is then folded into their first layer, so that a trained model reads features as they are.
@@ -138,11 +144,14 @@ def train_spade(
         τ of the loss.
     learn_temperature
         Whether τ is trained (``"clip"`` only).
-    n_epochs, batch_size
-        Passes of each expert over its spots, and spots per step. Every spot of a batch is compared with every other.
-        None: by the number of spots, as above.
-    lr, weight_decay
-        Of AdamW; the learning rate falls to 0 along a cosine. ``lr=None``: by the number of spots, as above.
+    n_epochs
+        Passes of each expert over its spots. None: by the number of spots, as above.
+    batch_size
+        Spots per step. Every spot of a batch is compared with every other. None: by the number of spots, as above.
+    lr
+        Learning rate of AdamW, which falls to 0 along a cosine. None: by the number of spots, as above.
+    weight_decay
+        Weight decay of AdamW.
     dim
         Width of the joint space; with ``init`` it is that of the model.
     dropout

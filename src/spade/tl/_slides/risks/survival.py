@@ -82,9 +82,10 @@ def survival(
     bags
         Samples, every section of which is a slide; or a folder or list of feature files; or a dict of folders, one per
         representation.
-    time_key, event_key
-        Columns with the time until event or end of follow-up (any unit), and whether the event was seen: 1 or True,
-        else 0 or False (censored).
+    time_key
+        Column with the time until the event or the end of follow-up, in any unit.
+    event_key
+        Column that says whether the event was seen: 1 or True, else 0 or False (censored).
     use_rep
         As in :func:`few_shot`; None for feature files.
     labels
@@ -103,8 +104,10 @@ def survival(
     strength
         Ridge penalty of ``"mean"``, on features of deviation 1 divided by the root of their number; ``"cv"``: chosen
         within the training patients by cross-validated likelihood, from 0.1 to 1000.
-    n_folds, n_repeats
-        Number of folds, and how often they are drawn.
+    n_folds
+        Number of folds.
+    n_repeats
+        How often the folds are drawn.
     fold_key
         Column with the fold of every slide, without ``n_folds``; folds are numbered in sorted order.
         None: folds are dealt.
@@ -112,8 +115,8 @@ def survival(
         Attention heads only: ``"paper"`` takes ``hidden=(512, 512, 384)``, ``lr=1e-5`` and ``schedule="cosine"``, which
         the authors of SPADE state, for those of these that are not given.
     hidden, dropout, n_epochs, lr, schedule, weight_decay, patience
-        Attention heads only, as in :func:`slide_task`: widths, and AdamW on one slide per step. Features get mean 0 and
-        deviation 1 over the training slides.
+        Of attention heads only, as in :func:`slide_task`. Features of these heads get mean 0 and deviation 1 over the
+        training slides.
     batch_size
         Attention heads with ``loss="cox"`` only: patients per step. Every batch has patients with the event.
     inner_val
@@ -146,7 +149,7 @@ def survival(
         Settings that the head does not have, negative times, times or events that are missing where the other is given,
         slides of one patient that disagree in time, event or given fold, fewer patients with events than folds, or too
         few event times for the bins.
-    NonFiniteLossError
+    FloatingPointError
         Training of a head diverged.
 
     Examples
