@@ -172,13 +172,13 @@ def retrieval_curve(embedded, model):
 
 @example
 def confusion(predictions):
-    """A matrix for each number of labels: the share of the spots of every class that is told to be of each class."""
+    """A matrix with the share of the spots of every true class that is told to be of each class, from 8 labels each."""
     sp.pl.confusion(predictions)
 
 
 @example
 def roc(predictions):
-    """Curves of true against false positives for every class, one panel per number of labels."""
+    """A curve of true against false positives of one class against the other, from 8 labels each."""
     sp.pl.roc(predictions)
 
 

@@ -63,9 +63,10 @@ def spatial(
         One or several of: a gene; an ``obs`` column, categories or numbers; a column of ``obsm`` as ``"key:column"``,
         such as ``"X_predicted:ERBB2"`` for predicted expression. A name of both a gene and a column is the column.
         None: the image with the outlines of the spots.
-    layer, normalized
-        Where expression is: raw counts in ``X`` or a layer, drawn as log1p of counts per 10,000, or with
-        ``normalized=True`` values that are taken as they are.
+    layer
+        Layer with the expression of genes; None: ``X``. Raw counts are drawn as log1p of counts per 10,000.
+    normalized
+        Whether these values are normalised already and taken as they are.
     palette
         Colours of categories: a dict from category to colour, a list in the order of the categories, or the name of a
         colour map. None: those in ``uns``, else colours that differ with any kind of colour vision.

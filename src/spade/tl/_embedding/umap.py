@@ -51,8 +51,12 @@ def umap(
         A ``SpatialData``, a path to a zarr store, or a list or dict of these.
     use_rep
         ``obsm`` key of the representation.
-    n_neighbors, min_dist, metric
-        As in :func:`scanpy.pp.neighbors` and :func:`scanpy.tl.umap`; ``metric`` is one of scanpy's names.
+    n_neighbors
+        As in :func:`scanpy.pp.neighbors`.
+    min_dist
+        As in :func:`scanpy.tl.umap`.
+    metric
+        Distance between rows by one of scanpy's names, as in :func:`scanpy.pp.neighbors`.
     table_key
         Table; may be left out when there is one.
     rng
