@@ -53,7 +53,7 @@ extensions = [
     "sphinx.ext.viewcode",
     "sphinx_copybutton",
 ]
-exclude_patterns = ["_build", "plots", "**.ipynb_checkpoints"]
+exclude_patterns = ["_build", "plots", "tutorials/hest", "**.ipynb_checkpoints"]
 templates_path = ["_templates"]
 nitpicky = True
 # of what the package does not document itself, only links within the package must resolve
@@ -180,6 +180,10 @@ def run_tutorials(app: Sphinx) -> None:
         if notebook.metadata.get("needs_data") and not Path(os.environ["SPADE_DATA_DIR"]).is_dir():
             copy_tutorial(source)
             continue
+        if source.stem == "hest":
+            from hest_folder import write_hest_folder
+
+            write_hest_folder(EXECUTED / "hest")
         NotebookClient(notebook, timeout=600, resources={"metadata": {"path": str(EXECUTED)}}).execute()
         for cell in notebook.cells:
             if LANDING in cell.metadata.get("tags", []):

@@ -96,7 +96,7 @@ def check_label_table(frame: pd.DataFrame, source: str) -> pd.DataFrame:
     if twice.any():
         repeated = frame.loc[twice, keys].drop_duplicates().agg("/".join, axis=1)
         hint = {
-            SAMPLE: "Keep one row for each. If the rows are spots, name their column with spot_col=.",
+            SAMPLE: f"Keep one row for each. If rows are spots, call their column {SPOT!r}, or name it with spot_col=.",
             SPOT: "Keep one row for each, or add a column with the sample.",
         }.get("/".join(keys), "Keep one row for each.")
         raise ValueError(f"{source}: {keys[-1]}s occur more than once: {shorten(repeated)}. {hint}")

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 
+from spade._checks import shorten
 from spade._samples.counts import read_expression
 from spade._samples.model_features import Model, features_key, read_model_features
 from spade._samples.sample import Sample
@@ -61,7 +62,11 @@ def read_modality(
         raise ValueError(f"{sample.name}: has no expression (table of width 0); leave it out.")
     x, present, filled = read_expression(sample, model.genes, source.layer, normalized=source.normalized)
     if not present.all():
-        raise ValueError(f"{sample.name}: lacks {int((~present).sum())} of the model's {len(model.genes)} genes.")
+        absent = [name for name, there in zip(model.genes.names, present, strict=True) if not there]
+        raise ValueError(
+            f"{sample.name}: lacks {len(absent)} of the model's {len(model.genes)} genes: {shorten(absent, 3)}. "
+            "Leave it out, or train on a panel that all samples have (sp.pp.select_genes of all of them)."
+        )
     return x, filled
 
 
