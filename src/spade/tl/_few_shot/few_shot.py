@@ -157,7 +157,7 @@ def few_shot(
     [['X_texture', 1, 2], ['X_texture', 4, 2]]
     """
     named = named_representations(use_rep)
-    numbers = check_counts("shots", shots)
+    numbers: Sequence[int] = check_counts("shots", shots)
     check_count("n_repeats", n_repeats)
     check_flag("return_predictions", return_predictions)
     _keys.check_uns_key(key_added)
