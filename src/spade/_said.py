@@ -81,6 +81,25 @@ def speaks(function: Callable[P, R]) -> Callable[P, R]:
     return speaking
 
 
+def hushed(function: Callable[P, R]) -> Callable[P, R]:
+    """Make functions of the package that are called within this one, such as a plot, say their lines as hints."""
+
+    @wraps(function)
+    def quiet(*args: P.args, **kwargs: P.kwargs) -> R:
+        token = _CALL.set(_Call())
+        try:
+            return function(*args, **kwargs)
+        finally:
+            _CALL.reset(token)
+
+    return quiet
+
+
+def hidden(*, unless: bool) -> dict[str, bool]:
+    """Return what hides a bar of tqdm, or nothing, so that ``TQDM_DISABLE`` of the environment counts."""
+    return {} if unless else {"disable": True}
+
+
 def wrote(sample: str, *keys: str, detail: str = "") -> None:
     """Note what was written in a sample, such as ``"obsm['X_spade']"``, and a detail, such as its size."""
     logger.log(HINT, "%s: wrote %s%s", sample, ", ".join(keys), detail and f": {detail}")

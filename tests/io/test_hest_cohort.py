@@ -58,7 +58,13 @@ def test_choices(folder, choice, numbers):
 def test_what_obs_says_of_a_sample(folder, caplog):
     with caplog.at_level(logging.INFO, "spade"):
         cohort = sp.io.hest_cohort(folder)
-    assert "4 of 8 samples in the table name no patient" in caplog.text
+    assert "the table names no patient for 4 of 8 samples" in caplog.text
+    with caplog.at_level(logging.INFO, "spade"):
+        caplog.clear()
+        assert len([sample.open() for sample in sp.io.hest_cohort(folder, organ="Brain")]) == 2
+    assert "for 1 of 2 samples" in caplog.text
+    assert "TENX7: the metadata" not in caplog.text  # said once, of all samples
+    assert repr(cohort[0]) == "HestSample TENX1: Patient 1, Study A, Breast, Homo sapiens, Visium, Cancer, IDC, train"
     patients = [sample.columns["patient"] for sample in cohort]
     assert patients == ["Patient 1, Study A", "patient 1, Study B", "TENX3", "TENX4", "BC7", "BC7", "TENX7", "TENX8"]
     mouse = cohort[6].open()["table"].obs

@@ -31,6 +31,13 @@ def test_clusters_are_circles_of_true_size_in_the_colours_of_uns(embedded):
         assert row[0].get_title(loc="left") == f"{sdata.attrs['spade']['sample']}: expert"
 
 
+def test_a_single_expert_has_no_entropy_panel(embedded):
+    for sdata in embedded:
+        sdata["table"].obsm["spade_expert_weights"] = np.ones((sdata["table"].n_obs, 1), dtype=np.float32)
+    assert sp.pl.expert_clusters(embedded).shape == (2, 1)
+    assert sp.pl.expert_clusters(embedded, entropy=True).shape == (2, 2)
+
+
 def test_entropy_panels_hold_the_entropy_of_the_weights(embedded):
     for row, sdata in zip(sp.pl.expert_clusters(embedded), embedded, strict=True):
         weights = sdata["table"].obsm["spade_expert_weights"]

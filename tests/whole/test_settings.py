@@ -8,6 +8,7 @@ import subprocess
 import sys
 
 import numpy as np
+import pandas as pd
 import pytest
 
 import spade as sp
@@ -85,6 +86,30 @@ def test_calls_within_a_call_are_hints_and_add_what_they_wrote(lines):
         "outer: wrote obs['x'], obsm['y'] in 2 samples; [1]; of 3 spots"
     ]
     assert sum("inner: wrote obs['x'] in a" in text for level, text in found if level == "HINT") == 1
+
+
+def test_a_plot_leaves_what_it_computes_unsaid(lines):
+    draw = {"representation": "X", "shots": 1, "repeat": 0, "label": "", "n_classes": 2, "metric": "balanced_accuracy"}
+    recall = {"metric": "recall", "label": "tumour"}
+    drawn = [draw | {"unit": unit, "value": value} for unit, value in (("a", 0.6), ("b", 0.7))]
+    scores = pd.DataFrame([*drawn, *(one | recall for one in drawn)])
+    assert lines(sp.tl.few_shot_summary, scores) == [("INFO", "tl.few_shot_summary: returns 1 row")]
+    drawn = lines(sp.pl.few_shot, scores)
+    assert ("HINT", "tl.few_shot_summary: returns 1 row") in drawn
+    assert not [text for level, text in drawn if level == "INFO"]
+
+
+def test_a_bar_of_progress_can_be_turned_off():
+    code = "import spade as sp; samples = sp.datasets.toy(1, 30); sp.pp.patches(samples); sp.pp.encode_patches(samples)"
+    for off in ("", "1"):
+        done = subprocess.run(
+            [sys.executable, "-c", code],
+            env=os.environ | {"TQDM_DISABLE": off},
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        assert ("30/30" in done.stderr) is (not off), done.stderr
 
 
 def test_a_call_that_fails_says_nothing_and_the_next_one_is_whole(lines):

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
+from spade._said import hidden
 from spade._samples.images import image_levels, visible
 from spade._samples.patches import patch_record, placed_patches
 from spade._samples.sample import Sample
@@ -220,5 +221,5 @@ def progress_bar(
         initial=plan.n_obs - to_do,
         desc=f"{encoder.name}: {sample.name}",
         unit="patch",
-        disable=not shown,
+        **hidden(unless=shown),
     )

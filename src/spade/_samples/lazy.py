@@ -17,6 +17,8 @@ from numpy.typing import NDArray
 logger = logging.getLogger("spade")
 #: Bytes of a shared result that are held in memory; a larger one is held in a temporary file.
 MOST_HELD = 2 * 2**30
+#: Bytes of a shared result that takes noticeable time to compute at every call.
+WORTH_SAYING = 2**29
 
 
 class SharedResults:
@@ -36,7 +38,8 @@ class SharedResults:
             result: Any = dask.get(graph, key)
             if not isinstance(result, np.ndarray):
                 return None
-            logger.info(
+            logger.log(
+                logging.INFO if result.nbytes >= WORTH_SAYING else logging.DEBUG,
                 "every chunk of a lazy image needs the same %s of %d MB: computed once and held %s. Write the object "
                 "with sp.io.write to read single chunks",
                 " × ".join(map(str, result.shape)),

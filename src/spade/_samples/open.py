@@ -121,7 +121,10 @@ def _kind(value: object) -> str:
 def _advice(value: object) -> str:
     """Return what to do with an object that is often passed instead of a sample."""
     if isinstance(value, ad.AnnData):
-        return " A table alone becomes one with SpatialData(tables={'table': adata})."
+        return (
+            " Spots in obsm['spatial'] with their image become one with sp.io.from_anndata(adata, image=…), a table "
+            "alone with SpatialData(tables={'table': adata})."
+        )
     if isinstance(value, (SpadeModel, SealModel)):
         return " A model is passed as model=, after the samples."
     return ""

@@ -12,6 +12,7 @@ import pandas as pd
 from scipy.sparse import csr_matrix
 
 from spade._checks import clean_label, plural, shorten
+from spade._settings import HINT
 from spade.core.arrays import Floats
 from spade.core.checks import check_path, check_positive, check_text
 from spade.core.errors import warn
@@ -125,7 +126,7 @@ def read_hest(path: str | Path, sample_id: str, *, mpp: float | None = None) -> 
         raise ValueError(f"sample_id={sample_id!r}: expected the name of a sample in the folder, without any path.")
     if mpp is not None:
         check_positive("mpp", mpp, "µm/px")
-    return open_hest(check_path("path", path), sample_id, mpp=mpp)
+    return open_hest(check_path("path", path), sample_id, mpp=mpp, level=logging.INFO)
 
 
 class SampleFiles(NamedTuple):
@@ -137,8 +138,10 @@ class SampleFiles(NamedTuple):
     metadata: Path
 
 
-def open_hest(folder: Path, sample_id: str, *, mpp: float | None = None, outlines: bool = True) -> SpatialData:
-    """Open a sample as :func:`read_hest` does, perhaps without ``outlines`` of tissue and cells."""
+def open_hest(
+    folder: Path, sample_id: str, *, mpp: float | None = None, outlines: bool = True, level: int = HINT
+) -> SpatialData:
+    """Open a sample as :func:`read_hest` does, perhaps without ``outlines``; log a lacking patient at ``level``."""
     files = sample_files(folder, sample_id)
     facts = _read_metadata(files.metadata, sample_id)
     adata, centres, diameter_px = _read_expression(files.expression, sample_id)
@@ -164,7 +167,7 @@ def open_hest(folder: Path, sample_id: str, *, mpp: float | None = None, outline
             adata.obs[key] = pd.Categorical([stated] * adata.n_obs)
     if "patient" not in adata.obs:
         adata.obs["patient"] = pd.Categorical([sample_id] * adata.n_obs)
-        logger.info('%s: the metadata names no patient; obs["patient"] is the name of the sample', sample_id)
+        logger.log(level, '%s: the metadata names no patient; obs["patient"] is the name of the sample', sample_id)
     adata.uns["hest"] = {key: value for key, value in facts.items() if value is not None}
     return section(
         picture,

@@ -104,7 +104,7 @@ class GenePanel:
         return len(self.names)
 
     def __repr__(self) -> str:
-        common = "" if self.n_common is None else f" of {self.n_common} in common"
+        common = "" if self.n_common is None else f" of {self.n_common:,} in common"
         reading = "".join(f", {name}={value!r}" for name, value in self.reading().items())
         dropped = f"; samples left out: {shorten(self.dropped)}" if self.dropped else ""
         return f"GenePanel: {plural(len(self), 'gene')}{common}{reading}: {shorten(self.names)}{dropped}"

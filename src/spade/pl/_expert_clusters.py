@@ -66,7 +66,7 @@ def expert_clusters(
         What colours the left panel instead of the expert, as in :func:`spatial`: an ``obs`` column, a gene, or a column
         of ``obsm``.
     entropy
-        Whether to draw the right panel; None: only if there are routing weights.
+        Whether to draw the right panel; None: only if there are routing weights of several experts.
     layer, normalized
         Where the expression of a gene is, as in :func:`spatial`.
     palette, groups, cmap, vmin, vmax
@@ -130,7 +130,8 @@ def expert_clusters(
         sections = views(sample, patches_key)
         drawn += sections
         values += [(series.iloc[view.rows], colours) for view in sections]
-        if entropy or (entropy is None and _keys.weights(key) in sample.table.obsm):
+        several = sample.table.obsm.get(_keys.weights(key), np.empty((0, 0))).shape[1] > 1
+        if entropy or (entropy is None and several):
             of_sample = expert_weights(sample, key)
             weights += [of_sample[view.rows] for view in sections]
         elif entropy is None:

@@ -10,6 +10,7 @@ from matplotlib.axes import Axes
 from numpy.typing import NDArray
 
 from spade._checks import plural, shorten
+from spade._said import hushed
 from spade._samples.shown.colours import SAFE
 from spade.core.checks import check_count, check_text
 from spade.pl._draw.axes import GREY, SMALL, TEXT, finish, given_axes, new_figure, title
@@ -22,6 +23,7 @@ PANEL = 2.7
 CHANCE = {"macro_auroc": 0.5, "quadratic_kappa": 0.0, "pearson": 0.0, "r2": 0.0, "c_index": 0.5}
 
 
+@hushed
 def few_shot(
     table: pd.DataFrame,
     *,

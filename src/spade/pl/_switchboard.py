@@ -12,6 +12,7 @@ from matplotlib.lines import Line2D
 from numpy.typing import NDArray
 
 from spade._checks import shorten
+from spade._said import hushed
 from spade._samples.shown.colours import SAFE
 from spade.core.checks import check_count, check_text
 from spade.pl._draw.axes import GREY, SMALL, TEXT, finish, given_axes, new_figure, title
@@ -26,6 +27,7 @@ COLOURS = {PROBE: SAFE[0], "model": SAFE[5]}
 METRICS_ON_REQUEST = ("median_rank", "macro_auroc")
 
 
+@hushed
 def switchboard(
     table: pd.DataFrame,
     *,

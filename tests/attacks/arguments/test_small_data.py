@@ -43,8 +43,20 @@ def test_a_panel_of_rare_genes_is_warned_of(method, caplog):
 def test_some_rare_genes_are_logged(method, caplog):
     with caplog.at_level(logging.INFO, "spade"):
         assert not said(lambda: sp.pp.select_genes(with_rare(3), method=method, min_genes=5, n_top_genes=60))
-    assert "3 of the 60 genes chosen have counts in fewer than 1% of the spots" in caplog.text
+    assert "3 of the 60 genes chosen have counts in fewer than 5% of the spots, or in fewer than 3" in caplog.text
     assert "'G00', 'G01', 'G02'" in caplog.text
+
+
+def test_genes_in_few_of_many_spots_are_named_the_rarest_first(caplog):
+    sdata = sp.datasets.toy(1, 200)[0]
+    counts = sdata["table"].X.toarray() + 1
+    counts[8:, 0], counts[4:, 1], counts[12:, 2] = 0, 0, 0  # in 4 %, 2 % and 6 % of the spots
+    sdata["table"].X = csr_matrix(counts)
+    names = sdata["table"].var_names
+    with caplog.at_level(logging.INFO, "spade"):
+        assert not said(lambda: sp.pp.select_genes(sdata, min_genes=5, include=names[:3]))
+    assert "2 of the 53 genes chosen" in caplog.text
+    assert f"the rarest first: {names[1]!r}, {names[0]!r}" in caplog.text
 
 
 def test_genes_are_counted_over_all_samples(caplog):

@@ -215,6 +215,12 @@ def test_signatures_change_sign_and_need_genes(model):
         ValueError, match=r"none of 'g00' is among the model's 20 genes, such as 'G00'.*another species"
     ):
         sp.tl.retrieve(["g00"], samples, model)
+    outside = samples[0]["table"].var_names.difference(GENES[:20])[0]
+    with pytest.raises(
+        ValueError,
+        match=rf"The samples measure '{outside}', but the model was trained without.*include=\['{outside}'\]",
+    ):
+        sp.tl.retrieve([outside, "NOPE"], samples, model)
     with pytest.raises(ValueError, match="expected genes with finite log2 fold changes"):
         sp.tl.retrieve({GENES[0]: np.nan}, samples, model)
     with pytest.raises(ValueError, match="a signature has no spot or section"):

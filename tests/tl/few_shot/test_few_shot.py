@@ -166,6 +166,25 @@ def test_settings_that_make_no_sense_are_refused(four, options, said):
         run(four, **options)
 
 
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (
+            {"shots": (4, 8, 12, 20)},
+            r"s0: 'a' has 12, .* 12 shots and a query need at least 13 .* shots=: 12, 20; drawn: 4",
+        ),
+        (
+            {"shots": (4, 8, 25), "groupby": "patient"},
+            r"no draw of 2 of 4 groups has 25 .*out of shots=: 25; drawn: 4, 8\.",
+        ),
+    ],
+)
+def test_shots_that_the_rarest_class_does_not_allow_are_left_out(four, options, said):
+    with pytest.warns(UserWarning, match=said):
+        found = run(four, **options)
+    pd.testing.assert_frame_equal(found, run(four, **options | {"shots": (4, 8)}))
+
+
 def test_labels_that_cannot_be_learnt_are_refused(four):
     with pytest.raises(KeyError, match="label_key='region_'"):
         run(four, label_key="region_")

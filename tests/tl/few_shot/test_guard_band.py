@@ -80,3 +80,9 @@ def test_without_a_guard_band_no_spot_is_left_out(wide, episodes):
     run(wide, shots=2, block_um=500, guard_um=0)
     check(episodes, 0.0)
     assert min(gaps(np.concatenate(one.support), one.query).min() for one in episodes) == PITCH
+
+
+def test_shots_that_no_draw_of_blocks_allows_are_left_out(wide, episodes):
+    with pytest.warns(UserWarning, match=r"no draw of blocks of 500 µm .* 130 labelled .*shots=: 130; drawn: 2\."):
+        run(wide, shots=(2, 130), block_um=500)
+    check(episodes, SIDE)

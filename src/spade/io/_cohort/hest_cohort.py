@@ -156,7 +156,7 @@ def hest_cohort(
             f"none of {plural(len(table), 'sample')} fits organ={organ!r}, species={species!r}, "
             f"technology={technology!r}, disease={disease!r}, min_genes={min_genes!r}, exclude={exclude!r}."
         )
-    columns = _columns(table).assign(**{SPLIT: deal_by_organ(table[kept], as_seed(rng))})[kept]
+    columns = _columns(table, kept).assign(**{SPLIT: deal_by_organ(table[kept], as_seed(rng))})[kept]
     ids = _present(folder, list(table["id"][kept]), set(table["id"]), on_damaged)
     places = check_path("stores", stores) if stores is not None else folder / STORES
     return [
@@ -232,17 +232,20 @@ def _with_problem(table: pd.DataFrame) -> pd.Series:
     return table["id"].isin([*duplicates, *wrong])
 
 
-def _columns(table: pd.DataFrame) -> pd.DataFrame:
-    """Return the ``obs`` columns of every sample; patients of different studies have different names."""
+def _columns(table: pd.DataFrame, kept: pd.Series) -> pd.DataFrame:
+    """Return the ``obs`` columns of every sample; patients of different studies have different names.
+
+    The log says how many of the samples that are ``kept`` have no patient.
+    """
     title = _texts(table, "dataset_title")
     stated = table["id"].map(known(PATIENT)).fillna(_texts(table, "patient")).astype(object)
     n_studies = title.groupby(stated.str.lower()).nunique()
     shared = stated.str.lower().map(n_studies) > 1
     patient = stated.where(~shared, stated + ", " + title).where(stated != "", table["id"])
-    if n_own := int((stated == "").sum()):
+    if n_own := int((stated[kept] == "").sum()):
         logger.info(
-            "%d of %d samples in the table name no patient: each is taken as a patient of its own, although sections "
-            "of one study may share one", n_own, len(table),
+            "the table names no patient for %d of %d samples: each is taken as a patient of its own, although sections "
+            "of one study may share one", n_own, int(kept.sum()),
         )  # fmt: skip
     return pd.DataFrame({"patient": patient, **{name: _texts(table, column) for name, column in COLUMNS.items()}})
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 SPLIT, SOURCE_BYTES = "split", "hest_st_bytes"
 
 
-@dataclass(frozen=True, eq=False, kw_only=True)
+@dataclass(frozen=True, eq=False, kw_only=True, repr=False)
 class HestSample(LazySample):
     """A sample of a HEST-1k folder.
 
@@ -39,6 +39,9 @@ class HestSample(LazySample):
 
     folder: Path
     columns: Mapping[str, str] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        return f"HestSample {self.name}: {', '.join(filter(None, self.columns.values()))}"
 
     def open(self, *, tables_only: bool = False) -> SpatialData:
         """Return the sample, with what its store holds if there is one; the slide lazily."""

@@ -16,6 +16,7 @@ import shapely
 from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
+from spade._said import hidden
 from spade.core.files import write_atomically
 
 #: Fewer objects are written without a bar.
@@ -71,7 +72,9 @@ def _texts(objects: Objects, object_type: str, what: str) -> Iterator[str]:
     """Return the text of the file in pieces."""
     yield '{"type": "FeatureCollection", "features": ['
     separator = "\n"
-    for i in tqdm(range(len(objects.polygons)), desc=what, unit="object", disable=len(objects.polygons) < MANY):
+    for i in tqdm(
+        range(len(objects.polygons)), desc=what, unit="object", **hidden(unless=len(objects.polygons) >= MANY)
+    ):
         yield f"{separator}{_feature(objects, i, object_type)}"
         separator = ",\n"
     yield "\n]}\n"

@@ -11,6 +11,7 @@ from spatialdata import SpatialData
 from tqdm.auto import tqdm
 
 from spade._checks import shorten
+from spade._said import hidden
 from spade._samples.sample import Opened
 from spade.core.arrays import Rows
 from spade.core.errors import warn
@@ -35,7 +36,9 @@ def squares_of_points(sample: Opened, settings: BinSettings) -> tuple[Squares, s
     side = settings.size_um / frame.mpp
     genes, sums, left_out = _Genes(), SquareCounts(), _LeftOut()
     named = points[list(dict.fromkeys(columns.values()))]
-    for i in tqdm(range(points.npartitions), desc=f"{sample.name}: {key}", unit="part", disable=points.npartitions < 2):
+    for i in tqdm(
+        range(points.npartitions), desc=f"{sample.name}: {key}", unit="part", **hidden(unless=points.npartitions > 1)
+    ):
         part = named.get_partition(i).compute()
         kept, numbers = _readable(part, columns, settings, genes, left_out)
         xy = part[["x", "y"]].to_numpy(np.float64)[kept] @ matrix[:2, :2].T + matrix[:2, 2]

@@ -11,7 +11,7 @@ from scipy.sparse import csr_matrix
 
 from spade import _keys
 from spade._checks import plural, shorten
-from spade._said import speaks, told
+from spade._said import speaks, wrote
 from spade._samples.counts import has_counts, read_counts
 from spade._samples.obs import read_roles
 from spade._samples.open import Samples, as_list, iter_samples
@@ -24,6 +24,7 @@ from spade.models import GenePanel
 from spade.models._gene_names import MIN_GENES
 from spade.pp._genes.common import enough_common, usable_names
 from spade.pp._genes.variable import (
+    FEW_SHARE,
     RARE_SHARE,
     RARE_SPOTS,
     SectionCounts,
@@ -35,6 +36,8 @@ from spade.pp._genes.variable import (
 
 logger = logging.getLogger("spade")
 ON_FEW_COMMON = ("error", "drop")
+#: Most names of genes in a line of the log.
+MOST_NAMED = 20
 #: Default number of variable genes: per sample for SPADE, in total for SEAL.
 N_TOP_GENES = {"spade": 50, "seal": 2_000}
 
@@ -125,7 +128,8 @@ def select_genes(
     Warns
     -----
     UserWarning
-        If most of the genes chosen are hardly expressed: found in fewer than 1 % of the spots, or in fewer than 3.
+        If most of the genes chosen are hardly expressed: found in fewer than 1 % of the spots, or in fewer than 3. The
+        log names genes that are found in fewer than 5 %.
 
     Examples
     --------
@@ -157,32 +161,29 @@ def select_genes(
     key = _keys.gene(_keys.check_key(key_added))
     samples = as_list(samples, writes=True)
     common, names, dropped = _common_panel(samples, settings, table_key)
-    chosen, rare = _variable_genes(samples, names, common, settings, table_key)
+    chosen, few, rare = _variable_genes(samples, names, common, settings, table_key)
     chosen |= {name for gene in settings.include for name in common.fold([gene])}
     panel = GenePanel(tuple(sorted(chosen)), n_common=len(common), dropped=tuple(dropped), fold_case=settings.fold_case)
     for sample in iter_samples(samples, table_key=table_key, writes=True, tables_only=True):
         if sample.has_expression:
             _mark_genes(sample, panel, settings, key, kept=sample.name in names)
-    told(f"{plural(len(common), 'gene')} common to {plural(len(names), 'sample')}")
-    _tell_rare(chosen, chosen & rare)
+    _tell_rare(chosen, [gene for gene in few if gene in chosen], [gene for gene in rare if gene in chosen])
     return panel
 
 
-def _tell_rare(chosen: set[str], rare: set[str]) -> None:
-    """Log how many of the chosen genes are hardly expressed; warn if these are most."""
-    if not rare:
-        return
-    said = (
-        f"{len(rare)} of the {plural(len(chosen), 'gene')} chosen have counts in fewer than {RARE_SHARE:.0%} of the "
-        f"spots, or in fewer than {RARE_SPOTS}: {shorten(sorted(rare))}"
-    )
+def _tell_rare(chosen: set[str], few: list[str], rare: list[str]) -> None:
+    """Log which of the chosen genes are found in few spots; warn if most are hardly expressed."""
     if 2 * len(rare) > len(chosen):
         warn(
-            f"{said}. Most of the panel is noise: lower n_top_genes=, add spots or samples, or leave such genes out of "
-            "the tables (scanpy.pp.filter_genes)."
+            f"{len(rare)} of the {plural(len(chosen), 'gene')} chosen have counts in fewer than {RARE_SHARE:.0%} of "
+            f"the spots, or in fewer than {RARE_SPOTS}: {shorten(rare)}. Most of the panel is noise: lower "
+            "n_top_genes=, add spots or samples, or leave such genes out of the tables (scanpy.pp.filter_genes)."
         )
-    else:
-        logger.info("%s", said)
+    elif few:
+        logger.info(
+            "%d of the %s chosen have counts in fewer than %.0f%% of the spots, or in fewer than %d; the rarest first: "
+            "%s", len(few), plural(len(chosen), "gene"), 100 * FEW_SHARE, RARE_SPOTS, shorten(few, MOST_NAMED),
+        )  # fmt: skip
 
 
 def _common_panel(
@@ -229,8 +230,8 @@ def _check_included(include: tuple[str, ...], common: GenePanel, usable: dict[st
 
 def _variable_genes(
     samples: Samples, names: list[str], common: GenePanel, settings: GeneSettings, table_key: str | None
-) -> tuple[set[str], set[str]]:
-    """Return the most variable of the common genes over the samples of these names, and those hardly expressed."""
+) -> tuple[set[str], list[str], list[str]]:
+    """Return the most variable of the common genes in these samples, those in few spots, and those hardly expressed."""
     n_found, n_spots = np.zeros(len(common)), 0
     alone: list[set[str]] = []
     together: list[SectionCounts] = []
@@ -248,10 +249,10 @@ def _variable_genes(
             alone.append(variable_alone(counts, var_names, common, settings.n_top_genes))
     if not (together or alone):
         raise ValueError(f"split_key={settings.split_key!r}: no spot of any sample is in {_keys.TRAIN!r}.")
-    rare = rare_genes(n_found, n_spots, common)
+    few, rare = (rare_genes(n_found, n_spots, common, share) for share in (FEW_SHARE, RARE_SHARE))
     if together:
-        return variable_together(together, common, settings.n_top_genes, by_section=settings.by_section), rare
-    return set().union(*alone), rare
+        return variable_together(together, common, settings.n_top_genes, by_section=settings.by_section), few, rare
+    return set().union(*alone), few, rare
 
 
 def _mark_genes(sample: Sample, panel: GenePanel, settings: GeneSettings, key: str, *, kept: bool) -> None:
@@ -273,6 +274,7 @@ def _mark_genes(sample: Sample, panel: GenePanel, settings: GeneSettings, key: s
         split_key=settings.split_key,
     )
     sample.save()
+    wrote(sample.name, f"var[{key!r}]")
 
 
 def _training_counts(sample: Sample, layer: str | None, split_key: str | None) -> tuple[csr_matrix, Rows]:

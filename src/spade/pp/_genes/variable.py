@@ -17,8 +17,10 @@ from spade.models import GenePanel
 
 #: A gene with fewer counts than this in all spots together is left out.
 MIN_COUNTS = 3
-#: A gene that is found in a smaller share of the spots, or in fewer spots, is hardly expressed.
+#: A gene that is found in a smaller share of the spots, or in fewer spots, is hardly expressed: noise, if most are.
 RARE_SHARE, RARE_SPOTS = 0.01, 3
+#: A gene that is found in a smaller share of the spots is named, so that it can be left out.
+FEW_SHARE = 0.05
 
 
 def spots_with(counts: csr_matrix, var_names: pd.Index, common: GenePanel) -> Floats:
@@ -28,9 +30,10 @@ def spots_with(counts: csr_matrix, var_names: pd.Index, common: GenePanel) -> Fl
     return np.where(columns >= 0, n_found[columns], 0.0)
 
 
-def rare_genes(n_found: Floats, n_spots: int, common: GenePanel) -> set[str]:
-    """Return the genes that are hardly expressed."""
-    return set(np.array(common.names, dtype=object)[n_found < max(RARE_SHARE * n_spots, RARE_SPOTS)])
+def rare_genes(n_found: Floats, n_spots: int, common: GenePanel, share: float) -> list[str]:
+    """Return the genes that are found in less than a share of the spots, or in fewer than ``RARE_SPOTS``, by rarity."""
+    order = np.argsort(n_found, kind="stable")
+    return [common.names[i] for i in order if n_found[i] < max(share * n_spots, RARE_SPOTS)]
 
 
 def variable_alone(counts: csr_matrix, var_names: pd.Index, common: GenePanel, n_top_genes: int) -> set[str]:

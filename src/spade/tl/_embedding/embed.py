@@ -303,7 +303,8 @@ def _write(sample: Sample, model: Model, stem: str, embedded: _Embedded, setting
         sources = _keys.joint(stem), _keys.cluster(stem)
         _keys.write_provenance(uns, _keys.expert(stem), *sources, function="tl.embed")
     sample.save()
-    wrote(sample.name, *(f"obsm[{key!r}]" for key in written))
+    experts = [] if embedded.weights is None else [f"obs[{_keys.expert(stem)!r}]"]
+    wrote(sample.name, *(f"obsm[{key!r}]" for key in written), *experts)
 
 
 def _write_experts(sample: Sample, stem: str, weights: NDArray[np.floating]) -> None:

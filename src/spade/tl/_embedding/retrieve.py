@@ -23,7 +23,7 @@ from spade.core.arrays import Rows
 from spade.core.checks import brief, check_choice, check_count, check_flag, check_names_given, check_ordered, is_number
 from spade.core.errors import warn
 from spade.core.evaluation.retrieval import Nearest
-from spade.models import SpadeModel
+from spade.models import GenePanel, SpadeModel
 from spade.models._gene_names import MATCHING
 from spade.tl._embedding.modalities import MODALITIES, Source, check_mix, encode, encode_signature, read_modality
 
@@ -104,7 +104,8 @@ def retrieve(
     KeyError
         Spots or features that do not exist.
     ValueError
-        No gene of the signature in the model's panel, or nothing to search for or in.
+        No gene of the signature in the model's panel (the message says whether the gallery measures it, so that a model
+        with it in its panel can be trained), or nothing to search for or in.
 
     Examples
     --------
@@ -141,7 +142,8 @@ def retrieve(
             raise ValueError(
                 "spots= and same_section= apply to queries from samples; a signature has no spot or section."
             )
-        queries = _Queries.of_signature(model, query, complete=check_flag("complete", complete))
+        change = _change(search, query, items, complete=check_flag("complete", complete))
+        queries = _Queries.of_signature(model, change)
     else:
         if isinstance(query, str) and not is_place(query):
             raise ValueError(
@@ -176,10 +178,10 @@ class _Queries:
     names: pd.DataFrame
 
     @classmethod
-    def of_signature(cls, model: Model, signature: Signature, *, complete: bool) -> _Queries:
+    def of_signature(cls, model: Model, change: NDArray[np.float64]) -> _Queries:
         """Embed the change that a signature asks for."""
         names = pd.DataFrame({"query_sample": [""], "query_section": [""], "query": [SIGNATURE]})
-        return cls(encode_signature(model, _change(model, signature, complete=complete)), names)
+        return cls(encode_signature(model, change), names)
 
     @property
     def is_signature(self) -> bool:
@@ -244,8 +246,9 @@ def _is_signature(query: Samples | Signature) -> TypeGuard[Signature]:
     return bool(items) and all(isinstance(item, str) and not is_place(item) for item in items)
 
 
-def _change(model: Model, signature: Signature, *, complete: bool) -> NDArray[np.float64]:
+def _change(search: _Search, signature: Signature, gallery: Sequence[Item], *, complete: bool) -> NDArray[np.float64]:
     """Change of log1p expression ``(1, G)`` that a signature asks for, or that goes along with it."""
+    model = search.model
     if model.genes is None:
         raise ValueError("the model does not know its gene panel, so a signature cannot be ordered for its input.")
     if model.genes.scale == "counts":
@@ -260,11 +263,13 @@ def _change(model: Model, signature: Signature, *, complete: bool) -> NDArray[np
     if not any(value for gene, value in changes.items() if gene not in missing):
         raise ValueError(
             f"query: none of {shorten(list(changes))} is among the model's {len(panel)} genes, such as "
-            f"{shorten(panel[:3])}. {MATCHING[model.genes.fold_case]} Are they of another species, or named by other "
-            "ids?"
+            f"{shorten(panel[:3])}. {_why_not_in_panel(missing, model.genes, gallery, search.table_key)}"
         )
     if missing:
-        warn(f"{shorten(missing)} of the signature are not among the model's genes and do not count.")
+        warn(
+            f"{shorten(missing)} of the signature are not among the model's genes and do not count. "
+            "sp.pp.select_genes(samples, include=…) puts genes in the panel of a new model."
+        )
     known = {position: changes[gene] * np.log(2) for gene, position in positions.items() if position >= 0}
     genes, values = np.array(list(known)), np.array(list(known.values()))
     covariation = model.covariation if complete and isinstance(model, SpadeModel) else None
@@ -276,6 +281,20 @@ def _change(model: Model, signature: Signature, *, complete: bool) -> NDArray[np
             named = plural(len(genes), "gene")
             warn(f"the model {why}: only the {named} of the signature change, as with complete=False.")
     return change[None]
+
+
+def _why_not_in_panel(genes: list[str], panel: GenePanel, gallery: Sequence[Item], table_key: str | None) -> str:
+    """Say of genes that are not in the model's panel whether the gallery measures them, and what to do."""
+    measured: set[str] = set()
+    for sample in iter_samples(gallery, table_key=table_key, tables_only=True):
+        measured |= set(panel.fold(sample.table.var_names))
+    there = [gene for gene, name in zip(genes, panel.fold(genes), strict=True) if name in measured]
+    if not there:
+        return f"{MATCHING[panel.fold_case]} Are they of another species, or named by other ids?"
+    return (
+        f"The samples measure {shorten(there)}, but the model was trained without: train one with a panel that holds "
+        f"{'it' if len(there) == 1 else 'them'}, sp.pp.select_genes(samples, include={brief(there)})."
+    )
 
 
 def _read_queries(items: Sequence[Item], search: _Search, spots: Sequence[str] | None) -> _Queries:

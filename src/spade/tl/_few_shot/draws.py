@@ -3,22 +3,50 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable, Sequence
 from itertools import islice
 
 import numpy as np
 from numpy.typing import NDArray
 
+from spade._checks import shorten
 from spade.core.checks import brief, check_count
+from spade.core.errors import warn
 from spade.core.evaluation.episodes import Episode, anywhere, between_blocks, between_groups
 from spade.core.rng import numpy_stream
 from spade.tl._few_shot.rows import LabelledRows
 
 logger = logging.getLogger("spade")
+Draws = list[tuple[int, Episode]]
+
+
+class TooFewLabelsError(ValueError):
+    """A class has too few labelled spots for a number of shots; ``reason`` says so, the message also what to do."""
+
+    def __init__(self, reason: str, advice: str) -> None:
+        super().__init__(f"{reason}. {advice}")
+        self.reason = reason
+
+
+def draw_most(numbers: Sequence[int], draw: Callable[[int], Draws]) -> tuple[Draws, Sequence[int]]:
+    """Draw for the most shots that the labels allow; return the draws and these numbers, and warn of those left out."""
+    for n in range(len(numbers), 0, -1):
+        try:
+            drawn = draw(numbers[n - 1])
+        except TooFewLabelsError as error:
+            if n == 1:
+                raise
+            reason = error.reason
+        else:
+            break
+    if n < len(numbers):
+        warn(f"{reason}. Left out of shots=: {shorten(numbers[n:])}; drawn: {shorten(numbers[:n])}.")
+    return drawn, numbers[:n]
 
 
 def draw_within_sections(
     rows: LabelledRows, n_shots: int, *, n_repeats: int, seed: int, block_um: float | None, guard_um: float
-) -> list[tuple[int, Episode]]:
+) -> Draws:
     """Draw within each section by itself, anywhere or (``block_um``) from half of its blocks; return them by repeat."""
     drawn = []
     labelled = rows.labelled
@@ -33,10 +61,10 @@ def draw_within_sections(
             generator = numpy_stream(seed, f"few-shot {section}", repeat)
             episode = _draw(rows, section_rows, n_shots, generator, block_um=block_um, guard_um=guard_um)
             if episode is None:
-                raise ValueError(
+                raise TooFewLabelsError(
                     f"{section}: no draw of blocks of {block_um:g} µm with a guard band of {guard_um:g} µm leaves "
-                    f"{n_shots} labelled spots of every class ({_listed(rows.classes, counts)}) in one half. Lower "
-                    "shots=, or change block_um= or guard_um=."
+                    f"{n_shots} labelled spots of every class ({_listed(rows.classes, counts)}) in one half",
+                    "Lower shots=, or change block_um= or guard_um=.",
                 )
             drawn.append((repeat, episode))
     return sorted(drawn, key=lambda pair: pair[0])
@@ -46,10 +74,10 @@ def _check_counts(section: str, classes: list[str], counts: NDArray[np.integer],
     """Raise if a class of a section has too few labelled spots for the shots and a query."""
     few = [f"{name!r} has {count}" for name, count in zip(classes, counts, strict=True) if count <= n_shots]
     if few:
-        raise ValueError(
+        raise TooFewLabelsError(
             f"{section}: {', '.join(few)} labelled spots, but {n_shots} shots and a query need at least {n_shots + 1} "
-            "of every class. Lower shots=, remove the labels of the class, or draw from several sections at once with "
-            "groupby=."
+            "of every class",
+            "Lower shots=, remove the labels of the class, or draw from several sections at once with groupby=.",
         )
 
 
@@ -81,7 +109,7 @@ def _draw(
 
 def draw_between_groups(
     rows: LabelledRows, n_shots: int, *, n_repeats: int, seed: int, groupby: str, n_support_groups: int | None
-) -> list[tuple[int, Episode]]:
+) -> Draws:
     """Draw the support from some groups and the query from all others."""
     labelled = rows.labelled
     names, number = np.unique(rows.group, return_inverse=True)
@@ -110,9 +138,10 @@ def draw_between_groups(
     episodes = list(islice(possible, n_repeats))
     if len(episodes) < n_repeats:
         counts = np.bincount(y, minlength=len(rows.classes))
-        raise ValueError(
+        raise TooFewLabelsError(
             f"groupby={groupby!r}: no draw of {n_support} of {n_groups} groups has {n_shots} labelled spots of every "
-            f"class ({_listed(rows.classes, counts)} in all groups). Lower shots=, or raise n_support_groups=."
+            f"class ({_listed(rows.classes, counts)} in all groups)",
+            "Lower shots=, or raise n_support_groups=.",
         )
     return [
         (repeat, Episode([labelled[chosen] for chosen in episode.support], labelled[episode.query]))

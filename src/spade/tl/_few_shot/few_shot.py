@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -20,7 +21,7 @@ from spade.core.checks import brief, check_count, check_flag, check_not_negative
 from spade.core.errors import warn
 from spade.core.evaluation.episodes import Episode
 from spade.core.rng import as_seed
-from spade.tl._few_shot.draws import draw_between_groups, draw_within_sections
+from spade.tl._few_shot.draws import draw_between_groups, draw_most, draw_within_sections
 from spade.tl._few_shot.probes import Probe, check_paper
 from spade.tl._few_shot.rows import LabelledRows, guard_width, read_rows
 from spade.tl._few_shot.scores import RECALL, Row, scores, store_table
@@ -71,7 +72,7 @@ def few_shot(
         ``obsm`` key of a representation, or a tuple of keys whose features are concatenated; a list of these compares
         several; a dict names them. Spots that lack one of them are not used for any.
     shots
-        Labelled spots per class.
+        Labelled spots per class. Numbers that the rarest class does not allow are left out, with a warning.
     n_repeats
         Number of draws.
     classifier
@@ -134,13 +135,14 @@ def few_shot(
     KeyError
         No such column, representation or patches.
     ValueError
-        A single class, a class with too few spots for the shots, groups or blocks that cannot be split, or weights of
-        keys that are not in a tuple.
+        A single class, a class with too few spots even for the fewest shots, groups or blocks that cannot be split, or
+        weights of keys that are not in a tuple.
 
     Warns
     -----
     UserWarning
-        If a representation was made from the measured expression of the spots, as ``obsm["X_spade"]`` is.
+        If a class has too few labelled spots for some of the ``shots``, or if a representation was made from the
+        measured expression of the spots, as ``obsm["X_spade"]`` is.
 
     Examples
     --------
@@ -155,7 +157,7 @@ def few_shot(
     [['X_texture', 1, 2], ['X_texture', 4, 2]]
     """
     named = named_representations(use_rep)
-    numbers = check_counts("shots", shots)
+    numbers: Sequence[int] = check_counts("shots", shots)
     check_count("n_repeats", n_repeats)
     check_flag("return_predictions", return_predictions)
     _keys.check_uns_key(key_added)
@@ -179,15 +181,12 @@ def few_shot(
         table_key=table_key,
     )
     if groupby is not None:
-        draws = draw_between_groups(
-            rows, numbers[-1], n_repeats=n_repeats, seed=seed, groupby=groupby, n_support_groups=n_support_groups
-        )
+        draw = partial(draw_between_groups, groupby=groupby, n_support_groups=n_support_groups)
     else:
         if guard_um is None:
             guard_um = 0.0 if block_um is None else guard_width(listed, named, patches_key, table_key)
-        draws = draw_within_sections(
-            rows, numbers[-1], n_repeats=n_repeats, seed=seed, block_um=block_um, guard_um=guard_um
-        )
+        draw = partial(draw_within_sections, block_um=block_um, guard_um=guard_um)
+    draws, numbers = draw_most(numbers, lambda n_shots: draw(rows, n_shots, n_repeats=n_repeats, seed=seed))
     results: list[Row] = []
     predicted: list[pd.DataFrame] = []
     unit = rows.section if groupby is None else rows.group

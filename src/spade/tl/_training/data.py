@@ -14,7 +14,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 
-from spade._checks import plural
+from spade._checks import plural, shorten
 from spade._samples.collect import Collector, Stack, check_widths
 from spade._samples.counts import read_expression
 from spade._samples.features import read_features
@@ -121,7 +121,10 @@ class FeatureReader:
         """Read the features of a sample; those of all samples must be of one encoder and width."""
         use_rep = config.use_rep
         if use_rep is None:
-            raise ValueError("use_rep=None: name the obsm key of the image features.")
+            raise ValueError(
+                f"use_rep=None: name the obsm key of the image features; {sample.name} has "
+                f"{shorten(sample.table.obsm) or 'none'}. sp.pp.encode_patches(samples) or encoder= makes them."
+            )
         x = read_features(sample, use_rep)
         origin = check_source(sample, use_rep, source_of(config), OF_EARLIER_SAMPLES)
         self.widths[sample.name] = x.shape[1]

@@ -73,7 +73,7 @@ def set_by_spots(data: TrainingData, config: SealConfig, given: Mapping[str, flo
     n_spots = int((data.role == TRAIN).sum())
     recipe = seal_recipe(n_spots, given, on_features=config.on_features)
     chosen = ", ".join(f"{name}={value:g}" for name, value in recipe.items() if name not in given)
-    logger.info("by the number of training spots (%d): %s", n_spots, chosen or "nothing, all settings are given")
+    logger.info("set by the number of training spots (%d): %s", n_spots, chosen or "nothing, all settings are given")
     return replace(config, **recipe)
 
 

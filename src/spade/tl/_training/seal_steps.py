@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from tqdm.auto import tqdm
 
+from spade._said import hidden
 from spade.core.distributed.machine import Machine
 from spade.core.experts.routing import feature_scale
 from spade.core.expression.normalise import gene_scale
@@ -61,12 +62,12 @@ def fit_network(
     identity = {} if checkpoint_dir is None else seal_identity(tuning.data, config, machine)
     with (
         open_state(checkpoint_dir, identity, ranks) as folder,
-        tqdm(desc="fine-tuning", unit="step", disable=not ranks.leads) as bar,
+        tqdm(desc="fine-tuning", unit="step", **hidden(unless=ranks.leads)) as bar,
     ):
 
         def progress(done: int, total: int, loss: float) -> None:
             bar.total = total
-            bar.set_postfix_str(f"loss {loss:.3f}", refresh=False)
+            bar.set_postfix_str(f"loss {loss:.3g}", refresh=False)
             bar.update(done - bar.n)
 
         if machine.devices > 1:

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
+from spade._said import hidden
 from spade.core.arrays import Floats, Rows, scale_of
 from spade.core.distributed.dealing import deal
 from spade.core.distributed.machine import Machine
@@ -78,7 +79,7 @@ def set_by_spots(
     no_warm_start = {} if config.init is None else {"warm_start": 0}
     recipe = clusters | spade_recipe(n_spots, {**no_warm_start, **given, **clusters})
     chosen = ", ".join(f"{name}={value:g}" for name, value in recipe.items() if name not in given)
-    logger.info("by the number of training spots (%d): %s", n_spots, chosen or "nothing, all settings are given")
+    logger.info("set by the number of training spots (%d): %s", n_spots, chosen or "nothing, all settings are given")
     return replace(config, **recipe)
 
 
@@ -137,11 +138,11 @@ def _fit(
         initial=0 if checkpoints is None else checkpoints.epochs(own_experts),
         desc="training experts",
         unit="epoch",
-        disable=not ranks.leads,
+        **hidden(unless=ranks.leads),
     ) as bar:
 
         def progress(expert: int, _epoch: int, train_loss: float, _val_loss: float) -> None:
-            bar.set_postfix_str(f"expert {expert}, loss {train_loss:.3f}", refresh=False)
+            bar.set_postfix_str(f"expert {expert}, loss {train_loss:.3g}", refresh=False)
             bar.update()
 
         experts, trained = train_experts(
