@@ -201,7 +201,6 @@ def demo_state(folder: Path) -> State:
 
 CASES = (
     Case("write", lambda f: prepare_store(f), start_write, lambda f: store(f / "work" / "sample.zarr")),
-    Case("write_slide", prepare_slide, start_write_slide, lambda f: store(f / "work" / "sample.zarr")),
     Case(
         "encode_patches",
         lambda f: prepare_store(f, patches=True),
@@ -256,4 +255,5 @@ CASES = (
         between=True,
         share=0.1,
     ),
+    Case("write_slide", prepare_slide, start_write_slide, lambda f: store(f / "work" / "sample.zarr")),
 )
