@@ -16,7 +16,7 @@ from spade._said import size, speaks, wrote
 from spade._samples.encode import BATCH, EncodingPlan, plan_encoding
 from spade._samples.encoding.client import on_client
 from spade._samples.encoding.devices import encoders_on, in_step
-from spade._samples.encoding.features import encoded, is_encoded, stamp
+from spade._samples.encoding.features import encoded, is_encoded, remove_pieces, stamp
 from spade._samples.open import Samples, iter_samples
 from spade._samples.patches import maker, patch_record
 from spade._samples.sample import Sample
@@ -200,6 +200,8 @@ def _encode(
     for sample in in_step(iter_samples(samples, table_key=table_key, writes=ranks.leads), ranks):
         plan = plan_encoding(sample, encoder, patches_key, batch_size, colour)
         if not overwrite and ranks.first(partial(is_encoded, sample, plan, encoder, key)):
+            if ranks.leads:
+                remove_pieces(sample, plan, encoder, key)
             logger.info("%s: obsm[%r] is there; overwrite=True encodes it again", sample.name, key)
             continue
         if key in sample.table.obsm:
