@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from _large_slide import write_slide
 from spatialdata import read_zarr
 
 import spade as sp
@@ -123,6 +124,18 @@ def seal_model(samples, panel, **options):
 def start_write(folder: Path) -> Callable[[], Any]:
     (sample,) = toy(1)
     return lambda: sp.io.write(sample, folder / "work" / "sample.zarr")
+
+
+def prepare_slide(folder: Path) -> None:
+    """Write a store and a slide of 18 chunks, which is to replace it."""
+    prepare_store(folder)
+    pixels = np.moveaxis(toy()[0].images["image"]["scale0"]["image"].to_numpy(), 0, -1)
+    write_slide(folder / "slide.tif", pixels, 2048)
+
+
+def start_write_slide(folder: Path) -> Callable[[], Any]:
+    slide = sp.io.read_wsi(folder / "slide.tif")
+    return lambda: sp.io.write(slide, folder / "work" / "sample.zarr")
 
 
 def start_embed(folder: Path) -> Callable[[], Any]:
@@ -242,4 +255,5 @@ CASES = (
         between=True,
         share=0.1,
     ),
+    Case("write_slide", prepare_slide, start_write_slide, lambda f: store(f / "work" / "sample.zarr")),
 )

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shutil
 import statistics
 import subprocess
 import sys
@@ -126,6 +127,23 @@ def from_zarr(options, slide, folder):
     yield row("zarr slide", "spade", times["spade"], times["sweep"], f"{len(centres):,} patches of {PX} px")
 
 
+def writing(options, slide, folder):
+    """Writing the slide to a zarr store, piece by piece, against ``SpatialData.write``, which dask does."""
+    sdata, store = sp.io.read_wsi(slide), folder / "written.zarr"
+
+    def by_dask():
+        shutil.rmtree(store, ignore_errors=True)
+        sdata.write(store, update_sdata_path=False)
+
+    def ours():
+        shutil.rmtree(store, ignore_errors=True)
+        sp.io.write(sdata, store)
+
+    times = measured({"dask": by_dask, "spade": ours}, options.repeats)
+    yield row("writing", "SpatialData.write", times["dask"])
+    yield row("writing", "spade", times["spade"], times["dask"], f"{sdata['he']['scale0']['image'].shape}")
+
+
 def resampling(options, pixels):
     """Patches of other sizes, from pixels in memory, against libraries on windows of whole pixels."""
     pixels = np.ascontiguousarray(pixels[2048:6144, 2048:6144])
@@ -208,7 +226,7 @@ def main(arguments=None):
     parser = argparse.ArgumentParser()
     parser.add_argument("--data", default=os.environ.get("SPADE_TEST_DATA", "../shared/data"))
     parser.add_argument("--lazyslide", help="Python of an environment with LazySlide")
-    parser.add_argument("--parts", default="roads,zarr,resampling,encoding")
+    parser.add_argument("--parts", default="roads,zarr,writing,resampling,encoding")
     parser.add_argument("--slide", help="a slide that an earlier run wrote, or where to write one")
     parser.add_argument("--side", type=int, default=40_000)
     parser.add_argument("--patches", type=int, default=2_048)
@@ -229,11 +247,12 @@ def main(arguments=None):
         slide = Path(options.slide or folder / "slide.tif")
         needs_pixels = "resampling" in parts or not slide.exists()
         pixels = section(Path(options.data)) if needs_pixels and parts != ["files"] else None
-        if not slide.exists() and {"roads", "zarr", "encoding"} & set(parts):
+        if not slide.exists() and {"roads", "zarr", "writing", "encoding"} & set(parts):
             write_slide(slide, pixels, options.side)
         ways = {
             "roads": lambda: roads(options, slide),
             "zarr": lambda: from_zarr(options, slide, folder),
+            "writing": lambda: writing(options, slide, folder),
             "resampling": lambda: resampling(options, pixels),
             "encoding": lambda: encoding(options, slide),
             "files": lambda: feature_files(options, folder),

@@ -209,6 +209,9 @@ def test_patches_must_be_there(spoil, error, said):
             r"weights='random': encoder=\"texture\" has no weights; leave weights= out",
         ),
         ({"encoder": Probe(), "weights": "w.pth"}, ValueError, r"weights='w.pth': the encoder already has weights"),
+        ({"encoder": Probe(), "device": "cpu"}, ValueError, r"device='cpu': encoder '\w+' is ready, with a device and"),
+        ({"encoder": Probe(), "precision": "bf16"}, ValueError, r"precision='bf16': .*; leave precision= out"),
+        ({"encoder": np.mean, "precision": "bf16"}, ValueError, r"precision='bf16': a function runs where it is"),
         (
             {"encoder": "UNI"},
             ValueError,

@@ -104,7 +104,7 @@ def test_reading_slides_made_small(capsys, data_dir, tmp_path):
     slide = ("--data", data_dir, "--slide", tmp_path / "slide.tif", "--side", 2_560, "--patches", 20, "--repeats", 1)
     sizes = ("--zarr-patches", 30, "--resamplings", 2, "--encoder", "test_vit", "--encoded", 12)
     table = run("slides_reading", *slide, *sizes)
-    assert {"slide in JPEG", "zarr slide", "encode_patches"} < set(table["part"])
+    assert {"slide in JPEG", "zarr slide", "writing", "encode_patches"} < set(table["part"])
     assert (table[["wall, s", "CPU, s"]].astype(float) > 0).all(axis=None)
     assert (table.loc[table["what"] == "spade: reading, 1.0 µm/px", "note"] == "20 tiles").all()
     apart = table["note"].str.extract(r"at most (\d+) grey")[0].dropna().astype(int)

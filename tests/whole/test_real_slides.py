@@ -49,13 +49,13 @@ def test_attention_is_written_and_drawn(slides):
     plt.close("all")
 
 
-@pytest.mark.parametrize("loss", ["nll", "cox"])
-def test_made_up_times_that_follow_the_tissue_are_found(slides, loss):
+@pytest.mark.parametrize("options", [{"loss": "nll", "n_bins": 2}, {"loss": "cox"}])
+def test_made_up_times_that_follow_the_tissue_are_found(slides, options):
     for i, sample in enumerate(slides):
         breast = sample["table"].obs["tissue"].iloc[0] == "breast"
         sample["table"].obs[["months", "died"]] = [10.0 + i if breast else 50.0 + i, True]
     table = sp.tl.survival(
-        slides, time_key="months", event_key="died", use_rep="X_texture", groupby=None, loss=loss, n_bins=2, n_folds=2
+        slides, time_key="months", event_key="died", use_rep="X_texture", groupby=None, n_folds=2, **options
     )
     risk = table.set_index("patient")["risk"]
     assert len(risk) == 8

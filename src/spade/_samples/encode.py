@@ -22,7 +22,7 @@ from spade.core.arrays import Rows
 from spade.core.device import pinned
 from spade.core.errors import warn
 from spade.core.files import digest
-from spade.core.patches.ahead import read_ahead
+from spade.core.patches.ahead import n_cores, read_ahead
 from spade.core.patches.sources import SectionPatches
 from spade.core.patches.staining import Staining, recoloured
 from spade.core.patches.tiles import Pixels, chunk_order, iter_patches, on_level
@@ -160,9 +160,8 @@ def n_readers(n_encoders: int = 1) -> int:
 
     The processes that ``torchrun`` started on this machine share its cores.
     """
-    n_cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     n_processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    return max(1, min(READERS, n_cores // (2 * n_encoders * n_processes)))
+    return max(1, min(READERS, n_cores() // (2 * n_encoders * n_processes)))
 
 
 def encode_pieces(

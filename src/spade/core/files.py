@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +65,18 @@ def read_small_text(path: Path) -> str:
     if (size := path.stat().st_size) > MAX_JSON:
         raise ValueError(f"it has {size:,} bytes, and no such file has more than {MAX_JSON:,}")
     return path.read_text(encoding="utf-8")
+
+
+def differing(file: Path, wanted: Mapping[str, Any]) -> list[str]:
+    """Return in what the facts that a file of JSON holds differ from others, whose values JSON can hold."""
+    try:
+        stored = parse_json(read_small_text(file))
+        if not isinstance(stored, dict):
+            raise ValueError("no facts")
+    except (OSError, ValueError):
+        return ["what it belongs to, which cannot be read"]
+    plain = json.loads(json.dumps(dict(wanted)))
+    return sorted(name for name in {*stored, *plain} if stored.get(name) != plain.get(name))
 
 
 def parse_json(text: str) -> Any:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import product
@@ -12,6 +11,7 @@ import numpy as np
 from scipy.ndimage import maximum_filter
 
 from spade.core.compiled import compiled
+from spade.core.patches.ahead import n_cores
 
 #: Channels of ``Scene.maps``, in order: µm inside the outline, displacement of the fibres in µm, eosin and haematoxylin
 #: between the nuclei, strength of fibres, and of debris.
@@ -290,7 +290,7 @@ def render(scene: Scene, shape: tuple[int, int], mpp: float, chunk: int = 512) -
         _draw(Tile(out, y0, x0, mpp), ground, Glands(depth, owner, glands), dark, fat, paint)
 
     corners = list(product(range(0, shape[0], chunk), range(0, shape[1], chunk)))
-    with ThreadPoolExecutor(_n_threads()) as pool:
+    with ThreadPoolExecutor(n_cores()) as pool:
         for _ in pool.map(draw, corners):
             pass
     return image
@@ -300,10 +300,6 @@ def _grow(grid: np.ndarray, sides: list[int], **how: Any) -> np.ndarray:
     """Pad a grid at its lower and right border to at least ``sides`` rows and columns."""
     short = [max(side - have, 0) for side, have in zip(sides, grid.shape[:2], strict=True)]
     return np.pad(grid, ((0, short[0]), (0, short[1]), (0, 0)), **how)
-
-
-def _n_threads() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def halve(image: np.ndarray) -> np.ndarray:

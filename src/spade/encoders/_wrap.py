@@ -116,14 +116,18 @@ def as_encoder(encoder: Any, *, device: str = "auto", precision: str = "fp32") -
     """Return an encoder as it is, and a network or function wrapped; raise before any patch is encoded."""
     import torch
 
-    from spade.encoders._output import check_encoder  # which needs pandas, as the registry does not
+    from spade._checks import check_idle  # which needs pandas, as the registry does not
+    from spade.encoders._output import check_encoder
 
     whole = all(hasattr(encoder, name) for name in ("encode", "name", "id", "dim", "input_px"))
     if isinstance(encoder, torch.nn.Module) and not whole:
         return wrap(encoder, device=device, precision=precision)
     if callable(encoder) and not hasattr(encoder, "encode"):
-        return wrap(encoder)
-    return check_encoder(encoder)
+        return wrap(encoder, device=device, precision=precision)
+    ready = check_encoder(encoder)
+    settings = [("device", device, "auto"), ("precision", precision, "fp32")]
+    check_idle(settings, f"encoder {ready.name!r} is ready, with a device and precision of its own")
+    return ready
 
 
 def _facts(model: Any, name: str, input_px: int | None, moments: list[tuple[float, ...] | None]) -> dict[str, Any]:

@@ -138,7 +138,7 @@ def _explained(error: OSError, path: Path) -> OSError:
         return FileNotFoundError(
             f"{str(path)!r} cannot be written: its folder {str(path.parent)!r} is not there (any more)."
         )
-    left = "What was there before is unchanged." if path.exists() else "Nothing was left behind."
+    left = "What was there before is unchanged." if path.exists() else "Nothing was written to it."
     if error.errno in FULL:
         return OSError(
             error.errno,

@@ -15,7 +15,8 @@ from spade._keys import REVISION
 from spade.core.checks import check_flag, check_path
 from spade.core.files import digest
 from spade.io._atomic import UNSUPPORTED, publish, replacing
-from spade.io._files.store import check_metadata, read_facts
+from spade.io._files.store import check_metadata, quiet, read_facts
+from spade.io._slides.writing import SlidePieces
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -33,6 +34,13 @@ def write(sdata: SpatialData, path: str | Path, *, overwrite: bool = True) -> No
     that were read from there are read from the new store. Read other objects that use the old store again: saving
     one of them there as well is an error, as what was written in between would be lost. Every saving renews
     ``attrs["spade_revision"]``, by which this is noticed. Of two calls for one ``path``, one waits for the other.
+
+    The image of a slide that :func:`read_wsi` read is written by threads, a row of chunks at a time, with a progress
+    bar; each thread holds one chunk. The rows lie in the hidden folder ``.{name}.spade-slides``
+    beside ``path`` until all are there. An interrupted call leaves it, and the same call goes on with what is there and
+    ends in the same bytes. For another slide file (another name, size or time of change), other levels, chunks or
+    codecs it begins anew, and the log says so. The folder may be deleted; the next finished call for ``path`` removes
+    it. Images that were changed after reading, and all other elements, are written from the start by every call.
 
     Parameters
     ----------
@@ -53,7 +61,8 @@ def write(sdata: SpatialData, path: str | Path, *, overwrite: bool = True) -> No
     PermissionError
         If ``path`` is read-only.
     OSError
-        If the disk is full; what was at ``path`` is unchanged.
+        If the disk is full; what was at ``path`` is unchanged. Rows of a slide that are written stay, as after an
+        interruption.
 
     Notes
     -----
@@ -78,17 +87,26 @@ def write(sdata: SpatialData, path: str | Path, *, overwrite: bool = True) -> No
         raise ValueError(f"path={str(path)!r} lies within the zarr store {str(inside)!r}. Choose a path outside of it.")
     real.parent.mkdir(parents=True, exist_ok=True)
 
+    slides = SlidePieces(sdata, real)
+
     def build(new: Path) -> None:
-        with _quiet():
-            sdata.write(new, update_sdata_path=False, consolidate_metadata=False)
+        taken = {f"images/{name}" for name in slides.levels}
+        part = _part(sdata, [name for name in sdata.elements_paths_in_memory() if name not in taken])
+        with quiet():
+            part.write(new, update_sdata_path=False, consolidate_metadata=False)
+        for file, inside in slides.files():
+            (new / inside).parent.mkdir(parents=True, exist_ok=True)
+            _link(file, new / inside)
         _consolidate(new)
 
     with replacing(real):
         _check_replaceable(path, real, overwrite=overwrite)
         _check_unchanged(sdata, path, real)
         backed = _read_from(sdata, real)
+        slides.write(sdata)
         with _new_revision(sdata):
             publish(build, real)
+        slides.remove()
         sdata.path = path
         _reopen(sdata, real, backed)
 
@@ -202,7 +220,7 @@ def _replace_elements(sdata: SpatialData, path: Path, real: Path, names: list[st
         _link_tree(real, new, leave_out=set(names))
         part = _part(sdata, names)
         part.path = new
-        with _quiet():
+        with quiet():
             for name in names:
                 part.write_element(name.split("/", 1)[1])
             part.write_attrs()
@@ -235,14 +253,6 @@ def _link(source: Path, target: Path) -> None:
         else:
             return
     shutil.copy2(source, target, follow_symlinks=False)
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Hide the announcement of a future default that zarr repeats for every array."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="zarr v3 autosharding")
-        yield
 
 
 def _part(sdata: SpatialData, names: list[str]) -> SpatialData:

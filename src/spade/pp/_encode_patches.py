@@ -16,7 +16,7 @@ from spade._said import size, speaks, wrote
 from spade._samples.encode import BATCH, EncodingPlan, plan_encoding
 from spade._samples.encoding.client import on_client
 from spade._samples.encoding.devices import encoders_on, in_step
-from spade._samples.encoding.features import encoded, is_encoded, stamp
+from spade._samples.encoding.features import encoded, is_encoded, remove_pieces, stamp
 from spade._samples.open import Samples, iter_samples
 from spade._samples.patches import maker, patch_record
 from spade._samples.sample import Sample
@@ -101,7 +101,8 @@ def encode_patches(
     batch_size
         Patches per batch.
     device
-        ``"auto"``, ``"cpu"`` or ``"cuda"``.
+        ``"auto"``, ``"cpu"`` or ``"cuda"``, for an encoder by name or a network. A function or an encoder that is ready
+        runs where it is; so leave ``device`` and ``precision`` out.
     devices
         Number of GPUs (or, for ``"cpu"``, of threads) that share the patches of each sample. Each has a copy of the
         encoder. Under ``torchrun``, leave it out: every process has one device, and all share the patches of each
@@ -136,12 +137,12 @@ def encode_patches(
         black patch, before a sample is opened; or one that returns no real numbers. An object in memory with
         ``client``, whose workers would change a copy of it.
     ValueError
-        Unknown encoder, a network that does not say what its input is, weights that do not fit it or hold NaN or
-        infinite values, or an encoder that returns anything but finite features ``(n, dim)``, which is seen at its
-        first batch. NaN stands for spots without a valid patch and nothing else. More devices than there are, or
-        several for an encoder without ``to(device)``. With ``colour``: an image with less than 0.02 mm² of tissue or
-        without H&E, a reference whose image or µm/px is not clear, or a ``SealModel``, which was tuned on patches as
-        they are.
+        Unknown encoder, a network that does not say what its input is, ``device`` or ``precision`` for an encoder that
+        has its own, weights that do not fit it or hold NaN or infinite values, or an encoder that returns anything but
+        finite features ``(n, dim)``, which is seen at its first batch. NaN stands for spots without a valid patch and
+        nothing else. More devices than there are, or several for an encoder without ``to(device)``. With ``colour``: an
+        image with less than 0.02 mm² of tissue or without H&E, a reference whose image or µm/px is not clear, or a
+        ``SealModel``, which was tuned on patches as they are.
     RuntimeError
         Published weights that cannot be downloaded. Under ``torchrun``, another process that ended.
 
@@ -199,6 +200,8 @@ def _encode(
     for sample in in_step(iter_samples(samples, table_key=table_key, writes=ranks.leads), ranks):
         plan = plan_encoding(sample, encoder, patches_key, batch_size, colour)
         if not overwrite and ranks.first(partial(is_encoded, sample, plan, encoder, key)):
+            if ranks.leads:
+                remove_pieces(sample, plan, encoder, key)
             logger.info("%s: obsm[%r] is there; overwrite=True encodes it again", sample.name, key)
             continue
         if key in sample.table.obsm:

@@ -109,6 +109,22 @@ def test_a_killed_process_loses_a_piece_at_most(tmp_path, whole):
     assert hidden(path.parent) == []
 
 
+def test_pieces_of_a_call_that_was_killed_after_saving_are_removed(path, whole, monkeypatch):
+    def killed(pieces):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("spade._samples.encoding.pieces.StoredPieces.remove", killed)
+        with pytest.raises(KeyboardInterrupt):
+            sp.pp.encode_patches(path, Colours(), **ONE)
+    assert hidden(path.parent) == [FOLDER]
+    encoder = Colours()
+    sp.pp.encode_patches(path, encoder, **ONE)
+    assert encoder.patches == 0
+    assert files(path) == whole
+    assert hidden(path.parent) == []
+
+
 # --- what is not continued
 
 

@@ -279,8 +279,8 @@ def test_cohorts_that_cannot_be_learnt(small):
 def test_ties_are_fine(small):
     obs = small["table"].obs
     obs["months"] = np.ceil(obs["months"] / 3)
-    for loss in ("nll", "cox"):
-        assert np.isfinite(run(small, n_folds=2, loss=loss, n_bins=2)["risk"]).all()
+    for options in ({"n_bins": 2}, {"loss": "cox"}):
+        assert np.isfinite(run(small, n_folds=2, **options)["risk"]).all()
     obs["months"] = 7
     with pytest.raises(ValueError, match="n_bins=2 is more than the number of distinct times of events, 1"):
         run(small, n_folds=2, n_bins=2)
@@ -304,6 +304,8 @@ def test_time_in_bins_beyond_those_of_training(small):
         ({"head": "max"}, "head='max': expected one of 'mean', 'abmil', 'transmil'"),
         ({"loss": "mse"}, "loss='mse': expected"),
         ({"head": "abmil", "loss": "cox", "batch_size": 1}, "batch_size=1: expected a whole number of at least 2"),
+        ({"loss": "cox", "n_bins": 2}, "n_bins=2: loss='cox' compares times as they are; leave n_bins= out"),
+        ({"head": "abmil", "batch_size": 8}, "batch_size=8: loss='nll' takes one slide per step; leave batch_size="),
         ({"head": "abmil", "preset": "best"}, "preset='best': expected one of 'paper'"),
         ({"hidden": 8, "preset": "paper"}, "hidden=8: head='mean' has no such setting"),
         ({"head": "abmil", "strength": 2.0}, "strength=2[.]0: head='abmil' has no such setting"),

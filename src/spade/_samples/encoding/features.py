@@ -39,6 +39,12 @@ def is_encoded(sample: Sample, plan: EncodingPlan, encoder: Encoder, key: str) -
     return stored == stamp(sample, plan, encoder, np.asarray(sample.table.obsm[key]))
 
 
+def remove_pieces(sample: Sample, plan: EncodingPlan, encoder: Encoder, key: str) -> None:
+    """Remove the pieces that a call left which was killed after it had saved the features."""
+    if sample.path is not None:
+        StoredPieces(sample.path.resolve(), key, plan, encoder.dim).remove()
+
+
 @contextmanager
 def encoded(
     sample: Sample, plan: EncodingPlan, encoders: Sequence[Encoder], key: str, ranks: Ranks

@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from spade._samples.encode import EncodingPlan
-from spade.core.files import digest, parse_json, read_small_text
+from spade.core.files import differing, digest
 from spade.core.training_state import SETTINGS, StateFolder
 from spade.io._atomic import explaining
 
@@ -111,14 +111,7 @@ class StoredPieces:
         """Return in what an encoding that was interrupted here differs; nothing if there is none."""
         if not self.folder.is_dir() or not any(self.folder.iterdir()):
             return []
-        try:
-            stored = parse_json(read_small_text(self.folder / SETTINGS))
-            if not isinstance(stored, dict):
-                raise ValueError("no settings")
-        except (OSError, ValueError):
-            return ["what it belongs to, which cannot be read"]
-        wanted = json.loads(json.dumps(identity))
-        return sorted(name for name in {*stored, *wanted} if stored.get(name) != wanted.get(name))
+        return differing(self.folder / SETTINGS, identity)
 
     def _read(self, piece: int) -> NDArray[np.float32] | None:
         """Return a piece if it is there as it was written, else remove what is there."""

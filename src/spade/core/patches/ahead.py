@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import queue
 from collections.abc import Callable, Generator, Iterable, Sequence
 from dataclasses import dataclass
@@ -11,6 +12,11 @@ from typing import Generic, TypeVar
 Item = TypeVar("Item")
 #: Seconds after which a thread that waits for room looks whether it is still needed.
 PAUSE = 0.05
+
+
+def n_cores() -> int:
+    """Return the number of cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @dataclass(frozen=True)

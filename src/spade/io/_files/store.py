@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 import os
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,6 +32,14 @@ def read_store(path: Path, argument: str = "samples", *, tables_only: bool = Fal
         if tables_only:
             warnings.filterwarnings("ignore", message="The table is annotating")  # its shapes are in the store
         return read_zarr(path, selection=("tables",) if tables_only else None)
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Hide the announcement of a future default that zarr repeats for every array."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="zarr v3 autosharding")
+        yield
 
 
 def check_metadata(path: Path, argument: str) -> None:

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 #: Chunks of every level, (channel, y, x).
 CHUNKS = (-1, 512, 512)
+#: How the names of lazy arrays begin.
+NAME = "spade-image-"
 #: Images are halved until their longer side has at most this many pixels.
 SMALLEST = 1024
 #: Rows of an image that are laid on white at a time.
@@ -73,11 +75,19 @@ def size(image: xr.DataTree) -> tuple[int, int]:
 
 def lazy(level: Pixels | LazyLevel, chunks: tuple[int, int, int] = CHUNKS) -> da.Array:
     """Return a level as a dask array whose name is not a hash of its content; a chunk reads only its own region."""
-    name = f"spade-image-{uuid.uuid4().hex}"
+    name = f"{NAME}{uuid.uuid4().hex}"
     if isinstance(level, np.ndarray):
         return da.from_array(level, chunks=chunks, name=name)
     empty = np.empty((0, 0, 0), np.uint8)
     return da.from_array(level, chunks=chunks, name=name, lock=False, asarray=False, meta=empty)
+
+
+def source(array: object) -> object:
+    """Return what :func:`lazy` made an array from; None of an array that is changed, or made otherwise."""
+    if not isinstance(array, da.Array) or not array.name.startswith(NAME):
+        return None
+    key = f"original-{array.name}"
+    return array.dask.layers[key][key] if key in array.dask.layers else None
 
 
 def with_coarser(level: da.Array) -> list[da.Array]:

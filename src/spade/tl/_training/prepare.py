@@ -65,8 +65,9 @@ def prepared(
     if without_patches:
         pp.patches(without_patches, table_key=table_key)
     if without_features:
+        device = on[0] if isinstance(encoder, str) else "auto"  # others have one of their own
         pp.encode_patches(
-            without_features, encoder, key_added=use_rep, table_key=table_key, device=on[0], devices=on[1]
+            without_features, encoder, key_added=use_rep, table_key=table_key, device=device, devices=on[1]
         )
     if choose and unmarked:
         pp.select_genes(listed, split_key=config.split_key, layer=config.layer, table_key=table_key)

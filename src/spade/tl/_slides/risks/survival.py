@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from tqdm.auto import tqdm
 
-from spade._checks import plural
+from spade._checks import check_idle, plural
 from spade._said import speaks
 from spade._samples.features import Representation, named_representations
 from spade.core.arrays import Floats, Rows
@@ -100,7 +100,7 @@ def survival(
         ``"nll"``: likelihood of discrete hazards; the risk is minus the expected number of bins survived. ``"cox"``:
         partial likelihood, with Efron's ties for ``"mean"``; the risk is the log risk.
     n_bins
-        Time bins of ``"nll"``: quantiles of the event times of the training patients.
+        ``"nll"`` only: bins of time, at quantiles of the event times of the training patients.
     strength
         Ridge penalty of ``"mean"``, on features of deviation 1 divided by the root of their number; ``"cv"``: chosen
         within the training patients by cross-validated likelihood, from 0.1 to 1000.
@@ -146,9 +146,9 @@ def survival(
     KeyError
         No such column or representation.
     ValueError
-        Settings that the head does not have, negative times, times or events that are missing where the other is given,
-        slides of one patient that disagree in time, event or given fold, fewer patients with events than folds, or too
-        few event times for the bins.
+        Settings that head or loss do not have, negative times, times or events that are missing where the other is
+        given, slides of one patient that disagree in time, event or given fold, fewer patients with events than folds,
+        or too few event times for the bins.
     FloatingPointError
         Training of a head diverged.
 
@@ -177,6 +177,10 @@ def survival(
         {"preset": preset, "hidden": hidden, "lr": lr, "schedule": schedule}, dropout=dropout, n_epochs=n_epochs,
         batch_size=batch_size, weight_decay=weight_decay, patience=patience, inner_val=inner_val,
     )  # fmt: skip
+    if loss == "cox":
+        check_idle([("n_bins", n_bins, SurvivalConfig.n_bins)], "loss='cox' compares times as they are")
+    else:
+        check_idle([("batch_size", batch_size, SurvivalConfig.batch_size)], "loss='nll' takes one slide per step")
     device = resolve_device(device) if check_text("device", device) and head != MEAN else "cpu"
     check_count("n_repeats", n_repeats)
     if check_n_folds(n_folds, fold_key) > MAX_FOLDS:
