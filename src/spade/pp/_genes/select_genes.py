@@ -37,7 +37,7 @@ from spade.pp._genes.variable import (
 logger = logging.getLogger("spade")
 ON_FEW_COMMON = ("error", "drop")
 #: Most names of genes in a line of the log.
-MOST_NAMED = 20
+MOST_NAMED = 10
 #: Default number of variable genes: per sample for SPADE, in total for SEAL.
 N_TOP_GENES = {"spade": 50, "seal": 2_000}
 
