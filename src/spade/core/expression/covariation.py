@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
+from scipy.sparse.linalg import LinearOperator, eigsh
 
 from spade.core.arrays import Floats
 from spade.core.rng import numpy_stream
@@ -37,19 +38,24 @@ class Covariation:
         The factors are those of probabilistic PCA (Tipping and Bishop 1999): principal components without the variance
         that noise has in every direction.
         """
-        from sklearn.decomposition import PCA
-
         if len(rows) > MOST_SPOTS:
             rows = np.sort(numpy_stream(seed, "covariation").choice(rows, MOST_SPOTS, replace=False))
         x = expression[rows].astype(np.float64)
-        k = min(N_FACTORS, *(size - 1 for size in x.shape))
+        n, n_genes = x.shape
+        k = min(N_FACTORS, n - 1, n_genes - 1)
         if k < 2:
             return None
-        pca = PCA(k, svd_solver="arpack", random_state=seed % 2**32).fit(x)
         mean = np.asarray(x.mean(0)).ravel()
+
+        def covariance(v: Floats) -> Floats:
+            scores = x @ v - mean @ v
+            return np.asarray(x.T @ scores - mean * scores.sum()) / (n - 1)
+
+        start = numpy_stream(seed, "covariation", 1).standard_normal(n_genes)
+        values, vectors = eigsh(LinearOperator((n_genes, n_genes), covariance, dtype=np.float64), k=k, v0=start)
         variance = np.asarray(x.multiply(x).mean(0)).ravel() - mean**2
-        noise = max(variance.sum() - pca.explained_variance_.sum(), 0) / (x.shape[1] - k)
-        factors = pca.components_ * np.sqrt(np.maximum(pca.explained_variance_ - noise, 0))[:, None]
+        noise = max(variance.sum() - values.sum(), 0) / (n_genes - k)
+        factors = vectors.T * np.sqrt(np.maximum(values - noise, 0))[:, None]
         return cls(factors.astype(np.float32), np.maximum(variance - np.square(factors).sum(0), 0).astype(np.float32))
 
     def expected(self, genes: NDArray[np.integer], change: Floats) -> NDArray[np.float64]:
