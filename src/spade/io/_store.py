@@ -36,11 +36,11 @@ def write(sdata: SpatialData, path: str | Path, *, overwrite: bool = True) -> No
     ``attrs["spade_revision"]``, by which this is noticed. Of two calls for one ``path``, one waits for the other.
 
     The image of a slide that :func:`read_wsi` read is written by threads, a row of chunks at a time, with a progress
-    bar; each thread holds one chunk. The rows lie in the hidden folder ``.{name}.spade-slides``
-    beside ``path`` until all are there. An interrupted call leaves it, and the same call goes on with what is there and
-    ends in the same bytes. For another slide file (another name, size or time of change), other levels, chunks or
-    codecs it begins anew, and the log says so. The folder may be deleted; the next finished call for ``path`` removes
-    it. Images that were changed after reading, and all other elements, are written from the start by every call.
+    bar; each thread holds one chunk. The rows lie in the hidden folder ``.{name}.spade-slides`` beside ``path`` until
+    all are there. An interrupted call leaves this folder; the same call goes on with what is there and ends in the same
+    bytes. For another slide file (another name, size or time of change), other levels, chunks or codecs it begins anew,
+    and the log says so. The folder may be deleted; the next finished call for ``path`` removes it. Images that were
+    changed after reading, and all other elements, are written from the start by every call.
 
     Parameters
     ----------
