@@ -25,6 +25,7 @@ from spade.core.patches.ahead import read_ahead
 from spade.core.patches.sources import SectionPatches
 from spade.core.patches.staining import Staining, recoloured
 from spade.core.patches.tiles import Pixels, chunk_order, iter_patches, on_level
+from spade.core.progress import progress_bar
 from spade.encoders import Encoder
 from spade.encoders._output import check_encoder, encode_batch
 
@@ -203,22 +204,22 @@ def encode_rows(
     plan = plan_encoding(sample, check_encoder(encoder), patches_key, batch_size)
     features = np.full((plan.n_obs, encoder.dim), np.nan, dtype=np.float32)
     every = range(len(plan.pieces))
-    with progress_bar(plan, every, encoder, sample) as bar:
+    with rows_bar(plan, every, encoder, sample) as bar:
         with closing(encode_pieces(plan, encoder, every, n_readers(), bar.update)) as encoded:
             for piece, values in encoded:
                 features[plan.rows(piece)] = values
     return features, plan.origin
 
 
-def progress_bar(
+def rows_bar(
     plan: EncodingPlan, pieces: Sequence[int], encoder: Encoder, sample: Sample, *, shown: bool = True
 ) -> tqdm[Any]:
     """Return a bar over the rows of a sample, at the start of work on some pieces."""
     to_do = sum(len(plan.pieces[piece][1]) for piece in pieces)
-    return tqdm(
+    return progress_bar(
+        shown=shown,
         total=plan.n_obs,
         initial=plan.n_obs - to_do,
         desc=f"{encoder.name}: {sample.name}",
         unit="patch",
-        disable=not shown,
     )

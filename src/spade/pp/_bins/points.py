@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from spatialdata import SpatialData
-from tqdm.auto import tqdm
 
 from spade._checks import shorten
 from spade._samples.sample import Opened
 from spade.core.arrays import Rows
 from spade.core.errors import warn
+from spade.core.progress import progress_bar
 from spade.core.spots.squares import MOST_GENES, SquareCounts, squares_of
 from spade.pp._bins.frames import frame_of_element
 from spade.pp._bins.settings import BinSettings
@@ -35,7 +35,8 @@ def squares_of_points(sample: Opened, settings: BinSettings) -> tuple[Squares, s
     side = settings.size_um / frame.mpp
     genes, sums, left_out = _Genes(), SquareCounts(), _LeftOut()
     named = points[list(dict.fromkeys(columns.values()))]
-    for i in tqdm(range(points.npartitions), desc=f"{sample.name}: {key}", unit="part", disable=points.npartitions < 2):
+    n_parts = points.npartitions
+    for i in progress_bar(range(n_parts), shown=n_parts > 1, desc=f"{sample.name}: {key}", unit="part"):
         part = named.get_partition(i).compute()
         kept, numbers = _readable(part, columns, settings, genes, left_out)
         xy = part[["x", "y"]].to_numpy(np.float64)[kept] @ matrix[:2, :2].T + matrix[:2, 2]

@@ -9,7 +9,6 @@ from os import PathLike
 
 import numpy as np
 from numpy.typing import NDArray
-from tqdm.auto import tqdm
 
 from spade.core.arrays import Floats, Rows, scale_of
 from spade.core.distributed.dealing import deal
@@ -23,6 +22,7 @@ from spade.core.experts.train import fold_scaling, train_experts
 from spade.core.expression.covariation import Covariation
 from spade.core.expression.normalise import group_sums
 from spade.core.files import digest
+from spade.core.progress import progress_bar
 from spade.core.recipes import cluster_recipe, spade_recipe
 from spade.core.roles import TRAIN, VAL
 from spade.encoders._spec import licence_of
@@ -132,12 +132,12 @@ def _fit(
             data, config, training.routing.n_experts, scale, machine=machine, checkpoints=checkpoints
         )
     own_experts = deal(training.sizes, ranks.world)[ranks.rank]
-    with tqdm(
+    with progress_bar(
+        shown=ranks.leads,
         total=config.n_epochs * int((training.sizes[own_experts] > 0).sum()),
         initial=0 if checkpoints is None else checkpoints.epochs(own_experts),
         desc="training experts",
         unit="epoch",
-        disable=not ranks.leads,
     ) as bar:
 
         def progress(expert: int, _epoch: int, train_loss: float, _val_loss: float) -> None:
