@@ -19,12 +19,12 @@ SOURCE = REPOSITORY / "src" / "spade"
 #: Parts of one line do not know each other.
 STAIRCASE = [
     "_version core.locks",
-    "core.arrays core.checks core.compiled core.errors core.files core.progress core.rng core.roles core.schedule",
+    "core.arrays core.checks core.compiled core.errors core.files core.rng core.roles core.schedule",
     "core.device core.recipes core.training_state",
     "core.spots core.patches core.texture core.vision core.distributed",
     "core.evaluation",
     "core.expression core.slides core.experts core.seal",
-    "_settings _keys _checks",
+    "_settings _keys _checks _progress",
     "_said",
     "io",
     "encoders",

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
+from spade._progress import progress_bar
 from spade._samples.images import image_levels, visible
 from spade._samples.patches import patch_record, placed_patches
 from spade._samples.sample import Sample
@@ -25,7 +26,6 @@ from spade.core.patches.ahead import read_ahead
 from spade.core.patches.sources import SectionPatches
 from spade.core.patches.staining import Staining, recoloured
 from spade.core.patches.tiles import Pixels, chunk_order, iter_patches, on_level
-from spade.core.progress import progress_bar
 from spade.encoders import Encoder
 from spade.encoders._output import check_encoder, encode_batch
 

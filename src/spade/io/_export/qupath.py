@@ -15,8 +15,8 @@ import numpy as np
 import shapely
 from numpy.typing import NDArray
 
+from spade._progress import progress_bar
 from spade.core.files import write_atomically
-from spade.core.progress import progress_bar
 
 #: Fewer objects are written without a bar.
 MANY = 4096

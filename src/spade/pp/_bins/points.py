@@ -10,10 +10,10 @@ import pandas as pd
 from spatialdata import SpatialData
 
 from spade._checks import shorten
+from spade._progress import progress_bar
 from spade._samples.sample import Opened
 from spade.core.arrays import Rows
 from spade.core.errors import warn
-from spade.core.progress import progress_bar
 from spade.core.spots.squares import MOST_GENES, SquareCounts, squares_of
 from spade.pp._bins.frames import frame_of_element
 from spade.pp._bins.settings import BinSettings

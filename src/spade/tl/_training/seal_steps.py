@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from spade._progress import progress_bar
 from spade.core.distributed.machine import Machine
 from spade.core.experts.routing import feature_scale
 from spade.core.expression.normalise import gene_scale
 from spade.core.files import digest
-from spade.core.progress import progress_bar
 from spade.core.rng import seed_torch, torch_stream
 from spade.core.roles import TRAIN, VAL
 from spade.core.seal.network import SealNet

@@ -10,6 +10,7 @@ from os import PathLike
 import numpy as np
 from numpy.typing import NDArray
 
+from spade._progress import progress_bar
 from spade.core.arrays import Floats, Rows, scale_of
 from spade.core.distributed.dealing import deal
 from spade.core.distributed.machine import Machine
@@ -22,7 +23,6 @@ from spade.core.experts.train import fold_scaling, train_experts
 from spade.core.expression.covariation import Covariation
 from spade.core.expression.normalise import group_sums
 from spade.core.files import digest
-from spade.core.progress import progress_bar
 from spade.core.recipes import cluster_recipe, spade_recipe
 from spade.core.roles import TRAIN, VAL
 from spade.encoders._spec import licence_of
