@@ -89,6 +89,7 @@ myst_heading_anchors = 3
 myst_update_mathjax = False
 html_math_renderer = "mathml"  # drawn by the browser itself, without a script from the network
 nb_execution_mode = "off"  # tutorials are executed below, once
+nb_merge_streams = True  # the lines of one cell are one block
 
 html_theme = "furo"
 html_title = f"spade {version}"

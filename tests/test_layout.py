@@ -24,7 +24,7 @@ STAIRCASE = [
     "core.spots core.patches core.texture core.vision core.distributed",
     "core.evaluation",
     "core.expression core.slides core.experts core.seal",
-    "_settings _keys _checks",
+    "_settings _keys _checks _progress",
     "_said",
     "io",
     "encoders",

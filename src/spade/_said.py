@@ -95,11 +95,6 @@ def hushed(function: Callable[P, R]) -> Callable[P, R]:
     return quiet
 
 
-def hidden(*, unless: bool) -> dict[str, bool]:
-    """Return what hides a bar of tqdm, or nothing, so that ``TQDM_DISABLE`` of the environment counts."""
-    return {} if unless else {"disable": True}
-
-
 def wrote(sample: str, *keys: str, detail: str = "") -> None:
     """Note what was written in a sample, such as ``"obsm['X_spade']"``, and a detail, such as its size."""
     logger.log(HINT, "%s: wrote %s%s", sample, ", ".join(keys), detail and f": {detail}")

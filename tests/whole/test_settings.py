@@ -99,19 +99,6 @@ def test_a_plot_leaves_what_it_computes_unsaid(lines):
     assert not [text for level, text in drawn if level == "INFO"]
 
 
-def test_a_bar_of_progress_can_be_turned_off():
-    code = "import spade as sp; samples = sp.datasets.toy(1, 30); sp.pp.patches(samples); sp.pp.encode_patches(samples)"
-    for off in ("", "1"):
-        done = subprocess.run(
-            [sys.executable, "-c", code],
-            env=os.environ | {"TQDM_DISABLE": off},
-            capture_output=True,
-            text=True,
-            check=True,
-        )
-        assert ("30/30" in done.stderr) is (not off), done.stderr
-
-
 def test_a_call_that_fails_says_nothing_and_the_next_one_is_whole(lines):
     samples = sp.datasets.toy(1, 40, 30)
 

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
-from spade._said import hidden
+from spade._progress import progress_bar
 from spade._samples.images import image_levels, visible
 from spade._samples.patches import patch_record, placed_patches
 from spade._samples.sample import Sample
@@ -203,22 +203,22 @@ def encode_rows(
     plan = plan_encoding(sample, check_encoder(encoder), patches_key, batch_size)
     features = np.full((plan.n_obs, encoder.dim), np.nan, dtype=np.float32)
     every = range(len(plan.pieces))
-    with progress_bar(plan, every, encoder, sample) as bar:
+    with rows_bar(plan, every, encoder, sample) as bar:
         with closing(encode_pieces(plan, encoder, every, n_readers(), bar.update)) as encoded:
             for piece, values in encoded:
                 features[plan.rows(piece)] = values
     return features, plan.origin
 
 
-def progress_bar(
+def rows_bar(
     plan: EncodingPlan, pieces: Sequence[int], encoder: Encoder, sample: Sample, *, shown: bool = True
 ) -> tqdm[Any]:
     """Return a bar over the rows of a sample, at the start of work on some pieces."""
     to_do = sum(len(plan.pieces[piece][1]) for piece in pieces)
-    return tqdm(
+    return progress_bar(
+        shown=shown,
         total=plan.n_obs,
         initial=plan.n_obs - to_do,
         desc=f"{encoder.name}: {sample.name}",
         unit="patch",
-        **hidden(unless=shown),
     )

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from spade import _keys
-from spade._samples.encode import EncodingPlan, progress_bar
+from spade._samples.encode import EncodingPlan, rows_bar
 from spade._samples.encoding.devices import encode_on, share
 from spade._samples.encoding.pieces import StoredPieces, image_stamp
 from spade._samples.patches import patch_record
@@ -64,7 +64,7 @@ def encoded(
     try:
         missing = ranks.first(lambda: stored.claim(identity | {"image": _image(store, sample, plan)}, sample.name))
         mine = share(missing, ranks.rank, ranks.world)
-        with progress_bar(plan, mine, encoders[0], sample, shown=ranks.leads) as bar:
+        with rows_bar(plan, mine, encoders[0], sample, shown=ranks.leads) as bar:
             encode_on(encoders, plan, mine, stored.write, bar.update)
         ranks.gather(None)
         yield stored.whole() if ranks.leads else None
@@ -87,7 +87,7 @@ def _in_memory(sample: Sample, plan: EncodingPlan, encoders: Sequence[Encoder], 
         if not ranks.alone:
             kept[piece] = values
 
-    with progress_bar(plan, mine, encoders[0], sample, shown=ranks.leads) as bar:
+    with rows_bar(plan, mine, encoders[0], sample, shown=ranks.leads) as bar:
         encode_on(encoders, plan, mine, keep, bar.update)
     for pieces in ranks.gather(kept):
         for piece, values in pieces.items():

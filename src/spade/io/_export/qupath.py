@@ -14,9 +14,8 @@ from typing import Any, TextIO
 import numpy as np
 import shapely
 from numpy.typing import NDArray
-from tqdm.auto import tqdm
 
-from spade._said import hidden
+from spade._progress import progress_bar
 from spade.core.files import write_atomically
 
 #: Fewer objects are written without a bar.
@@ -72,9 +71,7 @@ def _texts(objects: Objects, object_type: str, what: str) -> Iterator[str]:
     """Return the text of the file in pieces."""
     yield '{"type": "FeatureCollection", "features": ['
     separator = "\n"
-    for i in tqdm(
-        range(len(objects.polygons)), desc=what, unit="object", **hidden(unless=len(objects.polygons) >= MANY)
-    ):
+    for i in progress_bar(range(len(objects.polygons)), shown=len(objects.polygons) >= MANY, desc=what, unit="object"):
         yield f"{separator}{_feature(objects, i, object_type)}"
         separator = ",\n"
     yield "\n]}\n"

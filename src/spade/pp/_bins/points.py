@@ -8,10 +8,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from spatialdata import SpatialData
-from tqdm.auto import tqdm
 
 from spade._checks import shorten
-from spade._said import hidden
+from spade._progress import progress_bar
 from spade._samples.sample import Opened
 from spade.core.arrays import Rows
 from spade.core.errors import warn
@@ -36,9 +35,8 @@ def squares_of_points(sample: Opened, settings: BinSettings) -> tuple[Squares, s
     side = settings.size_um / frame.mpp
     genes, sums, left_out = _Genes(), SquareCounts(), _LeftOut()
     named = points[list(dict.fromkeys(columns.values()))]
-    for i in tqdm(
-        range(points.npartitions), desc=f"{sample.name}: {key}", unit="part", **hidden(unless=points.npartitions > 1)
-    ):
+    n_parts = points.npartitions
+    for i in progress_bar(range(n_parts), shown=n_parts > 1, desc=f"{sample.name}: {key}", unit="part"):
         part = named.get_partition(i).compute()
         kept, numbers = _readable(part, columns, settings, genes, left_out)
         xy = part[["x", "y"]].to_numpy(np.float64)[kept] @ matrix[:2, :2].T + matrix[:2, 2]

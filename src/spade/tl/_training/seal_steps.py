@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from tqdm.auto import tqdm
 
-from spade._said import hidden
+from spade._progress import progress_bar
 from spade.core.distributed.machine import Machine
 from spade.core.experts.routing import feature_scale
 from spade.core.expression.normalise import gene_scale
@@ -62,7 +61,7 @@ def fit_network(
     identity = {} if checkpoint_dir is None else seal_identity(tuning.data, config, machine)
     with (
         open_state(checkpoint_dir, identity, ranks) as folder,
-        tqdm(desc="fine-tuning", unit="step", **hidden(unless=ranks.leads)) as bar,
+        progress_bar(shown=ranks.leads, desc="fine-tuning", unit="step") as bar,
     ):
 
         def progress(done: int, total: int, loss: float) -> None:

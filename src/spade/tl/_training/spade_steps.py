@@ -9,9 +9,8 @@ from os import PathLike
 
 import numpy as np
 from numpy.typing import NDArray
-from tqdm.auto import tqdm
 
-from spade._said import hidden
+from spade._progress import progress_bar
 from spade.core.arrays import Floats, Rows, scale_of
 from spade.core.distributed.dealing import deal
 from spade.core.distributed.machine import Machine
@@ -133,12 +132,12 @@ def _fit(
             data, config, training.routing.n_experts, scale, machine=machine, checkpoints=checkpoints
         )
     own_experts = deal(training.sizes, ranks.world)[ranks.rank]
-    with tqdm(
+    with progress_bar(
+        shown=ranks.leads,
         total=config.n_epochs * int((training.sizes[own_experts] > 0).sum()),
         initial=0 if checkpoints is None else checkpoints.epochs(own_experts),
         desc="training experts",
         unit="epoch",
-        **hidden(unless=ranks.leads),
     ) as bar:
 
         def progress(expert: int, _epoch: int, train_loss: float, _val_loss: float) -> None:
