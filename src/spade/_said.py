@@ -75,7 +75,13 @@ def speaks(function: Callable[P, R]) -> Callable[P, R]:
         if outer is not None:
             outer.add(call)
         took = duration(time.perf_counter() - begun)
-        logger.log(logging.INFO if outer is None else HINT, "%s: %s (%s)", name, "; ".join(call.parts(result)), took)
+        logger.log(
+            logging.INFO if outer is None else HINT,
+            "%s: %s (%s)",
+            name,
+            "; ".join(call.parts(result)) or "nothing to do",
+            took,
+        )
         return result
 
     return speaking

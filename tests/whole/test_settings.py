@@ -88,6 +88,14 @@ def test_calls_within_a_call_are_hints_and_add_what_they_wrote(lines):
     assert sum("inner: wrote obs['x'] in a" in text for level, text in found if level == "HINT") == 1
 
 
+def test_a_call_that_finds_everything_done_says_so(lines):
+    @speaks
+    def idle():
+        pass
+
+    assert lines(idle)[-1][1].endswith("idle: nothing to do")
+
+
 def test_a_plot_leaves_what_it_computes_unsaid(lines):
     draw = {"representation": "X", "shots": 1, "repeat": 0, "label": "", "n_classes": 2, "metric": "balanced_accuracy"}
     recall = {"metric": "recall", "label": "tumour"}
