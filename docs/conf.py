@@ -11,6 +11,7 @@ import os
 import re
 import shutil
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import metadata
 from pathlib import Path
 
@@ -33,6 +34,8 @@ EXECUTED = DOCS / "tutorials"
 DATA = Path(os.environ.get("SPADE_TEST_DATA", ROOT.parent / "shared" / "data")).resolve()
 #: Pictures of the plots, which git ignores.
 PLOTS = DOCS / "plots"
+#: Tutorials that are executed at a time; each has about one core of work.
+SIDE_BY_SIDE = 2
 #: The cell with this tag draws the figure of the landing page.
 LANDING = "landing"
 
@@ -173,24 +176,33 @@ def run_tutorials(app: Sphinx) -> None:
     os.environ.setdefault("PYTHONWARNINGS", "ignore:IProgress not found")
     EXECUTED.mkdir(exist_ok=True)
     code = max(file.stat().st_mtime for file in (ROOT / "src").rglob("*.py"))
-    for source in sorted((ROOT / "tutorials").glob("*.ipynb")):
-        target = EXECUTED / source.name
-        if target.is_file() and target.stat().st_mtime > max(code, source.stat().st_mtime):
-            continue
-        notebook = nbformat.read(source, as_version=4)
-        if notebook.metadata.get("needs_data") and not Path(os.environ["SPADE_DATA_DIR"]).is_dir():
-            copy_tutorial(source)
-            continue
-        if source.stem == "hest":
-            from hest_folder import write_hest_folder
+    sources = sorted((ROOT / "tutorials").glob("*.ipynb"))
+    old = [source for source in sources if not newer(EXECUTED / source.name, max(code, source.stat().st_mtime))]
+    with ThreadPoolExecutor(SIDE_BY_SIDE) as pool:
+        list(pool.map(execute, old))
 
-            write_hest_folder(EXECUTED / "hest")
-        NotebookClient(notebook, timeout=600, resources={"metadata": {"path": str(EXECUTED)}}).execute()
-        for cell in notebook.cells:
-            if LANDING in cell.metadata.get("tags", []):
-                figure = next(o.data["image/png"] for o in cell.outputs if "image/png" in o.get("data", {}))
-                (EXECUTED / f"{LANDING}.png").write_bytes(base64.b64decode(figure))
-        nbformat.write(notebook, target)
+
+def newer(file: Path, time: float) -> bool:
+    """Return whether a file is there and was written after a time."""
+    return file.is_file() and file.stat().st_mtime > time
+
+
+def execute(source: Path) -> None:
+    """Execute a tutorial; one that needs data which are not there is taken as it is."""
+    notebook = nbformat.read(source, as_version=4)
+    if notebook.metadata.get("needs_data") and not Path(os.environ["SPADE_DATA_DIR"]).is_dir():
+        copy_tutorial(source)
+        return
+    if source.stem == "hest":
+        from hest_folder import write_hest_folder
+
+        write_hest_folder(EXECUTED / "hest")
+    NotebookClient(notebook, timeout=900, resources={"metadata": {"path": str(EXECUTED)}}).execute()
+    for cell in notebook.cells:
+        if LANDING in cell.metadata.get("tags", []):
+            figure = next(o.data["image/png"] for o in cell.outputs if "image/png" in o.get("data", {}))
+            (EXECUTED / f"{LANDING}.png").write_bytes(base64.b64decode(figure))
+    nbformat.write(notebook, EXECUTED / source.name)
 
 
 def copy_tutorials() -> None:
