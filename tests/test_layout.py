@@ -196,6 +196,7 @@ def test_the_root_holds_few_modules():
         "__main__.py",
         "_checks.py",
         "_keys.py",
+        "_progress.py",
         "_said.py",
         "_settings.py",
         "_version.py",

@@ -302,7 +302,7 @@ def test_keys_may_be_chosen(read):
         ("a,b\n1,2\n", r"no column that names samples or spots; columns: 'a', 'b'\. Name it with"),
         ("sample\na\n", r"nothing but sample; expected at least one column of labels"),
         ("sample,spot\na,b\n", r"nothing but sample and spot"),
-        ("sample,label\na,x\na,y\n", r"samples occur more than once: 'a'\. .*If the rows are spots, .*spot_col="),
+        ("sample,label\na,x\na,y\n", r"samples occur more than once: 'a'\. .*If rows are spots, .*spot_col="),
         ("spot,label\na,x\na,x\nb,y\n", r"spots occur more than once: 'a'\. .*add a column with the sample"),
         ("sample,spot,label\na,s,x\nb,s,y\na,s,z\n", r"spots occur more than once: 'a/s'"),
         ("sample,label\na,x\n,y\n", r"rows have no sample: 2, counted from the first row below the header"),

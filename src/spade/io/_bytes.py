@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -34,9 +35,9 @@ def read_bytes(path: Path, argument: str, most: int = MAX_BYTES) -> bytes:
         size, zipped = path.stat().st_size, file.read(2) == b"\x1f\x8b"
         file.seek(0)
         plain: BinaryIO = gzip.GzipFile(fileobj=file) if zipped else file  # type: ignore[assignment]
-        fits = size <= most and (not zipped or size * MAX_RATIO <= most or _size(plain, most) <= most)
+        fits = size <= most and (not zipped or size * MAX_RATIO <= most or sum(map(len, _pieces(plain, most))) <= most)
         plain.seek(0)
-        raw = plain.read(most + 1) if fits else b""
+        raw = b"".join(_pieces(plain, most)) if fits else b""
     if not fits or len(raw) > most:
         raise ValueError(
             f"{argument}={str(path)!r} holds more than {most:,} bytes. Export less (annotations rather than cells), or "
@@ -45,12 +46,12 @@ def read_bytes(path: Path, argument: str, most: int = MAX_BYTES) -> bytes:
     return raw
 
 
-def _size(file: BinaryIO, most: int) -> int:
-    """Return the number of bytes of a gzipped file, counted without keeping them until there are more than ``most``."""
+def _pieces(file: BinaryIO, most: int) -> Iterator[bytes]:
+    """Yield a file piece by piece until there are more than ``most`` bytes; one large read would reserve them all."""
     n = 0
     while n <= most and (piece := file.read(PIECE)):
         n += len(piece)
-    return n
+        yield piece
 
 
 def read_text(path: Path, argument: str, most: int = MAX_BYTES) -> str:

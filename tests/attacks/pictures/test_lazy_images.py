@@ -67,7 +67,7 @@ def test_a_file_is_decoded_once(file, decoded, size_um, size_px, caplog):
     for sdata in (lazy_image, plain_image):
         sp.pp.patches(sdata, size_um=size_um, size_px=size_px)
     decoded.clear()
-    with caplog.at_level(logging.INFO, "spade"):
+    with caplog.at_level(logging.DEBUG, "spade"):
         sp.pp.encode_patches(lazy_image)
     assert len(decoded) == 1
     assert "computed once and held in memory" in caplog.text
@@ -92,7 +92,7 @@ def test_nothing_is_decoded_before_a_chunk_is_read(file, decoded):
 def test_large_results_lie_in_a_file(file, monkeypatch, most, caplog):
     monkeypatch.setattr(lazy, "MOST_HELD", most)
     (level, *_) = image_levels(from_file(file))
-    with caplog.at_level(logging.INFO, "spade"):
+    with caplog.at_level(logging.DEBUG, "spade"):
         np.testing.assert_array_equal(level.read(0, 400, 0, 400), pixels())
     assert ("in a temporary file" in caplog.text) == (most == 10)
 
@@ -147,7 +147,7 @@ def test_a_shared_reduction_is_computed_once():
     ids=["chunks", "one chunk", "mapped"],
 )
 def test_independent_chunks_stay_lazy(data, caplog):
-    with caplog.at_level(logging.INFO, "spade"):
+    with caplog.at_level(logging.DEBUG, "spade"):
         (level,) = image_levels(DataArray(data, dims=("c", "y", "x")))
         np.testing.assert_array_equal(level.read(5, 99, 7, 250), np.asarray(data)[:, 5:99, 7:250])
     assert "computed once" not in caplog.text

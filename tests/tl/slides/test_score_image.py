@@ -87,7 +87,9 @@ def test_other_systems_and_a_second_run(slide):
     assert values(slide, "score")[0, 20, 30] == 2 * (200 + 3)
     with pytest.raises(ValueError, match=r"images/he is there, and sp\.tl\.score_image did not write it"):
         sp.tl.score_image(slide, "score", key_added="he")
-    with pytest.raises(KeyError, match=r"color='scor' is neither a column of obs .*; obs: .*'score'"):
+    with pytest.raises(
+        KeyError, match=r"color='scor' is neither a column of obs .*; did you mean 'score'\? obs: .*'score'"
+    ):
         sp.tl.score_image(slide, "scor")
 
 
