@@ -154,7 +154,25 @@ def texture_table() -> str:
     return "\n".join(rows)
 
 
+def gallery() -> str:
+    """Pictures of all plots, in a grid, with their names."""
+    import plot_examples
+
+    items = [
+        line
+        for name in pl.__all__
+        for line in (
+            "::::{container} picture",
+            f"{{func}}`spade.pl.{name}`\n",
+            f"![{plot_examples.text_of(name)}](plots/{name}.png)",
+            "::::",
+        )
+    ]
+    return "\n".join([":::::{container} gallery", *items, ":::::"])
+
+
 myst_substitutions = {
+    "gallery": gallery(),
     "encoder_table": encoder_table(),
     "encoder_sources": encoder_sources(),
     "task_table": task_table(),
