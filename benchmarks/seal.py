@@ -105,7 +105,7 @@ def peak_memory(options, *, full):
     if options.device.startswith("cuda"):
         peak = torch.cuda.max_memory_allocated()
     else:
-        peak = peak_mib() * 2**20
+        peak = int(peak_mib() * 2**20)
     return peak, sum(p.numel() for p in trained)
 
 
@@ -123,7 +123,7 @@ def main(arguments=None):
     if options.memory:
         full = options.memory == "full"
         peak, trained = (0, 0) if options.memory == "none" else peak_memory(options, full=full)
-        print(peak or peak_mib() * 2**20, trained)
+        print(peak or int(peak_mib() * 2**20), trained)
         return None
 
     with tempfile.TemporaryDirectory() as folder:

@@ -13,7 +13,6 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from spade._checks import shorten
 from spade.core.checks import check_text
 
 NOT_STATED = "not stated"
@@ -96,6 +95,8 @@ class EncoderTable(dict[str, EncoderSpec]):
     """The encoders that are known by name, which a notebook shows as a table."""
 
     def __repr__(self) -> str:
+        from spade._checks import shorten  # needs pandas, which core and encoders alone do without
+
         return f"{len(self)} encoders: {shorten(self, 8)}\nsp.encoders.available()['uni2_h'] says more of one"
 
     def _repr_html_(self) -> str:
