@@ -5,7 +5,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from spade._settings import settings
+from spade._said.settings import settings
 from spade._version import __version__
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ import pytest
 
 SOURCE = Path(__file__).parents[2] / "src" / "spade"
 COUNT = """
-from spade._progress import progress_bar
+from spade._said.progress import progress_bar
 assert list(progress_bar(range(3), shown={}, desc="counting")) == [0, 1, 2]
 """
 
@@ -40,4 +40,4 @@ def test_no_other_code_overrides_what_the_user_asked_for():
         and node.func.id == "tqdm"
         and any(keyword.arg == "disable" for keyword in node.keywords)
     ]
-    assert [call.partition(":")[0] for call in calls] == ["_progress.py"]
+    assert [call.partition(":")[0] for call in calls] == ["_said/progress.py"]

@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 
 import spade as sp
-from spade._said import duration, speaks, told, wrote
+from spade._said.lines import duration, speaks, told, wrote
 
 SCRIPT = """
 import logging

@@ -12,7 +12,7 @@ import pandas as pd
 from scipy.sparse import csr_matrix
 
 from spade._checks import clean_label, plural, shorten
-from spade._settings import HINT
+from spade._said.settings import HINT
 from spade.core.arrays import Floats
 from spade.core.checks import check_path, check_positive, check_text
 from spade.core.errors import warn

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from spatialdata import SpatialData
 
 from spade import _keys, encoders
-from spade._said import size, speaks, wrote
+from spade._said.lines import size, speaks, wrote
 from spade._samples.encode import BATCH, EncodingPlan, plan_encoding
 from spade._samples.encoding.client import on_client
 from spade._samples.encoding.devices import encoders_on, in_step

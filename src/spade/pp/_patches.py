@@ -17,7 +17,7 @@ from spatialdata.transformations import get_transformation
 
 from spade import _keys
 from spade._checks import plural, shorten
-from spade._said import speaks, wrote
+from spade._said.lines import speaks, wrote
 from spade._samples.images import image_levels, visible
 from spade._samples.open import Samples, add_empty_table, as_list, iter_samples
 from spade._samples.placement import SpotPlacement, place

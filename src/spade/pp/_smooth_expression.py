@@ -7,7 +7,7 @@ import pandas as pd
 
 from spade import _keys
 from spade._checks import plural, shorten
-from spade._said import speaks, wrote
+from spade._said.lines import speaks, wrote
 from spade._samples.counts import has_counts, read_counts
 from spade._samples.open import Samples, iter_samples
 from spade._samples.patches import patch_record, placed_patches

@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 from scipy.spatial import KDTree
 
 from spade import _keys
-from spade._said import size, speaks, wrote
+from spade._said.lines import size, speaks, wrote
 from spade._samples.features import read_features
 from spade._samples.open import Samples, iter_samples
 from spade._samples.patches import patch_record, placed_patches

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from spade import _keys
 from spade._checks import plural
-from spade._said import speaks, wrote
+from spade._said.lines import speaks, wrote
 from spade._samples.obs import group_labels
 from spade._samples.open import Samples, as_list, iter_samples
 from spade._samples.patches import patch_record, placed_patches

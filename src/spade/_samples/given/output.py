@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from spade._said import size, wrote
+from spade._said.lines import size, wrote
 from spade._samples.given.places import Item, bare, feature_name, feature_path, is_features
 from spade._samples.sample import Sample
 from spade.core.checks import check_path

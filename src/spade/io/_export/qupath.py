@@ -15,7 +15,7 @@ import numpy as np
 import shapely
 from numpy.typing import NDArray
 
-from spade._progress import progress_bar
+from spade._said.progress import progress_bar
 from spade.core.files import write_atomically
 
 #: Fewer objects are written without a bar.

@@ -13,7 +13,7 @@ from spatialdata.models import ShapesModel, TableModel
 from spatialdata.transformations import get_transformation
 
 from spade import _keys
-from spade._said import speaks, wrote
+from spade._said.lines import speaks, wrote
 from spade._samples.open import Samples, iter_slides, table_key_of
 from spade._samples.sample import Opened, Sample
 from spade._samples.shown.carried import put

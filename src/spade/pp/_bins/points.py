@@ -10,7 +10,7 @@ import pandas as pd
 from spatialdata import SpatialData
 
 from spade._checks import shorten
-from spade._progress import progress_bar
+from spade._said.progress import progress_bar
 from spade._samples.sample import Opened
 from spade.core.arrays import Rows
 from spade.core.errors import warn

@@ -15,7 +15,7 @@ from scipy.sparse import csr_matrix
 
 from spade import _keys
 from spade._checks import plural, shorten
-from spade._said import speaks, wrote
+from spade._said.lines import speaks, wrote
 from spade._samples.open import Samples, as_list, iter_samples
 from spade._samples.sample import Sample, check_names
 from spade._samples.shown.carried import put

@@ -11,7 +11,7 @@ from scipy.sparse import csr_matrix
 
 from spade import _keys
 from spade._checks import plural, shorten
-from spade._said import speaks, wrote
+from spade._said.lines import speaks, wrote
 from spade._samples.counts import has_counts, read_counts
 from spade._samples.obs import read_roles
 from spade._samples.open import Samples, as_list, iter_samples

@@ -14,7 +14,7 @@ import spade.pp._labels.join as tables
 import spade.pp._labels.sources as sources
 from spade import _keys
 from spade._checks import plural, shorten
-from spade._said import speaks, wrote
+from spade._said.lines import speaks, wrote
 from spade._samples.obs import check_free
 from spade._samples.open import Samples, as_list, iter_samples
 from spade._samples.patches import patch_record, placed_patches

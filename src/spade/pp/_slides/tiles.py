@@ -17,7 +17,7 @@ from spatialdata.transformations import get_transformation
 
 from spade import _keys
 from spade._checks import check_idle, plural
-from spade._said import speaks, wrote
+from spade._said.lines import speaks, wrote
 from spade._samples.images import image_levels, visible
 from spade._samples.open import Samples, iter_slides
 from spade._samples.placement import pixels_of

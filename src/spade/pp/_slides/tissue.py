@@ -11,7 +11,7 @@ from spatialdata.transformations import get_transformation
 
 from spade import _keys
 from spade._checks import plural
-from spade._said import speaks, wrote
+from spade._said.lines import speaks, wrote
 from spade._samples.images import image_levels
 from spade._samples.open import Samples, iter_slides
 from spade._samples.sample import Opened

@@ -13,7 +13,7 @@ from scipy.sparse import csr_matrix
 
 from spade import _keys
 from spade._checks import check_idle, shorten
-from spade._said import speaks, wrote
+from spade._said.lines import speaks, wrote
 from spade._samples.counts import read_expression
 from spade._samples.encode import BATCH, ORIGIN, encode_rows
 from spade._samples.experts import palette

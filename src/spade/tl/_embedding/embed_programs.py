@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from spade import _keys
-from spade._said import wrote
+from spade._said.lines import wrote
 from spade._samples.model_features import read_program_features
 from spade._samples.open import Samples, as_list, iter_samples
 from spade.models import ProgramModel

@@ -9,7 +9,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from spade import _keys
-from spade._said import speaks
+from spade._said.lines import speaks
 from spade._samples.collect import Collector
 from spade._samples.features import read_features
 from spade._samples.obs import group_labels

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from spade import _keys
 from spade._checks import check_counts
-from spade._said import speaks
+from spade._said.lines import speaks
 from spade._samples.collect import Collector
 from spade._samples.model_features import Model, check_model
 from spade._samples.obs import obs_column, value_strings

@@ -14,7 +14,7 @@ from spatialdata import SpatialData
 from tqdm.auto import tqdm
 
 from spade._checks import plural, shorten
-from spade._said import speaks
+from spade._said.lines import speaks
 from spade._samples.given.places import is_place
 from spade._samples.model_features import Model, check_model
 from spade._samples.open import Item, Samples, as_list, iter_samples

@@ -11,7 +11,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from spade import _keys
-from spade._said import size, speaks, wrote
+from spade._said.lines import size, speaks, wrote
 from spade._samples.collect import Stack, check_widths
 from spade._samples.features import read_features
 from spade._samples.open import Samples, as_list, iter_samples

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from spade import _keys
 from spade._checks import log_left_out, plural
-from spade._said import speaks
+from spade._said.lines import speaks
 from spade._samples.experts import iter_experts, need_experts
 from spade._samples.obs import read_labels
 from spade._samples.open import Samples

@@ -9,7 +9,7 @@ import pandas as pd
 
 from spade import _keys
 from spade._checks import log_left_out
-from spade._said import speaks
+from spade._said.lines import speaks
 from spade._samples.experts import by_number, iter_experts, need_experts
 from spade._samples.obs import group_labels, read_labels
 from spade._samples.open import Samples

@@ -12,7 +12,7 @@ from scipy.sparse import csr_matrix
 
 from spade import _keys
 from spade._checks import log_left_out
-from spade._said import speaks, wrote
+from spade._said.lines import speaks, wrote
 from spade._samples.counts import log_expression
 from spade._samples.experts import by_number, iter_experts, need_experts
 from spade._samples.open import Samples, as_list, iter_samples

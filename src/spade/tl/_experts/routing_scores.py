@@ -6,7 +6,7 @@ import numpy as np
 
 from spade import _keys
 from spade._checks import plural
-from spade._said import speaks, wrote
+from spade._said.lines import speaks, wrote
 from spade._samples.model_features import check_spade, features_key, read_model_features
 from spade._samples.open import Samples, iter_samples
 from spade.core.experts.routing import routing_entropy

@@ -15,7 +15,7 @@ from tqdm.auto import tqdm
 
 from spade import _keys, encoders
 from spade._checks import plural, shorten
-from spade._said import speaks
+from spade._said.lines import speaks
 from spade._samples.collect import Collector
 from spade._samples.counts import has_counts, read_counts
 from spade._samples.encode import BATCH

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from spade._said import speaks
+from spade._said.lines import speaks
 from spade.core.checks import check_choice, check_count, check_share
 from spade.core.rng import as_seed, numpy_stream
 from spade.tl._expression.table import check_benchmark, mean_bounds, mean_known, units_by_gene

@@ -11,7 +11,7 @@ from tqdm.auto import tqdm
 
 from spade import _keys
 from spade._checks import shorten
-from spade._said import speaks
+from spade._said.lines import speaks
 from spade._samples.model_features import Model
 from spade._samples.open import Samples
 from spade.core.arrays import Floats, Rows

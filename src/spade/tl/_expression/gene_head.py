@@ -13,7 +13,7 @@ from tqdm.auto import tqdm
 
 from spade import _keys
 from spade._checks import check_idle, shorten
-from spade._said import size, wrote
+from spade._said.lines import size, wrote
 from spade._samples.given.output import FeatureOutput, check_out
 from spade._samples.listed import Listed
 from spade._samples.model_features import Model, features_key, read_model_features, read_program_features

@@ -12,7 +12,7 @@ from tqdm.auto import tqdm
 
 from spade import _keys
 from spade._checks import check_idle, plural, shorten
-from spade._said import size, speaks, wrote
+from spade._said.lines import size, speaks, wrote
 from spade._samples.counts import log_expression
 from spade._samples.open import Samples, as_list, iter_samples
 from spade._samples.predicted import read_predicted

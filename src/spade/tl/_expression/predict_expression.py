@@ -12,7 +12,7 @@ from tqdm.auto import tqdm
 
 from spade import _keys
 from spade._checks import shorten
-from spade._said import size, speaks, wrote
+from spade._said.lines import size, speaks, wrote
 from spade._samples.features import read_features
 from spade._samples.given.features import DEVIATION
 from spade._samples.given.output import FeatureOutput

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from spade import _keys
-from spade._said import speaks, wrote
+from spade._said.lines import speaks, wrote
 from spade._samples.features import (
     Representation,
     beside,

@@ -13,7 +13,7 @@ from tqdm.auto import tqdm
 
 from spade import _keys
 from spade._checks import check_counts, shorten
-from spade._said import speaks
+from spade._said.lines import speaks
 from spade._samples.features import Representation, check_weights, named_representations, support_scale
 from spade._samples.open import Samples, as_list
 from spade.core.arrays import Floats, Rows

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from spade._checks import check_baseline, check_table, shorten
-from spade._said import speaks
+from spade._said.lines import speaks
 from spade.core.checks import check_count, check_share, check_text
 from spade.core.evaluation.intervals import bootstrap_weights, holm
 from spade.core.evaluation.units import unit_difference, unit_mean

@@ -10,7 +10,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from spade import _keys
-from spade._said import wrote
+from spade._said.lines import wrote
 from spade._samples.open import Item, iter_samples
 from spade.core.arrays import Floats
 from spade.core.evaluation.metrics import balanced_accuracy, macro_auroc, macro_f1, recalls

@@ -9,7 +9,7 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 from spade._checks import check_idle, plural
-from spade._said import speaks, told
+from spade._said.lines import speaks, told
 from spade._samples.features import named_representations
 from spade._samples.open import Samples, as_list
 from spade.core.checks import brief, check_flag, check_text

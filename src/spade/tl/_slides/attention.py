@@ -11,7 +11,7 @@ import pandas as pd
 
 from spade import _keys
 from spade._checks import check_idle
-from spade._said import speaks, wrote
+from spade._said.lines import speaks, wrote
 from spade._samples.features import Representation, named_representations, read_features
 from spade._samples.given.output import FeatureOutput, check_out
 from spade._samples.given.places import Item, feature_name

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from spatialdata.transformations import Scale, Sequence, get_transformation, set_transformation
 
 from spade import _keys
-from spade._said import speaks, wrote
+from spade._said.lines import speaks, wrote
 from spade._samples.open import Samples, iter_samples
 from spade._samples.patches import patch_record, placed_patches
 from spade._samples.sample import Opened, Sample, Section

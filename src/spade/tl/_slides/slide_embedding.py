@@ -13,7 +13,7 @@ from tqdm.auto import tqdm
 
 from spade import _keys
 from spade._checks import check_idle, plural, shorten
-from spade._said import speaks
+from spade._said.lines import speaks
 from spade._samples.features import Representation
 from spade._samples.obs import obs_column
 from spade._samples.open import Item, as_list, iter_samples

@@ -10,7 +10,7 @@ import pandas as pd
 
 from spade import _keys
 from spade._checks import check_counts
-from spade._said import speaks
+from spade._said.lines import speaks
 from spade._samples.features import Representation
 from spade._samples.open import as_list
 from spade.core.checks import brief, check_choice, check_count, check_flag

@@ -14,7 +14,7 @@ from tqdm.auto import tqdm
 
 from spade import _keys, encoders
 from spade._checks import check_counts
-from spade._said import speaks
+from spade._said.lines import speaks
 from spade._samples.open import Samples, as_list
 from spade.core.checks import brief, check_count, check_flag, check_text
 from spade.core.device import resolve_device

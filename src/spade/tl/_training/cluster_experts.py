@@ -11,7 +11,7 @@ from tqdm.auto import tqdm
 
 from spade import _keys
 from spade._checks import plural
-from spade._said import speaks, wrote
+from spade._said.lines import speaks, wrote
 from spade._samples.features import read_features
 from spade._samples.obs import categorical, group_labels, read_roles
 from spade._samples.open import Item, Samples, as_list, iter_samples

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from spade._progress import progress_bar
+from spade._said.progress import progress_bar
 from spade.core.distributed.machine import Machine
 from spade.core.experts.routing import feature_scale
 from spade.core.expression.normalise import gene_scale

@@ -10,7 +10,7 @@ from os import PathLike
 import numpy as np
 from numpy.typing import NDArray
 
-from spade._progress import progress_bar
+from spade._said.progress import progress_bar
 from spade.core.arrays import Floats, Rows, scale_of
 from spade.core.distributed.dealing import deal
 from spade.core.distributed.machine import Machine

@@ -9,7 +9,7 @@ import numpy as np
 
 from spade import _keys
 from spade._checks import plural
-from spade._said import speaks, told
+from spade._said.lines import speaks, told
 from spade._samples.open import Samples, as_list
 from spade.core.checks import check_count
 from spade.core.distributed.machine import Machine

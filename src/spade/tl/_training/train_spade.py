@@ -9,7 +9,7 @@ from os import PathLike
 import numpy as np
 
 from spade._checks import plural
-from spade._said import speaks, told
+from spade._said.lines import speaks, told
 from spade._samples.model_features import check_spade
 from spade._samples.open import Samples
 from spade.core.checks import brief

@@ -11,7 +11,7 @@ import pandas as pd
 from tqdm.auto import tqdm
 
 from spade._checks import check_idle, plural
-from spade._said import speaks
+from spade._said.lines import speaks
 from spade._samples.features import Representation, named_representations
 from spade.core.arrays import Floats, Rows
 from spade.core.checks import check_count, check_text

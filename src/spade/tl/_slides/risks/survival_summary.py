@@ -7,7 +7,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from spade._checks import check_baseline, check_table, shorten
-from spade._said import speaks
+from spade._said.lines import speaks
 from spade.core.arrays import Rows
 from spade.core.checks import check_choice, check_count, check_flag, check_share
 from spade.core.evaluation.intervals import bootstrap_weights, interval

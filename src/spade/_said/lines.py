@@ -14,7 +14,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from spade._checks import plural
-from spade._settings import HINT
+from spade._said.settings import HINT
 
 logger = logging.getLogger("spade")
 P = ParamSpec("P")
