@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import inspect
 import io
-import logging
 import os
 import textwrap
 import warnings
@@ -56,10 +55,13 @@ def text_of(name: str) -> str:
 
 def draw(name: str, path: Path) -> None:
     """Draw an example into a file."""
-    logging.getLogger("spade").setLevel(logging.ERROR)
-    with warnings.catch_warnings(), redirect_stderr(io.StringIO()):  # progress bars
-        warnings.simplefilter("ignore")
-        EXAMPLES[name](**{given: SHARED[given]() for given in inspect.signature(EXAMPLES[name]).parameters})
+    before, sp.settings.verbosity = sp.settings.verbosity, "error"
+    try:
+        with warnings.catch_warnings(), redirect_stderr(io.StringIO()):  # progress bars
+            warnings.simplefilter("ignore")
+            EXAMPLES[name](**{given: SHARED[given]() for given in inspect.signature(EXAMPLES[name]).parameters})
+    finally:
+        sp.settings.verbosity = before
     plt.gcf().savefig(path, dpi=110, bbox_inches="tight", facecolor="white")
     plt.close("all")
 
