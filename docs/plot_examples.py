@@ -24,7 +24,7 @@ import pandas as pd
 
 import spade as sp
 
-DATA = Path(os.environ.get("SPADE_DATA_DIR", Path(__file__).parents[2] / "shared" / "data"))
+DATA = Path(os.environ.get("SPADE_DATA_DIR", "nowhere"))
 SHARED: dict[str, Callable[[], Any]] = {}
 EXAMPLES: dict[str, Callable[..., Any]] = {}
 
@@ -69,17 +69,11 @@ def draw(name: str, path: Path) -> None:
 # --- what is drawn
 
 
-def real_section(name: str, image: str) -> Any:
-    folder, labels = DATA / "her2st" / name, DATA / "her2st" / "derived_labels" / f"{name}_transferred_labels.tsv"
-    files = folder / f"{name}.tsv.gz", folder / image, folder / f"{name}_selection.tsv"
-    return sp.io.read_st(*files, labels=labels, sample_id=name)
-
-
 @shared
 def samples() -> list[Any]:
     """Two sections of two patients; all labels in ``obs["label"]``, those that both have in ``obs["kind"]``."""
-    if (DATA / "her2st").is_dir():
-        sections = [real_section("B4", "BT10737_D2_HE.jpg"), real_section("C2", "5714_HE_BT_C2.jpg")]
+    if (DATA / "her2st" / "derived_labels").is_dir():
+        sections = sp.datasets.her2st(["B4", "C2"], labels=True)
     else:
         sections = sp.datasets.toy(2, 250)
     for section, patient in zip(sections, ("B", "C"), strict=True):
