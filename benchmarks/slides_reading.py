@@ -35,7 +35,11 @@ from spade.core.patches.tiles import ChunkCache, Level, iter_patches, read_patch
 HERE = Path(__file__).parent
 PX = 224
 #: What is done with feature files.
-STEPS = {"reading": "reading every file once", "abmil": "abmil, two folds of one epoch"}
+STEPS = {
+    "reading": "reading every file once",
+    "embedding": "embed, joint features into files",
+    "abmil": "abmil, two folds of one epoch",
+}
 COLUMNS = ["part", "what", "wall, s", "CPU, s", "ratio, wall", "ratio, CPU", "note"]
 
 
@@ -218,8 +222,8 @@ def feature_files(options, folder):
             peak = statistics.median(run[step]["peak"] for run in runs)
             note = f"{n} slides of {size:,.0f} MiB; {peak:,.0f} MiB beyond the imports, {peak / size:.1f} slides"
             yield row("feature files", what, medians([run[step]["seconds"] for run in runs]), note=note)
-        for path in place.iterdir():
-            path.unlink()
+        for used in folder.glob(f"{place.name}*"):
+            shutil.rmtree(used)
 
 
 def main(arguments=None):
