@@ -90,10 +90,11 @@ def encode_patches(
         file, which is read as data and whose keys are all checked. ``"random"``: untrained, with a warning.
     colour
         How patches are stain-normalised before they are encoded, as scanners and stains differ. None: not at all.
-        ``"macenko"``: optical density is parted into haematoxylin, eosin and a rest, and both stains get the vectors
-        and the largest amounts of the reference. ``"reinhard"``: the tissue gets its mean and deviation in lαβ. White
-        stays white. Each section is told from tissue on its whole image, at 1 µm/px and in at most 200
-        windows of 128 µm, so it does not depend on the spots or on other samples.
+        ``"macenko"``, ``"vahadane"``: optical density is parted into haematoxylin, eosin and a rest, and both stains
+        get the vectors and the largest amounts of the reference; Vahadane's method finds them by a sparse
+        factorisation. ``"reinhard"``: the tissue gets its mean and deviation in lαβ. White stays white. Each section
+        is told from tissue on its whole image, at 1 µm/px and in at most 200 windows of 128 µm, so it does not depend
+        on the spots or on other samples.
     colour_reference
         Slide whose colours all patches get: a ``SpatialData`` with one H&E image of known µm/px, or the path of its
         store. None: the vectors and amounts of M. Veta's implementation of Macenko's method; for ``"reinhard"`` mean

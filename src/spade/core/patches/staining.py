@@ -11,7 +11,7 @@ from spade.core.patches.overview import read_region
 from spade.core.patches.tiles import Level, Pixels, iter_patches
 from spade.core.patches.tissue import RESOLUTION_UM, TissueSettings, find_tissue
 
-METHODS = ("macenko", "reinhard")
+METHODS = ("macenko", "reinhard", "vahadane")
 #: Colours are told from windows of tissue of this side, so many at most, spread over the slide, and at this µm/px.
 WINDOW_UM, N_WINDOWS, PIXEL_UM, PIXEL_MM2 = 128.0, 200, 1.0, 1e-6
 #: Share of a window that is tissue, and least number of pixels of tissue that say what its colours are.
@@ -20,6 +20,9 @@ WINDOW_TISSUE, LEAST_PIXELS = 0.5, 20_000
 GLASS = 0.15
 #: Percentiles: of the angles between which all but noise lies, and of the amounts of stain (Macenko et al. 2009).
 ANGLE, AMOUNT = 1.0, 99.0
+#: Sparse stains (Vahadane et al. 2016): weight of the amounts beside half of the squared error, most pixels that are
+#: looked at, most rounds, and least change of a vector in a round.
+SPARSITY, FACTORED_PIXELS, ROUNDS, LEAST_CHANGE = 0.1, 100_000, 300, 1e-5
 #: Two stains are at least this far apart, and each at most this far from its vector below, in degrees.
 LEAST_ANGLE, MOST_ANGLE = 3.0, 45.0
 #: Cone responses to red, green and blue, and the decorrelated axes lαβ of their logarithms (Reinhard et al. 2001).
@@ -42,11 +45,11 @@ class Staining:
     method
         One of :data:`METHODS`.
     axes
-        ``(3, 3)``, one per column. Macenko: unit vectors of optical density of haematoxylin, eosin, and across both.
-        Reinhard: the axes lαβ.
+        ``(3, 3)``, one per column. Macenko, Vahadane: unit vectors of optical density of haematoxylin, eosin, and
+        across both. Reinhard: the axes lαβ.
     centre, spread
-        ``(3,)``. Macenko: 0; and the amounts of both that 99 % of the pixels do not exceed, and 1. Reinhard: mean and
-        deviation.
+        ``(3,)``. Macenko, Vahadane: 0; and the amounts of both that 99 % of the pixels do not exceed, and 1. Reinhard:
+        mean and deviation.
     """
 
     method: str
@@ -55,9 +58,9 @@ class Staining:
     spread: Floats
 
     @classmethod
-    def of_stains(cls, vectors: Floats, amounts: Floats) -> Staining:
+    def of_stains(cls, method: str, vectors: Floats, amounts: Floats) -> Staining:
         """Complete the vectors ``(3, 2)`` of two stains by the one across both, whose amount stays as it is."""
-        return cls("macenko", _with_third(vectors), np.zeros(3), np.append(amounts, 1.0))
+        return cls(method, _with_third(vectors), np.zeros(3), np.append(amounts, 1.0))
 
     @classmethod
     def of_lab(cls, mean: Floats, deviation: Floats) -> Staining:
@@ -67,7 +70,7 @@ class Staining:
 
 def shipped(method: str) -> Staining:
     """Return the colours that slides are normalised to without a reference slide."""
-    return Staining.of_lab(MEAN, DEVIATION) if method == "reinhard" else Staining.of_stains(VECTORS, AMOUNTS)
+    return Staining.of_lab(MEAN, DEVIATION) if method == "reinhard" else Staining.of_stains(method, VECTORS, AMOUNTS)
 
 
 def tissue_pixels(levels: list[Level], um_per_px: float) -> tuple[Pixels, Pixels]:
@@ -105,8 +108,9 @@ def tissue_pixels(levels: list[Level], um_per_px: float) -> tuple[Pixels, Pixels
 def staining(pixels: Pixels, method: str, name: str) -> Staining:
     """Return the colours of the tissue of a slide; raise if there is too little of it, or no H&E.
 
-    ``"macenko"``: two stains, and their amounts (Macenko et al., ISBI 2009). ``"reinhard"``: mean and deviation in lαβ
-    (Reinhard et al., IEEE Computer Graphics and Applications 2001).
+    ``"macenko"``, ``"vahadane"``: two stains, and their amounts (Macenko et al., ISBI 2009; Vahadane et al., IEEE
+    Transactions on Medical Imaging 2016). ``"reinhard"``: mean and deviation in lαβ (Reinhard et al., IEEE Computer
+    Graphics and Applications 2001).
 
     Parameters
     ----------
@@ -128,6 +132,8 @@ def staining(pixels: Pixels, method: str, name: str) -> Staining:
         return Staining.of_lab(lab.mean(0), np.maximum(lab.std(0), 1e-6))
     density = densities(pixels)
     vectors = stain_vectors(density)
+    if method == "vahadane":
+        vectors = sparse_stain_vectors(density, vectors)
     vectors = vectors[:, np.argsort(-vectors[0])]  # haematoxylin absorbs more red
     between = _angle(vectors[:, 0], vectors[:, 1])
     away = max(_angle(*pair) for pair in zip(vectors.T, VECTORS.T, strict=True))
@@ -138,7 +144,7 @@ def staining(pixels: Pixels, method: str, name: str) -> Staining:
             "colour='reinhard' looks for no stains."
         )
     amounts = np.percentile(density @ np.linalg.inv(_with_third(vectors)).T[:, :2], AMOUNT, axis=0)
-    return Staining.of_stains(vectors, np.maximum(amounts, 1e-6))
+    return Staining.of_stains(method, vectors, np.maximum(amounts, 1e-6))
 
 
 def stain_vectors(density: Floats) -> Floats:
@@ -149,6 +155,42 @@ def stain_vectors(density: Floats) -> Floats:
     along = density @ plane
     angles = np.percentile(np.arctan2(along[:, 1], along[:, 0]), [ANGLE, 100 - ANGLE])
     return np.asarray(plane @ np.array([np.cos(angles), np.sin(angles)]))
+
+
+def sparse_stain_vectors(density: Floats, start: Floats) -> Floats:
+    """Return unit vectors ``(3, 2)`` of two stains that part optical densities ``(n, 3)`` with few stains a pixel.
+
+    Minimises ``|density − amounts · vectorsᵀ|² / 2 + SPARSITY · Σ amounts`` with amounts and vectors of at least 0
+    (Vahadane et al. 2016), one after the other: the amounts of two stains have a closed form, and the vectors are
+    renewed one at a time (Mairal et al., JMLR 2010). At most :data:`FACTORED_PIXELS` pixels are looked at.
+
+    Parameters
+    ----------
+    density
+        Of the pixels of the tissue.
+    start
+        ``(3, 2)``, such as those of :func:`stain_vectors`.
+    """
+    density = density[np.linspace(0, len(density) - 1, min(len(density), FACTORED_PIXELS)).astype(int)]
+    vectors = _unit(np.maximum(start, 0))
+    for _ in range(ROUNDS):
+        before, amounts = vectors.copy(), sparse_amounts(density, vectors)
+        products = np.einsum("ni,nj->ij", amounts, amounts)  # no BLAS, as above
+        onto = np.einsum("nc,ni->ci", density, amounts)
+        for i in np.flatnonzero(products.diagonal() > 0):
+            step = (onto[:, i] - vectors @ products[:, i]) / products[i, i]
+            vectors[:, i] = _unit(np.maximum(vectors[:, i] + step, 0))
+        if np.abs(vectors - before).max() < LEAST_CHANGE:
+            break
+    return vectors
+
+
+def sparse_amounts(density: Floats, vectors: Floats) -> Floats:
+    """Return the amounts ``(n, 2)`` of two stains that minimise the loss of :func:`sparse_stain_vectors`."""
+    alone = np.einsum("nc,ci->ni", density, vectors) - SPARSITY
+    cosine = vectors[:, 0] @ vectors[:, 1]
+    both = (alone - cosine * alone[:, ::-1]) / (1 - cosine**2)
+    return np.where((both > 0).all(1, keepdims=True), both, np.where(both > both[:, ::-1], np.maximum(alone, 0), 0))
 
 
 def recoloured(patches: Pixels, source: Staining, target: Staining) -> Pixels:
@@ -183,10 +225,14 @@ def _log_lms(pixels: Pixels, dtype: type = np.float64) -> Floats:
     return np.asarray(np.log(pixels.astype(dtype) @ LMS.T.astype(dtype) + 1))
 
 
+def _unit(vectors: Floats) -> Floats:
+    """Return columns of length 1."""
+    return vectors / np.linalg.norm(vectors, axis=0)
+
+
 def _with_third(vectors: Floats) -> Floats:
     """Return two vectors and the unit vector across both, as columns."""
-    across = np.cross(vectors[:, 0], vectors[:, 1])
-    return np.column_stack([vectors, across / np.linalg.norm(across)])
+    return np.column_stack([vectors, _unit(np.cross(vectors[:, 0], vectors[:, 1]))])
 
 
 def _angle(a: Floats, b: Floats) -> float:
