@@ -155,7 +155,7 @@ def test_fine_tuning_on_the_synthetic_cohort_made_small():
 @pytest.mark.realdata
 def test_fine_tuning_on_real_sections_made_small(capsys, data_dir, monkeypatch):
     monkeypatch.setenv("SPADE_TEST_DATA", str(data_dir))
-    run("seal_sections", "--epochs", 1)
+    run("seal_sections", "--epochs", 1, "--networks", "small ViT")
     rows = [line for line in capsys.readouterr().out.splitlines() if line.startswith(("| texture", "| small ViT"))]
     assert len(rows) == 2 * 8
     assert not [row for row in rows if "nan" in row]
