@@ -44,11 +44,17 @@ def visium() -> None:
 
 
 def visium_hd_xenium() -> None:
+    from helpers.technologies.merscope import HE_TO_MOSAIC, write_merscope
+    from helpers.technologies.stereoseq import CHIP, write_stereoseq
     from helpers.technologies.visium_hd import write_visium_hd
     from helpers.technologies.xenium import write_xenium
 
     write_visium_hd(Path("hd_outs"), sides=(2, 8)).rename("A1_he.tif")
     write_xenium(Path("xenium_outs"))
+    write_merscope(Path("202305010900_VMSC00000/region_0"))
+    np.savetxt("202305010900_VMSC00000/he_to_mosaic.txt", HE_TO_MOSAIC)
+    write_stereoseq(Path("saw_outs"))
+    Path("he.tif").rename(f"HE_{CHIP}_regist.tif")
 
 
 def anndata() -> None:

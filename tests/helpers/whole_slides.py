@@ -80,7 +80,8 @@ def slide_of(picture, *, name="slide_1", key="he", scale_factors=(2, 2), **optio
 
 
 def copied(sdata):
-    """Copy an object but for its images."""
+    """Copy an object but for its images, labels and points."""
     shapes = {key: shapes.copy() for key, shapes in sdata.shapes.items()}
     tables = {key: table.copy() for key, table in sdata.tables.items()}
-    return SpatialData(images=dict(sdata.images), shapes=shapes, tables=tables, attrs=deepcopy(dict(sdata.attrs)))
+    same = {"images": dict(sdata.images), "labels": dict(sdata.labels), "points": dict(sdata.points)}
+    return SpatialData(**same, shapes=shapes, tables=tables, attrs=deepcopy(dict(sdata.attrs)))

@@ -261,7 +261,8 @@ def join_rows(section: Section, placement: SpotPlacement) -> Rows:
         raise KeyError(
             f"{section.name}: {len(missing)} of {len(section.ids)} rows of the table have no spot in "
             f"shapes[{section.region!r}], such as {shorten(missing)}. Rows are joined by instance id; spots there are: "
-            f"{shorten(placement.index, 3)}."
+            f"{shorten(placement.index, 3)}. Leave such rows out: table[table.obs[instance_key].isin("
+            f"sdata[{section.region!r}].index)].copy()."
         )
     return rows
 

@@ -36,6 +36,8 @@ READERS_IN_UM = {
     "xenium": ("transcripts", "cell_boundaries", "nucleus_boundaries", "cell_circles"),
     "merscope": ("_transcripts", "_polygons"),
 }
+#: Likewise of the reader of Stereo-seq, of which one unit is a spot of DNA, and where it keeps their distance in nm.
+STEREOSEQ, DNA_SPOTS, CELL_BIN_ATTRS = "stereoseq", ("_genes", "cells_circles", "cells_polygons"), "cellBin_attrs"
 #: Bins that are measured.
 MOST_BINS = 1_000
 VISIUM = "spots recognised as Visium"
@@ -101,23 +103,34 @@ def section_scale(
 def neighbours_mpp(sdata: SpatialData, image_key: str, system: str) -> float | None:
     """Return the µm/px of an image that other elements in a coordinate system tell, None if they tell nothing.
 
-    Bins of Visium HD tell it by their name, and the elements of a format whose coordinates are µm by their
-    transformation.
+    Bins of Visium HD tell it by their name, and the elements of a format whose coordinates are µm, or spots of DNA of
+    a known distance, by their transformation.
     """
-    in_um = READERS_IN_UM.get(str(sdata.attrs.get("spatialdata_io_reader")), ())
+    ends, unit_um = _units(sdata)
     for key, element in (*sdata.shapes.items(), *sdata.points.items()):
         bins = BINS.search(key) if key in sdata.shapes else None
-        if system not in systems_of(element) or not (bins or key.endswith(in_um)):
+        if system not in systems_of(element) or not (bins or key.endswith(ends)):
             continue
         side = 1.0
         if bins is not None:
             first = element.iloc[:MOST_BINS]
             side = float(np.median(2 * first["radius"] if "radius" in first else np.sqrt(first.geometry.area)))
         growth = float(np.sqrt(np.prod(scale_factors(pixels_of(sdata, element, image_key, system, key)))))
-        um = float(bins.group(1)) if bins else 1.0
+        um = float(bins.group(1)) if bins else unit_um
         logger.info("images[%r]: %.4g µm/px, by the size of %r", image_key, um / (side * growth), key)
         return um / (side * growth)
     return None
+
+
+def _units(sdata: SpatialData) -> tuple[tuple[str, ...], float]:
+    """Return the ends of the names of elements whose coordinates have a known unit, and that unit in µm."""
+    reader = str(sdata.attrs.get("spatialdata_io_reader"))
+    if reader == STEREOSEQ:
+        for table in sdata.tables.values():
+            nm = np.ravel(table.uns.get(CELL_BIN_ATTRS, {}).get("resolution", 0))
+            if len(nm) and float(nm[0]) > 0:
+                return DNA_SPOTS, float(nm[0]) / 1000
+    return READERS_IN_UM.get(reader, ()), 1.0
 
 
 def warn_if_coarse(name: str, image_key: str, mpp: float, wanted_mpp: float) -> None:

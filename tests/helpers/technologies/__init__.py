@@ -1,1 +1,1 @@
-"""Files in the true formats of Space Ranger and Xenium, made small."""
+"""Files in the true formats of Space Ranger, Xenium, MERSCOPE and SAW, made small."""

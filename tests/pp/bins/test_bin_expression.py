@@ -119,7 +119,7 @@ def test_coordinates_of_merscope_are_microns(molecules):
 
 
 def lattice_of_points(n=24, keep=0.8):
-    """Bins as the reader of Stereo-seq returns them: points on whole coordinates, whose table counts genes."""
+    """Bins whose centres are points on whole coordinates."""
     rng = np.random.default_rng(1)
     row, column = (axis.ravel() for axis in np.indices((n, n)))
     chosen = rng.permutation(np.flatnonzero(rng.random(n * n) < keep))
@@ -129,13 +129,13 @@ def lattice_of_points(n=24, keep=0.8):
         transformations={"global": Scale([0.2, 0.2], axes=("x", "y"))},
     )  # fmt: skip
     values = rng.poisson(1.0, (len(row), 12))
-    obs = pd.DataFrame({"instance_id": np.arange(len(row)), "region": pd.Categorical(["bin50_genes"] * len(row))})
+    obs = pd.DataFrame({"instance_id": np.arange(len(row)), "region": pd.Categorical(["lattice"] * len(row))})
     obs.index = obs.index.astype(str)
     table = TableModel.parse(
-        AnnData(csr_matrix(values.astype(np.float32)), obs=obs), region="bin50_genes", region_key="region",
+        AnnData(csr_matrix(values.astype(np.float32)), obs=obs), region="lattice", region_key="region",
         instance_key="instance_id",
     )  # fmt: skip
-    sdata = SpatialData(images={"image": picture()}, points={"bin50_genes": points}, tables={"bin50_table": table})
+    sdata = SpatialData(images={"image": picture()}, points={"lattice": points}, tables={"lattice_table": table})
     record_scale(sdata, mpp={"image": 2.5})
     return sdata, row, column, values
 

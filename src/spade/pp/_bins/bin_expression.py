@@ -63,8 +63,8 @@ def bin_expression(
         ``"points"``: transcripts, each in the square that it lies in. ``"cells"``: rows of a table that annotates
         cells as circles, polygons or labels, each with all its counts in the square of its centre. ``"bins"``: rows of
         a table that annotates bins on a square lattice, as of Visium HD; a square holds whole bins, those with the
-        same ``obs["array_row"] // n`` and ``obs["array_col"] // n`` as Space Ranger joins them, or counted from the
-        first row and column where these are not known.
+        same ``obs["array_row"] // n`` and ``obs["array_col"] // n`` as Space Ranger joins them, of Stereo-seq as SAW
+        joins them, or counted from the first row and column where these are not known.
     points_key
         Of points: the element with the transcripts; may be left out when there is one.
     feature_key
@@ -83,7 +83,8 @@ def bin_expression(
         several that show the same area.
     mpp
         Microns per pixel of the image at its finest level. None: what was recorded, the bins of Visium HD by their
-        name, cells by ``obs["cell_area"]``, or the coordinates of Xenium and MERSCOPE, which are µm.
+        name, cells by ``obs["cell_area"]``, the coordinates of Xenium and MERSCOPE, which are µm, or the distance of
+        DNA spots that the cells of Stereo-seq state.
     min_counts
         Squares with fewer counts are left out.
     key_added

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,9 +18,8 @@ from spade._samples.counts import read_counts
 from spade._samples.placement import place
 from spade._samples.sample import Sample, Section
 from spade.core.arrays import Floats, Rows
-from spade.core.spots.lattice import spot_pitch
 from spade.core.spots.squares import lattice_matrix, lattice_places, squares_of, summed_rows
-from spade.io._recorded.frames import image_arrays
+from spade.io._recorded.frames import image_arrays, scale_factors
 from spade.pp._bins.frames import frame_of_element
 from spade.pp._bins.settings import BinSettings
 from spade.pp._bins.squares import Frame, Squares, grid_matrix, nested_matrix
@@ -31,15 +31,21 @@ logger = logging.getLogger("spade")
 WHOLE = 0.1
 #: ``obs`` column in which Space Ranger says whether a bin is on tissue.
 IN_TISSUE = "in_tissue"
+#: Name that spatialdata-io gives to the bins of Stereo-seq, with their side: points at their upper left corners.
+CORNERS = re.compile(r"bin(\d+)_genes")
 
 
 @dataclass(frozen=True)
 class PlacedRows:
-    """Cells or bins on an image: their centres (x, y) in pixels, and in their own coordinates, ``(n, 2)``."""
+    """Cells or bins on an image: their centres (x, y) in pixels, and in their own coordinates, ``(n, 2)``.
+
+    ``places`` are row and column of bins ``(n, 2)`` if the table or the coordinates say them.
+    """
 
     frame: Frame
     pixels: Floats
     own: Floats
+    places: Rows | None
 
 
 def squares_of_rows(sample: Sample, settings: BinSettings) -> Squares:
@@ -81,7 +87,8 @@ def _placed(sample: Sample, section: Section, settings: BinSettings) -> PlacedRo
         mpp = section_scale(sample, section, placement, rows, settings.mpp).mpp
         own = sdata.shapes[region].geometry.centroid
         frame = Frame(placement.image_key, placement.coordinate_system, mpp)
-        return PlacedRows(frame, placement.centres[rows], np.column_stack([own.x, own.y])[rows])
+        centres = np.column_stack([own.x, own.y])[rows]
+        return PlacedRows(frame, placement.centres[rows], centres, _array_places(sample, section))
     if region in sdata.points:
         points: Any = sdata.points[region]
         table = points[["x", "y"]].compute()
@@ -100,8 +107,17 @@ def _placed(sample: Sample, section: Section, settings: BinSettings) -> PlacedRo
             f"{shorten(section.ids[rows < 0])}. Rows are joined by instance id; ids there are: {shorten(ids, 3)}."
         )
     frame, matrix = frame_of_element(sample, element, what, settings)
-    own = own[rows]
-    return PlacedRows(frame, own @ matrix[:2, :2].T + matrix[:2, 2], own)
+    own, places = own[rows], _array_places(sample, section)
+    if (side := _side_of_corners(region, own)) is not None:
+        own, places = own + side / 2, np.floor(own[:, ::-1] / side).astype(np.int64)
+    return PlacedRows(frame, own @ matrix[:2, :2].T + matrix[:2, 2], own, places)
+
+
+def _side_of_corners(region: str, own: Floats) -> int | None:
+    """Return the side of bins of Stereo-seq in their own coordinates; None for others, which lie at their centres."""
+    named = CORNERS.match(region)
+    side = int(named.group(1)) if named else 0
+    return side if side and not (own % side).any() else None
 
 
 def _centres_of_labels(labels: da.Array | NDArray[np.integer]) -> tuple[pd.Index, Floats]:
@@ -132,9 +148,7 @@ def _on_tissue(sample: Sample, section: Section) -> NDArray[np.bool_]:
 
 def _nested(sample: Sample, section: Section, placed: PlacedRows, size_um: float) -> tuple[Floats, Rows]:
     """Return the matrix of squares that hold whole bins, and the square of every row."""
-    places = _array_places(sample, section)
-    if places is None:
-        places = lattice_places(placed.own)
+    places = lattice_places(placed.own) if placed.places is None else placed.places
     lattice = None if places is None else lattice_matrix(places, placed.pixels)
     if places is None or lattice is None:
         raise ValueError(
@@ -142,7 +156,7 @@ def _nested(sample: Sample, section: Section, placed: PlacedRows, size_um: float
             'several rows and columns. If they are cells or spots, pass from_="cells".'
         )
     named = BINS.search(section.region)
-    bin_um = float(named.group(1)) if named else spot_pitch(placed.pixels) * placed.frame.mpp
+    bin_um = float(named.group(1)) if named else float(np.mean(scale_factors(lattice.T))) * placed.frame.mpp
     factor = round(size_um / bin_um)
     if factor < 1 or abs(size_um / bin_um - factor) > WHOLE:
         raise ValueError(
