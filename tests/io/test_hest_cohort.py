@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import shutil
+from contextlib import nullcontext
 from pathlib import Path
 
 import anndata as ad
@@ -221,8 +222,9 @@ def test_a_file_that_was_cut_off_amid_a_cohort(copied, name):
     with pytest.raises(ValueError, match=r"TENX2.*(again|damaged)"):
         list(iter_samples(stops))
     listed = as_list(goes_on)
-    for _ in range(2):  # the rows of a sample are those of its own place in the list
-        with pytest.warns(UserWarning, match=r"TENX2: left out, as it cannot be read\. .*TENX2\."):
+    left_out = pytest.warns(UserWarning, match=r"TENX2: left out, as it cannot be read\. .*TENX2\.")
+    for said in (left_out, nullcontext()):
+        with said:  # the rows of a sample are those of its own place in the list; one warning for one list
             assert [sample.name for sample in iter_samples(listed)] == ["TENX1", "TENX3", "TENX4"]
 
 

@@ -10,11 +10,13 @@ import pandas as pd
 import zarr
 
 from spade._samples.sample import Sample
+from spade.core.errors import warn
 from spade.core.files import digest
-from spade.io._files.damaged import reading
+from spade.io._cohort.places import Item, may_be_skipped, name_of
+from spade.io._files.damaged import DamagedFileError, reading
 from spade.io._store import is_store
 
-T = TypeVar("T")
+T = TypeVar("T", bound=Item)
 
 
 class _Rows(NamedTuple):
@@ -34,11 +36,30 @@ class _Rows(NamedTuple):
 
 
 class Listed(list[T]):
-    """A list that remembers the rows of every table from its first opening, and refuses others at the next."""
+    """A list that remembers the rows of every table from its first opening, and refuses others at the next.
+
+    It remembers as well which samples cannot be read and may be skipped.
+    """
 
     def __init__(self, items: list[T]) -> None:
         super().__init__(items)
         self._first: dict[int, _Rows] = {}
+        self.left_out: set[int] = set()
+
+    @property
+    def readable(self) -> list[T]:
+        """The samples without those that were left out so far."""
+        return [item for number, item in enumerate(self) if number not in self.left_out]
+
+    def leave_out(self, number: int, error: BaseException | None) -> bool:
+        """Leave a sample out that cannot be read, and warn; return False if it may not be, or no other is left."""
+        item = self[number]
+        last = len(self.left_out) + 1 == len(self)
+        if last or not isinstance(error, (DamagedFileError, FileNotFoundError)) or not may_be_skipped(item):
+            return False
+        self.left_out.add(number)
+        warn(f"{name_of(item)}: left out, as it cannot be read. {error}")
+        return True
 
     def check_rows(self, number: int, sample: Sample) -> None:
         """Raise if a sample that was opened before has other rows now."""

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import nullcontext
-from os import PathLike
 from pathlib import Path
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple
 
 import anndata as ad
 import numpy as np
@@ -18,30 +17,22 @@ from spatialdata import SpatialData
 from spatialdata.models import TableModel
 
 from spade import _keys
-from spade._checks import plural, shorten
+from spade._checks import shorten
 from spade._samples.given.columns import add_columns
 from spade._samples.given.features import check_features, open_features
-from spade._samples.given.places import Item, NamedSample, bare, is_features, of_frame, of_path, place_of
 from spade._samples.listed import Listed
 from spade._samples.sample import Opened, Sample, content_digest
-from spade.core.checks import check_ordered, check_path, check_text
-from spade.core.errors import warn
+from spade.core.checks import check_text
 from spade.io._atomic import check_writable, replacing
+from spade.io._cohort.items import EXPECTED, Samples, items_of
 from spade.io._cohort.lazy import LazySample
+from spade.io._cohort.places import Item, NamedSample, bare, feature_path, is_features, may_be_skipped, place_of
+from spade.io._feature_files import feature_shape
 from spade.io._files.damaged import DamagedFileError
 from spade.io._files.store import read_store
 from spade.io._store import is_store, stamp
-from spade.models import SealModel, SpadeModel
 
 logger = logging.getLogger("spade")
-#: Iterables that are no lists of samples.
-NOT_LISTS = (ad.AnnData, bytes)
-_One: TypeAlias = SpatialData | str | PathLike[str] | LazySample
-Samples: TypeAlias = _One | Mapping[str, _One] | Iterable[_One | NamedSample] | pd.DataFrame
-_EXPECTED = (
-    "a SpatialData, a path (of a .zarr store, a folder or pattern of stores, a sample sheet or feature files), or an "
-    "iterable of these (or a dict that names them)"
-)
 
 
 def as_list(samples: Samples, argument: str = "samples", *, writes: bool = False) -> Listed[Item]:
@@ -53,21 +44,7 @@ def as_list(samples: Samples, argument: str = "samples", *, writes: bool = False
     function that opens them more than once passes this list to :func:`iter_samples`, which then finds rows that were
     changed in between.
     """
-    check_ordered(argument, samples)
-    items: list[Item]
-    if isinstance(samples, pd.DataFrame):
-        items = of_frame(samples, argument)
-    elif isinstance(samples, (SpatialData, str, PathLike, LazySample)):
-        items = _items(samples, argument, "0")
-    elif isinstance(samples, Mapping):
-        named = {check_text(f"{argument}: name", name): item for name, item in samples.items()}
-        items = [NamedSample(name, _one(item, argument, name)) for name, item in named.items()]
-    elif isinstance(samples, NOT_LISTS) or not isinstance(samples, Iterable):
-        raise TypeError(f"{argument}: got {_kind(samples)}; expected {_EXPECTED}.{_advice(samples)}")
-    else:
-        items = [item for number, one in enumerate(samples) for item in _items(one, argument, str(number))]
-    if not items:
-        raise ValueError(f"{argument} is empty; expected {_EXPECTED}.")
+    items = items_of(samples, argument)
     places = [place_of(item) for item in items]
     if len({id(bare(item)) if at is None else at.resolve() for item, at in zip(items, places, strict=True)}) < len(
         items
@@ -77,57 +54,34 @@ def as_list(samples: Samples, argument: str = "samples", *, writes: bool = False
         if at is None:
             continue
         if not isinstance(bare(item), LazySample):
-            _check_place(at, argument)
+            _check_place(at, argument, damaged=may_be_skipped(item))
         elif writes:
             at.parent.mkdir(parents=True, exist_ok=True)
         if writes and not is_features(item):
             check_writable(at.resolve())
     check_features(items, argument, writes=writes)
-    return samples if isinstance(samples, Listed) else Listed(items)
+    return samples if isinstance(samples, Listed) else _listed(items)
 
 
-def _check_place(path: Path, argument: str) -> None:
-    """Raise unless there is a store or a feature file."""
+def _listed(items: list[Item]) -> Listed[Item]:
+    """Return a list of the samples, without feature files that cannot be read and may be skipped."""
+    listed = Listed(items)
+    for number, item in enumerate(items):
+        if is_features(item) and may_be_skipped(item):
+            try:
+                feature_shape(feature_path(item))
+            except DamagedFileError as error:
+                if not listed.leave_out(number, error):
+                    raise
+    return Listed(listed.readable) if listed.left_out else listed
+
+
+def _check_place(path: Path, argument: str, *, damaged: bool) -> None:
+    """Raise unless there is a store, which may be ``damaged``, or a feature file."""
     if not path.exists():
         raise FileNotFoundError(f"{argument}: there is no {'file' if is_features(path) else 'store'} at {str(path)!r}.")
-    if not (is_features(path) or is_store(path)):
-        raise ValueError(f"{argument}: {str(path)!r} is not a zarr store. Expected {_EXPECTED}.")
-
-
-def _items(item: object, argument: str, which: str) -> list[Item]:
-    """Return the samples that one item stands for: an object itself, a path perhaps several."""
-    if isinstance(item, (SpatialData, NamedSample, LazySample)):
-        return [item]
-    if isinstance(item, (str, PathLike)):
-        return of_path(item, argument)
-    raise TypeError(f"{argument}: item {which} is {_kind(item)}; expected {_EXPECTED}.{_advice(item)}")
-
-
-def _one(item: object, argument: str, name: str) -> SpatialData | Path | LazySample:
-    """Return the sample that has a name."""
-    items = _items(item, argument, repr(name))
-    if isinstance(item, (str, PathLike)) and items != [check_path(argument, item)]:
-        raise ValueError(
-            f"{argument}: {name!r} names {str(item)!r}, which stands for {plural(len(items), 'sample')}, but a name in "
-            "a dict is that of one. Pass the path alone, or names in a sample sheet."
-        )
-    return bare(items[0])
-
-
-def _kind(value: object) -> str:
-    return f"the class {value.__name__}" if isinstance(value, type) else type(value).__name__
-
-
-def _advice(value: object) -> str:
-    """Return what to do with an object that is often passed instead of a sample."""
-    if isinstance(value, ad.AnnData):
-        return (
-            " Spots in obsm['spatial'] with their image become one with sp.io.from_anndata(adata, image=…), a table "
-            "alone with SpatialData(tables={'table': adata})."
-        )
-    if isinstance(value, (SpadeModel, SealModel)):
-        return " A model is passed as model=, after the samples."
-    return ""
+    if not (is_features(path) or is_store(path) or (damaged and path.is_dir())):
+        raise ValueError(f"{argument}: {str(path)!r} is not a zarr store. Expected {EXPECTED}.")
 
 
 def iter_samples(
@@ -209,37 +163,40 @@ class _Found(NamedTuple):
 
 
 def _open(items: Listed[Item], *, writes: bool, tables_only: bool = False) -> Iterator[_Found]:
-    """Open objects one at a time; nobody else saves a store meanwhile if it is written."""
+    """Open objects one at a time; nobody else saves a store meanwhile if it is written.
+
+    A sample that may be skipped is opened as a whole, so that all loops over the list leave the same ones out.
+    """
     stems = Counter(path.stem for path in map(_unnamed_path, items) if path is not None)
     for number, listed in enumerate(items):
-        item = bare(listed)
-        given, columns = (listed.name, listed.columns) if isinstance(listed, NamedSample) else ("", {})
-        if isinstance(item, Path) and is_features(item):
-            yield _Found(number, given or item.stem, open_features(item), None, item, columns)
+        if number in items.left_out:
             continue
-        path = place_of(item)
+        item, path = bare(listed), place_of(listed)
+        given, columns = (listed.name, listed.columns) if isinstance(listed, NamedSample) else ("", {})
+        file = path if is_features(listed) else None
         with nullcontext() if path is None or not writes else replacing(path.resolve()):
-            sdata = _opened(item, writes=writes, tables_only=tables_only)
-            if sdata is not None:
-                pictures = item.pictures() if isinstance(item, LazySample) else ()
-                yield _Found(number, given or _name(sdata, path, stems), sdata, path, None, columns, pictures)
+            try:
+                sdata = _opened(item, writes=writes, tables_only=tables_only and not may_be_skipped(listed))
+            except (DamagedFileError, FileNotFoundError) as error:
+                if items.leave_out(number, error):
+                    continue
+                if len(items) > 1 and not may_be_skipped(listed):
+                    error.add_note('To go on without such samples, pass sp.io.cohort(samples, on_damaged="skip").')
+                raise
+            pictures = item.pictures() if isinstance(item, LazySample) else ()
+            name = given or (_name(sdata, path, stems) if file is None else file.stem)
+            yield _Found(number, name, sdata, path if file is None else None, file, columns, pictures)
 
 
-def _opened(item: SpatialData | Path | LazySample, *, writes: bool, tables_only: bool) -> SpatialData | None:
-    """Return the object of a sample; None for one that cannot be read and may be skipped."""
+def _opened(item: SpatialData | Path | LazySample, *, writes: bool, tables_only: bool) -> SpatialData:
+    """Return the object of a sample."""
     if isinstance(item, SpatialData):
         return item
     if isinstance(item, Path):
-        return read_store(item, tables_only=tables_only)
-    try:
-        if writes:
-            item.make_store()
-        return item.open(tables_only=tables_only)
-    except (DamagedFileError, FileNotFoundError) as error:
-        if item.on_damaged != "skip":
-            raise
-        warn(f"{item.name}: left out, as it cannot be read. {error}")
-        return None
+        return open_features(item) if is_features(item) else read_store(item, tables_only=tables_only)
+    if writes:
+        item.make_store()
+    return item.open(tables_only=tables_only)
 
 
 def _unnamed_path(item: Item) -> Path | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from spade.io._annotations import read_annotations
+from spade.io._cohort.cohort import cohort
 from spade.io._cohort.hest_cohort import hest_cohort
 from spade.io._cohort.metadata import read_hest_metadata
 from spade.io._cohort.spade_samples import spade_samples
@@ -17,6 +18,7 @@ from spade.io._store import write
 from spade.io._wsi import read_wsi
 
 __all__ = [
+    "cohort",
     "from_anndata",
     "from_lazyslide",
     "from_sopa",

@@ -222,9 +222,7 @@ def _encode_on_client(
     on_client(client, samples, _encode_store, _forget, encoder=encoder, build=build, settings=settings)
 
 
-def _encode_store(
-    store: str | dict[str, str], *, encoder: str | Encoder, build: dict[str, Any], settings: dict[str, Any]
-) -> None:
+def _encode_store(store: Samples, *, encoder: str | Encoder, build: dict[str, Any], settings: dict[str, Any]) -> None:
     """Encode a store, as a task of a worker of dask."""
     _encode(store, _ready_once(encoder, **build) if isinstance(encoder, str) else encoder, ALONE, **settings)
 

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
 from tqdm.auto import tqdm
 
-from spade._samples.open import NamedSample, Samples, as_list
+from spade._samples.open import Samples, as_list
 from spade.core.checks import brief
-from spade.io._cohort.lazy import LazySample
+from spade.io._cohort.lazy import ERROR, LazySample
+from spade.io._cohort.places import Item, NamedSample, bare, place_of
 
 #: A sample as a task gets it.
-Store: TypeAlias = str | LazySample | dict[str, str | LazySample]
+Store: TypeAlias = str | LazySample | list[NamedSample]
 
 
 def on_client(
@@ -21,12 +23,13 @@ def on_client(
 ) -> None:
     """Call ``task(store, **options)`` for every store in a task of a client, and wait until all have ended.
 
-    A store is its path as text; where the caller named it, a dict from its name to its path. If tasks fail, the others
-    go on, and the error of the first is raised in the end with a note that names all. Every worker calls ``then`` in
-    the end.
+    A store is its path as text; where the caller described it, a list of one. If tasks fail, the others go on, and the
+    error of the first is raised in the end with a note that names all; stores that cannot be read and may be skipped
+    are left out with a warning. Every worker calls ``then`` in the end.
     """
     distributed = _checked(client)
-    stores = [_store(item) for item in as_list(samples, writes=True)]
+    listed = as_list(samples, writes=True)
+    stores = [_store(item) for item in listed]
     futures = [client.submit(task, store, **options, pure=False) for store in stores]
     try:
         for _ in tqdm(distributed.as_completed(futures), total=len(futures), desc="stores", unit="store"):
@@ -35,9 +38,9 @@ def on_client(
     finally:
         client.cancel([future for future in futures if not future.done()])
         client.run(then)
-    failed = [number for number, error in enumerate(errors) if error is not None]
+    failed = [n for n, error in enumerate(errors) if error is not None and not listed.leave_out(n, error)]
     if failed:
-        names = ", ".join(str(stores[number]) for number in failed[:5])
+        names = ", ".join(str(place_of(listed[number])) for number in failed[:5])
         error = errors[failed[0]]
         error.add_note(f"{len(failed)} of {len(stores)} stores were not encoded ({names}); the others were.")
         raise error
@@ -56,17 +59,19 @@ def _checked(client: Any) -> Any:
     return distributed
 
 
-def _store(item: object) -> Store:
-    """Return a store as a task gets it; an object in memory raises."""
-    named = isinstance(item, NamedSample)
-    sample = item.item if isinstance(item, NamedSample) else item
+def _store(item: Item) -> Store:
+    """Return a store as a task gets it, which raises if it cannot be read; an object in memory raises."""
+    sample = bare(item)
     if isinstance(sample, LazySample):
-        return {item.name: sample} if named else sample  # type: ignore[attr-defined]
-    if not isinstance(sample, Path):
+        sample = replace(sample, on_damaged=ERROR)
+    elif isinstance(sample, Path):
+        sample = sample.absolute()
+    else:
         raise TypeError(
             f"samples: got {type(sample).__name__} with client=, which takes paths alone: the workers are other "
             "processes and machines, which would change a copy of the object. Save it with sp.io.write, and pass its "
             "path."
         )
-    path = str(sample.absolute())
-    return {item.name: path} if named else path  # type: ignore[attr-defined]
+    if isinstance(item, NamedSample):
+        return [replace(item, item=sample, on_damaged=ERROR)]
+    return str(sample) if isinstance(sample, Path) else sample

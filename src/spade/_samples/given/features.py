@@ -15,8 +15,8 @@ from spatialdata import SpatialData
 from spatialdata.models import TableModel
 
 from spade import _keys
-from spade._samples.given.places import Item, bare, feature_name, feature_path, is_features
 from spade._samples.obs import largest_expert
+from spade.io._cohort.places import Item, bare, feature_name, feature_path, is_features
 from spade.io._feature_files import COORDS, FEATURES, GENES, FeatureFile, read_whole_file
 
 #: Region and column of instances of the table; the shapes themselves are not in the file.

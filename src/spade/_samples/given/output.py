@@ -13,9 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from spade._said.lines import size, wrote
-from spade._samples.given.places import Item, bare, feature_name, feature_path, is_features
 from spade._samples.sample import Sample
 from spade.core.checks import check_path
+from spade.io._cohort.places import Item, bare, feature_name, feature_path, is_features
 from spade.io._feature_files import (
     COORDS,
     FEATURES,

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from spatialdata import SpatialData
 
 #: What happens to a sample whose files are damaged or missing.
-ON_DAMAGED = ("error", "skip")
+ON_DAMAGED = (ERROR, SKIP) = ("error", "skip")
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,7 +29,7 @@ class LazySample:
 
     name: str
     store: Path
-    on_damaged: str = "error"
+    on_damaged: str = ERROR
 
     def open(self, *, tables_only: bool = False) -> SpatialData:
         """Return the sample with its results, images lazily."""

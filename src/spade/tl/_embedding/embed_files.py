@@ -12,7 +12,6 @@ from tqdm.auto import tqdm
 
 from spade._samples.given.features import WEIGHTS
 from spade._samples.given.output import FeatureOutput
-from spade._samples.given.places import Item, feature_path
 from spade._samples.model_features import (
     Model,
     features_key,
@@ -24,6 +23,7 @@ from spade._samples.open import iter_samples
 from spade._samples.sample import Sample
 from spade.core.checks import check_choice
 from spade.core.experts.routing import routing_entropy
+from spade.io._cohort.places import Item, feature_path
 from spade.io._feature_files import FEATURES, feature_shape
 from spade.models import ProgramModel, SealModel, SpadeModel
 from spade.tl._embedding.modalities import unit

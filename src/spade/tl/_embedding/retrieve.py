@@ -15,7 +15,6 @@ from tqdm.auto import tqdm
 
 from spade._checks import plural, shorten
 from spade._said.lines import speaks
-from spade._samples.given.places import is_place
 from spade._samples.model_features import Model, check_model
 from spade._samples.open import Item, Samples, as_list, iter_samples
 from spade._samples.sample import Sample, check_names
@@ -23,6 +22,7 @@ from spade.core.arrays import Rows
 from spade.core.checks import brief, check_choice, check_count, check_flag, check_names_given, check_ordered, is_number
 from spade.core.errors import warn
 from spade.core.evaluation.retrieval import Nearest
+from spade.io._cohort.places import is_place
 from spade.models import GenePanel, SpadeModel
 from spade.models._gene_names import MATCHING
 from spade.tl._embedding.modalities import MODALITIES, Source, check_mix, encode, encode_signature, read_modality

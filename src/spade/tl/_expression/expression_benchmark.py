@@ -20,7 +20,6 @@ from spade._samples.collect import Collector
 from spade._samples.counts import has_counts, read_counts
 from spade._samples.encode import BATCH
 from spade._samples.features import Representation, named_representations, read_representations
-from spade._samples.given.places import holds_stores
 from spade._samples.obs import check_groups, section_groups
 from spade._samples.open import Samples, as_list, iter_samples
 from spade._samples.patches import row_centres
@@ -28,6 +27,7 @@ from spade.core.checks import brief, check_choice, check_count, check_path, chec
 from spade.core.expression.normalise import TARGET_SUM
 from spade.encoders import Encoder
 from spade.encoders._wrap import as_encoder
+from spade.io._cohort.places import holds_stores
 from spade.io._store import is_store
 from spade.models import GenePanel
 from spade.models._gene_names import MATCHING

@@ -19,6 +19,7 @@ from spade._samples.features import (
     read_blocks,
     support_scale,
 )
+from spade._samples.listed import Listed
 from spade._samples.obs import categorical, check_free, obs_column, value_strings
 from spade._samples.open import Item, Samples, as_list, iter_samples
 from spade._samples.sample import Sample
@@ -171,13 +172,10 @@ def _numbers(widths: Mapping[str, list[int]]) -> str:
     return " + ".join(map(str, *widths.values()))
 
 
-def _labelled_samples(listed: Sequence[Item], label_key: str, table_key: str | None) -> list[Item]:
+def _labelled_samples(listed: Listed[Item], label_key: str, table_key: str | None) -> list[Item]:
     """Return the samples that have the column, or raise with the columns there are."""
-    labelled = [
-        item
-        for item, sample in zip(listed, iter_samples(listed, table_key=table_key), strict=True)
-        if label_key in sample.table.obs
-    ]
+    has_labels = [label_key in sample.table.obs for sample in iter_samples(listed, table_key=table_key)]
+    labelled = [item for item, has in zip(listed.readable, has_labels, strict=True) if has]
     if not labelled:
         for sample in iter_samples(listed, table_key=table_key):
             obs_column(sample, label_key, "label_key")

@@ -14,7 +14,6 @@ from spade._checks import check_idle
 from spade._said.lines import speaks, wrote
 from spade._samples.features import Representation, named_representations, read_features
 from spade._samples.given.output import FeatureOutput, check_out
-from spade._samples.given.places import Item, feature_name
 from spade._samples.obs import categorical, check_free
 from spade._samples.open import Samples, as_list, iter_samples
 from spade._samples.sample import Sample
@@ -23,6 +22,7 @@ from spade.core.checks import brief, check_choice, check_text
 from spade.core.device import resolve_device
 from spade.core.files import digest
 from spade.core.rng import as_seed
+from spade.io._cohort.places import Item, feature_name
 from spade.io._feature_files import FEATURES
 from spade.tl._slides.heads import SlideHead, fit_slide_head, read_moments
 from spade.tl._slides.presets import settings_with

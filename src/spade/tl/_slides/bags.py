@@ -21,12 +21,12 @@ from spade import _keys
 from spade._checks import shorten
 from spade._samples.features import is_image_features, read_features
 from spade._samples.given.features import open_features
-from spade._samples.given.places import NamedSample, feature_name, feature_path, is_features
 from spade._samples.obs import group_labels, value_strings
 from spade._samples.open import Item, Samples, as_list, iter_samples
 from spade._samples.sample import Sample, check_names
 from spade.core.arrays import Rows
 from spade.core.checks import check_ordered, check_path, check_text
+from spade.io._cohort.places import NamedSample, feature_name, feature_path, is_features
 from spade.io._feature_files import feature_shape, find_feature_files, read_feature_file
 from spade.io._files.matrices import to_dense
 from spade.io._label_table import SAMPLE, SPOT, check_label_table

@@ -50,16 +50,15 @@ def prepared(
             )
     use_rep, name = config.use_rep, encoder if isinstance(encoder, str) else encoder.name
     gene_key = _keys.gene(_keys.STEM)
-    without_patches, without_features, unmarked = [], [], False
-    for item in listed:
-        for sample in iter_samples([item], table_key=table_key, tables_only=True):
-            unmarked |= sample.has_expression and gene_key not in sample.table.var
-            if use_rep in sample.table.obsm:
-                _check_encoder(sample, use_rep, name)
-                continue
-            without_features.append(item)
-            if not _keys.read_provenance(sample.table.uns, _keys.PATCHES):
-                without_patches.append(item)
+    lacks_patches, lacks_features, unmarked = [], [], False
+    for sample in iter_samples(listed, table_key=table_key, tables_only=True):
+        unmarked |= sample.has_expression and gene_key not in sample.table.var
+        lacks_features.append(use_rep not in sample.table.obsm)
+        lacks_patches.append(lacks_features[-1] and not _keys.read_provenance(sample.table.uns, _keys.PATCHES))
+        if not lacks_features[-1]:
+            _check_encoder(sample, use_rep, name)
+    without_features = [item for item, lacks in zip(listed.readable, lacks_features, strict=True) if lacks]
+    without_patches = [item for item, lacks in zip(listed.readable, lacks_patches, strict=True) if lacks]
     if without_features:
         logger.info("obsm[%r] is made for %d of %d samples", use_rep, len(without_features), len(listed))
     if without_patches:

@@ -16,7 +16,7 @@ from spatialdata import SpatialData
 
 from spade._checks import plural, shorten
 from spade.core.checks import check_path
-from spade.io._cohort.lazy import LazySample
+from spade.io._cohort.lazy import ERROR, SKIP, LazySample
 from spade.io._feature_files import SUFFIXES, is_feature_file
 from spade.io._files.sheets import SHEETS, WORKBOOKS, SheetRow, read_sheet, sheet_rows
 from spade.io._store import is_store
@@ -29,12 +29,14 @@ PATTERN = re.compile(r"[*?[]")
 class NamedSample:
     """A sample that the caller described: by a name, as in a dict, and by columns, as in a sample sheet.
 
-    Without a name (``""``) it has the one that it has anyway.
+    Without a name (``""``) it has the one that it has anyway. ``on_damaged`` is ``"error"``, or ``"skip"``: a sample
+    that cannot be read is left out with a warning.
     """
 
     name: str
     item: SpatialData | Path | LazySample
     columns: Mapping[str, Any] = field(default_factory=dict)
+    on_damaged: str = ERROR
 
 
 #: A sample that may not be opened yet.
@@ -44,6 +46,17 @@ Item: TypeAlias = SpatialData | Path | LazySample | NamedSample
 def bare(item: Item) -> SpatialData | Path | LazySample:
     """Return a sample without what the caller said of it."""
     return item.item if isinstance(item, NamedSample) else item
+
+
+def may_be_skipped(item: Item) -> bool:
+    """Whether a sample is left out, with a warning, if it cannot be read."""
+    return any(isinstance(one, (NamedSample, LazySample)) and one.on_damaged == SKIP for one in (item, bare(item)))
+
+
+def name_of(item: Item) -> str:
+    """Return the name of a sample that was not opened: the one that the caller gave, else that of its place."""
+    named = [one.name for one in (item, bare(item)) if isinstance(one, (NamedSample, LazySample)) and one.name]
+    return next(iter(named), getattr(place_of(item), "stem", "sample"))
 
 
 def place_of(item: Item) -> Path | None:
