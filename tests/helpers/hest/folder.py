@@ -36,6 +36,8 @@ SAMPLES = [
     ("TENX8", "Breast", HUMAN, "Xenium", None, "Study D", 541),
 ]
 GENES = 60
+#: Genes of a Xenium panel, and control probes that are in its table as well, where genes have true names.
+PANEL, CONTROLS = 52, ("NegControlProbe_00042", "antisense_ADCY4", "BLANK_0069")
 
 
 def facts_of(row: tuple[Any, ...]) -> dict[str, Any]:
@@ -65,8 +67,13 @@ def facts_of(row: tuple[Any, ...]) -> dict[str, Any]:
     }
 
 
-def section_of(number: int, row: tuple[Any, ...]) -> tuple[np.ndarray, ad.AnnData]:
-    """Picture and table of a sample: two kinds of tissue that differ in colour and in genes."""
+def section_of(
+    number: int, row: tuple[Any, ...], genes: dict[str, list[str]] | None = None
+) -> tuple[np.ndarray, ad.AnnData]:
+    """Picture and table of a sample: two kinds of tissue that differ in colour and in genes.
+
+    A Xenium sample has pseudo-spots on a square lattice, as HEST makes them of transcripts.
+    """
     rng = np.random.default_rng(number)
     y, x = np.mgrid[:6, :6]
     shifted = x + (y % 2) / 2 if row[3] == "Visium" else x
@@ -79,19 +86,23 @@ def section_of(number: int, row: tuple[Any, ...]) -> tuple[np.ndarray, ad.AnnDat
         picture[cy - 55 : cy + 55, cx - 55 : cx + 55] = np.array([[200, 120, 160], [120, 80, 170]])[one] + noise
     counts = rng.poisson(np.where((np.arange(GENES) % 2) == kind[:, None], 6.0, 1.0)).astype(np.float32)
     names = [f"GENE{i}" if row[2] == HUMAN else f"Gene{i}" for i in range(GENES)]
+    if genes is not None:
+        names = genes[row[2]][:GENES]
+        if row[3] == "Xenium":
+            counts, names = counts[:, : PANEL + len(CONTROLS)], [*names[:PANEL], *CONTROLS]
     barcodes = [f"S{number}-{i}-1" for i in range(36)]
     adata = ad.AnnData(csr_matrix(counts), obs=pd.DataFrame(index=barcodes), var=pd.DataFrame(index=names))
     adata.obsm["spatial"] = centres
     return picture, adata
 
 
-def write_folder(folder: Path, *, table: str = "HEST_v1_1_0.csv") -> Path:
-    """Write all samples, with outlines of tissue and cells for some, and the table."""
+def write_folder(folder: Path, *, table: str = "HEST_v1_1_0.csv", genes: dict[str, list[str]] | None = None) -> Path:
+    """Write all samples, with outlines of tissue and cells for some, and the table; ``genes`` by species."""
     for kind in ("wsis", "st", "metadata", "tissue_seg", "cellvit_seg"):
         (folder / kind).mkdir(parents=True, exist_ok=True)
     pd.DataFrame(map(facts_of, SAMPLES), columns=COLUMNS).to_csv(folder / table, index=False, encoding="utf-8-sig")
     for number, row in enumerate(SAMPLES):
-        picture, adata = section_of(number, row)
+        picture, adata = section_of(number, row, genes)
         tifffile.imwrite(folder / "wsis" / f"{row[0]}.tif", picture, tile=(256, 256), photometric="rgb")
         adata.write_h5ad(folder / "st" / f"{row[0]}.h5ad")
         (folder / "metadata" / f"{row[0]}.json").write_text(json.dumps(facts_of(row)))
