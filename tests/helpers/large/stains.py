@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 from scipy.ndimage import gaussian_filter
 
+import spade as sp
 from helpers.sections import SIDE, picture, tiny
 
 #: Unit vectors of haematoxylin and eosin (rows) of two laboratories, and how strongly they stain.
@@ -34,3 +37,11 @@ def rendered(stains=OURS, strength=STRONG, **options) -> np.ndarray:
 def section(stains=OURS, strength=STRONG, **options):
     """A section at 1 µm/px."""
     return tiny(images={"image": picture(rendered(stains, strength))}, **options)
+
+
+def stained(path: Path, stains=OURS, strength=STRONG) -> Path:
+    """The same with patches, in a store, named like it."""
+    sdata = section(stains, strength, name=path.stem)
+    sp.pp.patches(sdata, size_um=48, size_px=48)
+    sp.io.write(sdata, path)
+    return path

@@ -1,16 +1,18 @@
-"""Devices, the processes of torchrun and the workers of dask share the work, and the bytes are those of one process."""
+"""Devices and the processes of torchrun share the work, and the bytes are those of one process."""
 
 from __future__ import annotations
 
-import builtins
+import json
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from helpers.large.encoding import Colours, files, hidden, placed, readers, stored
+from helpers.large.stains import PALE, THEIRS, stained
 from helpers.networks import random
 from spatialdata import read_zarr
 
@@ -62,6 +64,24 @@ def test_two_devices_give_the_bytes_of_one(tmp_path):
     sp.pp.encode_patches(sdata, Movable(), devices=3, **ONE)
     np.testing.assert_array_equal(sdata["table"].obsm["X_colours"], read_zarr(one)["table"].obsm["X_colours"])
     assert readers() == []
+
+
+def test_two_devices_in_the_colours_of_another_slide(tmp_path):
+    """Features without those colours are made anew; those that are there are left alone, unless ``overwrite``."""
+    one, two = (stained(tmp_path / name / "theirs.zarr", THEIRS, PALE) for name in ("one", "two"))
+    own = stained(tmp_path / "ours.zarr")
+    encode = partial(sp.pp.encode_patches, colour="reinhard", colour_reference=own, batch_size=1)
+    encode(one, Colours())
+    sp.pp.encode_patches(two, Movable(), devices=2, **ONE)
+    assert files(one) != files(two)
+    n = []
+    for overwrite in (False, False, True):
+        copies.clear()
+        encoder = Movable()
+        encode(two, encoder, devices=2, overwrite=overwrite)
+        assert files(one) == files(two)
+        n.append(encoder.patches + sum(copy.patches for copy in copies))
+    assert n == [(n_spots := read_zarr(two)["table"].n_obs), 0, n_spots]
 
 
 def test_what_one_device_began_two_go_on_with(tmp_path):
@@ -215,6 +235,12 @@ sp.pp.encode_patches(paths, encoder, batch_size=1)
 (folder / f"patches {rank}.txt").write_text(str(encoder.patches))
 from spatialdata import read_zarr
 assert all("X_colours" in read_zarr(path)["table"].obsm for path in paths)  # written when the call returns
+colour, n = {"colour": "reinhard", "colour_reference": folder / "ours.zarr"}, []
+for overwrite in (False, False, True):
+    encoder = Colours()
+    sp.pp.encode_patches(folder / "theirs.zarr", encoder, batch_size=1, overwrite=overwrite, **colour)
+    n.append(encoder.patches)
+(folder / f"coloured {rank}.txt").write_text(str(n))
 sdata = placed()
 sp.pp.encode_patches(sdata, Colours(), batch_size=1)
 np.save(folder / f"object {rank}.npy", sdata["table"].obsm["X_colours"])
@@ -236,6 +262,9 @@ def test_the_processes_of_torchrun_leave_the_bytes_of_one(tmp_path):
     whole = {name: stored(tmp_path / "alone" / f"{name}.zarr", seed=ord(name)) for name in "abc"}
     for path in whole.values():
         sp.pp.encode_patches(path, Colours(), **ONE)
+    own = stained(tmp_path / "ours.zarr")
+    coloured = [stained(folder / "theirs.zarr", THEIRS, PALE) for folder in (tmp_path, tmp_path / "alone")]
+    sp.pp.encode_patches(coloured[1], Colours(), colour="reinhard", colour_reference=own, **ONE)
     script = tmp_path / "script.py"
     script.write_text(SCRIPT)
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", str(script)]
@@ -244,6 +273,10 @@ def test_the_processes_of_torchrun_leave_the_bytes_of_one(tmp_path):
     assert [(tmp_path / f"patches {rank}.txt").read_text() for rank in (0, 1)] == ["32", "40"]
     for name in "ab":
         assert files(tmp_path / f"{name}.zarr") == files(whole[name])
+    assert files(coloured[0]) == files(coloured[1])
+    first, second = (json.loads((tmp_path / f"coloured {rank}.txt").read_text()) for rank in (0, 1))
+    n = read_zarr(own)["table"].n_obs
+    assert np.add(first, second).tolist() == [n, 0, n]  # the second call finds all, the third encodes again
     sdata = placed()
     sp.pp.encode_patches(sdata, Colours(), **ONE)
     for rank in (0, 1):
@@ -260,75 +293,3 @@ def test_the_processes_of_torchrun_leave_the_bytes_of_one(tmp_path):
     assert encoder.patches < 36
     assert files(tmp_path / "c.zarr") == files(whole["c"])
     assert hidden(tmp_path) == []
-
-
-# --- dask
-
-
-@pytest.fixture(scope="module")
-def client():
-    distributed = pytest.importorskip("distributed")
-    cluster = distributed.LocalCluster(
-        n_workers=1, threads_per_worker=1, processes=False, dashboard_address=None, silence_logs=50
-    )
-    with cluster, distributed.Client(cluster) as client:
-        yield client
-
-
-@pytest.mark.slow
-def test_every_store_is_encoded_by_a_task(client, tmp_path):
-    paths = [stored(tmp_path / f"{name}.zarr", seed=ord(name)) for name in "abc"]
-    sp.pp.encode_patches(paths, client=client, batch_size=8)
-    alone = stored(tmp_path / "alone.zarr", seed=ord("b"))
-    sp.pp.encode_patches(alone, batch_size=8)
-    assert files(paths[1], "X_texture") == files(alone, "X_texture")
-    assert all("X_texture" in read_zarr(path)["table"].obsm for path in paths)
-    sp.pp.encode_patches({"first": paths[0], "second": paths[1]}, random(), key_added="X_vit", client=client)
-    assert all("X_vit" in read_zarr(path)["table"].obsm for path in paths[:2])
-    assert hidden(tmp_path) == []
-
-
-def test_an_encoder_by_name_is_built_once_and_let_go(client, tmp_path, monkeypatch):
-    from spade.pp import _encode_patches as module
-
-    made = []
-    monkeypatch.setattr(module.encoders, "get", lambda name, **options: made.append(options) or Colours())
-    paths = [stored(tmp_path / f"{name}.zarr") for name in "ab"]
-    sp.pp.encode_patches(paths, "colours", weights="w.pth", precision="bf16", client=client)
-    assert len(made) == 1
-    assert made[0] == {"weights": "w.pth", "device": "auto", "precision": "bf16", "rng": 0}
-    assert module._ready_once.cache_info().currsize == 0
-
-
-@pytest.mark.slow
-def test_other_stores_are_encoded_if_one_fails(client, tmp_path):
-    paths = [stored(tmp_path / f"{name}.zarr") for name in "ab"]
-    from spatialdata import SpatialData
-
-    sp.io.write(SpatialData(), tmp_path / "empty.zarr")
-    with pytest.raises(ValueError, match="there is no table") as caught:
-        sp.pp.encode_patches([paths[0], tmp_path / "empty.zarr", paths[1]], client=client)
-    assert f"1 of 3 stores were not encoded ({tmp_path / 'empty.zarr'})" in caught.value.__notes__[-1]
-    assert all("X_texture" in read_zarr(path)["table"].obsm for path in paths)
-
-
-def test_what_a_client_cannot_do_is_said_before_anything_is_read(client, tmp_path, monkeypatch):
-    path = stored(tmp_path / "sample.zarr")
-    with pytest.raises(TypeError, match=r"got SpatialData with client=, which takes paths alone: .*sp\.io\.write"):
-        sp.pp.encode_patches([path, placed()], client=client)
-    with pytest.raises(TypeError, match=r"client=3: expected a dask\.distributed\.Client"):
-        sp.pp.encode_patches(path, client=3)
-    with pytest.raises(TypeError, match="lacks id"):
-        sp.pp.encode_patches(path, type("Own", (), {"name": "own", "encode": print})(), client=client)
-    with pytest.raises(FileNotFoundError, match="there is no store"):
-        sp.pp.encode_patches(tmp_path / "none.zarr", client=client)
-    real = builtins.__import__
-
-    def without(name, *args, **kwargs):
-        if name == "distributed":
-            raise ImportError(name)
-        return real(name, *args, **kwargs)
-
-    monkeypatch.setattr(builtins, "__import__", without)
-    with pytest.raises(ImportError, match="pip install distributed"):
-        sp.pp.encode_patches(path, client=client)

@@ -181,9 +181,12 @@ def test_retrieval_ranks_by_mixed_logits(model):
 
 
 @pytest.mark.slow
-def test_two_processes_train_the_model_of_one():
+def test_two_processes_train_the_model_of_one(tmp_path, monkeypatch):
+    """Also from features on disk, of which nothing is left."""
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     options = {"n_experts": 3, "warm_start": 1, "out_of_cluster": 0.1}
-    assert train(cohort(), devices=2, **options).id == train(cohort(), **options).id
+    assert train(cohort(), devices=2, on_disk=True, **options).id == train(cohort(), **options).id
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(
