@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 import subprocess
 import sys
 
@@ -119,6 +120,10 @@ def test_the_card_tells_what_the_model_is(trained, saved):
     card = (saved / "README.md").read_text()
     for fact in (trained.id, "2 data experts", "`X_f`: 8 features", "20 genes", "| samples | a, b |", "not recorded"):
         assert fact in card
+    page = trained._repr_html_()
+    rows = dict(re.findall(r"<tr><th>(.*?)</th><td>(.*?)</td></tr>", page))
+    assert rows["image features"].startswith("<code>X_f</code>: 8 features of encoder ")
+    assert (rows["samples"], rows["gene panel"], rows["id"]) == ("a, b", "20 genes", f"<code>{trained.id}</code>")
 
 
 def test_optional_parts_may_be_unknown(trained, tmp_path):

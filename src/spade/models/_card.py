@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from html import escape
 from numbers import Real
 from typing import Any
 
@@ -14,6 +15,8 @@ from spade.core.checks import brief
 from spade.models._config import ProgramConfig, SealConfig, SpadeConfig
 
 LICENCE = "The weights inherit the terms of the training data and of the image encoder; check both before sharing them."
+#: Characters of a value that a notebook shows.
+LONGEST = 200
 #: How the hub names licences.
 HUB_LICENCE = re.compile(r"[a-z0-9][a-z0-9.-]*")
 
@@ -78,17 +81,11 @@ class Published:
         return ["## Measured", "", "| | |", "| --- | --- |", *rows, ""]
 
 
-def model_card(
-    title: str,
-    summary: str,
-    rows: Mapping[str, object],
-    facts: Mapping[str, Any],
-    example: str,
-    published: Published | None = None,
-) -> str:
-    """Return the card of a model in Markdown.
+@dataclass(frozen=True)
+class Card:
+    """What a model says of itself: in its directory and on the hub in Markdown, in a notebook as a table.
 
-    Parameters
+    Attributes
     ----------
     title
         Kind and name of the model.
@@ -100,35 +97,50 @@ def model_card(
         What is known of the training data: further table rows.
     example
         Line of code that uses ``model`` on ``samples``.
-    published
-        What the card on the hub says besides; None: the card of a directory.
     """
-    method = title.split()[0]
-    read = '.load("this directory")' if published is None else f'.from_pretrained("{published.repo_id}")'
-    table = [*rows.items(), *((name.replace("_", " "), value) for name, value in facts.items())]
-    return "\n".join(
-        [
-            *([] if published is None else published.header(method.lower())),
-            f"# {_cell(title)}",
-            "",
-            f"{_cell(summary)}, written by spade {__version__}.",
-            "",
-            "| | |",
-            "| --- | --- |",
-            *(f"| {_cell(name)} | {_cell(value)} |" for name, value in table),
-            "",
-            *([] if published is None else published.measured()),
-            LICENCE,
-            "",
-            "```python",
-            "import spade as sp",
-            "",
-            f"model = sp.models.{method.capitalize()}Model{read}",
-            example,
-            "```",
-            "",
-        ]
-    )
+
+    title: str
+    summary: str
+    rows: Mapping[str, object]
+    facts: Mapping[str, Any]
+    example: str
+
+    def table(self) -> list[tuple[str, object]]:
+        """Return names and values of all rows."""
+        return [*self.rows.items(), *((name.replace("_", " "), value) for name, value in self.facts.items())]
+
+    def markdown(self, published: Published | None = None) -> str:
+        """Return the card of a directory, or of the hub with what was published."""
+        method = self.title.split()[0]
+        read = '.load("this directory")' if published is None else f'.from_pretrained("{published.repo_id}")'
+        return "\n".join(
+            [
+                *([] if published is None else published.header(method.lower())),
+                f"# {_cell(self.title)}",
+                "",
+                f"{_cell(self.summary)}, written by spade {__version__}.",
+                "",
+                "| | |",
+                "| --- | --- |",
+                *(f"| {_cell(name)} | {_cell(value)} |" for name, value in self.table()),
+                "",
+                *([] if published is None else published.measured()),
+                LICENCE,
+                "",
+                "```python",
+                "import spade as sp",
+                "",
+                f"model = sp.models.{method.capitalize()}Model{read}",
+                self.example,
+                "```",
+                "",
+            ]
+        )
+
+    def html(self) -> str:
+        """Return the table of a notebook; long values, such as the names of many samples, are cut."""
+        rows = "".join(f"<tr><th>{_html(name)}</th><td>{_html(value)}</td></tr>" for name, value in self.table())
+        return f"<div>{_html(self.summary)}<table><tbody>{rows}</tbody></table></div>"
 
 
 def patches_read(config: SpadeConfig | ProgramConfig) -> str:
@@ -139,8 +151,19 @@ def patches_read(config: SpadeConfig | ProgramConfig) -> str:
 
 def _cell(value: object) -> str:
     """Return text that stays text in a Markdown table: names of samples and files may hold anything."""
-    text = " ".join(str(value).encode(errors="replace").decode().split())
-    return re.sub(r"([\\|\[\]*])", r"\\\1", text.replace("<", "&lt;").replace(">", "&gt;"))
+    return re.sub(r"([\\|\[\]*])", r"\\\1", _line(value).replace("<", "&lt;").replace(">", "&gt;"))
+
+
+def _line(value: object) -> str:
+    """Return a value in one line that can be written as UTF-8."""
+    return " ".join(str(value).encode(errors="replace").decode().split())
+
+
+def _html(value: object) -> str:
+    """Return text that stays text in HTML; what Markdown shows as code is code here too."""
+    text = _line(value)
+    cut = text if len(text) <= LONGEST else f"{text[: LONGEST - 1]}…"
+    return re.sub(r"`([^`]*)`", r"<code>\1</code>", escape(cut))
 
 
 def optimiser(config: SpadeConfig | SealConfig) -> str:

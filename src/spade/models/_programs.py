@@ -14,7 +14,7 @@ from spade._checks import plural
 from spade.core.checks import check_path
 from spade.core.expression.activity import program_activity
 from spade.core.expression.gates import Gates, log_probabilities
-from spade.models._card import Published, model_card, patches_read
+from spade.models._card import Card, patches_read
 from spade.models._config import ProgramConfig, stored_settings
 from spade.models._files import (
     DAMAGED,
@@ -205,9 +205,11 @@ class ProgramModel(SharedModel):
             "facts": self.facts,
             "history": history_json(self.history),
         }
-        write_folder(check_path("path", path), "ProgramModel", description, self._arrays, self.genes, self._card())
+        write_folder(
+            check_path("path", path), "ProgramModel", description, self._arrays, self.genes, self._card().markdown()
+        )
 
-    def _card(self, published: Published | None = None) -> str:
+    def _card(self) -> Card:
         """Return the card: what the model is, how it was trained, and what can be predicted."""
         config = self.config
         good = self.history[self.history["predictable"]] if len(self.history) else self.history
@@ -223,7 +225,7 @@ class ProgramModel(SharedModel):
             + (f", such as {'; '.join(good['name'].head(3))}" if len(good) else ""),
         }
         summary = f"Predicts {plural(sum(self.sizes), 'cluster')} and {plural(self.n_programs, 'program')} from H&E"
-        return model_card("PROGRAM model", summary, rows, self.facts, "sp.tl.embed(samples, model)", published)
+        return Card("PROGRAM model", summary, rows, self.facts, "sp.tl.embed(samples, model)")
 
     @classmethod
     def load(cls, path: str | PathLike[str]) -> ProgramModel:

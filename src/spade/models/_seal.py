@@ -22,7 +22,7 @@ from spade.core.seal.network import SealNet
 from spade.core.vision.lora import AdaptedStage, merged
 from spade.core.vision.towers import FeatureTower, PixelTower, to_unit
 from spade.encoders import EncoderSpec
-from spade.models._card import Published, model_card, optimiser
+from spade.models._card import Card, optimiser
 from spade.models._config import SealConfig, stored_settings
 from spade.models._files import (
     CONFIG,
@@ -259,9 +259,9 @@ class SealModel(SharedModel):
                 f"{BASE}{name}": value.cpu().numpy()
                 for name, value in base_state(self.net.vision.model.state_dict()).items()
             }
-        write_folder(check_path("path", path), "SealModel", description, arrays, self.genes, self._card())
+        write_folder(check_path("path", path), "SealModel", description, arrays, self.genes, self._card().markdown())
 
-    def _card(self, published: Published | None = None) -> str:
+    def _card(self) -> Card:
         """Return the card: what the model is and how it was trained."""
         config = self.config
         if self.reads_pixels:
@@ -287,7 +287,7 @@ class SealModel(SharedModel):
         }
         space = f"one space of {plural(self.dim, 'dimension')}"
         summary = f"Images and expression of tissue in {space} (SEAL, arXiv 2602.14177)"
-        return model_card("SEAL model", summary, rows, self.facts, example, published)
+        return Card("SEAL model", summary, rows, self.facts, example)
 
     @classmethod
     def load(

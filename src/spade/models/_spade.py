@@ -19,7 +19,7 @@ from spade.core.checks import brief, check_path
 from spade.core.experts.heads import Experts, Head, mix_experts
 from spade.core.experts.routing import Routing
 from spade.core.expression.covariation import Covariation
-from spade.models._card import Published, model_card, optimiser, patches_read
+from spade.models._card import Card, optimiser, patches_read
 from spade.models._config import SpadeConfig, stored_settings
 from spade.models._files import (
     CONFIG,
@@ -272,9 +272,11 @@ class SpadeModel(SharedModel):
             "facts": self.facts,
             "history": history_json(self.history),
         }
-        write_folder(check_path("path", path), "SpadeModel", description, self._arrays(), self.genes, self._card())
+        write_folder(
+            check_path("path", path), "SpadeModel", description, self._arrays(), self.genes, self._card().markdown()
+        )
 
-    def _card(self, published: Published | None = None) -> str:
+    def _card(self) -> Card:
         """Return the card: what the model is and how it was trained."""
         config = self.config
         rows = {
@@ -292,7 +294,7 @@ class SpadeModel(SharedModel):
             f"A mixture of {plural(self.n_experts, 'data expert')} that puts H&E patches and spot expression into one "
             f"space of {plural(self.dim, 'dimension')} (SPADE, arXiv 2506.21857)"
         )
-        return model_card("SPADE model", summary, rows, self.facts, "sp.tl.embed(samples, model)", published)
+        return Card("SPADE model", summary, rows, self.facts, "sp.tl.embed(samples, model)")
 
     @classmethod
     def load(cls, path: str | PathLike[str]) -> SpadeModel:

@@ -12,7 +12,7 @@ import tifffile
 from helpers.sections import GENES, featured, train
 
 import spade as sp
-from spade.models._card import model_card
+from spade.models._card import Card
 
 NAMES = [f"a{i}" for i in range(4)]
 
@@ -84,7 +84,12 @@ EVIL = "a|b\n\n# h <script>alert(1)</script> [x](javascript:0) `c` ![i](u) \ud80
 
 
 def test_names_in_cards_stay_text():
-    card = model_card("SPADE model", "It reads", {EVIL: EVIL}, {"samples": [EVIL, "plain_name"]}, "use()")
+    described = Card("SPADE model", "It reads", {EVIL: EVIL}, {"samples": [EVIL, "plain_name"]}, "use()")
+    page = described.html()
+    assert (page.count("<tr>"), page.count("<code>c</code>")) == (2, 3)
+    assert "<script" not in page
+    page.encode()
+    card = described.markdown()
     rows = [line for line in card.splitlines() if line.startswith("| ")]
     assert len(rows) == 4
     assert [row.replace("\\|", "").count("|") for row in rows] == [3] * 4

@@ -13,7 +13,7 @@ from spade.core.checks import brief, check_flag, check_path, check_text
 from spade.encoders._spec import HUB, EncoderSpec
 from spade.io._hub.download import COMMIT, check_repository, fetch
 from spade.io._hub.upload import check_token, push
-from spade.models._card import Published
+from spade.models._card import Card, Published
 from spade.models._checksums import CHECKSUMS, write_checksums
 from spade.models._files import ARRAYS, CARD, CONFIG, GENES
 
@@ -30,11 +30,14 @@ class SharedModel:
     if TYPE_CHECKING:
         save: Callable[..., None]
         load: Callable[..., Any]
-        _card: Callable[..., str]
+        _card: Callable[[], Card]
 
         @property
         def id(self) -> str:
             """Identity of the model."""
+
+    def _repr_html_(self) -> str:
+        return self._card().html()
 
     def push_to_hub(
         self,
@@ -107,7 +110,7 @@ class SharedModel:
         with TemporaryDirectory() as place:
             folder = Path(place) / "model"
             self.save(folder, **options)
-            (folder / CARD).write_text(self._card(published))
+            (folder / CARD).write_text(self._card().markdown(published))
             write_checksums(folder)
             return push(
                 folder, repo_id, names=FILES, mark=CHECKSUMS, private=private, token=token, branch=branch,
