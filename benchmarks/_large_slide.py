@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import tifffile
-from _sections import TUMOURS
+from _sections import read_tumour
 from PIL import Image
 
 #: Microns per pixel of the section, which the slide keeps.
@@ -26,8 +26,7 @@ MARKS = (
 
 def section(data, name="B4"):
     """Pixels of a real section."""
-    Image.MAX_IMAGE_PIXELS = None  # 92 million pixels, of a known file
-    return np.asarray(Image.open(data / "her2st" / name / TUMOURS[name]))
+    return read_tumour(data / "her2st", name)["image"]["scale0"]["image"].transpose("y", "x", "c").to_numpy()
 
 
 def write_slide(path, pixels, side, *, pyramid=True):

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
+from unittest.mock import patch
+
 import spade as sp
 
-TUMOURS = {"B4": "BT10737_D2_HE.jpg", "C2": "5714_HE_BT_C2.jpg", "C3": "5714_HE_BT_D1.jpg"}
+TUMOURS = ("B4", "C2", "C3")
 
 
 def read_bulb(folder, name):
@@ -16,10 +19,9 @@ def read_bulb(folder, name):
 
 def read_tumour(folder, name, *, labels=False):
     """Read a section of patient B or C, with regions if asked for."""
-    place = folder / name
-    files = place / f"{name}.tsv.gz", place / TUMOURS[name], place / f"{name}_selection.tsv"
-    regions = folder / "derived_labels" / f"{name}_transferred_labels.tsv" if labels else None
-    return sp.io.read_st(*files, labels=regions, sample_id=name)
+    with patch.dict(os.environ, {"SPADE_DATA_DIR": str(folder.parent)}):
+        (section,) = sp.datasets.her2st(name, labels=labels)
+    return section
 
 
 def read_cord(folder, name):

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import pooch
 import pytest
-from _sections import read_bulb, read_tumour
+from _sections import read_bulb
 from PIL import Image
 
 import spade as sp
@@ -122,7 +122,9 @@ def test_a_filled_folder_is_read_as_the_readers_do(data_dir, filled, cache):
 def test_labels_of_tumours_are_read_only_when_asked_for(data_dir, filled):
     (plain,) = sp.datasets.her2st("C2")
     (labelled,) = sp.datasets.her2st("C2", labels=True)
-    truth = read_tumour(data_dir / "her2st", "C2", labels=True)
+    folder = data_dir / "her2st"
+    files = (folder / "C2" / name for name in ("C2.tsv.gz", "5714_HE_BT_C2.jpg", "C2_selection.tsv"))
+    truth = sp.io.read_st(*files, labels=folder / "derived_labels" / "C2_transferred_labels.tsv", sample_id="C2")
     assert set(labelled["table"].obs["patient"]) == {"C"}
     assert list(labelled["table"].obs.pop("label")) == list(truth["table"].obs["label"])
     pd.testing.assert_frame_equal(plain["table"].obs, labelled["table"].obs)
