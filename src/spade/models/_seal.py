@@ -18,6 +18,7 @@ from spade._checks import plural
 from spade.core.arrays import Floats
 from spade.core.checks import brief, check_flag, check_path
 from spade.core.device import resolve_device
+from spade.core.expression.covariation import Covariation
 from spade.core.seal.network import SealNet
 from spade.core.vision.lora import AdaptedStage, merged
 from spade.core.vision.towers import FeatureTower, PixelTower, to_unit
@@ -68,6 +69,8 @@ class SealModel(SharedModel):
         What is known of the encoder that was tuned; None for a model on features.
     input_px
         Side of the patches it reads, in pixels; None for a model on features.
+    covariation
+        Which genes changed together in training, for search by a gene signature; None if not known.
     history
         Losses per stage and epoch.
     facts
@@ -95,6 +98,7 @@ class SealModel(SharedModel):
         genes: GenePanel,
         spec: EncoderSpec | None = None,
         input_px: int | None = None,
+        covariation: Covariation | None = None,
         history: pd.DataFrame | None = None,
         facts: dict[str, Any] | None = None,
         device: str = "auto",
@@ -106,6 +110,7 @@ class SealModel(SharedModel):
         self.genes = genes
         self.spec = spec
         self.input_px = input_px
+        self.covariation = covariation
         self.history = pd.DataFrame() if history is None else history
         self.facts = facts or {}
 
@@ -312,10 +317,12 @@ class SealModel(SharedModel):
         >>> model = sp.models.SealModel.load("mob_seal")  # doctest: +SKIP
         """
         description, arrays, genes = read_folder(check_path("path", path), "SealModel")
-        tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
-        base = {name.removeprefix(BASE): value for name, value in tensors.items() if name.startswith(BASE)}
-        own = {name: value for name, value in tensors.items() if not name.startswith(BASE)}
         try:
+            n_genes = int(arrays["mean"].shape[0])
+            covariation = Covariation.take(arrays, n_genes)
+            tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
+            base = {name.removeprefix(BASE): value for name, value in tensors.items() if name.startswith(BASE)}
+            own = {name: value for name, value in tensors.items() if not name.startswith(BASE)}
             config = read_config(SealConfig, description["config"])
             if genes is None:
                 raise ValueError(f"{GENES} is missing")
@@ -323,7 +330,6 @@ class SealModel(SharedModel):
                 raise ValueError(
                     f"it has weights of the encoder, {sorted(base)[:3]}, but {CONFIG} says that it has none"
                 )
-            n_genes = int(own["mean"].shape[0])
             check_panel(genes, n_genes)
         except DAMAGED as error:
             raise damaged(path, error) from error
@@ -343,6 +349,7 @@ class SealModel(SharedModel):
                 genes=genes,
                 spec=tuned and tuned.spec,
                 input_px=tuned and tuned.input_px,
+                covariation=covariation,
                 history=read_history(description["history"]),
                 facts=description["facts"],
                 device=device,
@@ -353,7 +360,8 @@ class SealModel(SharedModel):
         return model
 
     def _arrays(self) -> dict[str, NDArray[Any]]:
-        return {name: value.detach().cpu().numpy() for name, value in self.net.own_state().items()}
+        arrays = {name: value.detach().cpu().numpy() for name, value in self.net.own_state().items()}
+        return arrays if self.covariation is None else arrays | self.covariation.stored()
 
     @torch.inference_mode()
     def _run(

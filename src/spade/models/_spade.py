@@ -43,7 +43,6 @@ from spade.models._sharing.shared import SharedModel
 
 #: Rows that are encoded at a time.
 BATCH = 4_096
-COVARIATION_ARRAYS = ("factors", "residual")
 ROUTING_ARRAYS = ("centroids", "assignment", "mean", "scale", "active")
 #: Arrays of a learned gate; a routing by distances has none.
 GATE_ARRAYS = ("gate", "gate_bias")
@@ -249,7 +248,7 @@ class SpadeModel(SharedModel):
         arrays = {f"experts.{name}": value.numpy() for name, value in self.experts.state_dict().items()}
         arrays["expression_mean"] = np.asarray(self.expression_mean)
         if self.covariation is not None:
-            arrays |= {f"covariation.{name}": getattr(self.covariation, name) for name in COVARIATION_ARRAYS}
+            arrays |= self.covariation.stored()
         for stem, routing in (("routing", self.routing), ("expression_routing", self.expression_routing)):
             if routing is not None:
                 names = ROUTING_ARRAYS + (() if routing.gate is None else GATE_ARRAYS)
@@ -326,7 +325,7 @@ class SpadeModel(SharedModel):
                 named |= {name: arrays.pop(f"{stem}.{name}", None) for name in GATE_ARRAYS}
                 routings[stem] = Routing(**named, temperature=facts["temperature"], groups=tuple(facts["groups"]))
         mean, routing = arrays.pop("expression_mean"), routings.get("routing")
-        shared: dict[str, Any] = {name: arrays.pop(f"covariation.{name}", None) for name in COVARIATION_ARRAYS}
+        covariation = Covariation.take(arrays, len(mean))
         if routing is None:
             raise ValueError(f"{CONFIG} has no routing")
         if genes is not None:
@@ -342,7 +341,7 @@ class SpadeModel(SharedModel):
             genes=genes,
             expression_routing=routings.get("expression_routing"),
             expression_mean=mean,
-            covariation=_covariation(shared, len(mean)),
+            covariation=covariation,
             history=read_history(description["history"]),
             facts=description["facts"],
         )
@@ -352,13 +351,3 @@ class SpadeModel(SharedModel):
 
 def _stored(routing: Routing, groups: tuple[str, ...]) -> StoredRouting:
     return {"temperature": routing.temperature, "groups": list(groups)}
-
-
-def _covariation(arrays: dict[str, Any], n_genes: int) -> Covariation | None:
-    """Return how genes change together, None in models of earlier versions; raise unless it is of the model's genes."""
-    factors, residual = arrays["factors"], arrays["residual"]
-    if factors is None and residual is None:
-        return None
-    if factors is None or residual is None or factors.shape[1:] != (n_genes,) or residual.shape != (n_genes,):
-        raise ValueError(f"the covariation of the genes is not of {n_genes} genes")
-    return Covariation(factors, residual)

@@ -201,6 +201,31 @@ def test_a_signature_stands_for_what_goes_along_with_its_genes(model, tmp_path):
         sp.tl.retrieve(samples[0], samples, model, complete=False)
 
 
+def test_a_signature_is_completed_for_a_tuned_encoder_too(tmp_path):
+    samples, two = cohort(), list(GENES[:2])
+    model = sp.tl.train_seal(samples, on_features="X_f", genes=GENES[:20], dim=8, hidden=16, n_epochs=2, batch_size=16)
+    # what goes along with a change of two genes, by the covariance of the training spots: with 20 genes, the noise that
+    # probabilistic PCA takes off is their smallest eigenvalue
+    counts = np.concatenate([sample["table"].X.toarray() for sample in samples])
+    covariance = np.cov(np.log1p(1e4 * counts / counts.sum(1, keepdims=True))[:, :20].T)
+    shared = covariance - np.linalg.eigvalsh(covariance)[0] * np.eye(20)
+    expected = shared[:, :2] @ np.linalg.solve(covariance[:2, :2], np.full(2, 2 * np.log(2))) / np.log(2)
+    assert np.abs(expected[2:]).max() > 0.1
+    changes = dict(zip(GENES[:20], expected, strict=True))
+    found = sp.tl.retrieve(two, samples, model, k=None).set_index(["sample", "spot"])["score"]
+    same = sp.tl.retrieve(changes, samples, model, k=None, complete=False).set_index(["sample", "spot"])["score"]
+    np.testing.assert_allclose(same[found.index], found, atol=1e-4)
+    model.save(tmp_path / "model")
+    again = sp.models.SealModel.load(tmp_path / "model")
+    assert again.id == model.id
+    pd.testing.assert_series_equal(
+        sp.tl.retrieve(two, samples, again, k=None).set_index(["sample", "spot"])["score"], found
+    )
+    again.covariation = None  # as of an earlier version
+    with warns_here("does not know which genes change together: only the 2 genes of the signature change"):
+        sp.tl.retrieve(two, samples, again)
+
+
 def test_signatures_change_sign_and_need_genes(model):
     samples = cohort()
     up = sp.tl.retrieve({GENES[0]: 2.0, GENES[1]: 1.0}, samples, model, gallery_by="expression", k=None)

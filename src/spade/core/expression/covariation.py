@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +15,8 @@ from spade.core.rng import numpy_stream
 
 #: Principal components that describe what genes share, and the most spots that they are found on.
 N_FACTORS, MOST_SPOTS = 20, 20_000
+#: Prefix of its arrays in the file of a model.
+PREFIX = "covariation."
 
 
 @dataclass(frozen=True)
@@ -30,6 +33,23 @@ class Covariation:
 
     factors: NDArray[np.float32]
     residual: NDArray[np.float32]
+
+    @classmethod
+    def take(cls, arrays: dict[str, NDArray[Any]], n_genes: int) -> Covariation | None:
+        """Take :meth:`stored` out of the arrays of a model, None in models of earlier versions.
+
+        Anything but the covariation of ``n_genes`` genes is an error.
+        """
+        factors, residual = (arrays.pop(f"{PREFIX}{name}", None) for name in ("factors", "residual"))
+        if factors is None and residual is None:
+            return None
+        if factors is None or residual is None or factors.shape[1:] != (n_genes,) or residual.shape != (n_genes,):
+            raise ValueError(f"the covariation of the genes is not of {n_genes} genes")
+        return cls(factors, residual)
+
+    def stored(self) -> dict[str, NDArray[Any]]:
+        """Return its arrays by the names that they have in the file of a model."""
+        return {f"{PREFIX}{name}": array for name, array in vars(self).items()}
 
     @classmethod
     def of(cls, expression: csr_matrix, rows: NDArray[np.integer], seed: int) -> Covariation | None:
@@ -53,7 +73,7 @@ class Covariation:
 
         start = numpy_stream(seed, "covariation", 1).standard_normal(n_genes)
         values, vectors = eigsh(LinearOperator((n_genes, n_genes), covariance, dtype=np.float64), k=k, v0=start)
-        variance = np.asarray(x.multiply(x).mean(0)).ravel() - mean**2
+        variance = (np.asarray(x.multiply(x).sum(0)).ravel() - n * mean**2) / (n - 1)
         noise = max(variance.sum() - values.sum(), 0) / (n_genes - k)
         factors = vectors.T * np.sqrt(np.maximum(values - noise, 0))[:, None]
         return cls(factors.astype(np.float32), np.maximum(variance - np.square(factors).sum(0), 0).astype(np.float32))

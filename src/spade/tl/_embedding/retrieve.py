@@ -23,7 +23,7 @@ from spade.core.checks import brief, check_choice, check_count, check_flag, chec
 from spade.core.errors import warn
 from spade.core.evaluation.retrieval import Nearest
 from spade.io._cohort.places import is_place
-from spade.models import GenePanel, SpadeModel
+from spade.models import GenePanel
 from spade.models._gene_names import MATCHING
 from spade.tl._embedding.modalities import MODALITIES, Source, check_mix, encode, encode_signature, read_modality
 
@@ -272,7 +272,7 @@ def _change(search: _Search, signature: Signature, gallery: Sequence[Item], *, c
         )
     known = {position: changes[gene] * np.log(2) for gene, position in positions.items() if position >= 0}
     genes, values = np.array(list(known)), np.array(list(known.values()))
-    covariation = model.covariation if complete and isinstance(model, SpadeModel) else None
+    covariation = model.covariation if complete else None
     change = np.zeros(len(panel)) if covariation is None else covariation.expected(genes, values)
     if np.abs(change).max() < NO_CHANGE:
         change[genes] = values

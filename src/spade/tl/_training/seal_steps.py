@@ -12,6 +12,7 @@ import torch
 from spade._said.progress import progress_bar
 from spade.core.distributed.machine import Machine
 from spade.core.experts.routing import feature_scale
+from spade.core.expression.covariation import Covariation
 from spade.core.expression.normalise import gene_scale
 from spade.core.files import digest
 from spade.core.rng import seed_torch, torch_stream
@@ -102,6 +103,7 @@ def assemble_seal(tuning: FineTuning, record: Record, panel: GenePanel, machine:
         genes=panel,
         spec=None if base is None else base.spec,
         input_px=None if base is None else base.input_px,
+        covariation=Covariation.of(data.expression, np.flatnonzero(data.role == TRAIN), config.seed),
         history=seal_history(record.history),
         facts={
             "samples": ", ".join(data.samples),
