@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import socket
 from typing import ClassVar
 
+import huggingface_hub
 import numpy as np
 import pytest
 import torch
@@ -168,6 +170,21 @@ def test_published_weights_that_cannot_be_had_say_what_to_do(encoder, said, monk
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     with pytest.raises(RuntimeError, match=said):
         sp.encoders.get(encoder)
+
+
+def test_a_hub_that_cannot_be_reached_is_asked_once(monkeypatch, tmp_path):
+    with socket.socket() as taken:  # bound, but not listening: connections are refused
+        taken.bind(("127.0.0.1", 0))
+        for name, value in {
+            "ENDPOINT": f"http://127.0.0.1:{taken.getsockname()[1]}",
+            "HF_HUB_OFFLINE": False,
+            "HF_HUB_CACHE": str(tmp_path),
+        }.items():
+            monkeypatch.setattr(f"huggingface_hub.constants.{name}", value)
+        monkeypatch.setattr("time.sleep", lambda seconds: pytest.fail("it is asked again"))
+        with pytest.raises(RuntimeError, match=r"'hf-hub:me/mine' could .* \(http://127.0.0.1:\d+ cannot be reached: "):
+            sp.encoders.get("hf-hub:me/mine")
+    assert huggingface_hub.constants.HF_HUB_OFFLINE is False
 
 
 @pytest.mark.parametrize(

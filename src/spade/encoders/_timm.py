@@ -15,6 +15,7 @@ from spade.core.errors import warn
 from spade.core.rng import as_seed, torch_stream
 from spade.encoders._network import NetworkEncoder
 from spade.encoders._spec import HUB, EncoderSpec
+from spade.io._hub.reach import offline, why_not_reached
 from spade.io._state_dict import WRAPPERS, check_finite, keys_fitting, other_prefix, read_state, reason
 
 if TYPE_CHECKING:
@@ -106,18 +107,20 @@ def _published(spec: EncoderSpec) -> torch.nn.Module:
             f"encoder={spec.name!r}: its weights are not on the hub. Download the file from {spec.page} (licence: "
             f"{spec.licence}) and pass weights='path/to/file.pth'. weights='random' gives untrained weights."
         )
+    unreached = why_not_reached()
     try:
-        if spec.file is None:
-            model = created(spec, pretrained=True)
-        else:
-            from huggingface_hub import hf_hub_download
+        with offline(when=bool(unreached)):
+            if spec.file is None:
+                model = created(spec, pretrained=True)
+            else:
+                from huggingface_hub import hf_hub_download
 
-            path = hf_hub_download((spec.model or "").removeprefix(HUB), spec.file)
+                path = hf_hub_download((spec.model or "").removeprefix(HUB), spec.file)
     except (OSError, RuntimeError, ValueError) as error:  # every failure of the hub client is one of these
         access = f"Request access on the model's page (licence: {spec.licence}) and log in, or download"
         raise RuntimeError(
             f"encoder={spec.name!r}: the published weights of {spec.model!r} could not be downloaded "
-            f"({reason(error)}). {access if spec.gated else 'Download'} the file elsewhere and pass "
+            f"({unreached or reason(error)}). {access if spec.gated else 'Download'} the file elsewhere and pass "
             "weights='path/to/model.safetensors'. weights='random' gives untrained weights."
         ) from error
     if spec.file is None:
