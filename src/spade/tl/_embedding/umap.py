@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import sys
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -20,11 +22,14 @@ from spade.core.checks import check_choice, check_count, check_not_negative, che
 from spade.core.files import digest
 from spade.core.rng import as_seed
 
+logger = logging.getLogger("spade")
 #: Metrics that :func:`scanpy.pp.neighbors` knows by name and that suit features.
 METRICS = (
     "euclidean", "cosine", "correlation", "cityblock", "manhattan", "l1", "l2", "chebyshev", "canberra", "braycurtis",
     "minkowski", "sqeuclidean", "jaccard", "hamming", "dice", "rogerstanimoto", "russellrao", "yule",
 )  # fmt: skip
+#: The package that scanpy imports for UMAP, and whose functions numba compiles when they are first called.
+COMPILES = "umap"
 #: Fewest rows of which UMAP is computed.
 MIN_ROWS = 10
 
@@ -135,6 +140,8 @@ class UmapSettings:
         """Return coordinates ``(n, 2)`` of the rows of ``x`` ``(n, d)``, from their nearest neighbours."""
         import scanpy as sc
 
+        if COMPILES not in sys.modules:
+            logger.info("the first UMAP of a process compiles its code, which can take half a minute")
         scratch = ad.AnnData(obs=pd.DataFrame(index=np.arange(len(x)).astype(str)), obsm={"x": x})
         state, n_neighbors = self.seed % 2**32, min(self.n_neighbors, len(x) - 1)
         sc.pp.neighbors(scratch, n_neighbors=n_neighbors, use_rep="x", metric=self.metric, random_state=state)
