@@ -56,9 +56,26 @@ def test_markers_are_those_that_were_planted_and_those_of_scanpy():
             assert own["rank"].tolist() == list(range(1, 61))
             assert (np.diff(own["score"]) <= 0).all()
             for column, name in {
-                "score": "scores", "log_fold_change": "logfoldchanges", "p": "pvals", "p_adjusted": "pvals_adj"
+                "score": "scores", "p": "pvals", "p_adjusted": "pvals_adj"
             }.items():  # fmt: skip
                 np.testing.assert_allclose(own[column], theirs[name], rtol=1e-3, atol=1e-6)
+
+
+def test_a_gene_of_a_single_spot_has_no_huge_fold_change():
+    sample = planted(experts=tuple("01" * 30))
+    counts = np.full((60, len(GENES)), 10, np.float32)
+    counts[:, :2] = 0
+    counts[0, 0] = counts[1, 1] = 1  # a gene of one spot of expert 0, and one of expert 1
+    counts[::2, 2] = 30
+    sample["table"].X = csr_matrix(counts)
+    found = sp.tl.rank_expert_genes(sample, n_genes=None).query("expert == '0'").set_index("gene")["log_fold_change"]
+    scaled = 1e4 / counts.sum(1)
+    lone, other = (np.expm1(np.log1p(scaled[i]) / 30) for i in (0, 1))
+    assert found["G00"] == pytest.approx(np.log2(1 + lone), rel=1e-5)  # and not log2(lone / 1e-9), which is 27
+    assert found["G01"] == pytest.approx(-np.log2(1 + other), rel=1e-5)
+    own, rest = (np.expm1(np.log1p(counts[i::2, 2] * scaled[i::2]).mean()) for i in (0, 1))
+    assert found["G02"] == pytest.approx(np.log2((own + 1) / (rest + 1)), rel=1e-5)
+    assert found["G02"] == pytest.approx(np.log2(own / rest), abs=0.01)  # a gene with counts changes as in scanpy
 
 
 def test_shares_and_sections_are_counted_by_hand():

@@ -8,6 +8,10 @@ from scipy.sparse import csr_matrix
 
 from spade.core.expression.normalise import group_sums
 
+#: What is added to both means of a fold change: a count of the 10,000 of a spot. Without it, a gene that one spot has
+#: and no other would change by a factor of millions.
+PSEUDOCOUNT = 1.0
+
 
 def shares_above_zero(x: csr_matrix, group: NDArray[np.integer], n_groups: int) -> NDArray[np.float64]:
     """Return the share of rows with a value above 0, ``(2, n_groups, G)``: within each group, and outside it.
@@ -15,7 +19,22 @@ def shares_above_zero(x: csr_matrix, group: NDArray[np.integer], n_groups: int) 
     NaN if there are no such rows.
     """
     above = csr_matrix(((x.data > 0).astype(np.float32), x.indices, x.indptr), shape=x.shape)
-    inside = group_sums(above, np.arange(len(group)), group, n_groups)[0]
+    return _means(above, group, n_groups)
+
+
+def log_fold_changes(x: csr_matrix, group: NDArray[np.integer], n_groups: int) -> NDArray[np.float64]:
+    """Return log2 fold changes ``(n_groups, G)`` between each group and all other rows of log1p values ``(n, G)``.
+
+    They are of the counts that the mean log values correspond to, plus :data:`PSEUDOCOUNT`. NaN if there are no other
+    rows.
+    """
+    own, rest = np.log2(np.expm1(_means(x, group, n_groups)) + PSEUDOCOUNT)
+    return own - rest
+
+
+def _means(x: csr_matrix, group: NDArray[np.integer], n_groups: int) -> NDArray[np.float64]:
+    """Return means of columns, ``(2, n_groups, G)``: within each group, and outside it; NaN of no rows."""
+    inside = group_sums(x, np.arange(len(group)), group, n_groups)[0]
     sizes = np.bincount(group, minlength=n_groups)[:, None]
     with np.errstate(invalid="ignore"):
         return np.stack([inside / sizes, (inside.sum(0) - inside) / (len(group) - sizes)])

@@ -18,7 +18,7 @@ from spade._samples.experts import by_number, iter_experts, need_experts
 from spade._samples.open import Samples, as_list, iter_samples
 from spade.core.checks import check_choice, check_count, check_flag, check_text
 from spade.core.errors import warn
-from spade.core.expression.markers import higher_in_sections, shares_above_zero
+from spade.core.expression.markers import higher_in_sections, log_fold_changes, shares_above_zero
 from spade.models._gene_names import common_genes
 from spade.tl._experts.top_genes import compare_experts
 
@@ -27,7 +27,7 @@ METHODS = ("wilcoxon", "t-test", "t-test_overestim_var")
 #: Spots that a section needs in and outside of an expert to count in ``n_sections``.
 SECTION_SPOTS = 3
 #: Names of the statistics in scanpy, and in the table.
-STATISTICS = {"scores": "score", "logfoldchanges": "log_fold_change", "pvals": "p", "pvals_adj": "p_adjusted"}
+STATISTICS = {"scores": "score", "pvals": "p", "pvals_adj": "p_adjusted"}
 
 
 @speaks
@@ -75,8 +75,9 @@ def rank_expert_genes(
     DataFrame
         For every expert, best gene first, its ``n_genes`` best genes and those of the other experts, which shows how
         specific a gene is; ``table[table["rank"] <= n_genes]`` keeps the expert's own. Columns: ``expert``; ``gene``;
-        ``rank`` within the expert among all common genes, from 1; ``score`` (z or t); ``log_fold_change`` (log2, as in
-        scanpy: of the counts that the mean log values correspond to); ``p``; ``p_adjusted`` (Benjamini–Hochberg over
+        ``rank`` within the expert among all common genes, from 1; ``score`` (z or t); ``log_fold_change`` (log2, of the
+        counts per 10,000 that the mean log values correspond to, plus 1 each; scanpy adds 1e-9, with which a gene that
+        a single spot has gets 20); ``p``; ``p_adjusted`` (Benjamini–Hochberg over
         all common genes); ``share_in`` and ``share_out``, the shares of spots in and outside of the expert with a value
         above 0; ``sections`` in which the mean is higher in the expert than outside of it, of the ``n_sections`` that
         have at least 3 spots of each. For a single object the table is also written to ``uns["rank_expert_genes"]``.
@@ -195,6 +196,7 @@ def _rank(joined: ad.AnnData, experts: list[str], method: str) -> pd.DataFrame:
     names = list(joined.obs["expert"].cat.categories)
     values = csr_matrix(joined.X)
     share_in, share_out = shares_above_zero(values, group, len(names))
+    change = log_fold_changes(values, group, len(names))
     section = pd.factorize(joined.obs["section"])[0]
     higher, compared = higher_in_sections(values, group, section, len(names), SECTION_SPOTS)
     frames = []
@@ -204,6 +206,7 @@ def _rank(joined: ad.AnnData, experts: list[str], method: str) -> pd.DataFrame:
         frame = pd.DataFrame({"expert": expert, "gene": genes.astype(str), "rank": np.arange(1, len(genes) + 1)})
         for theirs, ours in STATISTICS.items():
             frame[ours] = ranking[theirs][expert].astype(np.float64)
+        frame.insert(4, "log_fold_change", change[row, column])
         frame["share_in"], frame["share_out"] = share_in[row, column], share_out[row, column]
         frame["sections"], frame["n_sections"] = higher[row, column], compared[row]
         frames.append(frame)
