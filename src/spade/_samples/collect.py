@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,9 @@ from spade._checks import plural
 from spade._samples.sample import Sample, check_names
 from spade.core.arrays import Rows
 from spade.core.errors import warn
+
+#: Rows that are copied at a time.
+CHUNK = 1_024
 
 
 class Collector:
@@ -90,17 +93,21 @@ class Stack:
         self.path = path
         self._rows: NDArray[Any] | None = None
 
-    def add(self, part: NDArray[Any]) -> None:
-        """Add rows."""
+    def add(self, part: NDArray[Any], chosen: Rows | None = None) -> None:
+        """Add rows: all of them, or those that are chosen."""
         rows = part[:0].copy() if self._rows is None else self._rows
-        shape = (len(rows) + len(part), *part.shape[1:])
+        end, n = len(rows), len(part) if chosen is None else len(chosen)
+        shape = (end + n, *part.shape[1:])
         if self.path is None:
             rows = rows.astype(np.result_type(rows, part), copy=False)
             rows.resize(shape, refcheck=False)  # a large array grows in place
-            rows[len(rows) - len(part) :] = part
-        elif len(part):
+            for piece in _pieces(part, chosen):
+                rows[end : end + len(piece)] = piece
+                end += len(piece)
+        elif n:
             with self.path.open("ab") as file:
-                np.ascontiguousarray(part).tofile(file)
+                for piece in _pieces(part, chosen):
+                    np.ascontiguousarray(piece).tofile(file)
             rows = np.memmap(self.path, part.dtype, mode="r+", shape=shape)
         self._rows = rows
 
@@ -110,6 +117,15 @@ class Stack:
             raise ValueError("no rows were added.")
         rows, self._rows = self._rows, None
         return rows
+
+
+def _pieces(part: NDArray[Any], chosen: Rows | None) -> Iterator[NDArray[Any]]:
+    """Yield rows; those that are chosen are copied, a few at a time."""
+    if chosen is None:
+        yield part
+        return
+    for start in range(0, len(chosen), CHUNK):
+        yield part[chosen[start : start + CHUNK]]
 
 
 class SparseStack:

@@ -11,6 +11,7 @@ from scipy.sparse import csr_matrix
 from scipy.sparse.linalg import LinearOperator, eigsh
 
 from spade.core.arrays import Floats
+from spade.core.expression.normalise import CHUNK, group_sums
 from spade.core.rng import numpy_stream
 
 #: Principal components that describe what genes share, and the most spots that they are found on.
@@ -60,20 +61,23 @@ class Covariation:
         """
         if len(rows) > MOST_SPOTS:
             rows = np.sort(numpy_stream(seed, "covariation").choice(rows, MOST_SPOTS, replace=False))
-        x = expression[rows].astype(np.float64)
-        n, n_genes = x.shape
+        n, n_genes = len(rows), expression.shape[1]
         k = min(N_FACTORS, n - 1, n_genes - 1)
         if k < 2:
             return None
-        mean = np.asarray(x.mean(0)).ravel()
+        (sums,), (squares,) = group_sums(expression, rows, np.zeros(expression.shape[0], dtype=np.int64), 1)
+        mean, blocks = sums / n, [expression[rows[i : i + CHUNK]] for i in range(0, n, CHUNK)]
 
         def covariance(v: Floats) -> Floats:
-            scores = x @ v - mean @ v
-            return np.asarray(x.T @ scores - mean * scores.sum()) / (n - 1)
+            total = np.zeros(n_genes)
+            for block in blocks:  # in float64, one block at a time
+                scores = block @ v - mean @ v
+                total += block.T @ scores - mean * scores.sum()
+            return total / (n - 1)
 
         start = numpy_stream(seed, "covariation", 1).standard_normal(n_genes)
         values, vectors = eigsh(LinearOperator((n_genes, n_genes), covariance, dtype=np.float64), k=k, v0=start)
-        variance = (np.asarray(x.multiply(x).sum(0)).ravel() - n * mean**2) / (n - 1)
+        variance = (squares - n * mean**2) / (n - 1)
         noise = max(variance.sum() - values.sum(), 0) / (n_genes - k)
         factors = vectors.T * np.sqrt(np.maximum(values - noise, 0))[:, None]
         return cls(factors.astype(np.float32), np.maximum(variance - np.square(factors).sum(0), 0).astype(np.float32))

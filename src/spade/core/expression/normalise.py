@@ -11,7 +11,7 @@ from spade.core.arrays import scale_of
 #: Counts per spot after scaling.
 TARGET_SUM = 1e4
 #: Rows at a time.
-CHUNK = 16_384
+CHUNK = 2_048
 
 
 def log_normalise(counts: csr_matrix, target_sum: float = TARGET_SUM) -> csr_matrix:

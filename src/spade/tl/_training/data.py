@@ -131,7 +131,7 @@ class FeatureReader:
         check_widths(self.widths, f"obsm[{use_rep!r}]")
 
         def take(rows: Rows) -> Rows:
-            self.rows.add(x[rows])
+            self.rows.add(x, rows)
             return rows
 
         return SampleImages(np.asarray(~np.isnan(x).any(1)), origin, take)
