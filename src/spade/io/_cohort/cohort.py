@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from spade.core.checks import check_choice
-from spade.io._cohort.items import Samples, items_of
 from spade.io._cohort.lazy import ON_DAMAGED
-from spade.io._cohort.places import NamedSample
+
+if TYPE_CHECKING:
+    from spade.io._cohort.items import Samples
+    from spade.io._cohort.places import NamedSample
 
 
 def cohort(samples: Samples, *, on_damaged: str = "error") -> list[NamedSample]:
@@ -53,6 +56,9 @@ def cohort(samples: Samples, *, on_damaged: str = "error") -> list[NamedSample]:
     ['A1', 'B1']
     >>> sp.pp.patches(samples)  # warns that B1 is left out
     """
+    from spade.io._cohort.items import items_of
+    from spade.io._cohort.places import NamedSample
+
     check_choice("on_damaged", on_damaged, ON_DAMAGED)
     return [
         replace(item, on_damaged=on_damaged)
