@@ -134,6 +134,10 @@ def test_expression_on_real_sections_made_small(capsys, data_dir):
     assert "mean expression" in capsys.readouterr().out
 
 
+def test_a_first_batch_of_texture_features(capsys):
+    assert run("texture", "--first", 4) == float(capsys.readouterr().out.splitlines()[-1]) > 0
+
+
 @pytest.mark.slow
 def test_fine_tuning_made_small(capsys):
     sizes = ("--encoder", "test_vit", "--genes", 30, "--batch", 4, "--steps", 2, "--repeats", 1)
