@@ -18,7 +18,9 @@ def log_normalise(counts: csr_matrix, target_sum: float = TARGET_SUM) -> csr_mat
     """Return log1p of counts ``(n, G)`` scaled to ``target_sum`` per spot, CSR float32; spots without counts stay 0."""
     totals = np.asarray(counts.sum(axis=1), dtype=np.float64).ravel()
     factors = np.divide(target_sum, totals, out=np.zeros_like(totals), where=totals > 0)
-    values = np.log1p(counts.data * np.repeat(factors, np.diff(counts.indptr)))
+    values = np.repeat(factors, np.diff(counts.indptr))
+    values *= counts.data
+    np.log1p(values, out=values)  # in place, as this is the largest array that reading a store takes
     return csr_matrix((values.astype(np.float32), counts.indices, counts.indptr), shape=counts.shape)
 
 
