@@ -129,6 +129,7 @@ def iter_samples(
         items.check_rows(found.number, sample)
         add_columns(sample, found.columns)
         yield sample
+        del found, sdata, sample  # before the next is read
 
 
 def iter_slides(samples: Samples, *watched: str, writes: bool = False) -> Iterator[Opened]:
@@ -186,6 +187,7 @@ def _open(items: Listed[Item], *, writes: bool, tables_only: bool = False) -> It
             pictures = item.pictures() if isinstance(item, LazySample) else ()
             name = given or (_name(sdata, path, stems) if file is None else file.stem)
             yield _Found(number, name, sdata, path if file is None else None, file, columns, pictures)
+            del sdata
 
 
 def _opened(item: SpatialData | Path | LazySample, *, writes: bool, tables_only: bool) -> SpatialData:
