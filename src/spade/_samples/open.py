@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
@@ -91,6 +92,7 @@ def iter_samples(
     add_table: Callable[[SpatialData], None] | None = None,
     writes: bool = False,
     tables_only: bool = False,
+    frees: bool = False,
 ) -> Iterator[Sample]:
     """Open samples one at a time.
 
@@ -109,6 +111,9 @@ def iter_samples(
         loop, so that an error in the loop lets go of the store; a name would keep it.
     tables_only
         Whether a store is opened without images and shapes, for functions that need neither.
+    frees
+        Whether a store that the caller has let go of is out of memory before the next is read. This costs a tenth of a
+        second: objects of SpatialData are in cycles, and wait for the garbage collector.
     """
     items = as_list(samples, writes=writes)
     if writes:
@@ -129,7 +134,9 @@ def iter_samples(
         items.check_rows(found.number, sample)
         add_columns(sample, found.columns)
         yield sample
-        del found, sdata, sample  # before the next is read
+        if frees and path is not None:
+            del found, sdata, sample
+            gc.collect()
 
 
 def iter_slides(samples: Samples, *watched: str, writes: bool = False) -> Iterator[Opened]:
@@ -187,7 +194,7 @@ def _open(items: Listed[Item], *, writes: bool, tables_only: bool = False) -> It
             pictures = item.pictures() if isinstance(item, LazySample) else ()
             name = given or (_name(sdata, path, stems) if file is None else file.stem)
             yield _Found(number, name, sdata, path if file is None else None, file, columns, pictures)
-            del sdata
+            del sdata  # before the next is read
 
 
 def _opened(item: SpatialData | Path | LazySample, *, writes: bool, tables_only: bool) -> SpatialData:

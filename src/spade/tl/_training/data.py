@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -172,7 +171,7 @@ def read_training_data(
     var_names: dict[str, pd.Index] = {}
     n_usable = 0
     groupby = config.groupby if isinstance(config, SpadeConfig) else None
-    for sample in iter_samples(samples, table_key=table_key):
+    for sample in iter_samples(samples, table_key=table_key, frees=True):
         names = sample.table.var_names
         if sample.name in panel.dropped and (panel.columns(names) < 0).any():
             left_out.append(sample.name)
@@ -193,10 +192,7 @@ def read_training_data(
         rows = own.take(np.flatnonzero(usable & (keep_unused | (roles != NOT_USED))))
         groups = group_labels(sample, groupby)[rows] if groupby is not None else np.zeros(len(rows), dtype="U1")
         rows_of_all.add(sample, rows, expression=expression[rows], role=roles[rows], groups=groups)
-        was_read = sample.path is not None
-        del sample, own, expression
-        if was_read:
-            gc.collect()  # objects of SpatialData are in cycles: their memory is needed for the next
+        del sample, own, expression  # before the next is read
     _check_genes(var_names, absent, panel)
     if left_out:
         warn(f"{', '.join(left_out)}: left out of training, as when its genes were selected (genes.dropped).")
