@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 import spade as sp
 from helpers.whole_slides import Means
 
 
 def embed_bins(sdata):
-    """Patches, features, genes, a short training and the embedding of the table of squares, which is returned."""
+    """Lay patches, encode, choose genes, train briefly and embed; return the table of squares, which is checked."""
     sp.pp.patches(sdata, table_key="bins", size_um=32, size_px=32)
     sp.pp.encode_patches(sdata, Means(), table_key="bins")
     panel = sp.pp.select_genes(sdata, table_key="bins", n_top_genes=20)
@@ -16,4 +18,9 @@ def embed_bins(sdata):
         table_key="bins", device="cpu",
     )  # fmt: skip
     sp.tl.embed(sdata, model, table_key="bins")
-    return sdata["bins_table"]
+    table = sdata["bins_table"]
+    valid = table.obs["spade_valid"].to_numpy()
+    assert valid.mean() > 0.9
+    assert np.isfinite(table.obsm["X_spade"][valid]).all()
+    assert table.obsm["X_spade"].shape == (table.n_obs, 256)
+    return table
