@@ -28,7 +28,7 @@ EXPECTED = (
 ADVICE = {
     "AnnData": " Spots in obsm['spatial'] with their image become one with sp.io.from_anndata(adata, image=…), a table "
     "alone with SpatialData(tables={'table': adata}).",
-    **dict.fromkeys(("SpadeModel", "SealModel"), " A model is passed as model=, after the samples."),
+    "SharedModel": " A model is passed as model=, after the samples.",
 }
 
 
