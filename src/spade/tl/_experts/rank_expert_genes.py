@@ -77,10 +77,10 @@ def rank_expert_genes(
         specific a gene is; ``table[table["rank"] <= n_genes]`` keeps the expert's own. Columns: ``expert``; ``gene``;
         ``rank`` within the expert among all common genes, from 1; ``score`` (z or t); ``log_fold_change`` (log2, of the
         counts per 10,000 that the mean log values correspond to, plus 1 each; scanpy adds 1e-9, with which a gene that
-        a single spot has gets 20); ``p``; ``p_adjusted`` (Benjamini–Hochberg over
-        all common genes); ``share_in`` and ``share_out``, the shares of spots in and outside of the expert with a value
-        above 0; ``sections`` in which the mean is higher in the expert than outside of it, of the ``n_sections`` that
-        have at least 3 spots of each. For a single object the table is also written to ``uns["rank_expert_genes"]``.
+        a single spot has gets 20); ``p``; ``p_adjusted`` (Benjamini–Hochberg over all common genes); ``share_in`` and
+        ``share_out``, the shares of spots in and outside of the expert with a value above 0; ``sections`` in which the
+        mean is higher in the expert than outside of it, of the ``n_sections`` that have at least 3 spots of each. For a
+        single object the table is also written to ``uns["rank_expert_genes"]``.
 
     Raises
     ------
