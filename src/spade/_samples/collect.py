@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from pathlib import Path
-from typing import Any
+from os import SEEK_END
+from tempfile import TemporaryFile
+from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -85,36 +86,43 @@ class Stack:
 
     Parameters
     ----------
-    path
-        File that holds the rows instead of memory; the array is then a map of it, and all parts are of one type.
+    on_disk
+        Whether a file of the machine's temporary folder holds the rows instead of memory; the array is then a map of
+        it, and all parts are of one type. The file has no name, so it goes with the array and with the process.
     """
 
-    def __init__(self, path: Path | None = None) -> None:
-        self.path = path
+    def __init__(self, *, on_disk: bool = False) -> None:
+        self.on_disk = on_disk
+        self._file: IO[bytes] | None = None
         self._rows: NDArray[Any] | None = None
 
     def add(self, part: NDArray[Any], chosen: Rows | None = None) -> None:
         """Add rows: all of them, or those that are chosen."""
+        if self._rows is None and self.on_disk:
+            self._file = TemporaryFile(prefix="spade-")
         rows = part[:0].copy() if self._rows is None else self._rows
         end, n = len(rows), len(part) if chosen is None else len(chosen)
         shape = (end + n, *part.shape[1:])
-        if self.path is None:
+        if self._file is None:
             rows = rows.astype(np.result_type(rows, part), copy=False)
             rows.resize(shape, refcheck=False)  # a large array grows in place
             for piece in _pieces(part, chosen):
                 rows[end : end + len(piece)] = piece
                 end += len(piece)
         elif n:
-            with self.path.open("ab") as file:
-                for piece in _pieces(part, chosen):
-                    np.ascontiguousarray(piece).tofile(file)
-            rows = np.memmap(self.path, part.dtype, mode="r+", shape=shape)
+            self._file.seek(0, SEEK_END)
+            for piece in _pieces(part, chosen):
+                self._file.write(np.ascontiguousarray(piece).data)
+            self._file.flush()
+            rows = np.memmap(self._file, part.dtype, mode="r+", shape=shape)
         self._rows = rows
 
     def joined(self) -> NDArray[Any]:
         """Return all rows; the stack is empty afterwards."""
         if self._rows is None:
             raise ValueError("no rows were added.")
+        if self._file is not None:
+            self._file.close()  # the map of it stays
         rows, self._rows = self._rows, None
         return rows
 

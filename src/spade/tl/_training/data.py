@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any, Protocol, TypeVar
 
 import numpy as np
@@ -109,13 +106,13 @@ class FeatureReader:
 
     Parameters
     ----------
-    path
-        File that holds the joined features instead of memory.
+    on_disk
+        Whether a temporary file holds the joined features instead of memory.
     """
 
-    def __init__(self, path: Path | None = None) -> None:
+    def __init__(self, *, on_disk: bool = False) -> None:
         self.widths: dict[str, int] = {}
-        self.rows = Stack(path)
+        self.rows = Stack(on_disk=check_flag("on_disk", on_disk))
 
     def read(self, sample: Sample, config: SpadeConfig | SealConfig) -> SampleImages:
         """Read the features of a sample; those of all samples must be of one encoder and width."""
@@ -140,16 +137,6 @@ class FeatureReader:
         """Return the features of all samples, and what computes their digest."""
         features = self.rows.joined()
         return features, lambda: digest(features)
-
-
-@contextmanager
-def scratch_file(*, on_disk: bool) -> Iterator[Path | None]:
-    """Give a file of the machine's temporary folder that is removed in the end, or None for memory."""
-    if not check_flag("on_disk", on_disk):
-        yield None
-        return
-    with TemporaryDirectory(prefix="spade-features-") as folder:
-        yield Path(folder) / "features"
 
 
 def read_training_data(

@@ -20,7 +20,7 @@ from spade.core.recipes import given_settings
 from spade.core.rng import as_seed
 from spade.encoders import Encoder
 from spade.models import GenePanel, SpadeConfig, SpadeModel
-from spade.tl._training.data import FeatureReader, read_training_data, scratch_file
+from spade.tl._training.data import FeatureReader, read_training_data
 from spade.tl._training.initial_experts import check_init
 from spade.tl._training.panel import resolve_panel
 from spade.tl._training.prepare import features_key, prepared
@@ -187,8 +187,9 @@ def train_spade(
         has finished, it returns its model. A folder of another training, or of one that is running, is an error.
     on_disk
         Whether the joined features lie in a file in the machine's temporary folder (``TMPDIR``) and are mapped from
-        there, for cohorts whose features do not fit into memory: a million spots of 1,536 features take 6 GB. The
-        expression stays in memory, at 8 bytes per value above zero. The model is the same, on a disk slower to train.
+        there, for cohorts whose features do not fit into memory: a million spots of 1,536 features take 6 GB. The file
+        has no name and goes with the process, also when it is killed. The expression stays in memory, at 8 bytes per
+        value above zero. The model is the same, on a disk slower to train.
     table_key
         Table; may be left out when there is one.
     rng
@@ -273,13 +274,14 @@ def train_spade(
         config = replace(
             config, **routing.settings, n_experts=routing.n_experts, routing_temperature=routing.temperature
         )
+    images = FeatureReader(on_disk=on_disk)
     listed = prepared(samples, encoder, config, choose=genes is None, table_key=table_key, on=(device, devices))
     panel = resolve_panel(listed, genes, table_key)
     if init is not None:
         check_init(init, panel, routing, config)
-    with torchrun_ranks() as ranks, scratch_file(on_disk=on_disk) as scratch:
+    with torchrun_ranks() as ranks:
         machine = Machine.of(device, devices, ranks)
-        data, config = read_training_data(listed, config, panel, images=FeatureReader(scratch), table_key=table_key)
+        data, config = read_training_data(listed, config, panel, images=images, table_key=table_key)
         if preset is None:
             config = set_by_spots(data, config, given, routing)
         ranks.alike(lambda: spade_identity(data, config, machine) | {"checkpoint_dir": checkpoint_dir is not None})
