@@ -12,6 +12,7 @@ from pathlib import Path
 from spade.core.checks import brief, check_text
 from spade.core.errors import warn
 from spade.io._hub.errors import hub_errors
+from spade.io._hub.reach import why_not_reached
 
 logger = logging.getLogger("spade")
 #: A commit, and the name of a repository with its owner.
@@ -46,7 +47,7 @@ def fetch(
     A branch or tag is resolved to its commit. Without a network it is what it was at the last download.
     """
     import huggingface_hub as hub
-    from huggingface_hub.errors import RevisionNotFoundError
+    from huggingface_hub.errors import LocalEntryNotFoundError, RevisionNotFoundError
 
     wanted = MAIN if revision is None else check_text("revision", revision)
     if token is not None:
@@ -58,11 +59,19 @@ def fetch(
     )
     kept = f"repo_id={repo_id!r} is read without a network once this revision ({wanted}) is in the cache."
     with hub_errors(access, kept):
-        reason = "" if COMMIT.fullmatch(wanted) else _not_reached(repo_id, wanted, token)
+        unreached = why_not_reached()
+        reason = "" if COMMIT.fullmatch(wanted) else unreached or _why_no_answer(repo_id, wanted, token)
         try:
             folder = hub.snapshot_download(
-                repo_id, revision=wanted, cache_dir=cache_dir, token=token, allow_patterns=list(names)
+                repo_id,
+                revision=wanted,
+                cache_dir=cache_dir,
+                token=token,
+                allow_patterns=list(names),
+                local_files_only=bool(unreached),
             )
+        except LocalEntryNotFoundError as error:
+            raise ConnectionError(unreached or str(error)) from error
         except RevisionNotFoundError as error:
             raise ValueError(
                 f"revision={wanted!r}: {repo_id} has no such branch, tag or commit (all 40 digits). They are listed at "
@@ -82,7 +91,7 @@ def fetch(
     return snapshot
 
 
-def _not_reached(repo_id: str, revision: str, token: str | None) -> str:
+def _why_no_answer(repo_id: str, revision: str, token: str | None) -> str:
     """Return why the hub cannot say what a branch is; nothing if it can, or was not to be asked."""
     import huggingface_hub as hub
     from huggingface_hub import errors
