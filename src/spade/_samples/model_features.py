@@ -14,6 +14,7 @@ from spade._samples.features import key_in, read_features
 from spade._samples.given.encoder_names import known_encoder
 from spade._samples.sample import Sample
 from spade.core.checks import brief, check_text
+from spade.core.errors import warn
 from spade.models import ProgramConfig, ProgramModel, SealConfig, SealModel, SpadeConfig, SpadeModel
 
 Model: TypeAlias = SpadeModel | SealModel
@@ -25,6 +26,9 @@ SOURCE = {
     "patch_px": "input_px",
     "colour": "colour",
 }
+#: By how much patches of a feature file, whose size is known roughly, may differ from those of training: from the first
+#: on there is a warning, from the second on an error.
+NEARLY, FAR = 1.25, 1.5
 #: In messages: what the features of a sample are compared with.
 OF_EARLIER_SAMPLES = "those of the routing or samples before it are"
 
@@ -40,7 +44,7 @@ def check_source(sample: Sample, use_rep: str, expected: Mapping[str, Any], what
     source = {name: value.item() if isinstance(value, np.generic) else value for name, value in source.items()}
     known = {name: value for name, value in expected.items() if value is not None}
     if sample.file is not None:
-        _check_encoder(sample, source, known, what)
+        _check_file(sample, record, known, what)
     compared = [name for name in known if name not in ("encoder", "colour")]
     other_colour = source.get("colour") != known.get("colour") and "encoder_id" in source and "encoder_id" in known
     if other_colour or any(source.get(name, known[name]) != known[name] for name in compared):
@@ -51,14 +55,33 @@ def check_source(sample: Sample, use_rep: str, expected: Mapping[str, Any], what
     return source | known
 
 
-def _check_encoder(sample: Sample, source: Mapping[str, Any], known: Mapping[str, Any], what: str) -> None:
-    """Raise if a feature file names another encoder; names that are not known here are not compared."""
-    one, other = known_encoder(source.get("encoder")), known_encoder(known.get("encoder"))
+def _check_file(sample: Sample, record: Mapping[str, Any], known: Mapping[str, Any], what: str) -> None:
+    """Raise if a feature file names another encoder, or patches of clearly another size; warn where it does not say."""
+    named, wanted = record.get("encoder"), known.get("encoder")
+    one, other = known_encoder(named), known_encoder(wanted)
     if one and other and one != other:
         raise ValueError(
-            f"{sample.name}: {str(sample.file)!r} holds features of encoder {source['encoder']!r}, but {what} of "
-            f"{known['encoder']!r}. Encode the slide with that encoder."
+            f"{sample.name}: {str(sample.file)!r} holds features of encoder {named!r}, but {what} of {wanted!r}. "
+            "Encode the slide with that encoder."
         )
+    if other and one is None:
+        says = "feature files do not say their encoder" if named is None else f"{named!r} is no encoder known here"
+        warn(
+            f"{says}: that their features come from {wanted!r}, as {what}, is taken on trust. Only their width was "
+            "compared."
+        )
+    about_um, patch_um = record.get("about_um"), known.get("patch_um")
+    if about_um and patch_um and (factor := max(about_um / patch_um, patch_um / about_um)) > NEARLY:
+        message = (
+            f"{sample.name}: {str(sample.file)!r} holds patches of about {about_um:.0f} µm (its patch_size and "
+            f"target_magnification), but {what} of {patch_um:g} µm."
+        )
+        if factor > FAR:
+            raise ValueError(
+                f"{message} Encode the slide with patches of that size, or train on sp.pp.patches(samples, "
+                f"size_um={about_um:.0f})."
+            )
+        warn(f"{message} Results may suffer.")
 
 
 def _describe(source: Mapping[str, Any]) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import h5py
@@ -241,15 +242,40 @@ def test_other_encoders_are_refused_by_width_and_by_name(slides, tmp_path):
         sp.tl.embed(folder, model, out=tmp_path / "e")
     assert not list((tmp_path / "e").iterdir())
     (folder / "s3.h5").unlink()
-    sp.tl.embed(folder, model, out=tmp_path / "e")  # uni_v1 is uni; a file that names none is taken
+    with pytest.warns(UserWarning, match=r"do not say their encoder: that .* from 'uni', as .*, is taken on trust"):
+        sp.tl.embed(folder, model, out=tmp_path / "e")  # uni_v1 is uni
     for encoder in ("uni_v2", "phikon_v2"):
         write_trident(folder / "s0.h5", x["s0"], np.zeros((20, 2), int), encoder=encoder)
         with pytest.raises(ValueError, match=f"s0: .* holds features of encoder '{encoder}', but the model's features"):
             sp.tl.embed(folder / "s0.h5", model, out=tmp_path / encoder)
     write_trident(folder / "s0.h5", x["s0"], np.zeros((20, 2), int), encoder="my own")
-    sp.tl.embed(folder / "s0.h5", model, out=tmp_path / "own")
+    with pytest.warns(UserWarning, match="'my own' is no encoder known here: .* is taken on trust"):
+        sp.tl.embed(folder / "s0.h5", model, out=tmp_path / "own")
     with pytest.raises(ValueError, match=r"s0: .*s0\.h5' holds what sp\.tl\.embed wrote, not 'X_f'\. Pass the feature"):
         sp.tl.embed(tmp_path / "own", model, out=tmp_path / "again")
+
+
+@pytest.mark.parametrize(
+    ("px", "magnification", "outcome"),
+    [(256, 20, None), (224, 20, None), (288, 20, "warning"), (512, 20, "error"), (512, 5, "error"), (256, 40, "error")],
+)
+def test_patches_of_another_size_are_noticed(slides, tmp_path, px, magnification, outcome):
+    """At 20 × a pixel has about half a µm: 256 px are 128 µm, 288 px are 144 µm, 1.29 times the 112 µm of training."""
+    folder, x, coords = slides
+    trained = featured(name="m0")
+    said_of(trained, encoder="uni", encoder_id="1", size_um=112.0, input_px=224)
+    model = train([trained])
+    path = folder / "s0.h5"
+    write_trident(path, x["s0"], coords["s0"], patch_size=px, target_magnification=magnification)
+    about = f"{px * 10 / magnification:.0f}"
+    said = rf"s0: .*s0\.h5' holds patches of about {about} µm .*, but the model's features are of 112 µm"
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        if outcome is None:
+            sp.tl.embed(path, model, out=tmp_path / "e")
+        else:
+            with pytest.raises(UserWarning if outcome == "warning" else ValueError, match=said):
+                sp.tl.embed(path, model, out=tmp_path / "e")
 
 
 def test_other_models_embed_files_too(slides, tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,6 +24,8 @@ from spade.io._feature_files import COORDS, FEATURES, GENES, FeatureFile, read_w
 REGION, INSTANCE = "patches", "patch"
 #: Arrays of files that ``tl.embed`` and ``tl.predict_expression`` write.
 WEIGHTS, DEVIATION = "expert_weights", "deviation"
+#: µm/px at a magnification of 1 ×, as far as objectives agree: scanners of "20 ×" have 0.45 to 0.55 µm/px.
+UM_AT_1 = 10
 #: Stems of keys by the kind of model that embedded.
 STEMS = {"SpadeModel": _keys.STEM, "SealModel": _keys.SEAL, "ProgramModel": _keys.PROGRAMS}
 
@@ -55,7 +58,7 @@ def _write_record(table: AnnData, content: FeatureFile) -> None:
     facts: dict[str, Any] = {"function": _keys.FEATURE_FILE} | content.facts
     facts.pop("version", None)
     if facts["function"] == _keys.FEATURE_FILE:
-        _keys.write_provenance(table.uns, FEATURES, **facts, encoder=_named(content))
+        _keys.write_provenance(table.uns, FEATURES, **facts, encoder=_named(content), about_um=_about_um(content))
         return
     _keys.write_provenance(table.uns, FEATURES, **facts)
     if facts["function"] == "tl.predict_expression" and GENES in content.further:
@@ -98,6 +101,16 @@ def _named(content: FeatureFile) -> str | None:
     """Return the encoder that a file of another program names; TRIDENT writes None as text."""
     name = content.attributes.get(FEATURES, {}).get("encoder")
     return None if name in (None, "", "None") else str(name)
+
+
+def _about_um(content: FeatureFile) -> float | None:
+    """Return the width of a patch in µm, from its pixels and the magnification that it was read at."""
+    given = content.attributes.get(COORDS, {})
+    try:
+        px, magnification = float(given["patch_size"]), float(given["target_magnification"])
+    except (KeyError, TypeError, ValueError):
+        return None
+    return px * UM_AT_1 / magnification if 0 < px < math.inf and 0 < magnification < math.inf else None
 
 
 def check_features(items: Sequence[Item], argument: str, *, writes: bool) -> None:
