@@ -269,11 +269,7 @@ def train_spade(
         genes = init.genes if genes is None else genes
         config = replace(config, init=init.id, dim=init.dim)
     if routing is not None:
-        if not isinstance(routing, Routing):
-            raise TypeError(f"routing={brief(routing)}: expected a Routing, as sp.tl.cluster_experts returns it.")
-        config = replace(
-            config, **routing.settings, n_experts=routing.n_experts, routing_temperature=routing.temperature
-        )
+        config = _with_routing(config, routing)
     images = FeatureReader(on_disk=on_disk)
     listed = prepared(samples, encoder, config, choose=genes is None, table_key=table_key, on=(device, devices))
     panel = resolve_panel(listed, genes, table_key)
@@ -298,3 +294,10 @@ def _with_gate(config: SpadeConfig, routing: str, init: SpadeModel | None) -> Sp
         raise ValueError(f"routing={routing!r}: init= has a routing of its own; leave routing= out.")
     space = "expression" if config.cluster_space == "image" else config.cluster_space
     return replace(config, gate=routing, cluster_space=space)
+
+
+def _with_routing(config: SpadeConfig, routing: object) -> SpadeConfig:
+    """Return the settings of a training whose experts are those of a routing that is given."""
+    if not isinstance(routing, Routing):
+        raise TypeError(f"routing={brief(routing)}: expected a Routing, as sp.tl.cluster_experts returns it.")
+    return replace(config, **routing.settings, n_experts=routing.n_experts, routing_temperature=routing.temperature)
