@@ -19,6 +19,7 @@ from spatialdata.transformations import Scale, get_transformation
 
 import spade as sp
 from spade._samples.open import as_list, iter_samples
+from spade.io._cohort.hest_cohort import _excluded, _patients
 from spade.io._cohort.known import known_samples
 
 
@@ -105,7 +106,13 @@ def test_known_facts_fit_the_real_table(data_dir):
     one, other = table.loc[twins["id"]], table.loc[twins["value"]]
     for column in ("fullres_px_width", "fullres_px_height"):
         assert (one[column].to_numpy() == other[column].to_numpy()).all()
-    np.testing.assert_allclose(one["pixel_size_um_estimated"], other["pixel_size_um_estimated"], rtol=1e-4)
+    np.testing.assert_allclose(one["pixel_size_um_estimated"], other["pixel_size_um_estimated"], rtol=0.01)
+    sizes = table.reset_index()[["id", "dataset_title", "fullres_px_width", "fullres_px_height", "spots_under_tissue"]]
+    pairs = sizes.merge(sizes, on=["fullres_px_width", "fullres_px_height"])
+    alike = (pairs["spots_under_tissue_x"] - pairs["spots_under_tissue_y"]).abs() <= 2
+    pairs = pairs[alike & (pairs["dataset_title_x"] < pairs["dataset_title_y"])]
+    listed = set(map(frozenset, zip(twins["id"], twins["value"], strict=True)))
+    assert {frozenset(pair) for pair in zip(pairs["id_x"], pairs["id_y"], strict=True)} < listed
     pitch = table.loc[facts[facts["fact"] == "pitch"]["id"]]
     assert (pitch["inter_spot_dist"] < pitch["spot_diameter"]).all()
     assert sorted(pitch.index) == sorted(table.index[table["inter_spot_dist"] < table["spot_diameter"]])
@@ -128,9 +135,33 @@ def test_known_problems(copied, caplog):
     # NCBI535 stays, as the sample that it repeats is not there
     assert names(cohort) == ["MEND51", "TENX153", "NCBI535", "INT1", "TENX7", "TENX8"]
     assert "NCBI537 (as MEND51); wrong scale: NCBI784" in caplog.text
-    assert cohort[1].columns["patient"] == "P3"
+    assert cohort[1].columns["patient"] == "10x colorectal P3"
     assert names(sp.io.hest_cohort(copied, metadata=table, problems="keep"))[:3] == ["MEND51", "NCBI537", "NCBI784"]
     assert "INT1" not in names(sp.io.hest_cohort(copied, metadata=table, exclude="hest_bench"))
+
+
+@pytest.mark.realdata
+def test_patients_of_the_real_table(data_dir, caplog):
+    """One patient has one name, also where the table has several studies of it; none of the benchmark's is left."""
+    path = data_dir / "hest" / "HEST_v1_1_0.csv"
+    if not path.is_file():
+        pytest.skip("the table of HEST-1k is not there")
+    table = sp.io.read_hest_metadata(path)
+    patient = dict(zip(table["id"], _patients(table), strict=True))
+    groups = (
+        ["TENX147", "TENX154"], ["TENX148", "TENX152", "TENX155", "TENX128"], ["TENX149", "TENX156"], ["TENX153"],
+        ["TENX94", "TENX96"], ["TENX95", "TENX97"], ["TENX98", "TENX99"], ["SPA119", "SPA121", "SPA93", "SPA95"],
+        ["SPA128", "SPA102"], ["SPA145"], ["NCBI783"], ["NCBI784", "NCBI785"],
+    )  # fmt: skip
+    found = [{patient[name] for name in group} for group in groups]
+    assert [len(one) for one in found] == [1] * len(groups)
+    assert len(set.union(*found)) == len(groups)
+    with caplog.at_level(logging.INFO, "spade"):
+        kept = table[~_excluded(table, "hest_bench")]
+    gone = set(table["id"]) - set(kept["id"])
+    assert {"TENX95", "TENX97", "TENX98", "TENX128", "TENX152", "NCBI784"} <= gone
+    assert len(gone) == 80 and not {patient[name] for name in gone} & {patient[name] for name in kept["id"]}
+    assert "also of its patients, or the same section: NCBI784, TENX128" in caplog.text
 
 
 def test_spots_that_would_overlap_have_no_pitch(copied, caplog):

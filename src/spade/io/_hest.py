@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from spatialdata import SpatialData
     from xarray import DataTree
 
-from spade.core.spots.lattice import check_spots, spot_pitch
+from spade.core.spots.lattice import TOLERANCE, check_spots, lattice_reach, spot_pitch
 from spade.io._bytes import read_json
 from spade.io._cohort.patch_picture import patch_picture, spots_with_patch
 from spade.io._files.damaged import damaged, reading
@@ -37,6 +37,8 @@ logger = logging.getLogger("spade")
 #: Technologies whose spots form a lattice. HEST-1k pools the spots of all others from finer data.
 LATTICES = ("Visium", "Spatial Transcriptomics")
 VISIUM_DIAMETER_UM = 55.0
+#: Technology whose transcripts HEST-1k pools in squares of this side.
+POOLED, POOLED_UM = "Xenium", 100.0
 #: ``obs`` keys, with the entry of the metadata that each holds for all spots.
 OBS = {
     "patient": "patient",
@@ -72,7 +74,7 @@ def read_hest(path: str | Path, sample_id: str, *, mpp: float | None = None) -> 
         Name of the sample, such as ``"TENX99"``.
     mpp
         Microns per pixel of the slide. None: the ``pixel_size_um_estimated`` of the metadata, else its
-        ``pixel_size_um_embedded``.
+        ``pixel_size_um_embedded``, with a warning, as that is often wrong.
 
     Returns
     -------
@@ -97,7 +99,8 @@ def read_hest(path: str | Path, sample_id: str, *, mpp: float | None = None) -> 
     Warns
     -----
     UserWarning
-        If spots lie outside the image, gene names occur twice, or spots have no patch in ``patches/{id}.h5``: without
+        If spots lie outside the image, the scale is not an estimate or contradicts pooled spots of Xenium, gene names
+        occur twice, or spots have no patch in ``patches/{id}.h5``: without
         the slide, these spots are left out.
 
     Examples
@@ -155,6 +158,8 @@ def open_hest(
     pitch_um, diameter_um = _spots(facts, sample_id)
     if pitch_um is not None:
         check_spots(centres, mpp, pitch_um, sample_id)
+    elif facts.get("st_technology") == POOLED:
+        _check_pooled(centres, mpp, sample_id)
     if diameter_um is not None:
         diameter_px = diameter_um / mpp
     elif diameter_px is None:
@@ -261,7 +266,14 @@ def complete_samples(folder: Path) -> list[str]:
 
 def _slide_mpp(facts: Mapping[str, Any], metadata: Path, sample_id: str) -> float:
     """Return the µm/px that the metadata state for the slide; the estimate from the spots comes first."""
-    mpp = next((v for k in ("estimated", "embedded") if (v := _positive(facts, f"pixel_size_um_{k}"))), None)
+    estimated, embedded = (_positive(facts, f"pixel_size_um_{kind}") for kind in ("estimated", "embedded"))
+    if estimated is None and embedded is not None:
+        warn(
+            f"{sample_id}: the metadata states no estimate of the µm/px (pixel_size_um_estimated is "
+            f"{facts.get('pixel_size_um_estimated')!r}), so the {embedded:g} that the slide's file states is taken. In "
+            "HEST-1k that is off by more than 5 % for every second sample: check it, and give mpp=."
+        )
+    mpp = estimated or embedded
     if mpp is None:
         raise ValueError(
             f"{sample_id}: the metadata has no positive microns per pixel (pixel_size_um_estimated is "
@@ -269,6 +281,17 @@ def _slide_mpp(facts: Mapping[str, Any], metadata: Path, sample_id: str) -> floa
             f"{facts.get('pixel_size_um_embedded')!r} in {str(metadata)!r}). Give mpp=."
         )
     return mpp
+
+
+def _check_pooled(centres: Floats, mpp: float, sample_id: str) -> None:
+    """Warn if squares of pooled transcripts are not as far apart as they are wide."""
+    pitch_um = spot_pitch(centres) * mpp
+    if np.isfinite(lattice_reach(centres)) and abs(pitch_um / POOLED_UM - 1) > TOLERANCE:
+        warn(
+            f"{sample_id}: at {mpp:.4g} µm/px its pooled spots are {pitch_um:.1f} µm apart, but HEST-1k pools "
+            f"{POOLED} in squares of {POOLED_UM:g} µm. {mpp * POOLED_UM / pitch_um:.4g} µm/px would fit: check it, and "
+            "give mpp=."
+        )
 
 
 def _read_metadata(file: Path, sample_id: str) -> dict[str, Any]:

@@ -72,7 +72,8 @@ def hest_cohort(
         Fewest genes of a sample, by the table.
     exclude
         ``"spade"``: all that the authors of SPADE left out, see :func:`spade_samples`; ``"hest_bench"``: the samples of
-        HEST-Bench, so that a model can be tested on it; ids of samples; or a list of these.
+        HEST-Bench and all others of their patients, so that a model can be tested on it; ids of samples; or a list of
+        these.
     problems
         ``"drop"`` leaves samples out of which it is known that they show the section of another sample that is kept, or
         that their scale is wrong, and the log names them; ``"keep"`` does not. The list, with sources, is
@@ -92,9 +93,9 @@ def hest_cohort(
         ``SpatialData``, ``sample.name`` and ``sample.store`` are its id and the path of its store. ``obs`` holds
         ``patient``, ``organ``, ``species``, ``technology``, ``disease_state`` and ``oncotree_code`` as in the table,
         missing where it is empty there. A sample without patient is a patient of its own; a name that several studies
-        use, such as "Patient 1", is followed by that of the study. ``split`` is ``"train"`` or ``"test"``: a tenth of
-        the samples of every organ, drawn as in :func:`spade_samples` among all samples of the choice, whether they are
-        in the folder or not; it is used with ``split_key="split"``.
+        use, such as "Patient 1", is followed by that of the study, unless the list above names the patient. ``split``
+        is ``"train"`` or ``"test"``: a tenth of the samples of every organ, drawn as in :func:`spade_samples` among all
+        samples of the choice, whether they are in the folder or not; it is used with ``split_key="split"``.
 
     Raises
     ------
@@ -205,7 +206,7 @@ def _excluded(table: pd.DataFrame, exclude: str | Sequence[str] | None) -> pd.Se
     excluded = pd.Series(data=False, index=table.index)
     if exclude is None:
         return excluded
-    ids, bench = set(table["id"]), known(HEST_BENCH)
+    ids = set(table["id"])
     asked = _as_list("exclude", exclude)
     if unknown := [one for one in asked if one not in ids and one not in (SPADE, HEST_BENCH)]:
         raise ValueError(
@@ -214,8 +215,19 @@ def _excluded(table: pd.DataFrame, exclude: str | Sequence[str] | None) -> pd.Se
     if SPADE in asked:
         excluded |= ~is_of_authors(table)
     if HEST_BENCH in asked:
-        excluded |= table["id"].isin(bench)
+        excluded |= _of_bench(table)
     return excluded | table["id"].isin(asked)
+
+
+def _of_bench(table: pd.DataFrame) -> pd.Series:
+    """Return which samples are of HEST-Bench, show a section of one of these, or are of the same patient."""
+    same_as = known(DUPLICATE)
+    bench = {one for pair in same_as.items() if not known(HEST_BENCH).keys().isdisjoint(pair) for one in pair}
+    itself, patient = table["id"].isin({*known(HEST_BENCH), *bench}), _patients(table)
+    excluded = itself | patient.isin(set(patient[itself]))
+    if more := sorted(set(table["id"][excluded]) - known(HEST_BENCH).keys()):
+        logger.info('exclude="hest_bench": also of its patients, or the same section: %s', ", ".join(more))
+    return excluded
 
 
 def _with_problem(table: pd.DataFrame) -> pd.Series:
@@ -233,21 +245,33 @@ def _with_problem(table: pd.DataFrame) -> pd.Series:
 
 
 def _columns(table: pd.DataFrame, kept: pd.Series) -> pd.DataFrame:
-    """Return the ``obs`` columns of every sample; patients of different studies have different names.
+    """Return the ``obs`` columns of every sample.
 
     The log says how many of the samples that are ``kept`` have no patient.
     """
-    title = _texts(table, "dataset_title")
-    stated = table["id"].map(known(PATIENT)).fillna(_texts(table, "patient")).astype(object)
-    n_studies = title.groupby(stated.str.lower()).nunique()
-    shared = stated.str.lower().map(n_studies) > 1
-    patient = stated.where(~shared, stated + ", " + title).where(stated != "", table["id"])
+    stated = _stated_patients(table)
     if n_own := int((stated[kept] == "").sum()):
         logger.info(
             "the table names no patient for %d of %d samples: each is taken as a patient of its own, although sections "
             "of one study may share one", n_own, int(kept.sum()),
         )  # fmt: skip
-    return pd.DataFrame({"patient": patient, **{name: _texts(table, column) for name, column in COLUMNS.items()}})
+    return pd.DataFrame(
+        {"patient": _patients(table), **{name: _texts(table, column) for name, column in COLUMNS.items()}}
+    )
+
+
+def _stated_patients(table: pd.DataFrame) -> pd.Series:
+    """Return the patient of every sample as the list of corrections or the table has it, ``""`` if neither does."""
+    return table["id"].map(known(PATIENT)).fillna(_texts(table, "patient")).astype(object)
+
+
+def _patients(table: pd.DataFrame) -> pd.Series:
+    """Return a name for the patient of every sample, which is another in every study unless the list knows better."""
+    title, stated = _texts(table, "dataset_title"), _stated_patients(table)
+    by_table, name = ~table["id"].isin(known(PATIENT)), stated.str.lower()
+    n_studies = title[by_table].groupby(name[by_table]).nunique()
+    shared = by_table & (name.map(n_studies) > 1)
+    return stated.where(~shared, stated + ", " + title).where(stated != "", table["id"])
 
 
 def _present(folder: Path, ids: list[str], in_table: set[str], on_damaged: str) -> set[str]:
