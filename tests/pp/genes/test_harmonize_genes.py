@@ -112,6 +112,35 @@ def test_one_gene_that_is_there_twice_is_added_up():
     assert len(report) == 6
 
 
+@pytest.mark.parametrize("key", ["X", "scaled"])
+def test_only_counts_are_added_up(key):
+    sdata = section(["ENSG00000182378.15", "ENSG00000182378.15_PAR_Y", *HUMAN[:4]])
+    table, before = sdata["table"], sdata["table"].X.copy()
+    table.layers["scaled"] = before.copy()
+    values = csr_matrix(np.log1p(before.toarray()))
+    if key == "X":
+        table.X = values
+    else:
+        table.layers[key] = values
+    source = "X" if key == "X" else r"layers\['scaled'\]"
+    with pytest.raises(
+        ValueError, match=rf": {source}: columns of one gene .*'PLCXD1'.* not whole numbers \(such as 0\.69"
+    ):
+        sp.pp.harmonize_genes(sdata)
+    assert sdata["table"].var_names[0] == "ENSG00000182378.15"
+    once = section(HUMAN[:4])  # without columns to add up, any values are renamed
+    once["table"].X = csr_matrix(np.log1p(once["table"].X.toarray()))
+    sp.pp.harmonize_genes(once)
+
+
+def test_an_unknown_id_does_not_bring_a_former_symbol_back():
+    """FAM46C is TENT5C since 2018, whatever id stands beside it in one of the samples."""
+    old = section(["FAM46C", *HUMAN], "a", var={"gene_ids": ["ENSG00000999999", *[""] * len(HUMAN)]})
+    new, bare = section(["TENT5C", *HUMAN], "b"), section(["FAM46C", *HUMAN], "c")
+    sp.pp.harmonize_genes([old, new, bare])
+    assert [one["table"].var_names[0] for one in (old, new, bare)] == ["TENT5C"] * 3
+
+
 def test_nothing_is_guessed_where_names_are_ambiguous():
     report = told(sp.pp.harmonize_genes(section([*HUMAN, "ERBB2", "HER2", "p32", "FRAP1", "FRAP2"])))
     assert report["ERBB2"][:2] == ("ERBB2", "matched")

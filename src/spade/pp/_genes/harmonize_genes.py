@@ -75,7 +75,7 @@ def harmonize_genes(
 
     Human names come from a table of HGNC that is shipped, with the mouse genes that are orthologues one to one. Of
     other mouse genes, former symbols and aliases pass ``tables=``. Ids with symbols in ``var`` of any sample are used
-    for genes that no table has, in all samples.
+    in all samples for ids that no table has: of the gene that the symbol means, or of one that is new.
 
     Parameters
     ----------
@@ -103,13 +103,13 @@ def harmonize_genes(
         One row per sample and gene: ``sample``, ``gene`` (name before), ``name`` (name now), ``status`` (``"matched"``:
         it had this name; ``"renamed"``; ``"ambiguous"`` and ``"missing"``: it keeps its name) and ``reason``. Also
         writes ``var_names`` and, with the names before, ``var["harmonized_from"]``. One gene that is there several
-        times, as with versions of one id, becomes one with the sum of the counts.
+        times, as with versions of one id, becomes one with the sum of the counts, also in layers.
 
     Raises
     ------
     ValueError
         Samples of two species without ``species=``, a sample whose species is not clear or with genes of two, a file
-        of no known kind, no expression anywhere.
+        of no known kind, no expression anywhere, several columns of one gene whose values are not counts.
 
     Examples
     --------
@@ -273,8 +273,11 @@ def _renamed(table: ad.AnnData, names: list[str], report: pd.DataFrame) -> ad.An
             matrix = table.X if key is None else table.layers[key]
             if matrix is None:
                 continue
-            total = csr_matrix(to_csr(matrix, "X" if key is None else f"layers[{key!r}]", np.float64) @ selector)
-            total = total.astype(matrix.dtype)
+            source = "X" if key is None else f"layers[{key!r}]"
+            values = to_csr(matrix, source, np.float64)
+            if key is None or _keys.read_provenance(table.uns, key).get("function") != _keys.SMOOTHING:
+                _check_counts(values[:, index.duplicated(keep=False)], f"{report['sample'].iloc[0]}: {source}", index)
+            total = csr_matrix(values @ selector).astype(matrix.dtype)
             if key is None:
                 summed.X = total
             else:
@@ -285,3 +288,14 @@ def _renamed(table: ad.AnnData, names: list[str], report: pd.DataFrame) -> ad.An
     table.var[_keys.HARMONIZED] = before.to_numpy(dtype=object)
     table.var_names = pd.Index(different)
     return table
+
+
+def _check_counts(values: csr_matrix, source: str, names: pd.Index) -> None:
+    """Raise if columns of one gene hold anything but counts, which alone can be added up."""
+    if not np.array_equal(values.data, np.round(values.data)):
+        example = values.data[values.data != np.round(values.data)][0]
+        raise ValueError(
+            f"{source}: columns of one gene are added up, as of {shorten(sorted(set(names[names.duplicated()])), 3)}, but "
+            f"these hold values that are not whole numbers (such as {example:g}). Call this before counts are normalised, "
+            "or remove the layer, or all but one of the columns."
+        )

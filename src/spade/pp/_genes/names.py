@@ -43,10 +43,14 @@ class GeneIndex:
                         self._by[how].setdefault(name, []).append(symbol)
 
     def with_ids(self, symbols: Mapping[str, str]) -> GeneIndex:
-        """Return an index that also has symbols of Ensembl ids that it does not know; symbols that it knows stay."""
-        new = {one: symbol for one, symbol in symbols.items() if one not in self._by[BY_ID]}
-        if not new:
+        """Return an index that also has Ensembl ids that it does not know, by the symbols beside them.
+
+        An id is that of the gene that its symbol means, also as a former symbol or an alias; else of a new gene.
+        """
+        unknown = {one: symbol for one, symbol in symbols.items() if one not in self._by[BY_ID]}
+        if not unknown:
             return self
+        new = {one: self._current(symbol) for one, symbol in unknown.items()}
         more = copy(self)
         more._by = self._by | {
             BY_ID: self._by[BY_ID] | {one: [symbol] for one, symbol in new.items()},
@@ -54,6 +58,11 @@ class GeneIndex:
         }
         more._ids = {symbol: [one] for one, symbol in new.items()} | self._ids
         return more
+
+    def _current(self, symbol: str) -> str:
+        """Return the approved symbol of the one gene that had this symbol, or has it as an alias; else the symbol."""
+        found = next((found for how in (BY_SYMBOL, BY_PREVIOUS, BY_ALIAS) if (found := self._by[how].get(symbol))), ())
+        return found[0] if len(found) == 1 else symbol
 
     def ids(self, symbol: str) -> list[str]:
         """Return the Ensembl ids of a gene."""
