@@ -295,7 +295,7 @@ def _check_counts(values: csr_matrix, source: str, names: pd.Index) -> None:
     if not np.array_equal(values.data, np.round(values.data)):
         example = values.data[values.data != np.round(values.data)][0]
         raise ValueError(
-            f"{source}: columns of one gene are added up, as of {shorten(sorted(set(names[names.duplicated()])), 3)}, but "
-            f"these hold values that are not whole numbers (such as {example:g}). Call this before counts are normalised, "
-            "or remove the layer, or all but one of the columns."
+            f"{source}: columns of one gene are added up, as of {shorten(sorted(set(names[names.duplicated()])), 3)}, "
+            f"but these hold values that are not whole numbers (such as {example:g}). Call this before counts are "
+            "normalised, or remove the layer, or all but one of the columns."
         )
