@@ -12,6 +12,7 @@ from spade.core.patches.staining import (
     METHODS,
     N_WINDOWS,
     SPARSITY,
+    VECTORS,
     densities,
     recoloured,
     shipped,
@@ -53,6 +54,25 @@ def patch(image):
 
 def degrees(a, b):
     return np.degrees(np.arccos(np.clip((a * b).sum(0) / np.linalg.norm(a, axis=0) / np.linalg.norm(b, axis=0), -1, 1)))
+
+
+def with_few_nuclei(share, n=60_000):
+    """Pixels of eosin, noise, and a share of nuclei."""
+    rng = np.random.default_rng(0)
+    nuclei = np.where(rng.random(n) < share, rng.uniform(0.8, 1.6, n), rng.uniform(0, 0.05, n))
+    density = np.column_stack([nuclei, rng.uniform(0.3, 1.1, n)]) @ VECTORS.T
+    return np.clip(256 * np.exp(-density) - 1 + rng.normal(0, 4, (n, 3)), 0, 255).astype(np.uint8)
+
+
+@pytest.mark.parametrize(
+    ("method", "refused", "taken", "accuracy"), [("macenko", (0, 0.003), 0.05, 7), ("vahadane", (0,), 0.003, 11)]
+)
+def test_two_shades_of_eosin_are_no_two_stains(method, refused, taken, accuracy):
+    for share in refused:
+        with pytest.raises(ValueError, match=r"pale: .* finds no haematoxylin and eosin .* hardly any nuclei\?"):
+            staining(with_few_nuclei(share), method, "pale")
+    found = staining(with_few_nuclei(taken), method, "pale")
+    assert degrees(found.axes[:, :2], VECTORS).max() < accuracy
 
 
 @pytest.mark.parametrize("method", ["macenko", "vahadane"])
