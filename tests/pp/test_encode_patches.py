@@ -106,6 +106,23 @@ def test_a_network_gets_its_own_size_of_the_same_tissue():
     assert (facts["size_um"], facts["input_px"]) == (40.0, 20)
 
 
+@pytest.mark.parametrize(("mpp", "said"), [(1.0, None), (1.4, None), (2.0, "2 times"), (0.5, r"0\.5 times")])
+def test_another_resolution_than_the_encoder_is_meant_for_is_warned_of(mpp, said):
+    """Patches of 40 µm at 40 px have 1 µm/px: at 2 µm/px nuclei are half as large."""
+    probe, sdata = Probe(40), tiny()
+    probe.mpp = mpp
+    sp.pp.patches(sdata, size_um=40, size_px=40)
+    if said is None:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            sp.pp.encode_patches(sdata, probe)
+    else:
+        with warns_here(
+            rf"meant for {mpp:g} µm/px, but .* have 1 µm/px: it sees nuclei {said} as large.*{40 * mpp:g} µm"
+        ):
+            sp.pp.encode_patches(sdata, probe)
+
+
 # --- what is written
 
 

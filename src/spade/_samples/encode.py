@@ -33,6 +33,8 @@ from spade.encoders._output import check_encoder, encode_batch
 BATCH = 64
 #: Batches of a piece: what a thread reads ahead at most, and what an interrupted encoding loses at most.
 PIECE = 8
+#: Factor between the resolution of patches and that which an encoder is meant for, from which on it is warned of.
+OTHER_RESOLUTION = 1.5
 #: Most threads that read patches for one encoder.
 READERS = 4
 #: What is recorded about the origin of features.
@@ -141,6 +143,7 @@ def plan_encoding(
     record = patch_record(sample, patches_key)
     size_um = record["size_um"]
     n_px = encoder.input_px or record["size_px"]
+    check_resolution(encoder, size_um, n_px)
     for section in sample.sections:
         if section.region not in record["regions"]:
             warn(
@@ -153,6 +156,20 @@ def plan_encoding(
     sections = placed_sections(sample, patches_key)
     names = [section.name for section in sample.sections if section.region in record["regions"]]
     return EncodingPlan(sample.table.n_obs, sections, n_px, size_um / n_px, batch_size, origin, names, colour)
+
+
+def check_resolution(encoder: Encoder, size_um: float, n_px: int) -> None:
+    """Warn if patches have clearly another resolution than an encoder is meant for."""
+    if not (meant_for := getattr(encoder, "mpp", None)):
+        return
+    fitting_um = meant_for * n_px
+    factor = fitting_um / size_um
+    if max(factor, 1 / factor) >= OTHER_RESOLUTION:
+        warn(
+            f"encoder={encoder.name!r} is meant for {meant_for:g} µm/px, but patches of {size_um:g} µm at {n_px} px "
+            f"have {size_um / n_px:.3g} µm/px: it sees nuclei {factor:.2g} times as large. Patches of {fitting_um:g} "
+            f"µm would fit: sp.pp.patches(samples, size_um={fitting_um:g})."
+        )
 
 
 def n_readers(n_encoders: int = 1) -> int:

@@ -93,6 +93,22 @@ def test_bins_that_are_not_on_tissue_are_left_out(sdata, caplog):
         sp.pp.bin_expression(sdata, size_um=16, from_="bins", table_key="square_002um")
 
 
+@pytest.mark.parametrize("kind", [bool, str, "category"])
+def test_on_tissue_may_be_said_in_words(sdata, kind):
+    """As tables have it that were written as text, where "False" is no zero."""
+    off = np.zeros(sdata["square_008um"].n_obs, dtype=bool)
+    off[5:40] = True
+    sums = []
+    for values in (1 - off, pd.Series(~off).astype(kind).to_numpy()):
+        sdata["square_008um"].obs["in_tissue"] = values
+        sp.pp.bin_expression(sdata, table_key="square_008um", size_um=16, from_="bins", key_added="coarse")
+        sums.append(sdata["coarse_table"].X.sum())
+    assert sums[0] == sums[1] == sdata["square_008um"].X[~off].sum() < sdata["square_008um"].X.sum()
+    sdata["square_008um"].obs["in_tissue"] = "tissue"
+    with pytest.raises(ValueError, match=r"obs\['in_tissue'\] holds 'tissue', which does not say"):
+        sp.pp.bin_expression(sdata, table_key="square_008um", size_um=16, from_="bins", key_added="coarse")
+
+
 def test_segmented_cells_of_the_fourth_version(tmp_path):
     sdata = read(tmp_path, 4)
     sp.pp.bin_expression(sdata, size_um=64, from_="cells", table_key="cell_segmentations")

@@ -31,6 +31,8 @@ logger = logging.getLogger("spade")
 WHOLE = 0.1
 #: ``obs`` column in which Space Ranger says whether a bin is on tissue.
 IN_TISSUE = "in_tissue"
+#: What its values mean, in lower case.
+ON_TISSUE = {"1": True, "1.0": True, "true": True, "0": False, "0.0": False, "false": False}
 #: Name that spatialdata-io gives to the bins of Stereo-seq, with their side: points at their upper left corners.
 CORNERS = re.compile(r"bin(\d+)_genes")
 
@@ -138,12 +140,19 @@ def _on_tissue(sample: Sample, section: Section) -> NDArray[np.bool_]:
     """Return which rows are on tissue: all, unless ``obs["in_tissue"]`` says that some are not."""
     if IN_TISSUE not in sample.table.obs:
         return np.ones(len(section.rows), dtype=bool)
-    on = pd.to_numeric(sample.table.obs[IN_TISSUE], errors="coerce").to_numpy(float)[section.rows] != 0
+    codes, values = pd.factorize(sample.table.obs[IN_TISSUE].iloc[section.rows], use_na_sentinel=False)
+    meant = [ON_TISSUE.get(str(value).lower()) for value in values]
+    if None in meant:
+        raise ValueError(
+            f"{section.name}: obs[{IN_TISSUE!r}] holds {values[meant.index(None)]!r}, which does not say whether a bin "
+            "is on tissue; expected 1 or 0, or True or False."
+        )
+    on = np.array(meant, dtype=bool)[codes]
     if not on.all():
         logger.info("%s: %d of %d bins are not on tissue and are left out", section.name, int((~on).sum()), len(on))
     if not on.any():
         raise ValueError(f"{section.name}: obs[{IN_TISSUE!r}] is 0 for all {len(on)} bins; none is on tissue.")
-    return np.asarray(on)
+    return on
 
 
 def _nested(sample: Sample, section: Section, placed: PlacedRows, size_um: float) -> tuple[Floats, Rows]:

@@ -7,11 +7,12 @@ from dataclasses import replace
 from functools import cache
 from os import PathLike
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from tqdm.auto import tqdm
 
-from spade._samples.encode import placed_sections
+from spade._samples.encode import check_resolution, placed_sections
 from spade._samples.patches import patch_record
 from spade._samples.sample import Sample
 from spade.core.arrays import Rows
@@ -23,6 +24,9 @@ from spade.core.patches.sources import LivePatches, MappedPatches, SectionPatche
 from spade.models import SealConfig, SpadeConfig
 from spade.tl._training.data import SampleImages
 
+if TYPE_CHECKING:
+    from spade.encoders._timm import TimmEncoder
+
 
 class PatchReader:
     """Finds the patches of sample after sample.
@@ -31,8 +35,8 @@ class PatchReader:
     ----------
     patches_key
         What :func:`spade.pp.patches` wrote.
-    n_px
-        Side of the patches that are read, in pixels.
+    encoder
+        Encoder that is tuned: it says the side of the patches that are read, in pixels, and their resolution.
     cache_dir
         Folder in which the patches are kept, in one file that is mapped into memory. None: they are read from the
         images when needed.
@@ -43,12 +47,12 @@ class PatchReader:
     def __init__(
         self,
         patches_key: str,
-        n_px: int,
+        encoder: TimmEncoder,
         *,
         cache_dir: str | PathLike[str] | None = None,
         ranks: Ranks = ALONE,
     ) -> None:
-        self.patches_key, self.n_px, self.ranks = patches_key, n_px, ranks
+        self.patches_key, self.encoder, self.n_px, self.ranks = patches_key, encoder, encoder.input_px, ranks
         self.cache_dir = None if cache_dir is None else check_path("cache_dir", cache_dir)
         self.sections: list[SectionPatches] = []
 
@@ -60,6 +64,7 @@ class PatchReader:
                 f"{sample.name}: patches of {size_um:g} µm, but those of samples before it are of {config.patch_um:g} "
                 "µm. Run sp.pp.patches with one size_um= for all."
             )
+        check_resolution(self.encoder, size_um, self.n_px)
         sections = placed_sections(sample, self.patches_key)
         valid = np.zeros(sample.table.n_obs, dtype=bool)
         for rows, _ in sections:

@@ -279,7 +279,7 @@ def train_seal(
         base, config = base_encoder(config, weights)
         images: ImageReader = FeatureReader()
         if base is not None:
-            images = PatchReader(patches_key, base.input_px, cache_dir=cache_dir, ranks=ranks)
+            images = PatchReader(patches_key, base, cache_dir=cache_dir, ranks=ranks)
         data, config = read_training_data(listed, config, panel, images=images, table_key=table_key, keep_unused=False)
         if preset is None:
             config = set_by_spots(data, config, given)
