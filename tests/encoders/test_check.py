@@ -65,6 +65,8 @@ def test_who_is_logged_in_need_not_do_it_again(monkeypatch):
 def test_weights_in_the_cache_are_found(name, repository, file, hub):
     assert not sp.encoders.check(name).ready
     path = put(hub, repository, file, lambda path: path.touch())
+    assert not sp.encoders.check(name).ready  # nothing but the start of a download
+    path.write_bytes(b"weights")
     status = sp.encoders.check(name)
     assert (status.ready, status.cached, status.todo) == (True, path, f"The weights are in {str(path)!r}.")
     assert not sp.encoders.check("seal_uni2_h").ready

@@ -6,6 +6,7 @@ import sys
 
 import numpy as np
 import pytest
+import timm
 import torch
 from helpers.sections import pixels, warns_here
 
@@ -62,6 +63,41 @@ def test_facts_are_whole_or_unknown(name):
     assert spec.model is None or spec.model.startswith("hf-hub:")
     assert (spec.model is None) == (spec.page is not None)
     assert spec.gated is not None
+
+
+@pytest.mark.parametrize(
+    ("names", "mean", "std"),
+    [
+        (("h_optimus_0", "h_optimus_1", "h0_mini"), (0.707223, 0.578729, 0.703617), (0.211883, 0.230117, 0.177517)),
+        (("hibou_b", "hibou_l"), (0.7068, 0.5755, 0.722), (0.195, 0.2316, 0.1816)),
+        (("lunit_dino_s8", "lunit_dino_s16"), (0.7032, 0.5361, 0.6610), (0.2172, 0.2608, 0.2072)),
+        (("conch", "seal_conch"), (0.4815, 0.4578, 0.4082), (0.2686, 0.2613, 0.2758)),
+        (("musk", "midnight_12k", *(name for name in SPECS if name.startswith("kaiko"))), (0.5,) * 3, (0.5,) * 3),
+    ],
+)
+def test_pixels_are_normalised_as_in_training(names, mean, std):
+    """By the cards of those that have moments of their own."""
+    for name in names:
+        np.testing.assert_allclose([SPECS[name].mean, SPECS[name].std], [mean, std], atol=6e-5)
+
+
+def test_all_others_are_normalised_as_imagenet():
+    """Also of one that is added: its card has to be read."""
+    own = ("texture", "h_optimus", "h0_mini", "hibou", "lunit", "conch", "seal_conch", "musk", "midnight_12k", "kaiko")
+    others = {name: spec for name, spec in SPECS.items() if not name.startswith(own)} | {"c": SPECS["conch_v1_5"]}
+    assert {(spec.mean, spec.std) for spec in others.values()} == {((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))}
+
+
+@pytest.mark.parametrize(
+    "name", [name for name, spec in SPECS.items() if (spec.model or "").startswith("hf-hub:timm/")]
+)
+def test_baselines_are_what_timm_says_of_them(name):
+    spec = SPECS[name]
+    known_to_timm = timm.get_pretrained_cfg(spec.model.removeprefix("hf-hub:timm/"))
+    assert spec.model == f"hf-hub:{known_to_timm.hf_hub_id}"
+    assert (spec.mean, spec.std) == (known_to_timm.mean, known_to_timm.std)
+    assert spec.licence.lower() == known_to_timm.license
+    assert spec.architecture == known_to_timm.architecture
 
 
 def test_what_no_source_states_is_not_made_up():

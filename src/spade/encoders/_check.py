@@ -131,7 +131,7 @@ def _in_cache(spec: EncoderSpec) -> Path | None:
 
     for file in (spec.file,) if spec.file else TIMM_FILES:
         found = try_to_load_from_cache(hub, file)
-        if isinstance(found, str):
+        if isinstance(found, str) and Path(found).stat().st_size:  # an empty file is the rest of a broken download
             return Path(found)
     return None
 
