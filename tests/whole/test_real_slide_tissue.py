@@ -5,6 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import shapely
+import tifffile
+from _sections import read_tumour
+from helpers.hest.folder import Colours
 from helpers.whole_slides import INKS, disc, draw_pen, slide_of
 from PIL import Image
 from scipy import ndimage
@@ -90,13 +93,42 @@ def test_tiles_lie_on_tissue(canvas):
     assert np.abs(shares - slide["tiles_table"].obs["tissue_share"]).mean() < 0.03
 
 
-def test_a_scanned_slide(data_dir):
-    tifffile = pytest.importorskip("tifffile")
-    picture = tifffile.imread(data_dir / "slides" / "CMU-1-Small-Region.svs", key=0)
-    slide = slide_of(picture, name="CMU-1", scale_factors=(2, 2))
-    sp.pp.tissue(slide, mpp=0.499)
+def test_a_scanned_slide_from_its_file_to_predicted_genes(data_dir):
+    path = data_dir / "slides" / "CMU-1-Small-Region.svs"
+    slide = sp.io.read_wsi(path)
+    assert set(slide.images) == {"he"}  # label, macro and thumbnail are left alone
+    assert slide.attrs["spade"]["mpp"] == {"he": 0.499}
+    sp.pp.tissue(slide)
     assert 0.5 < slide["tissue"]["area_mm2"].sum() < 0.9  # about 0.7 of 1.64 mm², by eye
-    fluorescence = tifffile.imread(data_dir / "slides" / "fluorescence_DAPI.ndpi", key=0)
-    rgb = np.repeat(fluorescence[..., None], 3, -1) if fluorescence.ndim == 2 else fluorescence[..., :3]
+    sp.pp.tiles(slide)
+    sp.pp.encode_patches(slide, Colours())
+    table, picture = slide["tiles_table"], tifffile.imread(path, key=0) / 255.0
+    corners = slide["tiles"].geometry.bounds[["minx", "miny"]].to_numpy()
+    side = 112 / 0.499
+    inside = np.flatnonzero((corners + side <= picture.shape[1::-1]).all(1))
+    assert len(inside) > 30
+    for tile in inside:
+        x, y = corners[tile].round().astype(int)
+        pixels = picture[y : y + round(side), x : x + round(side)].reshape(-1, 3)
+        np.testing.assert_allclose(table.obsm["X_colours"][tile, :3], pixels.mean(0), atol=0.004)
+
+    section = read_tumour(data_dir / "her2st", "B4")
+    sp.pp.patches(section)
+    sp.pp.encode_patches([section, slide])
+    panel = sp.pp.select_genes(section, n_top_genes=200, include=["ERBB2", "COL1A1"])
+    model = sp.tl.train_spade(section, use_rep="X_texture", genes=panel, n_experts=2, n_epochs=20)
+    sp.tl.embed(slide, model)
+    sp.tl.predict_expression(slide, model, reference=section, genes=["ERBB2", "COL1A1"])
+    predicted = table.obsm["X_predicted"]
+    assert predicted.shape == (table.n_obs, 2) and table.obsm["X_spade"].shape[0] == table.n_obs
+    assert np.isfinite(predicted).all() and (predicted.std(0) > 0).all()
+
+
+def test_a_fluorescence_slide_is_refused_in_one_sentence(data_dir):
+    path = data_dir / "slides" / "fluorescence_DAPI.ndpi"
+    with pytest.raises(ValueError, match=r"fluorescence_DAPI.*(grey|dark)"):
+        sp.io.read_wsi(path)
+    pixels = tifffile.imread(path, key=0)
+    rgb = np.repeat(pixels[..., None], 3, -1) if pixels.ndim == 2 else pixels[..., :3]
     with pytest.raises(ValueError, match="no tissue found"):
         sp.pp.tissue(slide_of(rgb.astype(np.uint8), name="DAPI"), mpp=0.228)
