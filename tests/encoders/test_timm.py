@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import socket
 from typing import ClassVar
 
@@ -9,8 +10,10 @@ import huggingface_hub
 import numpy as np
 import pytest
 import torch
+from helpers.hub import running, use
 from helpers.networks import ARCHITECTURE, FILES, PX, random
 from helpers.sections import pixels, warns_here
+from safetensors.torch import save
 
 import spade as sp
 from spade.encoders._timm import load_strict
@@ -170,6 +173,27 @@ def test_published_weights_that_cannot_be_had_say_what_to_do(encoder, said, monk
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     with pytest.raises(RuntimeError, match=said):
         sp.encoders.get(encoder)
+
+
+def test_weights_that_were_changed_after_the_download_are_refused(network, encoder, batch, monkeypatch, tmp_path):
+    facts = {name: network.pretrained_cfg[name] for name in ("input_size", "fixed_input_size", "mean", "std")}
+    config = {"architecture": ARCHITECTURE, "num_classes": 0, "pretrained_cfg": facts}
+    with running() as hub:
+        use(hub, monkeypatch, tmp_path)
+        state = {name: value for name, value in network.state_dict().items() if not name.startswith("head.")}
+        files = {"config.json": json.dumps(config).encode(), "model.safetensors": save(state)}
+        hub.make("me/mine", **files)
+        first = sp.encoders.get("hf-hub:me/mine")
+    np.testing.assert_array_equal(first.encode(batch, 0.5), encoder.encode(batch, 0.5))
+    path = sp.encoders.check("hf-hub:me/mine").cached
+    assert path.is_symlink()
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    assert sp.encoders.get("hf-hub:me/mine").id == first.id
+    content = bytearray(path.read_bytes())
+    content[-3] ^= 1  # one bit of one weight
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=r"'hf-hub:me/mine': model\.safetensors was changed after the download"):
+        sp.encoders.get("hf-hub:me/mine")
 
 
 def test_a_hub_that_cannot_be_reached_is_asked_once(monkeypatch, tmp_path):

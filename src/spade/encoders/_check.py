@@ -78,7 +78,7 @@ def check(encoder: str) -> EncoderStatus:
     """
     spec = known(check_text("encoder", encoder)) or spec_of(encoder)
     installed = spec.requires is None or _is_there(spec.requires)
-    cached = _in_cache(spec)
+    cached = in_cache(spec)
     logged_in = _logged_in()
     ready = installed and (_is_built_in(spec) or cached is not None)
     todo = _todo(spec, cached, installed=installed, logged_in=logged_in)
@@ -122,15 +122,19 @@ def _repository(spec: EncoderSpec) -> str | None:
     return (config and config.hf_hub_id) or None
 
 
-def _in_cache(spec: EncoderSpec) -> Path | None:
+def in_cache(spec: EncoderSpec) -> Path | None:
     """Return the file of the published weights in the cache of the hub, as the next call would use it."""
     hub = _repository(spec)
     if hub is None:
         return None
     from huggingface_hub import try_to_load_from_cache
+    from huggingface_hub.errors import HFValidationError
 
     for file in (spec.file,) if spec.file else TIMM_FILES:
-        found = try_to_load_from_cache(hub, file)
+        try:
+            found = try_to_load_from_cache(hub, file)
+        except HFValidationError:  # no name of a repository
+            return None
         if isinstance(found, str) and Path(found).stat().st_size:  # an empty file is the rest of a broken download
             return Path(found)
     return None

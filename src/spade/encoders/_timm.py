@@ -13,8 +13,10 @@ from spade.core.checks import brief, check_choice, check_path
 from spade.core.device import PRECISIONS, resolve_device
 from spade.core.errors import warn
 from spade.core.rng import as_seed, torch_stream
+from spade.encoders._check import in_cache
 from spade.encoders._network import NetworkEncoder
 from spade.encoders._spec import HUB, EncoderSpec
+from spade.io._hub.download import check_unchanged
 from spade.io._hub.reach import offline, why_not_reached
 from spade.io._state_dict import WRAPPERS, check_finite, keys_fitting, other_prefix, read_state, reason
 
@@ -107,6 +109,8 @@ def _published(spec: EncoderSpec) -> torch.nn.Module:
             f"encoder={spec.name!r}: its weights are not on the hub. Download the file from {spec.page} (licence: "
             f"{spec.licence}) and pass weights='path/to/file.pth'. weights='random' gives untrained weights."
         )
+    if (cached := in_cache(spec)) is not None:
+        check_unchanged([cached], f"encoder={spec.name!r}")
     unreached = why_not_reached()
     try:
         with offline(when=bool(unreached)):

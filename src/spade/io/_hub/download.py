@@ -78,7 +78,7 @@ def fetch(
                 f"https://huggingface.co/{repo_id}/commits/main."
             ) from error
     snapshot = Snapshot(repo_id, Path(folder).name, Path(folder))
-    _check_unchanged(snapshot, names)
+    check_unchanged([snapshot.folder / name for name in names], f"{repo_id} at commit {snapshot.commit}")
     if reason:
         warn(
             f"{repo_id}: the hub could not be asked what {wanted!r} is now ({reason}). What is in the cache is read: "
@@ -105,20 +105,20 @@ def _why_no_answer(repo_id: str, revision: str, token: str | None) -> str:
     return ""
 
 
-def _check_unchanged(snapshot: Snapshot, names: Sequence[str]) -> None:
-    """Raise if a file is not what the hub has: the cache links each to a file that is named by its hash.
+def check_unchanged(files: Sequence[Path], what: str) -> None:
+    """Raise if a file of a snapshot is not what the hub has: the cache links each to a file that is named by its hash.
 
     On systems without links there is nothing to compare with.
     """
-    paths = [path for name in names if (path := snapshot.folder / name).exists()]
+    paths = [path for path in files if path.exists()]
     if not any(path.is_symlink() for path in paths):
         return
     for path in paths:
         stored = path.resolve()
         if not path.is_symlink() or not _has_hash(stored, stored.name):
             raise ValueError(
-                f"{snapshot.repo_id} at commit {snapshot.commit}: {path.name} was changed after the download, or "
-                f"damaged. Delete {str(stored)!r} and call this again, with a network."
+                f"{what}: {path.name} was changed after the download, or damaged. Delete {str(stored)!r} and call this "
+                "again, with a network."
             )
 
 
