@@ -301,6 +301,18 @@ def test_a_store_of_another_expression_file_is_not_used(copied):
         sample.open()
 
 
+def test_a_store_of_another_scale_is_not_used(copied):
+    (sample,) = sp.io.hest_cohort(copied, organ="Brain", species="Homo sapiens")
+    sp.pp.patches(sample)
+    file = copied / "metadata" / "TENX6.json"
+    facts = json.loads(file.read_text())
+    file.write_text(json.dumps(facts | {"pixel_size_um_estimated": MPP * 1.04}))  # within what the lattice allows
+    with pytest.raises(
+        ValueError, match=r"TENX6: .*TENX6\.zarr' was made of a picture at 0\.8 µm/px, .* has 0\.832 now"
+    ):
+        sample.open()
+
+
 def test_features_are_made_anew_of_a_slide_that_was_replaced(copied, caplog):
     (sample,) = sp.io.hest_cohort(copied, organ="Brain", species="Homo sapiens")
     sp.pp.patches(sample)

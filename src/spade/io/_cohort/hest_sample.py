@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from spade._keys import TABLE
+from spade._keys import TABLE, UNS
 from spade.io._cohort.lazy import LazySample
 from spade.io._files.store import read_store
 from spade.io._hest import open_hest, open_picture, sample_files
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 #: Column that the cohort decides anew at every opening, and entry of ``attrs`` with the size of the expression file.
 SPLIT, SOURCE_BYTES = "split", "hest_st_bytes"
+#: Largest relative difference of two scales that are one.
+SAME_SCALE = 1e-6
 
 
 @dataclass(frozen=True, eq=False, kw_only=True, repr=False)
@@ -51,7 +53,8 @@ class HestSample(LazySample):
         self._check_source(sdata)
         if not tables_only:
             table = sdata.tables[TABLE]
-            picture, _ = open_picture(self.folder, self.name, table.obs_names, table.obsm["spatial"])
+            picture, mpp = open_picture(self.folder, self.name, table.obs_names, table.obsm["spatial"])
+            self._check_scale(sdata, mpp)
             sdata.images[IMAGE] = picture
         return self._described(sdata)
 
@@ -87,4 +90,14 @@ class HestSample(LazySample):
             raise ValueError(
                 f"{self.name}: {str(self.store)!r} was made of another st/{self.name}.h5ad (of {made_of} bytes; now "
                 f"{there}). Remove the store, so that it is made anew, or choose another folder with stores=."
+            )
+
+    def _check_scale(self, sdata: SpatialData, mpp: float) -> None:
+        """Raise if the picture has another scale than when the store was made."""
+        made_at = sdata.attrs.get(UNS, {}).get("mpp", {}).get(IMAGE, mpp)
+        if abs(made_at / mpp - 1) > SAME_SCALE:
+            raise ValueError(
+                f"{self.name}: {str(self.store)!r} was made of a picture at {made_at:.4g} µm/px, which by "
+                f"metadata/{self.name}.json and the files there has {mpp:.4g} now. Remove the store, so that it is made "
+                "anew, or choose another folder with stores=."
             )
