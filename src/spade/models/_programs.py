@@ -191,7 +191,8 @@ class ProgramModel(SharedModel):
     def save(self, path: str | PathLike[str]) -> None:
         """Write the model into the directory ``path``; an earlier model there is replaced in one step.
 
-        Files: ``config.json``, ``model.safetensors``, ``genes.json`` (if it knows genes) and the card, ``README.md``.
+        Files: ``config.json``, ``model.safetensors``, ``genes.json`` (if it knows genes), the card, ``README.md``,
+        and ``checksums.json``, their hashes.
 
         Examples
         --------

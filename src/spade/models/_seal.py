@@ -239,7 +239,8 @@ class SealModel(SharedModel):
         Parameters
         ----------
         path
-            Directory. Files: ``config.json``, ``model.safetensors``, ``genes.json`` and the card, ``README.md``.
+            Directory. Files: ``config.json``, ``model.safetensors``, ``genes.json``, the card, ``README.md``, and
+            ``checksums.json``, their hashes.
         merge
             Whether the frozen weights of the encoder are saved as well, so that :meth:`load` needs no others. The file
             is then as large as the encoder, and falls under the encoder's licence. Otherwise it holds only what

@@ -258,8 +258,8 @@ class SpadeModel(SharedModel):
     def save(self, path: str | PathLike[str]) -> None:
         """Write the model into the directory ``path``; an earlier model there is replaced in one step.
 
-        Files: ``config.json``, ``model.safetensors``, ``genes.json`` (if the panel is known) and the card,
-        ``README.md``.
+        Files: ``config.json``, ``model.safetensors``, ``genes.json`` (if the panel is known), the card, ``README.md``,
+        and ``checksums.json``, their hashes, by which :meth:`load` finds a file that was changed.
 
         Examples
         --------
