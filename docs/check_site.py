@@ -1,11 +1,12 @@
 """Check a built site: every link and anchor within it resolves, and every image has a text in words.
 
 ``python docs/check_site.py docs/_build/html`` prints what is wrong and the number of pages; the exit status is 1 if
-anything is. Nothing is asked of the network.
+anything is, or if there are fewer pages than ``--pages``. Nothing is asked of the network.
 """
 
 from __future__ import annotations
 
+import argparse
 import re
 import sys
 from dataclasses import dataclass, field
@@ -71,10 +72,15 @@ def problems(site: Path) -> tuple[list[str], int]:
 
 
 def main() -> int:
-    if len(sys.argv) != 2 or not Path(sys.argv[1], "index.html").is_file():
-        print("usage: python docs/check_site.py FOLDER_OF_A_BUILT_SITE", file=sys.stderr)
-        return 2
-    found, n_pages = problems(Path(sys.argv[1]))
+    parser = argparse.ArgumentParser(description="Check a built site.")
+    parser.add_argument("site", type=Path, help="folder of the built site")
+    parser.add_argument("--pages", type=int, default=1, help="fewest pages that it must have")
+    options = parser.parse_args()
+    if not (options.site / "index.html").is_file():
+        parser.error(f"{options.site} has no index.html")
+    found, n_pages = problems(options.site)
+    if n_pages < options.pages:
+        found.append(f"the site has {n_pages} pages, fewer than {options.pages}: a part of it was not built")
     print(*found, f"{n_pages} pages, {len(found)} problems", sep="\n")
     return int(bool(found))
 

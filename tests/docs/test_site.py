@@ -69,6 +69,17 @@ def test_what_is_wrong_is_found(check, site, page, said):
     assert check(site) == ([f"bad.html: {said}"], 4)
 
 
+def test_too_few_pages_are_a_problem(site, monkeypatch, capsys):
+    main = script("check_site").main
+    for pages, status, said in (([], 0, "3 pages, 0 problems"), (["3"], 0, "3 pages, 0"), (["4"], 1, "fewer than 4")):
+        monkeypatch.setattr(sys, "argv", ["check_site.py", str(site), *(["--pages", *pages] if pages else [])])
+        assert main() == status
+        assert said in capsys.readouterr().out
+    monkeypatch.setattr(sys, "argv", ["check_site.py", str(site / "how" / "none")])
+    with pytest.raises(SystemExit, match="2"):
+        main()
+
+
 @pytest.mark.slow
 def test_a_page_wider_than_a_phone_is_found(site, tmp_path_factory):
     screenshots = script("screenshots")
