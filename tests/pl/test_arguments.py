@@ -6,11 +6,13 @@ import math
 import re
 from itertools import product
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
 from helpers.plots import section
 from helpers.whole_slides import MPP, pieces, slide_of
+from matplotlib.figure import Figure
 
 import spade as sp
 from spade._keys import write_provenance
@@ -37,13 +39,13 @@ SPOTS = {"size": (None, *SIZES), "alpha_img": (None, *SHARES)}
 EXPRESSION = {"layer": COLUMNS, "normalized": FLAGS}
 SHOTS = (["a"], "3", 2.5, math.nan, True, 99)
 ODD = {
-    "attention": {"key": KEYS, "scale": KEYS, **ON_TISSUE},
+    "attention": {"key": KEYS, "scale": KEYS, **ON_TISSUE, **NUMBERS, **SPOTS, **FIGURE},
     "choose_n_experts": {
         "samples": SAMPLES, "use_rep": KEYS, "groupby": COLUMNS, "counts": (None, 3, "12", ["a"], [0], [math.nan],
         [True]),
         "n_prototypes": COUNTS, "feature_scaling": KEYS, "max_spots": COUNTS, "table_key": KEYS[1:], "rng": SEEDS,
         "ax": AXES,
-        "show": FLAGS,
+        "show": FLAGS, **FIGURE,
     },
     "confusion": {
         "table": TABLES, "shots": SHOTS, "normalize": FLAGS, "ncols": COUNTS[1:], "ax": AXES, "show": FLAGS, **FIGURE,
@@ -60,29 +62,35 @@ ODD = {
     },
     "expert_composition": {
         "table": TABLES, "colors": (3, "red", ["red"], {}, {"0": "no such", "1": "red"}), "ax": AXES, "show": FLAGS,
+        **FIGURE,
     },
     "expert_gallery": {
         "key": KEYS, "n_patches": COUNTS, "n_genes": COUNTS, "experts": NAMES, "layer": COLUMNS, "normalized": FLAGS,
-        **ON_TISSUE,
+        **ON_TISSUE, **FIGURE,
     },
-    "expert_genes": {"table": TABLES, "n_genes": COUNTS, "scale": FLAGS, "ax": AXES, "show": FLAGS},
+    "expert_genes": {"table": TABLES, "n_genes": COUNTS, "scale": FLAGS, "ax": AXES, "show": FLAGS, **FIGURE},
     "expression": {
         "genes": (None, *NAMES), "key": KEYS, "deviation": FLAGS, **EXPRESSION, **ON_TISSUE, **SPOTS, **NUMBERS,
         **FIGURE,
     },
     "expression_ranking": {
         "table": TABLES, "n_genes": COUNTS, "n_boot": COUNTS, "rng": SEEDS, "ax": AXES, "show": FLAGS,
+        **FIGURE,
     },
     "few_shot": {
         "table": TABLES, "metric": KEYS, "baseline": COLUMNS, "shots": SHOTS,
         "n_boot": COUNTS,
-        "rng": SEEDS, "ax": AXES, "show": FLAGS,
+        "rng": SEEDS, "ax": AXES, "show": FLAGS, **FIGURE,
     },
-    "patches": {"spots": NAMES, "n": COUNTS, "rng": SEEDS, **ON_TISSUE},
+    "patches": {"spots": NAMES, "n": COUNTS, "rng": SEEDS, **ON_TISSUE, **FIGURE},
     "programs": {
         "model": (None, 3, "model", sp.models.ProgramModel), "n_programs": COUNTS, "layer": COLUMNS, **ON_TISSUE,
+        **NUMBERS, **SPOTS, **FIGURE,
     },
-    "retrieval": {"table": TABLES, "n_queries": COUNTS, "n_patches": COUNTS, "query_samples": (3, []), **ON_TISSUE},
+    "retrieval": {
+        "table": TABLES, "n_queries": COUNTS, "n_patches": COUNTS, "query_samples": (3, []), **ON_TISSUE, **NUMBERS,
+        **SPOTS, **FIGURE,
+    },
     "retrieval_curve": {"table": TABLES, "galleries": NAMES, "ax": AXES, "show": FLAGS, **FIGURE},
     "roc": {"table": TABLES, "shots": SHOTS, "ncols": COUNTS[1:], "ax": AXES, "show": FLAGS, **FIGURE},
     "routing": {
@@ -107,17 +115,17 @@ ODD = {
     "survival": {
         "table": TABLES, "groups": (3, math.nan, "no such", ["a"], []), "n_groups": COUNTS, "time_label": (None, 3,
         ["a"], ""),
-        "level": (None, ["a"], "3", math.nan, True, 0, 1), "ax": AXES, "show": FLAGS,
+        "level": (None, ["a"], "3", math.nan, True, 0, 1), "ax": AXES, "show": FLAGS, **FIGURE,
     },
     "switchboard": {
         "table": TABLES, "metrics": NAMES, "baseline": KEYS, "over": KEYS, "n_boot": COUNTS, "rng": SEEDS, "ax": AXES,
-        "show": FLAGS,
+        "show": FLAGS, **FIGURE,
     },
     "tiles": {
         "samples": SAMPLES, "tiles_key": KEYS, "tissue_key": KEYS, "image_key": KEYS[1:], "ax": AXES, "show": FLAGS,
         "alpha_img": SHARES, "ncols": COUNTS[1:], **FIGURE,
     },
-    "training": {"model_or_history": TABLES, "ax": AXES, "show": FLAGS},
+    "training": {"model_or_history": TABLES, "ax": AXES, "show": FLAGS, **FIGURE},
 }  # fmt: skip
 
 
@@ -227,6 +235,18 @@ def test_odd_arguments_are_named(works, plot, argument, value):
 @pytest.mark.parametrize("plot", [name for name in ODD if name != "embedding"])
 def test_plots_work_with_the_others(works, plot):
     assert getattr(sp.pl, plot)(**works[plot]) is not None
+
+
+@pytest.mark.parametrize("plot", ODD)
+def test_every_plot_takes_a_size_and_returns_its_figure(works, plot):
+    options = works[plot]
+    if plot == "embedding":
+        options["samples"]["table"].obsm["X_two"] = np.arange(70, dtype=np.float32).reshape(35, 2)
+        options = options | {"basis": "X_two"}
+    figure = getattr(sp.pl, plot)(**options, figsize=(9, 4), return_fig=True)
+    assert isinstance(figure, Figure) and figure.get_size_inches().tolist() == [9, 4]
+    with pytest.raises(ValueError, match=r"figsize=\(9, 4\): the Axes of ax= are drawn into; leave figsize= out"):
+        getattr(sp.pl, plot)(**options, figsize=(9, 4), ax=plt.figure().subplots())
 
 
 def test_every_plot_is_tried():

@@ -63,6 +63,27 @@ def test_relative_attention_is_one_where_all_count_alike(attended):
     assert heat(axes[0, 1]).get_clim() == (0, 2)
 
 
+def test_relative_colours_end_at_a_percentile_and_say_so(attended):
+    values = np.full(80, 0.5 / 80)
+    values[:4] = np.array([5, 10, 20, 40]) / 80
+    attended[1]["table"].obs["organ_attention"] = values
+    spots = heat(sp.pl.attention(attended[1], key="organ_attention", scale="relative")[0, 1])
+    assert spots.get_clim() == (0, pytest.approx(np.percentile(80 * values, 99)))
+    assert (spots.cmap.name, spots.colorbar.extend) == ("inferno", "max")
+    assert heat(sp.pl.attention(attended[1], key="organ_attention")[0, 1]).colorbar.extend == "neither"
+
+
+def test_colours_and_sizes_are_scanpys(attended):
+    one, other = (
+        sp.pl.attention(attended[1], key="organ_attention", **options)[0]
+        for options in ({}, {"cmap": "cividis", "vmin": "p50", "vmax": 90, "size": 2, "alpha_img": 0.2})
+    )
+    spots = heat(other[1])
+    assert spots.cmap.name == "cividis" and spots.get_clim() == (50, 90)  # half of the ranks lie below 50
+    np.testing.assert_allclose(spots.get_widths(), 2 * heat(one[1]).get_widths())
+    assert [ax.images[0].get_alpha() for ax in other] == [1, 0.2]
+
+
 def test_ranks_are_within_slides_of_a_section(attended):
     table = attended[1]["table"]
     table.obs["half"] = np.array(["left", "right"])[np.arange(80) % 2]

@@ -67,6 +67,15 @@ def test_colours_of_uns_are_kept(cohort):
     assert {to_hex(c) for c in points_of(ax).get_facecolors()} == {"#112233"}
 
 
+def test_settings_of_umap_are_refused_where_there_is_none(cohort):
+    for sdata in cohort:
+        sdata["table"].obsm["X_two"] = np.random.default_rng(0).normal(size=(80, 2)).astype(np.float32)
+    for option in ({"n_neighbors": 5}, {"min_dist": 0.1}, {"metric": "cosine"}):
+        with pytest.raises(ValueError, match=rf"{next(iter(option))}=.*: basis='X_two' has two columns"):
+            sp.pl.embedding(cohort, basis="X_two", **option)
+    assert sp.pl.embedding(cohort, basis=("X_two", "X_texture"), color="domain", n_neighbors=5).shape == (1, 2)
+
+
 def test_embedding_errors(embedded):
     with pytest.raises(KeyError, match=r"toy_0: basis='X_no' is not in obsm; keys: .*'X_spade'.*sp\.tl\.embed"):
         sp.pl.embedding(embedded, basis="X_no")

@@ -139,3 +139,31 @@ def test_dates_are_categories(cohort):
     for plot in (sp.pl.expert_clusters, sp.pl.embedding):
         options = {"basis": "X_texture"} if plot is sp.pl.embedding else {"entropy": False}
         plot(cohort[0], color="day", **options)
+
+
+def test_experts_have_the_colours_of_uns_in_all_plots_of_samples(embedded):
+    for sdata in embedded:
+        sdata["table"].uns["spade_expert_colors"] = ["#112233", "#445566", "#778899"]
+    experts = pd.concat([sdata["table"].obs["spade_expert"] for sdata in embedded]).astype(int)
+    wanted = [["#112233", "#445566", "#778899"][expert] for expert in experts]
+    for axes in (sp.pl.expert_clusters(embedded)[:, 0], sp.pl.spatial(embedded, "spade_expert").ravel()):
+        assert [to_hex(face) for ax in axes for face in spots_of(ax).get_facecolors()] == wanted
+    gallery = sp.pl.expert_gallery(embedded, n_patches=1)
+    shown = sorted(set(experts))
+    assert [to_hex(ax.spines["left"].get_edgecolor()) for ax in gallery[:, 0]] == [
+        ["#112233", "#445566", "#778899"][expert] for expert in shown
+    ]
+    for sdata in embedded:
+        sdata["table"].obsm["X_two"] = sdata["table"].obsm["X_spade"][:, :2]
+    faces = sp.pl.embedding(embedded, basis="X_two", color="expert").collections[0].get_facecolors()
+    assert sorted(map(to_hex, faces)) == sorted(wanted)
+    ((slide,),) = [sp.pl.slide(embedded[0], "spade_expert")]
+    drawn = {to_hex(colour / 255) for colour in np.unique(slide.images[-1].get_array().reshape(-1, 4), axis=0)[:, :3]}
+    assert drawn >= {wanted[i] for i in range(80)}
+
+
+def test_a_number_has_the_same_colours_in_all_plots(embedded):
+    left, right = (plot(embedded, color="cell_density") for plot in (sp.pl.expert_clusters, sp.pl.spatial))
+    for one, other in zip(left[:, 0], right[:, 0], strict=True):
+        a, b = spots_of(one), spots_of(other)
+        assert (a.cmap.name, a.get_clim()) == (b.cmap.name, b.get_clim()) and b.cmap.name == "viridis"

@@ -36,6 +36,15 @@ def test_the_best_program_comes_first_measured_beside_predicted(cohort, programs
     assert axes[0, 1].get_title(loc="left") == f"{name}, predicted, r = {r:.2f}"
 
 
+def test_colours_and_sizes_are_scanpys(cohort, programs):
+    plain = spots(sp.pl.programs(cohort[0], programs, n_programs=1)[0, 0])
+    axes = sp.pl.programs(cohort[0], programs, n_programs=1, cmap="magma", vmin=-1, vmax=1, size=2, alpha_img=0.1)[0]
+    assert {(spots(ax).cmap.name, spots(ax).get_clim(), ax.images[0].get_alpha()) for ax in axes} == {
+        ("magma", (-1, 1), 0.1)
+    }
+    np.testing.assert_allclose(spots(axes[0]).get_widths(), 2 * plain.get_widths())
+
+
 def test_sections_without_expression(cohort, programs):
     cohort[1].tables["table"] = cohort[1]["table"][:, :0].copy()
     assert sp.pl.programs(cohort[1], programs).shape == (3, 1)

@@ -57,6 +57,16 @@ def test_the_width_that_was_asked_for_is_said_and_moved_blocks_are_not_drawn(cap
     assert "the blocks are not drawn" in caplog.text
 
 
+def test_the_width_is_that_of_the_patches_of_the_split():
+    sdata = blocks()
+    sp.pp.patches(sdata, size_um=72, size_px=36, key_added="wide", mpp=MPP)
+    sp.pp.split(sdata, block_um=SIDE, fractions=(0.5, 0, 0.5), patches_key="wide")
+    for options in ({}, {"patches_key": "wide"}):
+        assert sp.pl.split(sdata, **options)[0].get_title(loc="left").endswith("guard band of 72 µm")
+    del sdata["table"].uns["spade"]["wide"]  # nobody knows how wide they were
+    assert sp.pl.split(sdata)[0].get_title(loc="left").endswith("blocks of 140 µm")
+
+
 def test_groups_have_no_blocks_and_other_splits_their_key(cohort):
     sp.pp.split(cohort, groupby="patient", fractions=(0.5, 0, 0.5), key_added="mine")
     axes = sp.pl.split(cohort, key="mine", palette={"train": "k", "val": "g", "test": "r", "guard": "w"}, size=2)

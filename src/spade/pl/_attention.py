@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.colors import Normalize
+from matplotlib.colors import Colormap
+from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from spade import _keys
@@ -14,13 +16,16 @@ from spade._checks import plural, shorten
 from spade._samples.obs import group_labels
 from spade._samples.open import Samples, iter_samples
 from spade._samples.sample import Sample
+from spade._samples.shown.colours import Column
 from spade.core.arrays import Floats
-from spade.core.checks import check_choice, check_text
-from spade.pl._draw.axes import colour_bar, finish, given_axes, new_figure, title
+from spade.core.checks import check_choice, check_positive, check_share, check_text
+from spade.pl._draw.axes import colour_bar, finish, panel_grid, title
+from spade.pl._draw.colouring import Colouring
 from spade.pl._draw.tissue import View, common_frames, draw_spots, draw_tissue, views
 from spade.tl._slides.attention_scale import PERCENTILE, RELATIVE, scaled_attention
 
 FADE = 0.45
+ATTENTION_CMAP = "inferno"
 PANEL = 3.2
 
 
@@ -29,11 +34,18 @@ def attention(
     *,
     key: str,
     scale: str = "percentile",
+    cmap: str | Colormap | None = None,
+    vmin: float | str | None = None,
+    vmax: float | str | None = None,
+    size: float = 1.0,
+    alpha_img: float = FADE,
     patches_key: str = _keys.PATCHES,
     table_key: str | None = None,
+    figsize: tuple[float, float] | None = None,
     ax: Axes | NDArray[Any] | None = None,
     show: bool = False,
-) -> NDArray[Any]:
+    return_fig: bool = False,
+) -> NDArray[Any] | Figure:
     """Show which patches decided the class of a slide.
 
     One row per section, all to one scale: left the image, right the attention of the spots, at their true size.
@@ -49,14 +61,27 @@ def attention(
     scale
         ``"percentile"``: rank among the patches of the slide, from 0 to 100, the middle rank for ties. ``"relative"``:
         attention × number of patches, so that 1 is the mean; the colours end at the 99th percentile of the section.
+    cmap
+        Colour map of attention. None: ``"inferno"``.
+    vmin, vmax
+        Where its colours begin and end, as in :func:`spatial`. None: at 0 and, by ``scale``, at 100 or the 99th
+        percentile (at least 2). The ends of the bar are pointed where values lie beyond.
+    size
+        Factor on the true size of the spots.
+    alpha_img
+        Opacity of the image below attention, from 0 to 1.
     patches_key
         What :func:`spade.pp.patches` wrote; it holds the image, scale and spot size.
     table_key
         Table; may be left out when there is one.
+    figsize
+        Width and height of the figure in inches.
     ax
         As many Axes as there are panels, row by row; None: a new figure.
     show
         Call ``plt.show()``.
+    return_fig
+        Return the figure instead of the Axes.
 
     Returns
     -------
@@ -68,7 +93,7 @@ def attention(
     KeyError
         No such attention, or no patches.
     ValueError
-        A wrong number of ``ax``, or an unknown ``scale``.
+        A wrong number of ``ax``, an unknown ``scale``, or colours that end where they begin.
 
     Examples
     --------
@@ -82,6 +107,9 @@ def attention(
     """
     check_choice("scale", scale, (PERCENTILE, RELATIVE))
     check_text("key", key)
+    colouring = Colouring(cmap=cmap, vmin=vmin, vmax=vmax)
+    check_positive("size", size)
+    check_share("alpha_img", alpha_img, "[0, 1]")
     drawn: list[tuple[View, Floats, str]] = []
     for sample in iter_samples(samples, table_key=table_key):
         values, predicted = read_attention(sample, key, scale)
@@ -91,15 +119,16 @@ def attention(
             for view in views(sample, patches_key)
         ]
     frames = common_frames([view.frame() for view, _, _ in drawn])
-    axes = _panels(ax, len(drawn), frames[0])
+    aspect = (frames[0][3] - frames[0][1]) / (frames[0][2] - frames[0][0])
+    panels = f"{plural(len(drawn), 'section')} × 2"
+    axes = panel_grid((len(drawn), 2), (PANEL + 0.5, PANEL * aspect + 0.5), panels, ax=ax, figsize=figsize)
     for (left, right), (view, values, label), box in zip(axes, drawn, frames, strict=True):
         draw_tissue(left, view, box)
         title(left, view.name)
-        draw_tissue(right, view, box, FADE)
-        _draw_heat(right, view, values, scale)
+        draw_tissue(right, view, box, alpha_img)
+        _draw_heat(right, view, values, scale, colouring, size)
         title(right, f"attention, predicted {label}")
-    finish(show=show)
-    return axes
+    return finish(axes, show=show, return_fig=return_fig)
 
 
 def attention_keys(sample: Sample) -> list[str]:
@@ -127,17 +156,13 @@ def read_attention(sample: Sample, key: str, scale: str) -> tuple[Floats, NDArra
     return scaled, names
 
 
-def _panels(ax: Any, n_rows: int, frame: Floats) -> NDArray[Any]:
-    if ax is not None:
-        return given_axes(ax, (n_rows, 2), f"{plural(n_rows, 'section')} × 2")
-    aspect = (frame[3] - frame[1]) / (frame[2] - frame[0])
-    figure = new_figure((PANEL + 0.5) * 2, (PANEL * aspect + 0.5) * n_rows)
-    return figure.subplots(n_rows, 2, squeeze=False)
-
-
-def _draw_heat(ax: Axes, view: View, values: Floats, scale: str) -> None:
+def _draw_heat(ax: Axes, view: View, values: Floats, scale: str, colouring: Colouring, size: float) -> None:
     known = values[np.isfinite(values)]
     top = 100.0 if scale == PERCENTILE else max(2.0, float(np.percentile(known, 99))) if len(known) else 2.0
-    spots = draw_spots(ax, view, cmap="inferno", norm=Normalize(0, top), linewidth=0)
+    given = colouring.vmin, colouring.vmax
+    low, high = (usual if end is None else end for end, usual in zip(given, (0, top), strict=True))
+    column = Column("attention", values, None)
+    cmap, norm = replace(colouring, vmin=low, vmax=high).scale(column, (0, 100), ATTENTION_CMAP)
+    spots = draw_spots(ax, view, size, cmap=cmap, norm=norm, linewidth=0)
     spots.set_array(np.ma.masked_invalid(values))
     colour_bar(ax, spots, "attention, percentile of the slide" if scale == PERCENTILE else "attention × patches")

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
@@ -15,7 +16,7 @@ from spade._samples.open import Samples
 from spade.core.checks import brief, check_count, check_text
 from spade.core.rng import as_seed
 from spade.models import SpadeConfig
-from spade.pl._draw.axes import GREY, LEGEND_ROWS, TEXT, finish, given_axes, new_figure, title
+from spade.pl._draw.axes import GREY, LEGEND_ROWS, TEXT, figure_size, finish, given_axes, new_figure, title
 from spade.tl._training.choose_n_experts import ClusterCurve, read_groups, sweep_clusters
 
 COUNTS = (1, 2, 4, 8, 12, 16, 24, 32)
@@ -32,9 +33,11 @@ def choose_n_experts(
     max_spots: int = 20_000,
     table_key: str | None = None,
     rng: int | np.random.Generator = 0,
+    figsize: tuple[float, float] | None = None,
     ax: NDArray[Any] | None = None,
     show: bool = False,
-) -> NDArray[Any]:
+    return_fig: bool = False,
+) -> NDArray[Any] | Figure:
     """Draw the variance of the features within clusters against the number of clusters, as in the SPADE paper.
 
     Left, the first stage: spots of each group by number of prototypes. Right, the second: the prototypes of all groups
@@ -61,10 +64,14 @@ def choose_n_experts(
         Table; may be left out when there is one.
     rng
         Seed.
+    figsize
+        Width and height of the figure in inches.
     ax
         Two Axes; None: a new figure.
     show
         Call ``plt.show()``.
+    return_fig
+        Return the figure instead of the Axes.
 
     Returns
     -------
@@ -96,10 +103,11 @@ def choose_n_experts(
     for name, value in (("n_prototypes", n_prototypes), ("max_spots", max_spots)):
         check_count(name, value)
     seed = as_seed(rng)
-    axes = None if ax is None else given_axes(ax, (2,), "prototypes and experts")
+    size = figure_size(figsize, 7.2, 2.8)
+    axes = None if ax is None else given_axes(ax, (2,), "prototypes and experts", figsize=figsize)
     x, groups = read_groups(samples, use_rep, groupby, max_spots, table_key, seed)
     sweep = sweep_clusters(x, groups, wanted, n_prototypes=n_prototypes, feature_scaling=feature_scaling, seed=seed)
-    axes = new_figure(7.2, 2.8).subplots(1, 2) if axes is None else axes
+    axes = new_figure(*size).subplots(1, 2) if axes is None else axes
     colours = palette(len(sweep.prototypes))
     for colour, (name, curve) in zip(colours, sweep.prototypes.items(), strict=True):
         _draw(axes[0], curve, colour, name or "all spots")
@@ -109,8 +117,7 @@ def choose_n_experts(
     if groupby is not None:
         n_columns = -(-len(sweep.prototypes) // LEGEND_ROWS)
         axes[0].legend(title=groupby, fontsize=TEXT, title_fontsize=TEXT, frameon=False, ncols=n_columns)
-    finish(show=show)
-    return np.asarray(axes)
+    return finish(np.asarray(axes), show=show, return_fig=return_fig)
 
 
 def _draw(ax: Axes, curve: ClusterCurve, colour: str, label: str) -> None:

@@ -142,6 +142,9 @@ def embedding(
     for sample in iter_samples(samples, table_key=table_key):
         read.add(sample, layer, normalized=normalized)
     flat = read.coordinates()
+    if "UMAP" not in read.labels.values():
+        idle = [("n_neighbors", n_neighbors, 15), ("min_dist", min_dist, 0.5), ("metric", metric, "euclidean")]
+        check_idle(idle, f"basis={basis!r} has two columns, which are drawn as they are, without UMAP")
     if read.labels[bases[-1]] == "UMAP" and len(bases) == 2:
         flat[1] = _turned(flat[1], flat[0])
     rows = np.flatnonzero(np.isfinite(flat).all((0, 2)))

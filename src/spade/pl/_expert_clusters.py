@@ -142,7 +142,7 @@ def expert_clusters(
             "have them. Run sp.tl.embed on all samples, or pass entropy=False."
         )
     column = join_columns("expert", values, experts=True) if color is None else join_color(color, values)
-    (shown,) = colouring.of([column], cmap="cividis")
+    (shown,) = colouring.of([column])
     if color is None and groups is None:
         shown = replace(shown, missing="no patch")
     frames = common_frames([view.frame() for view in drawn])

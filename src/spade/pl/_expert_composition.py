@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.colors import is_color_like
+from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 from numpy.typing import NDArray
@@ -29,9 +30,11 @@ def expert_composition(
     table: pd.DataFrame,
     *,
     colors: Mapping[str, str] | None = None,
+    figsize: tuple[float, float] | None = None,
     ax: NDArray[Any] | None = None,
     show: bool = False,
-) -> NDArray[Any]:
+    return_fig: bool = False,
+) -> NDArray[Any] | Figure:
     """Show the experts of every region, organ or patient, and which of them are over-represented there.
 
     Parameters
@@ -39,11 +42,16 @@ def expert_composition(
     table
         What :func:`spade.tl.expert_composition` returned, or the rows of some of its values.
     colors
-        Colour of every expert, a dict; None: the colours of all other plots.
+        Colour of every expert, a dict. None: the default colours. A table does not know those in ``uns`` of a sample;
+        pass them as ``dict(zip(experts.cat.categories, uns["spade_expert_colors"]))``, with ``experts`` its column.
+    figsize
+        Width and height of the figure in inches.
     ax
         Two Axes; None: a new figure.
     show
         Call ``plt.show()``.
+    return_fig
+        Return the figure instead of the Axes.
 
     Returns
     -------
@@ -74,7 +82,7 @@ def expert_composition(
         column: table.pivot(index="value", columns="expert", values=column).reindex(index=values, columns=list(colours))
         for column in COLUMNS[2:]
     }
-    axes = _panels(ax, len(values), len(colours))
+    axes = _panels(ax, len(values), len(colours), figsize)
     _bars(axes[0], wide["share"].fillna(0), colours)
     _enrichment(axes[1], wide, colours)
     sizes = table.groupby("value")["n_value"].first()
@@ -89,8 +97,7 @@ def expert_composition(
     title(axes[0], f"experts by {table['by'].iloc[0]}" if "by" in table else "experts")
     title(axes[1], "enrichment")
     _legend(axes[1], colours)
-    finish(show=show)
-    return axes
+    return finish(axes, show=show, return_fig=return_fig)
 
 
 def _colours(table: pd.DataFrame, colors: object) -> dict[str, str]:
@@ -116,12 +123,12 @@ def _legend(ax: Axes, colours: Mapping[str, str]) -> None:
     )  # fmt: skip
 
 
-def _panels(ax: Any, n_values: int, n_experts: int) -> NDArray[Any]:
+def _panels(ax: Any, n_values: int, n_experts: int, figsize: object) -> NDArray[Any]:
     if ax is not None:
-        return given_axes(ax, (2,), "shares, enrichment")
+        return given_axes(ax, (2,), "shares, enrichment", figsize=figsize)
     band = min(max(LINE * n_experts, MIN_BAND), MAX_BAND)
     legend = 0.16 * min(n_experts, max(LEGEND_ROWS, 16)) + 0.2
-    figure = new_figure(6.8, max(band * n_values, legend) + 0.75)
+    figure = new_figure(6.8, max(band * n_values, legend) + 0.75, figsize)
     return figure.subplots(1, 2, width_ratios=[1.0, 1.0])
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import anndata as ad
 import numpy as np
 import pandas as pd
+from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
@@ -37,9 +38,11 @@ def expert_gallery(
     normalized: bool = False,
     patches_key: str = _keys.PATCHES,
     table_key: str | None = None,
+    figsize: tuple[float, float] | None = None,
     ax: NDArray[Any] | None = None,
     show: bool = False,
-) -> NDArray[Any]:
+    return_fig: bool = False,
+) -> NDArray[Any] | Figure:
     """Show the most typical patches of each expert and the genes that stand out in its spots.
 
     The most typical patches have the largest routing weights; they are taken in turn from every section where the
@@ -66,10 +69,14 @@ def expert_gallery(
         What :func:`spade.pp.patches` wrote.
     table_key
         Table; may be left out when there is one.
+    figsize
+        Width and height of the figure in inches.
     ax
         As many Axes as there are panels, row by row; None: a new figure.
     show
         Call ``plt.show()``.
+    return_fig
+        Return the figure instead of the Axes.
 
     Returns
     -------
@@ -100,7 +107,7 @@ def expert_gallery(
     check_flag("normalized", normalized)
     gallery = _read(samples, key, layer=layer, normalized=normalized, patches_key=patches_key, table_key=table_key)
     names = _choose(experts, gallery.sizes)
-    axes = _panels(ax, len(names), n_patches)
+    axes = _panels(ax, len(names), n_patches, figsize)
     genes = top_genes(gallery.tables, gallery.labels, names, n_genes)
     _draw_patches(axes, names, gallery, n_patches)
     for i, name in enumerate(names):
@@ -113,8 +120,7 @@ def expert_gallery(
             labelpad=6,
         )
     _draw_genes(axes[:, -1], [genes[name] for name in names], [gallery.colours[name] for name in names])
-    finish(show=show)
-    return axes
+    return finish(axes, show=show, return_fig=return_fig)
 
 
 @dataclass(frozen=True)
@@ -190,11 +196,11 @@ def _typical(weights: list[NDArray[np.float32]], expert: int, n: int) -> list[tu
     return [(section, i) for _, _, section, i in sorted(best, key=lambda candidate: candidate[1:])]
 
 
-def _panels(ax: Any, n_rows: int, n_patches: int) -> NDArray[Any]:
+def _panels(ax: Any, n_rows: int, n_patches: int, figsize: object) -> NDArray[Any]:
     shape = (n_rows, n_patches + 1)
     if ax is not None:
-        return given_axes(ax, shape, f"{plural(n_rows, 'expert')} × ({n_patches} + genes)")
-    figure = new_figure(UNIT * (n_patches + 1.5) + 1.6, (UNIT + 0.42) * n_rows + 0.4)
+        return given_axes(ax, shape, f"{plural(n_rows, 'expert')} × ({n_patches} + genes)", figsize=figsize)
+    figure = new_figure(UNIT * (n_patches + 1.5) + 1.6, (UNIT + 0.42) * n_rows + 0.4, figsize)
     return figure.subplots(*shape, squeeze=False, width_ratios=[*[1] * n_patches, 1.5])
 
 

@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.colors import TwoSlopeNorm
+from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
@@ -29,9 +30,11 @@ def expert_genes(
     *,
     n_genes: int = 5,
     scale: bool = False,
+    figsize: tuple[float, float] | None = None,
     ax: Axes | None = None,
     show: bool = False,
-) -> Axes:
+    return_fig: bool = False,
+) -> Axes | Figure:
     """Show the best genes of every expert, and their expression in the other experts.
 
     Parameters
@@ -43,10 +46,14 @@ def expert_genes(
     scale
         Whether to divide every gene's log fold changes by their mean absolute value over experts. This shows genes with
         small changes as clearly as genes with large ones, but hides the size of the changes.
+    figsize
+        Width and height of the figure in inches.
     ax
         Axes to draw into; None: a new figure.
     show
         Call ``plt.show()``.
+    return_fig
+        Return the figure instead of the Axes.
 
     Returns
     -------
@@ -85,14 +92,13 @@ def expert_genes(
         change = change / change.abs().mean().replace(0, 1)
     panel = ax
     if ax is None:
-        figure = new_figure(WIDTH * len(genes) + 2.1, max(HEIGHT * len(colours), MIN_WIDTH) + 1.2)
-        panel = figure.subplots()
+        height = max(HEIGHT * len(colours), MIN_WIDTH) + 1.2
+        panel = new_figure(WIDTH * len(genes) + 2.1, height, figsize).subplots()
     else:
-        panel = given_axes(ax, (1,), "the genes")[0]
+        panel = given_axes(ax, (1,), "the genes", figsize=figsize)[0]
     _dots(panel, change, share, "log$_2$ fold change" + ("\n/ mean size" if scale else ""))
     _dress(panel, leads, colours)
-    finish(show=show)
-    return panel
+    return finish(panel, show=show, return_fig=return_fig)
 
 
 def _leads(table: pd.DataFrame, experts: list[str], n_genes: int) -> dict[str, list[str]]:

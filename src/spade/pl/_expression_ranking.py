@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from spade._samples.shown.colours import SAFE
@@ -26,9 +27,11 @@ def expression_ranking(
     n_genes: int = 30,
     n_boot: int = 2_000,
     rng: int | np.random.Generator = 0,
+    figsize: tuple[float, float] | None = None,
     ax: Axes | NDArray[Any] | None = None,
     show: bool = False,
-) -> NDArray[Any]:
+    return_fig: bool = False,
+) -> NDArray[Any] | Figure:
     """Draw the correlation of predicted and measured expression for every gene, best first.
 
     Dots are means over held-out sections, lines their 95 % bootstrap intervals (none with fewer than two sections). The
@@ -46,10 +49,14 @@ def expression_ranking(
         Bootstrap samples of a benchmark's sections.
     rng
         Seed of the bootstrap.
+    figsize
+        Width and height of the figure in inches.
     ax
         As many Axes as there are panels; None: a new figure.
     show
         Call ``plt.show()``.
+    return_fig
+        Return the figure instead of the Axes.
 
     Returns
     -------
@@ -73,11 +80,10 @@ def expression_ranking(
     check_count("n_genes", n_genes)
     panels = gene_ranking(table, check_count("n_boot", n_boot), as_seed(rng))
     shown = {name: _chosen(name, rows, n_genes) for name, rows in panels.items()}
-    axes = _axes(ax, list(shown), max(len(genes) for genes in shown.values()))
+    axes = _axes(ax, list(shown), max(len(genes) for genes in shown.values()), figsize)
     for panel, (name, genes) in zip(axes, shown.items(), strict=True):
         _draw(panel, words(name), panels[name], genes)
-    finish(show=show)
-    return axes
+    return finish(axes, show=show, return_fig=return_fig)
 
 
 def _chosen(name: str, rows: pd.DataFrame, n_genes: int) -> list[str]:
@@ -90,10 +96,10 @@ def _chosen(name: str, rows: pd.DataFrame, n_genes: int) -> list[str]:
     return most.sort_values("pearson", ascending=False, kind="stable")["gene"].astype(str).tolist()
 
 
-def _axes(ax: Any, names: list[str], n_genes: int) -> NDArray[Any]:
+def _axes(ax: Any, names: list[str], n_genes: int, figsize: object) -> NDArray[Any]:
     if ax is not None:
-        return given_axes(ax, (len(names),), ", ".join(names))
-    figure = new_figure((WIDTH + 0.4) * len(names), ROW * max(n_genes, 5) + 1.2)
+        return given_axes(ax, (len(names),), ", ".join(names), figsize=figsize)
+    figure = new_figure((WIDTH + 0.4) * len(names), ROW * max(n_genes, 5) + 1.2, figsize)
     return figure.subplots(1, len(names), squeeze=False)[0]
 
 

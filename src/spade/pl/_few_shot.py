@@ -7,9 +7,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from spade._checks import plural, shorten
+from spade._checks import check_idle, plural, shorten
 from spade._said.lines import hushed
 from spade._samples.shown.colours import SAFE
 from spade.core.checks import check_count, check_text
@@ -32,14 +33,16 @@ def few_shot(
     shots: int | None = None,
     n_boot: int = 2_000,
     rng: int | np.random.Generator = 0,
+    figsize: tuple[float, float] | None = None,
     ax: NDArray[Any] | None = None,
     show: bool = False,
-) -> NDArray[Any]:
+    return_fig: bool = False,
+) -> NDArray[Any] | Figure:
     """Draw few-shot results.
 
-    Left, the metric over shots, with 95 % bootstrap intervals over sections or patients; the dashed line is chance (F1
-    and errors have no such line). Middle, the difference to ``baseline`` on the same draws, with a dot per section or
-    patient. Right, the recall of every class or grade, if there are such.
+    Left, the metric over shots, with 95 % bootstrap intervals over units (sections, patients, folds or cohorts); the
+    dashed line is chance (F1 and errors have no such line). Middle, the difference to ``baseline`` on the same draws,
+    with a dot per unit. Right, the recall of every class or grade, if there are such.
 
     Several cohorts of :func:`spade.tl.slide_task` are drawn side by side, without the middle panel; for that, pass the
     rows of one cohort.
@@ -53,13 +56,17 @@ def few_shot(
     baseline
         Representation to compare with; None: the first. With a single representation there is no middle panel.
     shots
-        Shots of the right panel; None: the largest number.
+        Shots of the right panel; None: the largest number. Numbers have no such panel.
     n_boot, rng
         As in :func:`spade.tl.few_shot_summary`.
+    figsize
+        Width and height of the figure in inches.
     ax
         As many Axes as there are panels; None: a new figure.
     show
         Call ``plt.show()``.
+    return_fig
+        Return the figure instead of the Axes.
 
     Returns
     -------
@@ -70,7 +77,7 @@ def few_shot(
     KeyError
         No such metric, representation or number of shots.
     TypeError, ValueError
-        Not such a table, or a wrong number of ``ax``.
+        Not such a table, ``shots`` without a right panel, or a wrong number of ``ax``.
 
     Examples
     --------
@@ -99,14 +106,15 @@ def few_shot(
     shown = all_shots[-1] if shots is None else check_count("shots", shots, 0)
     if shown not in all_shots:
         raise KeyError(f"shots={shots!r} is not in the table; shots: {shorten(all_shots, 20)}.")
-    n_classes = int(table["n_classes"].iloc[0])
+    if not (n_classes := int(table["n_classes"].iloc[0])):
+        check_idle([("shots", shots, None)], "there are no classes, so there is no panel of them")
     colours = {name: SAFE[i % len(SAFE)] for i, name in enumerate(names)}
     panels = [
         "curves",
         *(["differences"] if len(names) > 1 and can_differ else []),
         *(["classes"] if n_classes else []),
     ]
-    axes = _panels(ax, panels, n_classes * len(names))
+    axes = _panels(ax, panels, n_classes * len(names), figsize)
     chance = CHANCE.get(metric, 1 / n_classes if metric == "balanced_accuracy" and n_classes else None)
     _curves(axes[0], summary, metric, colours, chance)
     if "differences" in panels:
@@ -119,15 +127,14 @@ def few_shot(
     else:
         for axis in axes:
             axis.set_xlabel("training slides", fontsize=TEXT)
-    finish(show=show)
-    return axes
+    return finish(axes, show=show, return_fig=return_fig)
 
 
-def _panels(ax: Any, names: list[str], n_bars: int) -> NDArray[Any]:
+def _panels(ax: Any, names: list[str], n_bars: int, figsize: object) -> NDArray[Any]:
     if ax is not None:
-        return given_axes(ax, (len(names),), ", ".join(names))
+        return given_axes(ax, (len(names),), ", ".join(names), figsize=figsize)
     ratios = [max(1.0, n_bars / 16) if name == "classes" else 1.0 for name in names]
-    figure = new_figure((PANEL + 0.6) * sum(ratios), PANEL + 0.9)
+    figure = new_figure((PANEL + 0.6) * sum(ratios), PANEL + 0.9, figsize)
     return figure.subplots(1, len(names), squeeze=False, width_ratios=ratios)[0]
 
 
@@ -155,7 +162,7 @@ def _curves(ax: Axes, summary: pd.DataFrame, metric: str, colours: dict[str, str
     )
     dashed = "" if chance is None else ", chance dashed"
     n = int(summary["n_units"].max())
-    title(ax, f"{plural(n, 'section')} or {'group' if n == 1 else 'groups'}{dashed}")
+    title(ax, f"{plural(n, 'unit')}{dashed}")
 
 
 def _differences(ax: Axes, paired: pd.DataFrame, units: pd.DataFrame, baseline: str, colours: dict[str, str]) -> None:

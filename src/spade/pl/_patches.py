@@ -1,4 +1,4 @@
-"""Patches on the tissue, and some of them as an encoder gets them."""
+"""Patches on the tissue, and some of them as they are read for an encoder."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.collections import PolyCollection
+from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Circle
 from matplotlib.patheffects import withStroke
@@ -38,13 +39,17 @@ def patches(
     patches_key: str = _keys.PATCHES,
     rng: int | np.random.Generator = 0,
     table_key: str | None = None,
+    figsize: tuple[float, float] | None = None,
     ax: NDArray[Any] | None = None,
     show: bool = False,
-) -> NDArray[Any]:
+    return_fig: bool = False,
+) -> NDArray[Any] | Figure:
     """Show where the patches lie and what they contain.
 
-    For every section: the squares on the tissue, then some patches exactly as an encoder gets them (at their
-    resolution, reflected beyond the border of the image), with the spot as a circle. Numbers mark their places.
+    For every section: the squares on the tissue, then some patches as they are read for an encoder (at their
+    resolution, reflected beyond the border of the image), with the spot as a circle. What follows in
+    :func:`spade.pp.encode_patches` is not shown: ``colour=``, and the resizing of the network. Numbers mark their
+    places.
 
     Parameters
     ----------
@@ -60,10 +65,14 @@ def patches(
         Seed of the draw.
     table_key
         Table; may be left out when there is one.
+    figsize
+        Width and height of the figure in inches.
     ax
         As many Axes as there are panels, row by row; None: a new figure.
     show
         Call ``plt.show()``.
+    return_fig
+        Return the figure instead of the Axes.
 
     Returns
     -------
@@ -93,7 +102,7 @@ def patches(
     chosen = [_sample(view, n, seed) for view in drawn] if spots is None else _find(drawn, spots)
     most = max(map(len, chosen))
     frames = common_frames([view.frame(off_image=True) for view in drawn])
-    axes = _panels(ax, len(drawn), most, frames[0])
+    axes = _panels(ax, len(drawn), most, frames[0], figsize)
     for row, view, positions, box in zip(axes, drawn, chosen, frames, strict=True):
         _draw_overview(row[0], view, positions, box)
         for number, (panel, position, pixels) in enumerate(
@@ -102,8 +111,7 @@ def patches(
             _draw_patch(panel, view, int(position), pixels, number)
         for panel in row[1 + len(positions) :]:
             panel.set_visible(False)
-    finish(show=show)
-    return axes
+    return finish(axes, show=show, return_fig=return_fig)
 
 
 def _sample(view: View, n: int, seed: int) -> Rows:
@@ -127,12 +135,12 @@ def _find(drawn: list[View], spots: object) -> list[Rows]:
     return [rows[rows >= 0] for rows in positions]
 
 
-def _panels(ax: Any, n_rows: int, most: int, frame: Floats) -> NDArray[Any]:
+def _panels(ax: Any, n_rows: int, most: int, frame: Floats, figsize: object) -> NDArray[Any]:
     if ax is not None:
-        return given_axes(ax, (n_rows, 1 + most), f"{plural(n_rows, 'section')} × (overview + {most})")
+        return given_axes(ax, (n_rows, 1 + most), f"{plural(n_rows, 'section')} × (overview + {most})", figsize=figsize)
     width = OVERVIEW * (frame[2] - frame[0]) / (frame[3] - frame[1])
     columns = ceil(most / 2)
-    figure = new_figure(UNIT * (width + columns) + 0.3, (2 * UNIT + 0.9) * n_rows)
+    figure = new_figure(UNIT * (width + columns) + 0.3, (2 * UNIT + 0.9) * n_rows, figsize)
     grid = figure.add_gridspec(2 * n_rows, 1 + columns, width_ratios=[width, *[1] * columns])
     axes = np.empty((n_rows, 1 + most), dtype=object)
     for i in range(n_rows):

@@ -6,6 +6,8 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.colors import Colormap
+from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from spade import _keys
@@ -18,8 +20,9 @@ from spade.core.checks import brief, check_count
 from spade.models import ProgramModel
 from spade.models._rows import scale_by_section
 from spade.pl._draw.axes import finish
+from spade.pl._draw.colouring import Colouring
 from spade.pl._draw.tissue import View, common_frames, views
-from spade.pl._expression import ExpressionStyle, draw_row, panels_of
+from spade.pl._expression import FADE, ExpressionStyle, draw_row, panels_of
 
 
 def programs(
@@ -28,11 +31,18 @@ def programs(
     *,
     n_programs: int = 3,
     layer: str | None = None,
+    cmap: str | Colormap | None = None,
+    vmin: float | str | None = None,
+    vmax: float | str | None = None,
+    size: float = 1.0,
+    alpha_img: float = FADE,
     patches_key: str = _keys.PATCHES,
     table_key: str | None = None,
+    figsize: tuple[float, float] | None = None,
     ax: Axes | NDArray[Any] | None = None,
     show: bool = False,
-) -> NDArray[Any]:
+    return_fig: bool = False,
+) -> NDArray[Any] | Figure:
     """Draw measured beside predicted programs of expression in tissue.
 
     One row per section and program, all to one scale: the spots at their true size on the faded image, left coloured by
@@ -51,14 +61,24 @@ def programs(
         Number of programs, those first that were predicted best on held-out spots in training.
     layer
         Layer with raw counts; None: the one of training.
+    cmap, vmin, vmax
+        Colours, as in :func:`expression`: with both ends as numbers, all panels are on one scale.
+    size
+        Factor on the true size of the spots.
+    alpha_img
+        Opacity of the image, from 0 to 1.
     patches_key
         What :func:`spade.pp.patches` wrote; it holds the image, scale and spot size.
     table_key
         Table; may be left out when there is one.
+    figsize
+        Width and height of the figure in inches.
     ax
         As many Axes as there are panels, row by row; None: a new figure.
     show
         Call ``plt.show()``.
+    return_fig
+        Return the figure instead of the Axes.
 
     Returns
     -------
@@ -70,7 +90,8 @@ def programs(
     KeyError
         No features or no patches.
     ValueError
-        A model without programs, features of another width or encoder, or a wrong number of ``ax``.
+        A model without programs, features of another width or encoder, colours that end where they begin, or a wrong
+        number of ``ax``.
 
     Examples
     --------
@@ -83,6 +104,7 @@ def programs(
     (2, 2)
     """
     check_count("n_programs", n_programs)
+    style = ExpressionStyle(Colouring(cmap=cmap, vmin=vmin, vmax=vmax), size, alpha_img, unit="deviations")
     if not isinstance(model, ProgramModel):
         raise TypeError(f"model={brief(model)}: expected a ProgramModel, from sp.tl.train_programs.")
     if not model.n_programs:
@@ -95,15 +117,14 @@ def programs(
         drawn += [(view, values) for view in views(sample, patches_key)]
     frames = common_frames([view.frame() for view, _ in drawn])
     names = [name for name in ("measured", "predicted") if any(name in values for _, values in drawn)]
-    axes = panels_of(ax, len(drawn) * len(best), names, frames[0])
+    axes = panels_of(ax, len(drawn) * len(best), names, frames[0], figsize=figsize)
     rows = iter(axes)
     for (view, values), box in zip(drawn, frames, strict=True):
         unknown = np.full((len(values["predicted"]), model.n_programs), np.nan)
         for program in best:
             panels = {name: values.get(name, unknown)[view.rows, program] for name in names}
-            draw_row(next(rows), view, box, panels, history["name"][program], style=ExpressionStyle(unit="deviations"))
-    finish(show=show)
-    return axes
+            draw_row(next(rows), view, box, panels, history["name"][program], style=style)
+    return finish(axes, show=show, return_fig=return_fig)
 
 
 def _read(sample: Sample, model: ProgramModel, layer: str | None) -> dict[str, Floats]:

@@ -7,20 +7,25 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.colors import Normalize
+from matplotlib.colors import Colormap
+from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from spade import _keys
-from spade._checks import check_table, plural, shorten
+from spade._checks import check_idle, check_table, plural, shorten
 from spade._samples.open import Samples, as_list, iter_samples
+from spade._samples.shown.colours import Column
 from spade.core.arrays import Floats
-from spade.core.checks import check_count
+from spade.core.checks import check_count, check_positive, check_share
 from spade.pl._draw.axes import GREY, SMALL, bare, colour_bar, finish, given_axes, new_figure, title
+from spade.pl._draw.colouring import Colouring
 from spade.pl._draw.tissue import View, common_frames, draw_spots, draw_tissue, scale_bar, views
 
 UNIT = 1.25
 PANEL = 3.0
 FADE = 0.55
+#: Colour map of scores, and the percentiles at which it ends.
+CMAP, ENDS = "magma", (1, 99)
 COLUMNS = ("query_sample", "query_section", "query", "rank", "sample", "section", "spot", "score")
 
 
@@ -31,15 +36,23 @@ def retrieval(
     query_samples: Samples | None = None,
     n_queries: int = 5,
     n_patches: int = 6,
+    cmap: str | Colormap | None = None,
+    vmin: float | str | None = None,
+    vmax: float | str | None = None,
+    size: float = 1.0,
+    alpha_img: float = FADE,
     patches_key: str = _keys.PATCHES,
     table_key: str | None = None,
+    figsize: tuple[float, float] | None = None,
     ax: NDArray[Any] | None = None,
     show: bool = False,
-) -> NDArray[Any]:
+    return_fig: bool = False,
+) -> NDArray[Any] | Figure:
     """Draw the results of :func:`spade.tl.retrieve`.
 
     Queries that are spots get one row each: the patch of the query, then the patches of its best spots with their
-    scores. For a signature its score is drawn on every section; with ``k=None`` all spots have one.
+    scores. For a signature its score is drawn on every section; with ``k=None`` all spots have one, and otherwise the
+    best ``k``. Open grey circles are spots without a score.
 
     Parameters
     ----------
@@ -50,17 +63,28 @@ def retrieval(
     query_samples
         Samples that the queries are from; None: the gallery.
     n_queries
-        Number of queries, the first of the table.
+        Of queries that are spots: their number, the first of the table.
     n_patches
-        Number of patches for each query.
+        Of queries that are spots: number of patches for each.
+    cmap, vmin, vmax
+        Of a signature: colours of the score, as in :func:`spatial`. None: ``"magma"``, from the 1st to the 99th
+        percentile of all scores drawn; the ends of the bar are pointed where scores lie beyond.
+    size
+        Of a signature: factor on the true size of the spots.
+    alpha_img
+        Of a signature: opacity of the image, from 0 to 1.
     patches_key
         What :func:`spade.pp.patches` wrote.
     table_key
         Table; may be left out when there is one.
+    figsize
+        Width and height of the figure in inches.
     ax
         As many Axes as there are panels, row by row; None: a new figure.
     show
         Call ``plt.show()``.
+    return_fig
+        Return the figure instead of the Axes.
 
     Returns
     -------
@@ -71,7 +95,7 @@ def retrieval(
     KeyError
         Sections or spots of the table that the samples do not have, or no patches.
     TypeError, ValueError
-        Not such a table, or an empty one.
+        Not such a table, or an empty one; settings without effect, such as ``n_patches`` for a signature.
 
     Examples
     --------
@@ -90,19 +114,25 @@ def retrieval(
     table = check_table(table, COLUMNS, "sp.tl.retrieve")
     if query_samples is not None:
         query_samples = as_list(query_samples, "query_samples")
+    colouring = Colouring(cmap=cmap, vmin=vmin, vmax=vmax)
+    check_positive("size", size)
+    check_share("alpha_img", alpha_img, "[0, 1]")
     if (table["query_sample"] == "").all():
-        axes = _map(table, samples, patches_key, table_key, ax)
+        of_spots = [("query_samples", query_samples, None), ("n_queries", n_queries, 5), ("n_patches", n_patches, 6)]
+        check_idle(of_spots, "the query is a signature, which is drawn on the sections")
+        axes = _map(_scored(table, samples, patches_key, table_key), colouring, size, alpha_img, figsize=figsize, ax=ax)
     else:
+        of_signatures = [*colouring.idle(), ("size", size, 1.0), ("alpha_img", alpha_img, FADE)]
+        check_idle(of_signatures, "the queries are spots, whose patches are drawn")
         queries = table[["query_section", "query"]].drop_duplicates().iloc[:n_queries]
         places = {"samples": _places_of_hits(table, queries, n_patches)}
         opened = {"samples": samples} if query_samples is None else {"samples": samples, "query_samples": query_samples}
         places.setdefault(list(opened)[-1], []).extend(_places_of_queries(queries))
-        axes = _patch_panels(ax, len(queries), n_patches)
+        axes = _patch_panels(ax, len(queries), n_patches, figsize)
         for argument, source in opened.items():
             if places[argument]:
                 _draw(axes, source, places[argument], argument, patches_key, table_key)
-    finish(show=show)
-    return axes
+    return finish(axes, show=show, return_fig=return_fig)
 
 
 class _Place(NamedTuple):
@@ -135,48 +165,72 @@ def _places_of_hits(table: pd.DataFrame, queries: pd.DataFrame, n: int) -> list[
     return places
 
 
-def _map(table: pd.DataFrame, samples: Samples, patches_key: str, table_key: str | None, ax: Any) -> NDArray[Any]:
-    """Draw the score of a signature on every section."""
+def _scored(
+    table: pd.DataFrame, samples: Samples, patches_key: str, table_key: str | None
+) -> list[tuple[View, Floats]]:
+    """Return every section, and the scores of its spots, NaN where the table has none.
+
+    A table of the best spots may have none of a section; it is not the gallery if the table has sections beside it.
+    """
     scores = table.set_index(["section", "spot"])["score"]
     drawn: list[tuple[View, Floats]] = []
     for sample in iter_samples(samples, table_key=table_key):
         for view in views(sample, patches_key):
             names = sample.table.obs_names[view.rows].astype(str)
             values = scores.reindex(pd.MultiIndex.from_product([[view.name], names])).to_numpy()
-            if not np.isfinite(values).any():
-                raise KeyError(
-                    f"samples: the table has no score for {view.name!r}; its sections: "
-                    f"{shorten(dict.fromkeys(table['section']))}. Pass the gallery of the search, in the same form."
-                )
             drawn.append((view, values))
+    without = [view.name for view, values in drawn if not np.isfinite(values).any()]
+    there = list(dict.fromkeys(table["section"]))
+    if without and (len(without) == len(drawn) or set(there) - {view.name for view, _ in drawn}):
+        raise KeyError(
+            f"samples: the table has no score for {shorten(without)}; its sections: {shorten(there)}. Pass the gallery "
+            "of the search, in the same form; a search with k=None gives a score to all its spots, not to the best k."
+        )
+    return drawn
+
+
+def _map(
+    drawn: list[tuple[View, Floats]],
+    colouring: Colouring,
+    size: float,
+    alpha_img: float,
+    *,
+    figsize: tuple[float, float] | None,
+    ax: Any,
+) -> NDArray[Any]:
+    """Draw the score of a signature on every section."""
     frames = common_frames([view.frame() for view, _ in drawn])
-    axes = _map_panels(ax, len(drawn), frames[0])
-    norm = Normalize(*np.nanpercentile(np.concatenate([values for _, values in drawn]), [1, 99]))
+    axes = _map_panels(ax, len(drawn), frames[0], figsize)
+    scores = Column("score of the signature", np.concatenate([values for _, values in drawn]), None)
+    cmap, norm = colouring.scale(scores, ENDS, CMAP)
     for panel, (view, values), box in zip(axes, drawn, frames, strict=True):
-        draw_tissue(panel, view, box, FADE)
-        spots = draw_spots(panel, view, cmap="magma", norm=norm, linewidth=0)
+        draw_tissue(panel, view, box, alpha_img)
+        edges = np.where(np.isnan(values), GREY, "none").tolist()
+        spots = draw_spots(panel, view, size, cmap=cmap, norm=norm, edgecolors=edges, linewidth=0.6)
         spots.set_array(np.ma.masked_invalid(values))
         n_without = int(np.isnan(values).sum())
-        title(panel, f"{view.name} ({plural(n_without, 'spot')} without a score)" if n_without else view.name)
-    colour_bar(axes[-1], spots, "score of the signature")
+        note = f" ({n_without:,} of {plural(len(values), 'spot')} without a score)" if n_without else ""
+        title(panel, view.name + note)
+    colour_bar(axes[-1], spots, scores.name)
     return axes
 
 
-def _map_panels(ax: Any, n: int, frame: Floats) -> NDArray[Any]:
+def _map_panels(ax: Any, n: int, frame: Floats, figsize: object) -> NDArray[Any]:
     if ax is not None:
-        return given_axes(ax, (n,), plural(n, "section"))
+        return given_axes(ax, (n,), plural(n, "section"), figsize=figsize)
     aspect = (frame[3] - frame[1]) / (frame[2] - frame[0])
-    figure = new_figure((PANEL + 0.2) * n + 0.7, PANEL * aspect + 0.5)
+    figure = new_figure((PANEL + 0.2) * n + 0.7, PANEL * aspect + 0.5, figsize)
     return figure.subplots(1, n, squeeze=False)[0]
 
 
-def _patch_panels(ax: Any, n_rows: int, n_patches: int) -> NDArray[Any]:
+def _patch_panels(ax: Any, n_rows: int, n_patches: int, figsize: object) -> NDArray[Any]:
     """Return invisible panels: each becomes visible when its patch is drawn."""
     shape = (n_rows, n_patches + 1)
     if ax is None:
-        axes = new_figure(UNIT * shape[1] + 0.4, (UNIT + 0.42) * shape[0] + 0.3).subplots(*shape, squeeze=False)
+        figure = new_figure(UNIT * shape[1] + 0.4, (UNIT + 0.42) * shape[0] + 0.3, figsize)
+        axes = figure.subplots(*shape, squeeze=False)
     else:
-        axes = given_axes(ax, shape, f"{shape[0]} × (query + {n_patches})")
+        axes = given_axes(ax, shape, f"{shape[0]} × (query + {n_patches})", figsize=figsize)
     for panel in axes.ravel():
         panel.set_visible(False)
     return axes

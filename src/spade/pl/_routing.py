@@ -12,13 +12,13 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from numpy.typing import NDArray
 
-from spade._checks import check_idle, plural
+from spade._checks import plural
 from spade._samples.experts import palette
 from spade.core.arrays import Floats
 from spade.core.checks import brief, check_choice
 from spade.core.experts.routing import Routing
 from spade.models import SpadeModel
-from spade.pl._draw.axes import GREY, SMALL, TEXT, colour_bar, figure_size, finish, given_axes, new_figure, title
+from spade.pl._draw.axes import GREY, SMALL, TEXT, colour_bar, finish, given_axes, new_figure, title
 from spade.pl._draw.colouring import Colouring
 
 METHODS = ("average", "complete", "single", "ward")
@@ -99,10 +99,9 @@ def routing(
 
 def _panels(ax: Any, found: Routing, figsize: object) -> NDArray[Any]:
     if ax is not None:
-        check_idle([("figsize", figsize, None)], "the Axes of ax= are drawn into")
-        return given_axes(ax, (2,), "dendrogram, weights")
+        return given_axes(ax, (2,), "dendrogram, weights", figsize=figsize)
     width, height = COLUMN * max(found.n_experts, 6), min(max(ROW * found.n_prototypes, 1.8), 9.0)
-    figure = new_figure(*figure_size(figsize, TREE + width + AROUND, height + 0.9))
+    figure = new_figure(TREE + width + AROUND, height + 0.9, figsize)
     return figure.subplots(1, 2, width_ratios=[TREE, width])
 
 

@@ -24,7 +24,7 @@ from spade.core.arrays import Floats, Rows
 from spade.core.checks import brief, check_positive, check_share, check_text, is_number
 from spade.core.patches.heatmap import raster_of
 from spade.core.patches.overview import MAX_PX
-from spade.pl._attention import attention_keys, read_attention
+from spade.pl._attention import ATTENTION_CMAP, attention_keys, read_attention
 from spade.pl._draw.axes import colour_bar, dots_legend, finish, is_narrow, title
 from spade.pl._draw.colouring import Coloured, Colouring
 from spade.pl._draw.tissue import View, draw_tissue, image_view, views
@@ -33,7 +33,7 @@ from spade.tl._slides.attention_scale import PERCENTILE
 
 #: Most pixels of the image along the longer side of a panel, and of the squares over it.
 MOST_PX, SQUARES_PX = 8_000, 2_000
-ALPHA, ATTENTION_CMAP = 0.6, "inferno"
+ALPHA = 0.6
 #: Percentiles of all values at which the colours end.
 ENDS = (1, 99)
 ATTENTION = "attention, percentile of the slide"

@@ -158,14 +158,17 @@ def _blocks(sample: Sample, view: View, key: str, parts: NDArray[np.object_]) ->
     if "block_um" not in record:
         return f"by {record.get('groupby', 'section')}" if record else "", None
     side, guard = float(record["block_um"]), record.get("guard_um")
-    guard = guard_band(view.centres, view.side) if guard is None else guard
+    if guard is None:  # by the patches of the split, which may be others than those drawn, or gone
+        size_um = _keys.read_provenance(sample.table.uns, record.get("patches_key", _keys.PATCHES)).get("size_um")
+        guard = None if size_um is None else guard_band(view.centres, float(size_um))
+    made = f"blocks of {side:g} µm" + ("" if guard is None else f", guard band of {guard:.4g} µm")
     corner = view.centres.min(0)
     cells = np.floor((view.centres - corner) / side).astype(int)
     kept = pd.DataFrame({"x": cells[:, 0], "y": cells[:, 1], "part": parts})[parts != _keys.GUARD]
     if (kept.groupby(["x", "y"])["part"].nunique() > 1).any():
         logger.info("%s: the blocks are not drawn, as spots were removed or moved since the split", view.name)
-        return f"blocks of {side:g} µm, guard band of {guard:.4g} µm", None
+        return made, None
     low, high = corner, corner + side * (cells.max(0) + 1)
     lines = [[(x, low[1]), (x, high[1])] for x in np.arange(low[0], high[0] + side / 2, side)]
     lines += [[(low[0], y), (high[0], y)] for y in np.arange(low[1], high[1] + side / 2, side)]
-    return f"blocks of {side:g} µm, guard band of {guard:.4g} µm", list(map(np.array, lines))
+    return made, list(map(np.array, lines))

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
@@ -31,9 +32,11 @@ def survival(
     representation: str | None = None,
     time_label: str = "time",
     level: float = 0.95,
+    figsize: tuple[float, float] | None = None,
     ax: NDArray[Any] | None = None,
     show: bool = False,
-) -> NDArray[Any]:
+    return_fig: bool = False,
+) -> NDArray[Any] | Figure:
     """Draw the survival of groups of patients: Kaplan–Meier curves, and numbers at risk below.
 
     Shades are pointwise intervals (Greenwood, log-log), ticks are censored patients, and the title gives the p value of
@@ -58,10 +61,14 @@ def survival(
         Label of the time axis, such as ``"years"``.
     level
         Level of the intervals, between 0 and 1.
+    figsize
+        Width and height of the figure in inches.
     ax
         Two Axes per representation, first all for the curves, then all for the numbers at risk; None: a new figure.
     show
         Call ``plt.show()``.
+    return_fig
+        Return the figure instead of the Axes.
 
     Returns
     -------
@@ -85,7 +92,7 @@ def survival(
     check_share("level", level)
     check_text("time_label", time_label)
     panels = risk_groups(table, groups=groups, n_groups=n_groups, representation=representation)
-    axes = _panels(ax, len(panels), max(len(set(patients.group)) for patients in panels.values()))
+    axes = _panels(ax, len(panels), max(len(set(patients.group)) for patients in panels.values()), figsize)
     for (representation, patients), (above, below) in zip(panels.items(), axes.T, strict=True):
         names = sorted(set(patients.group), key=_natural, reverse=LOW in patients.group)  # low before high
         colours = {name: SAFE[i % len(SAFE)] for i, name in enumerate(names)}
@@ -95,8 +102,7 @@ def survival(
         _dress(above, float(patients.time.max()), time_label)
         title(above, ", ".join(filter(None, (representation, _p(patients)))))
         _numbers(below, above, patients, colours)
-    finish(show=show)
-    return axes
+    return finish(axes, show=show, return_fig=return_fig)
 
 
 def _natural(name: str) -> list[tuple[int, str]]:
@@ -104,11 +110,11 @@ def _natural(name: str) -> list[tuple[int, str]]:
     return [(int(part), "") if part.isdigit() else (0, part) for part in re.split(r"(\d+)", str(name))]
 
 
-def _panels(ax: Any, n: int, n_rows: int) -> NDArray[Any]:
+def _panels(ax: Any, n: int, n_rows: int, figsize: object) -> NDArray[Any]:
     if ax is not None:
-        return given_axes(ax, (2, n), "curves, numbers at risk")
+        return given_axes(ax, (2, n), "curves, numbers at risk", figsize=figsize)
     below = ROW * n_rows + 0.15
-    figure = new_figure((PANEL + 0.6) * n, PANEL - 0.4 + below + 0.6)
+    figure = new_figure((PANEL + 0.6) * n, PANEL - 0.4 + below + 0.6, figsize)
     return figure.subplots(2, n, squeeze=False, sharex="col", height_ratios=[PANEL - 0.4, below])
 
 

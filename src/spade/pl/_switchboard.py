@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from numpy.typing import NDArray
 
@@ -36,9 +37,11 @@ def switchboard(
     over: str = "group",
     n_boot: int = 2_000,
     rng: int | np.random.Generator = 0,
+    figsize: tuple[float, float] | None = None,
     ax: Axes | NDArray[Any] | None = None,
     show: bool = False,
-) -> NDArray[Any]:
+    return_fig: bool = False,
+) -> NDArray[Any] | Figure:
     """Draw one panel per metric of a switchboard: a dot per variant, with its 95 % bootstrap interval over units.
 
     Blue: measured by the probe, which is the same for all variants. Orange: by the model's own head or joint space, if
@@ -58,10 +61,14 @@ def switchboard(
         Bootstrap samples of the units.
     rng
         Seed of the bootstrap.
+    figsize
+        Width and height of the figure in inches.
     ax
         As many Axes as there are panels; None: a new figure.
     show
         Call ``plt.show()``.
+    return_fig
+        Return the figure instead of the Axes.
 
     Returns
     -------
@@ -92,15 +99,14 @@ def switchboard(
     summary = summary[summary["metric"].isin(_metrics(summary, metrics))]
     panels = list(summary.groupby(["metric", "direction", "shots"], sort=False))
     variants = list(dict.fromkeys(table["variant"]))
-    axes = _axes(ax, [_heading(*key[1:]) for key, _ in panels], len(variants))
+    axes = _axes(ax, [_heading(*key[1:]) for key, _ in panels], len(variants), figsize)
     for i, (panel, (key, rows)) in enumerate(zip(axes, panels, strict=True)):
         _draw(panel, rows, variants, baseline, _heading(*key[1:]))
         names = list(map(_variant, variants)) if ax is not None or i % COLUMNS == 0 else []
         panel.set_yticks(range(len(variants)), names, fontsize=SMALL)
         panel.set_xlabel(words(key[0]), fontsize=TEXT)
     _legend(axes[0], summary, _variant(baseline), below=ax is None)
-    finish(show=show)
-    return axes
+    return finish(axes, show=show, return_fig=return_fig)
 
 
 def _metrics(summary: pd.DataFrame, metrics: object) -> list[str]:
@@ -129,11 +135,11 @@ def _heading(direction: str, shots: int) -> str:
     return "one labelled spot per class" if shots == 1 else f"{shots} labelled spots per class"
 
 
-def _axes(ax: Any, names: list[str], n_variants: int) -> NDArray[Any]:
+def _axes(ax: Any, names: list[str], n_variants: int, figsize: object) -> NDArray[Any]:
     if ax is not None:
-        return given_axes(ax, (len(names),), ", ".join(names))
+        return given_axes(ax, (len(names),), ", ".join(names), figsize=figsize)
     n_rows, n_columns = -(-len(names) // COLUMNS), min(COLUMNS, len(names))
-    figure = new_figure(NAMES + WIDTH * n_columns, (ROW * max(n_variants, 3) + 0.8) * n_rows + 0.3)
+    figure = new_figure(NAMES + WIDTH * n_columns, (ROW * max(n_variants, 3) + 0.8) * n_rows + 0.3, figsize)
     axes = figure.subplots(n_rows, n_columns, squeeze=False).ravel()
     for spare in axes[len(names) :]:
         spare.remove()

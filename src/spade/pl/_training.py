@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
@@ -21,9 +22,11 @@ CURVES = {"expert": "expert", "term": "loss"}
 def training(
     model_or_history: SpadeModel | SealModel | pd.DataFrame,
     *,
+    figsize: tuple[float, float] | None = None,
     ax: Axes | None = None,
     show: bool = False,
-) -> Axes:
+    return_fig: bool = False,
+) -> Axes | Figure:
     """Draw the loss of each expert over the epochs.
 
     Parameters
@@ -31,10 +34,14 @@ def training(
     model_or_history
         A trained model, or its ``history``: columns ``expert``, ``epoch``, ``train_loss`` and ``val_loss`` (NaN without
         validation).
+    figsize
+        Width and height of the figure in inches.
     ax
         Axes to draw into; None: a new figure.
     show
         Call ``plt.show()``.
+    return_fig
+        Return the figure instead of the Axes.
 
     Returns
     -------
@@ -61,7 +68,10 @@ def training(
     'epoch'
     """
     history = _history(model_or_history)
-    panel = new_figure(5.2, 3.0).subplots() if ax is None else given_axes(ax, (1,), "the losses")[0]
+    if ax is None:
+        panel = new_figure(5.2, 3.0, figsize).subplots()
+    else:
+        panel = given_axes(ax, (1,), "the losses", figsize=figsize)[0]
     column = next(name for name in CURVES if name in history)
     best = None
     if "stage" in history:  # all losses belong to one model: the one kept is of the epoch with the least total loss
@@ -80,8 +90,7 @@ def training(
         handles.append(Line2D([], [], color=colour, linewidth=2, label=f"{name}{size}"))
     heading = f"{CURVES[column]}\n(training spots)" if "n_spots" in history else CURVES[column]
     _dress(panel, handles, heading, validated=bool(np.isfinite(history["val_loss"].astype(float)).any()))
-    finish(show=show)
-    return panel
+    return finish(panel, show=show, return_fig=return_fig)
 
 
 def _draw(ax: Axes, curve: pd.DataFrame, label: str, colour: str, best: int | None) -> None:

@@ -326,6 +326,10 @@ def test_plots_take_numbers_and_grades(folder, known):
     axes = sp.pl.few_shot(table, metric="pearson")
     assert axes.shape == (2,)
     assert axes[0].get_xlabel() == "training slides"
+    n = int(sp.tl.few_shot_summary(table, metric="pearson")["n_units"].max())
+    assert axes[0].get_title(loc="left").startswith(f"{n} unit{'' if n == 1 else 's'}")
+    with pytest.raises(ValueError, match="shots=4: there are no classes"):
+        sp.pl.few_shot(table, metric="pearson", shots=4)
     with pytest.raises(KeyError, match="metric='balanced_accuracy' is not in the table; metrics: 'absolute_error'"):
         sp.pl.few_shot(table)
     assert sp.pl.few_shot(run(folder, known, **GRADE)[0], metric="quadratic_kappa").shape == (2,)

@@ -31,9 +31,9 @@ NARROW, LINE = 5.0, 48
 NAME_LENGTH = 20
 
 
-def new_figure(width: float, height: float) -> Figure:
-    """Return a figure of ``width`` × ``height`` inches, laid out so that labels do not overlap."""
-    figure = plt.figure(figsize=(width, height))
+def new_figure(width: float, height: float, figsize: object = None) -> Figure:
+    """Return a figure of ``width`` × ``height`` inches, unless ``figsize`` is given, in which labels do not overlap."""
+    figure = plt.figure(figsize=figure_size(figsize, width, height))
     figure.set_layout_engine("constrained", w_pad=0.06, h_pad=0.08, wspace=0.02, hspace=0.02)
     return figure
 
@@ -64,12 +64,11 @@ def panel_grid(
         Least width of a figure without ``figsize``: with :data:`NARROW`, legends stand beside the panels.
     """
     if ax is not None:
-        check_idle([("ncols", ncols, None), ("figsize", figsize, None)], "the Axes of ax= are drawn into")
-        return given_axes(ax, shape, panels)
+        return given_axes(ax, shape, panels, ncols=ncols, figsize=figsize)
     n = int(np.prod(shape))
     columns = shape[-1] if ncols is None else min(check_count("ncols", ncols), n)
     rows = -(-n // columns)
-    figure = new_figure(*figure_size(figsize, max(size[0] * columns, least), size[1] * rows))
+    figure = new_figure(max(size[0] * columns, least), size[1] * rows, figsize)
     axes = figure.subplots(rows, columns, squeeze=False).ravel()
     for unused in axes[n:]:
         unused.set_visible(False)
@@ -86,8 +85,12 @@ def figure_size(figsize: object, width: float, height: float) -> tuple[float, fl
     return check_positive("figsize", sides[0], "inches"), check_positive("figsize", sides[1], "inches")
 
 
-def given_axes(ax: Any, shape: tuple[int, ...], panels: str) -> NDArray[Any]:
-    """Return ``ax`` as an array of ``shape``; raise unless there is one for each of the ``panels`` described."""
+def given_axes(ax: Any, shape: tuple[int, ...], panels: str, **of_figure: object) -> NDArray[Any]:
+    """Return ``ax`` as an array of ``shape``; raise unless there is one for each of the ``panels`` described.
+
+    Arguments that make a new figure (``of_figure``, such as ``figsize``) must be None.
+    """
+    check_idle([(name, value, None) for name, value in of_figure.items()], "the Axes of ax= are drawn into")
     axes = np.atleast_1d(np.asarray(ax, dtype=object)).ravel()
     others = [item for item in axes if not isinstance(item, Axes)]
     if others:
