@@ -98,6 +98,6 @@ class HestSample(LazySample):
         if abs(made_at / mpp - 1) > SAME_SCALE:
             raise ValueError(
                 f"{self.name}: {str(self.store)!r} was made of a picture at {made_at:.4g} µm/px, which by "
-                f"metadata/{self.name}.json and the files there has {mpp:.4g} now. Remove the store, so that it is made "
-                "anew, or choose another folder with stores=."
+                f"metadata/{self.name}.json and the files there has {mpp:.4g} now. Remove the store, so that it is "
+                "made anew, or choose another folder with stores=."
             )
