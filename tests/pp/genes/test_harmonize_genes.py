@@ -207,6 +207,20 @@ def test_what_does_not_fit(genes, options, error, message):
     assert sdata["table"].var_names.tolist() == list(genes)
 
 
+def test_the_species_that_obs_states():
+    """As HEST-1k states it: it decides where genes do not tell, and must fit where they do."""
+    unclear = section(["NoGene1", "NoGene2", "NoGene3"])
+    unclear["table"].obs["species"] = pd.Categorical(["Mus musculus"] * 6)
+    with pytest.warns(UserWarning, match="fewer than half of its genes are known"):
+        sp.pp.harmonize_genes(unclear)
+    assert unclear["table"].uns["spade"]["harmonized_from"]["own_species"] == "mouse"
+    wrong = section(HUMAN)
+    wrong["table"].obs["species"] = "Mus musculus"
+    with pytest.raises(ValueError, match=r"a: obs\['species'\] says mouse, but its genes are of human"):
+        sp.pp.harmonize_genes(wrong)
+    sp.pp.harmonize_genes(wrong, own_species="human")
+
+
 def test_mostly_unknown_names_are_warned_of():
     with warns_here("a: fewer than half of its genes are known"):
         sp.pp.harmonize_genes(section(["TP53", *(f"Unknown{i}" for i in range(9))]), own_species="human")

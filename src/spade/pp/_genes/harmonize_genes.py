@@ -37,7 +37,7 @@ from spade.pp._genes.names import (
     parted,
     shipped_index,
 )
-from spade.pp._genes.species import species_of
+from spade.pp._genes.species import species_of, stated_species
 
 logger = logging.getLogger("spade")
 SPECIES = tuple(PREFIXES.values())
@@ -88,7 +88,8 @@ def harmonize_genes(
         one-to-one orthologues, so that both may train together; those without get their species appended, such as
         ``Gm10 (mouse)``, and match no gene of the other. None: all samples must be of one species.
     own_species
-        Species of the samples, or a dict from their names to it, where ids and symbols do not tell.
+        Species of the samples, or a dict from their names to it, where neither ids and symbols nor ``obs["species"]``
+        tell.
     tables
         Files that take the place of the shipped table for the species that they hold, as they are downloaded: HGNC's
         complete set or custom download; MGI's ``MRK_List2.rpt``, ``MRK_ENSEMBL.rpt``, ``HOM_MouseHumanSequence.rpt``;
@@ -108,7 +109,8 @@ def harmonize_genes(
     Raises
     ------
     ValueError
-        Samples of two species without ``species=``, a sample whose species is not clear or with genes of two, a file
+        Samples of two species without ``species=``, a sample whose species is not clear, another than
+        ``obs["species"]`` says, or with genes of two, a file
         of no known kind, no expression anywhere, several columns of one gene whose values are not counts.
 
     Examples
@@ -177,7 +179,8 @@ def _read(
             continue
         genes, ids, symbols = _columns(sample.table)
         own = own_species.get(sample.name) if isinstance(own_species, Mapping) else own_species
-        found[sample.name] = SampleGenes(genes, ids, own or species_of(sample.name, genes, ids, indices))
+        stated = stated_species(sample.table.obs)
+        found[sample.name] = SampleGenes(genes, ids, own or species_of(sample.name, genes, ids, indices, stated))
         for one, symbol in zip(ids, symbols, strict=True):
             if one and symbol:
                 told[found[sample.name].species][one].add(symbol)
