@@ -57,7 +57,7 @@ class Bags:
     kinds
         What the types of these columns say of the values.
     places
-        Sample (its number) and rows of the table of every slide; empty for feature files.
+        Sample (its number) and rows of the table of every slide, also if bags are of patients; empty for feature files.
     readers
         For every representation, a function per slide that reads its patches.
     n_rows

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +12,7 @@ from spade._checks import shorten
 from spade.core.arrays import Floats, Rows
 from spade.core.errors import warn
 from spade.tl._slides.bags import Bags
+from spade.tl._slides.pooled import check_alike, pooled
 
 YES, NO = ("1", "true"), ("0", "false")
 
@@ -44,6 +45,12 @@ class Patients:
     def __len__(self) -> int:
         return len(self.names)
 
+    def as_bags(self, bags: Bags) -> tuple[Bags, Patients]:
+        """Return one bag per patient, and the patients with one bag each in place of their slides."""
+        each = np.arange(len(self))
+        members = [self.slides[self.of_slide == patient] for patient in each]
+        return pooled(bags, self.names, members), replace(self, slides=each, of_slide=each)
+
     def slides_of(self, patients: NDArray[np.integer]) -> Rows:
         """Positions, within ``slides``, of those of some patients."""
         return np.flatnonzero(np.isin(self.of_slide, patients))
@@ -72,23 +79,14 @@ def read_patients(bags: Bags, keys: Mapping[str, str | None]) -> Patients:
     times, events = _times(time[slides], names, said["time_key"]), _events(event[slides], names, said["event_key"])
     patients, first, of_slide = np.unique(patient.astype(str), return_index=True, return_inverse=True)
 
-    def check_alike(values: NDArray[np.generic], argument: str, shown: NDArray[np.generic]) -> None:
-        if (pair := _differing_pair(values, of_slide)) is not None:
-            one, other = pair
-            raise ValueError(
-                f"patient {str(patients[of_slide[one]])!r}: {said[argument]} is {shown[one]} for slide {names[one]!r} "
-                f"and {shown[other]} for slide {names[other]!r}, but a patient has one value. Correct it, or name the "
-                "patients with groupby=."
-            )
-
-    check_alike(times, "time_key", times)
-    check_alike(events, "event_key", events)
+    check_alike(times, of_slide, names, patients, said["time_key"])
+    check_alike(events, of_slide, names, patients, said["event_key"])
     fold = None
     if "fold_key" in bags.facts:
         given = bags.facts["fold_key"][slides]
         _refuse(given == "", names, f"{said['fold_key']}: no fold", "Every patient needs one.")
         numbers = np.unique(given.astype(str), return_inverse=True)[1]
-        check_alike(numbers, "fold_key", given)
+        check_alike(numbers, of_slide, names, patients, said["fold_key"], given)
         fold = numbers[first]
     if not events.any():
         raise ValueError(f"{said['event_key']}: no patient of {len(patients)} has the event; nothing can be learned.")
@@ -130,10 +128,3 @@ def _events(values: NDArray[np.object_], names: NDArray[np.object_], said: str) 
             "or True (event seen), 0 or False (censored)."
         )
     return np.isin(text, YES)
-
-
-def _differing_pair(values: NDArray[np.generic], patient: Rows) -> tuple[int, int] | None:
-    """Return two slides of one patient with different values, or None."""
-    order = np.argsort(patient, kind="stable")
-    pairs = np.flatnonzero((np.diff(patient[order]) == 0) & (values[order][1:] != values[order][:-1]))
-    return (int(order[pairs[0]]), int(order[pairs[0] + 1])) if len(pairs) else None

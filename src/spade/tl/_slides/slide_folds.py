@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -25,12 +26,19 @@ class SlideFolds(NamedTuple):
         inside = self.of_slide[slides.labelled] == fold
         return slides.labelled[~inside], slides.labelled[inside]
 
+    def trainings(self, slides: Slides) -> Iterator[tuple[str, str, Rows]]:
+        """Yield what messages call the slides that a head learns from, the advice to have more of them, and the slides."""
+        for f, name in enumerate(self.names):
+            yield f"{name}: the other folds have", "Lower shots=, change n_folds=", self.split(f, slides)[0]
+        if not self.names and slides.cohorts is not None:
+            yield f"train_on={shorten(slides.cohorts.train_on)} has", "Lower shots=", slides.labelled
+
 
 def given_folds(slides: Slides, fold_key: str) -> SlideFolds:
     """Folds of a column, each patient in one."""
     fold = slides.bags.facts["fold_key"]
     if lacking := [slides.bags.names[i] for i in slides.labelled if not fold[i]]:
-        raise ValueError(f"fold_key={fold_key!r} is missing for slides {shorten(lacking)}. Fill it in.")
+        raise ValueError(f"fold_key={fold_key!r} is missing for {slides.unit}s {shorten(lacking)}. Fill it in.")
     folds_of: dict[str, set[str]] = {}
     for i in slides.labelled:
         folds_of.setdefault(slides.group[i], set()).add(fold[i])
@@ -46,7 +54,9 @@ def given_folds(slides: Slides, fold_key: str) -> SlideFolds:
 
 
 def deal_slide_folds(slides: Slides, n_folds: int, seed: int) -> SlideFolds:
-    """Deal patients into folds with like shares of the classes, grades or quantiles of the target."""
+    """Deal patients into folds (0: none) with like shares of the classes, grades or quantiles of the target."""
+    if not n_folds:
+        return SlideFolds([], np.full(len(slides.y), -1))
     groups = slides.group_numbers(slides.labelled)
     n_groups = len(np.unique(groups))
     if n_groups < n_folds:
@@ -62,39 +72,38 @@ def deal_slide_folds(slides: Slides, n_folds: int, seed: int) -> SlideFolds:
 
 
 def check_slide_folds(slides: Slides, folds: SlideFolds, most_shots: int) -> None:
-    """Raise unless every fold has two classes, and all others together have enough slides of every class."""
+    """Raise unless every fold has two classes, and heads have enough slides of every class to learn from."""
     if slides.kind == CONTINUOUS:
         return _check_numbers(slides, folds, most_shots)
     n_classes, least = len(slides.classes), max(1, most_shots)
     patients = groups_per_class(slides.group_numbers(slides.labelled), slides.y[slides.labelled], n_classes)
     listed = ", ".join(f"{name}: {count}" for name, count in zip(slides.classes, patients, strict=True))
-    for f, fold in enumerate(folds.names):
-        outside, inside = (np.bincount(slides.y[part], minlength=n_classes) for part in folds.split(f, slides))
-        if slides.kind == CLASSES and (inside > 0).sum() < 2:
+    for f, (said, advice, outside) in enumerate(folds.trainings(slides)):
+        inside = np.bincount(slides.y[folds.split(f, slides)[1]], minlength=n_classes)
+        if slides.kind == CLASSES and folds.names and (inside > 0).sum() < 2:
             only = [name for name, count in zip(slides.classes, inside, strict=True) if count]
             raise ValueError(
-                f"{fold} has only slides of {shorten(only) if only else 'no class'}, so it cannot measure how well "
-                f"classes are told apart (patients per class: {listed}). Take fewer folds with n_folds=, or other "
-                "folds."
+                f"{folds.names[f]} has only {slides.unit}s of {shorten(only) if only else 'no class'}, so it cannot "
+                f"measure how well classes are told apart (patients per class: {listed}). Take fewer folds with "
+                "n_folds=, or other folds."
             )
-        if few := [name for name, count in zip(slides.classes, outside, strict=True) if count < least]:
+        counts = np.bincount(slides.y[outside], minlength=n_classes)
+        if few := [name for name, count in zip(slides.classes, counts, strict=True) if count < least]:
             raise ValueError(
-                f"{fold}: the other folds have fewer than {plural(least, 'slide')} of {shorten(few)} to learn from "
-                f"(patients per class: {listed}). Lower shots=, change n_folds=, or leave the class without labels."
+                f"{said} fewer than {plural(least, slides.unit)} of {shorten(few)} to learn from (patients per class: "
+                f"{listed}). {advice}, or leave the class without labels."
             )
 
 
 def _check_numbers(slides: Slides, folds: SlideFolds, most_shots: int) -> None:
-    """Raise unless the slides outside every fold are enough, and their numbers differ."""
-    for f, fold in enumerate(folds.names):
-        outside, _ = folds.split(f, slides)
+    """Raise unless the slides that heads learn from are enough, and their numbers differ."""
+    for said, advice, outside in folds.trainings(slides):
         if len(outside) < most_shots:
             raise ValueError(
-                f"{fold}: the other folds have {plural(len(outside), 'slide')}, fewer than shots={most_shots}. Lower "
-                "shots=, or change n_folds=."
+                f"{said} {plural(len(outside), slides.unit)}, fewer than shots={most_shots}. {advice}, or add some."
             )
         if np.ptp(slides.value[outside]) == 0:
             raise ValueError(
-                f"{fold}: all slides of the other folds have {slides.value[outside[0]]:g}, so nothing can be learned "
-                "from them. Change n_folds=, or the folds."
+                f"{said} {plural(len(outside), slides.unit)} to learn from, and the value of all is "
+                f"{slides.value[outside[0]]:g}, so nothing can be learned. Change the folds or cohorts."
             )

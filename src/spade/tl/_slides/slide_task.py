@@ -18,6 +18,7 @@ from spade.core.device import resolve_device
 from spade.core.rng import as_seed
 from spade.tl._few_shot.scores import store_table
 from spade.tl._slides.bags import BagSource
+from spade.tl._slides.pooled import SLIDE, check_unit
 from spade.tl._slides.presets import settings_with
 from spade.tl._slides.slide_folds import check_slide_folds, deal_slide_folds, given_folds
 from spade.tl._slides.slides import read_slides
@@ -42,6 +43,7 @@ def slide_task(
     labels: pd.DataFrame | None = None,
     slide_key: str | None = None,
     groupby: str | None = "patient",
+    unit: str = SLIDE,
     cohort_key: str | None = None,
     train_on: str | Sequence[str] | None = None,
     test_on: str | Sequence[str] | None = None,
@@ -102,6 +104,10 @@ def slide_task(
         ``obs`` column that names the slides; None: every section is one.
     groupby
         Column of the patient (or another group), whose slides are kept in one fold; None: slides are independent.
+    unit
+        What is learned and scored. ``"slide"`` (default): every slide by itself. ``"patient"``: all patches of a
+        patient's slides are one bag, with one label and one prediction; where "slides" are counted here, patients are.
+        Slides without a value are not part of the bag, and the others must agree.
     cohort_key
         Column of the cohort of every slide, such as a hospital; needs ``train_on``.
     train_on
@@ -112,7 +118,8 @@ def slide_task(
     fold_key
         Column with the fold of every slide; None: folds are dealt.
     n_folds
-        Number of folds that are dealt, without ``fold_key``.
+        Number of folds that are dealt, without ``fold_key``. 0, with ``train_on``: its cohorts are not
+        cross-validated, and every head is trained once, to be tested on the others.
     shots
         Number of training slides per class or grade, or of training slides in all for a continuous target; larger draws
         contain the smaller ones. None: all slides of the other folds.
@@ -174,7 +181,7 @@ def slide_task(
     DataFrame
         One row per ``representation`` (with the head, if there are several), ``classifier`` (the head), ``shots`` (0:
         all slides), ``repeat``, ``unit``, ``metric`` and ``label`` (the class of ``"recall"``, else empty), with
-        ``value``, ``n_query`` slides and ``n_classes`` (0: continuous). The metrics are
+        ``value``, ``n_query`` slides (``unit="patient"``: patients) and ``n_classes`` (0: continuous). The metrics are
 
         - of classes: ``"balanced_accuracy"``, ``"macro_auroc"``, ``"macro_f1"`` and ``"recall"``;
         - of grades: ``"quadratic_kappa"``, ``"balanced_accuracy"``, ``"mae"`` (in grades) and ``"recall"``;
@@ -192,7 +199,7 @@ def slide_task(
     DataFrame
         With ``return_predictions``: ``slide``, ``group``, ``label`` (what is true), ``predicted`` and, of classes and
         grades, ``probability_<class>`` of every trained head, with the columns that name the head, and the fold or
-        cohort as ``unit``.
+        cohort as ``unit``. With ``unit="patient"`` ``group`` is the patient, with ``n_slides`` in place of ``slide``.
 
     Warns
     -----
@@ -206,7 +213,7 @@ def slide_task(
     ValueError
         Slides without patches or of another width, damaged files, files that hold more than tensors, coordinates that
         do not match the features, several labels or patients on a slide, a fold with a single class, a patient in two
-        folds or cohorts. A single class, grade or value; numbers that are not finite; numbers that may be classes or
+        folds or cohorts or, with ``unit="patient"``, with two labels. A single class, grade or value; numbers that are not finite; numbers that may be classes or
         amounts; grades without an order. Cohorts that are not there, or both trained and tested on; a class that only
         test cohorts have; a test cohort with a single class, grade or value. Settings that the target or the head does
         not have.
@@ -263,7 +270,8 @@ def slide_task(
         raise ValueError(f"shots={brief(shots)}: target={kind!r} needs at least 2 training slides.")
     cohorts = asked_for(cohort_key, train_on, test_on)
     check_count("n_repeats", n_repeats)
-    check_n_folds(n_folds, fold_key)
+    check_n_folds(n_folds, fold_key, or_none=cohorts is not None)
+    check_unit(unit, groupby)
     check_flag("return_predictions", return_predictions)
     _keys.check_uns_key(key_added)
     device = resolve_device(device)
@@ -279,6 +287,7 @@ def slide_task(
         table_key=table_key,
         target=kind,
         cohorts=cohorts,
+        unit=unit,
     )
     trained = slides.to_train()
     folds = deal_slide_folds(trained, n_folds, seed) if fold_key is None else given_folds(trained, fold_key)
@@ -293,6 +302,6 @@ def slide_task(
     if slides.bags.places and len(listed := as_list(bags)) == 1:
         store_table(
             listed[0], table, key_added, table_key, function="tl.slide_task", label_key=label_key, target=slides.kind,
-            seed=seed,
+            unit=unit, seed=seed,
         )  # fmt: skip
     return (table, pd.DataFrame(predictions)) if return_predictions else table

@@ -16,6 +16,7 @@ from spade.core.arrays import Floats, Rows
 from spade.core.errors import warn
 from spade.core.evaluation.folds import quantile_strata
 from spade.tl._slides.bags import Bags, BagSource, read_bags
+from spade.tl._slides.pooled import PATIENT, SLIDE, check_alike, pooled
 from spade.tl._slides.task.cohorts import Cohorts, check_patients, check_tested, used_cohorts
 from spade.tl._slides.task.targets import AUTO, CLASSES, CONTINUOUS, read_target
 
@@ -42,6 +43,8 @@ class Slides:
         Number of every slide: of its class, of its grade, or the target; NaN: no label.
     cohorts, cohort
         Cohorts to train on and to test on, and that of every slide, if they were asked for.
+    n_slides
+        If a bag holds all slides of a patient, and a "slide" is thus a patient: their number; else None.
     """
 
     bags: Bags
@@ -52,6 +55,12 @@ class Slides:
     value: Floats
     cohorts: Cohorts | None
     cohort: NDArray[np.object_]
+    n_slides: Rows | None = None
+
+    @property
+    def unit(self) -> str:
+        """What a bag is: ``"slide"`` or ``"patient"``."""
+        return SLIDE if self.n_slides is None else PATIENT
 
     @property
     def labelled(self) -> Rows:
@@ -80,6 +89,28 @@ class Slides:
         """Return the slides that heads are trained on: all, or those of the cohorts to train on."""
         return self if self.cohorts is None else self.only(self.of_cohorts(self.cohorts.train_on))
 
+    def by_patient(self, columns: Mapping[str, str | None]) -> Slides:
+        """Return the patients with a label, each as one bag of its slides with a label; these must be alike."""
+        rows = self.labelled
+        patients, first, of_slide = np.unique(self.group[rows].astype(str), return_index=True, return_inverse=True)
+        names, fold = np.array(self.bags.names, dtype=object)[rows], self.bags.facts.get("fold_key")
+        label = self.bags.facts["label_key"][rows]
+        check_alike(self.value[rows], of_slide, names, patients, f"label_key={columns['label_key']!r}", label)
+        if fold is not None:
+            check_alike(fold[rows].astype(str), of_slide, names, patients, f"fold_key={columns['fold_key']!r}")
+        by_appearance = np.argsort(first)
+        members = [rows[of_slide == number] for number in by_appearance]
+        kept = rows[first[by_appearance]]
+        return replace(
+            self,
+            bags=pooled(self.bags, patients[by_appearance].tolist(), members),
+            y=self.y[kept],
+            group=self.group[kept],
+            value=self.value[kept],
+            cohort=self.cohort[kept],
+            n_slides=np.array([len(slides) for slides in members]),
+        )
+
     def only(self, rows: Rows) -> Slides:
         """Return the same slides, of which only some keep their label."""
         kept = np.isin(np.arange(len(self.y)), rows)
@@ -97,8 +128,12 @@ def read_slides(
     optional: Collection[str] = (),
     target: str = CLASSES,
     cohorts: Cohorts | None = None,
+    unit: str = SLIDE,
 ) -> Slides:
-    """Describe slides, their targets, patients and cohorts; ``columns`` has ``label_key`` and ``groupby``."""
+    """Describe slides, their targets, patients and cohorts; ``columns`` has ``label_key`` and ``groupby``.
+
+    With ``unit="patient"`` the patients are described, each with one bag.
+    """
     read = read_bags(
         bags,
         named=None if use_rep is None else named_representations(use_rep),
@@ -125,8 +160,11 @@ def read_slides(
         )
     if cohorts is not None:
         check_patients(cohorts, cohort, group, np.flatnonzero(y >= 0))
-        check_tested(cohorts, cohort, y, value, classes)
-    return Slides(read, y, classes, group, CLASSES if kind == AUTO else kind, value, cohorts, cohort)
+    slides = Slides(read, y, classes, group, CLASSES if kind == AUTO else kind, value, cohorts, cohort)
+    slides = slides.by_patient(columns) if unit == PATIENT else slides
+    if cohorts is not None:
+        check_tested(cohorts, slides.cohort, slides.y, slides.value, classes, slides.unit)
+    return slides
 
 
 def _say_without_label(label: NDArray[np.object_], names: list[str], target: str) -> None:

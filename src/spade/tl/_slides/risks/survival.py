@@ -22,6 +22,7 @@ from spade.core.rng import as_seed, numpy_stream
 from spade.tl._slides.bags import Bags, BagSource, Block, read_bags
 from spade.tl._slides.heads import Moments, read_moments
 from spade.tl._slides.patients import Patients, read_patients
+from spade.tl._slides.pooled import PATIENT, SLIDE, check_unit
 from spade.tl._slides.presets import settings_with
 from spade.tl._slides.risks.fit import SurvivalConfig, fit_bags, fit_linear
 from spade.tl._slides.task.settings import MEAN, N_FOLDS, check_n_folds, check_used
@@ -41,6 +42,7 @@ def survival(
     labels: pd.DataFrame | None = None,
     slide_key: str | None = None,
     groupby: str | None = "patient",
+    unit: str = SLIDE,
     head: str = SurvivalConfig.head,
     loss: str = SurvivalConfig.loss,
     n_bins: int = SurvivalConfig.n_bins,
@@ -94,6 +96,9 @@ def survival(
         ``obs`` column that names slides, where a section holds several or a slide is several sections; None: sections.
     groupby
         Column of the patient; None: every slide is of another patient.
+    unit
+        What a bag is. ``"slide"`` (default): a slide, and patients are means over slides as said above. ``"patient"``:
+        all patches of a patient's slides, so that slides count by their patches.
     head
         ``"mean"``, ``"abmil"`` or ``"transmil"``.
     loss
@@ -182,6 +187,7 @@ def survival(
     else:
         check_idle([("batch_size", batch_size, SurvivalConfig.batch_size)], "loss='nll' takes one slide per step")
     device = resolve_device(device) if check_text("device", device) and head != MEAN else "cpu"
+    check_unit(unit, groupby)
     check_count("n_repeats", n_repeats)
     if check_n_folds(n_folds, fold_key) > MAX_FOLDS:
         raise ValueError(f"n_folds={n_folds}: expected at most {MAX_FOLDS}.")
@@ -205,7 +211,7 @@ def survival(
     folds = [patients.fold] if patients.fold is not None else list(_deal(patients, n_folds, n_repeats, seed))
     _check_folds(patients, folds[0], fold_key)
     logger.info("%d patients, %d with the event, %d slides", len(patients), patients.event.sum(), len(patients.slides))
-    return _predict(source, patients, folds, config, device, seed)
+    return _predict(source, patients, folds, config, device, seed, unit=unit)
 
 
 def _deal(patients: Patients, n_folds: int, n_repeats: int, seed: int) -> Iterator[Rows]:
@@ -233,7 +239,14 @@ def _check_folds(patients: Patients, fold: Rows, fold_key: str | None) -> None:
 
 
 def _predict(
-    source: Bags, patients: Patients, folds: Sequence[Rows], config: SurvivalConfig, device: str, seed: int
+    source: Bags,
+    patients: Patients,
+    folds: Sequence[Rows],
+    config: SurvivalConfig,
+    device: str,
+    seed: int,
+    *,
+    unit: str,
 ) -> pd.DataFrame:
     """Predict every fold of every repeat, in every representation."""
     facts = {
@@ -242,6 +255,8 @@ def _predict(
         "time": patients.time,
         "event": patients.event,
     }
+    if unit == PATIENT:
+        source, patients = patients.as_bags(source)
     tables = []
     n_fits = len(source.widths) * sum(len(np.unique(fold)) for fold in folds)
     with tqdm(total=n_fits, desc="survival", unit="fit") as bar:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from spade._checks import plural, shorten
-from spade.core.arrays import Rows
+from spade.core.arrays import Floats, Rows
 from spade.core.checks import brief, check_names_given, check_text
 
 
@@ -82,17 +81,16 @@ def _others(several: list[str]) -> str:
 
 
 def check_tested(
-    cohorts: Cohorts, cohort: NDArray[np.object_], y: Rows, value: Iterable[float], classes: list[str]
+    cohorts: Cohorts, cohort: NDArray[np.object_], y: Rows, values: Floats, classes: list[str], unit: str
 ) -> None:
-    """Raise if a class or grade occurs in test cohorts alone, or a test cohort has a single value or slide."""
-    values = np.asarray(list(value))
+    """Raise if a class or grade occurs in test cohorts alone, or a test cohort has a single value, slide or patient."""
     trained = np.isin(cohort, cohorts.train_on)
     unknown = [name for k, name in enumerate(classes) if k not in set(y[trained].tolist())]
     if unknown:
         where = sorted({str(cohort[i]) for i in np.flatnonzero(y >= 0) if classes[y[i]] in unknown})
         raise ValueError(
             f"{shorten(unknown)} {'occurs' if len(unknown) == 1 else 'occur'} in {shorten(where)} but not in "
-            f"train_on={shorten(cohorts.train_on)}, so no head can learn it. Leave these slides without a label, "
+            f"train_on={shorten(cohorts.train_on)}, so no head can learn it. Leave these {unit}s without a label, "
             "or train on more cohorts."
         )
     for name in cohorts.test_on or ():
@@ -100,6 +98,6 @@ def check_tested(
         if len(np.unique(of_cohort)) < 2:
             there = shorten({classes[k] for k in y[(cohort == name) & (y >= 0)]}) if classes else f"{of_cohort[0]:g}"
             raise ValueError(
-                f"test_on={name!r} has {plural(len(of_cohort), 'slide')} with a label, and all are {there}: it cannot "
+                f"test_on={name!r} has {plural(len(of_cohort), unit)} with a label, and all are {there}: it cannot "
                 "measure how well they are told apart. Leave the cohort out of test_on=."
             )

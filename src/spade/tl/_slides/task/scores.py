@@ -142,14 +142,16 @@ def patient_rows(slides: Slides, predictions: Predictions) -> list[Row]:
 
 
 def prediction_rows(slides: Slides, predictions: Predictions) -> list[Row]:
-    """Return what is predicted for every slide."""
+    """Return what is predicted for every slide, or every patient; its label is empty or NaN if it has none."""
     rows: list[Row] = [{"slide": slides.bags.names[i], "group": slides.group[i]} for i in predictions.slides]
+    if slides.n_slides is not None:
+        rows = [{"group": slides.group[i], "n_slides": int(slides.n_slides[i])} for i in predictions.slides]
     if slides.kind == CONTINUOUS:
         for row, i, number in zip(rows, predictions.slides, predictions.numbers(), strict=True):
             row |= {"label": float(slides.value[i]), "predicted": float(number)}
         return rows
     named = [f"probability_{name}" for name in slides.classes]
     for row, i, k, p in zip(rows, predictions.slides, predictions.classes(), predictions.outputs, strict=True):
-        row |= {"label": slides.classes[slides.y[i]], "predicted": slides.classes[k]}
+        row |= {"label": slides.classes[slides.y[i]] if slides.y[i] >= 0 else "", "predicted": slides.classes[k]}
         row |= dict(zip(named, p.tolist(), strict=True))
     return rows

@@ -116,11 +116,13 @@ def check_used(
         check_idle([(name, value, getattr(cls, name)) for name, value in of_mean.items()], reason)
 
 
-def check_n_folds(n_folds: object, fold_key: object) -> int:
-    """Return the number of folds to deal; raise if it was given beside the folds themselves."""
+def check_n_folds(n_folds: object, fold_key: object, *, or_none: bool = False) -> int:
+    """Return the number of folds to deal, at least 2 (or 0); raise if it was given beside the folds themselves."""
     if fold_key is not None:
         check_idle([("n_folds", n_folds, N_FOLDS)], f"fold_key={brief(fold_key)} says which fold a slide is in")
-    return check_count("n_folds", n_folds, 2)
+    if or_none and check_count("n_folds", n_folds, 0) == 1:
+        raise ValueError("n_folds=1: expected a whole number of at least 2, or 0 for no cross-validation.")
+    return check_count("n_folds", n_folds, 0 if or_none else 2)
 
 
 def check_heads(head: object, choices: Sequence[str] = HEADS, *, hidden: Widths) -> list[str]:

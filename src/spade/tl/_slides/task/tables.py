@@ -39,8 +39,8 @@ def folds_are_pooled(slides: Slides, folds: SlideFolds) -> bool:
     ]
     if small:
         logger.info(
-            "%s has fewer than %d slides or a single value: scores are over the predictions of all folds, not by fold",
-            small[0], FEWEST,
+            "%s has fewer than %d %ss or a single value: scores are over the predictions of all folds, not by fold",
+            small[0], FEWEST, slides.unit,
         )  # fmt: skip
     return bool(small)
 
