@@ -15,24 +15,31 @@ import numpy as np
 import pandas as pd
 from tqdm.auto import tqdm
 
-from spade._checks import shorten
+from spade._checks import plural, shorten
 from spade.core.checks import check_choice
 from spade.io._feature_files import read_feature_file
+from spade.io._label_table import SAMPLE
 from spade.tasks._labels import EVENT, LABEL, PATIENT, TIME, fold_columns, standard_labels
 from spade.tasks._match import Features, check_classes, matched
 from spade.tasks._records import METRICS, Facts
 from spade.tl import few_shot_summary, slide_task, survival, survival_summary
+from spade.tl._slides.pooled import PATIENT as PATIENTS
+from spade.tl._slides.pooled import check_alike
 
 logger = logging.getLogger("spade")
 Row: TypeAlias = dict[str, Any]
 Files: TypeAlias = dict[str, list[Path]]
+#: Kind of a benchmark whose samples are cases: the slides of a patient are one bag.
+CASE = "case"
+#: Part of the slides that a split neither trains on nor tests.
+LEFT_OUT = "left out"
 #: What ``source`` says of values that were computed here.
 OURS = "this run"
 COLUMNS = ["encoder", "method", "shots", "metric", "value", "low", "high", "error", "source", "where"]
 #: Arguments of ``tl.slide_task`` and ``tl.survival`` that follow from a task.
 SET = frozenset(
-    ("bags", "labels", "label_key", "target", "time_key", "event_key", "groupby", "fold_key", "cohort_key", "train_on",
-     "test_on", "use_rep", "slide_key", "table_key", "key_added", "return_predictions")
+    ("bags", "labels", "label_key", "target", "time_key", "event_key", "groupby", "unit", "fold_key", "cohort_key",
+     "train_on", "test_on", "use_rep", "slide_key", "table_key", "key_added", "return_predictions")
 )  # fmt: skip
 
 
@@ -58,7 +65,11 @@ def run_task(
     splits = _splits(facts, table) if n_folds is None else []
     if n_folds is None and not splits:
         n_folds = facts.protocol.folds
-    common = {"groupby": PATIENT if PATIENT in table else None, "rng": rng, **settings}
+    patients: Row = {"groupby": PATIENT} if PATIENT in table else {"groupby": None}
+    if facts.unit == CASE and PATIENT in table:
+        patients["unit"] = PATIENTS
+        _check_splits(table, splits)
+    common = {"rng": rng, **patients, **settings}
     common |= {} if n_folds is None else {"n_folds": n_folds}
     if target == "survival":
         scores = _survival(files, table, splits, common)
@@ -104,9 +115,10 @@ def _typed(facts: Facts, label: pd.Series, target: str) -> pd.Series:
 
 
 def _parts(table: pd.DataFrame, splits: list[str]) -> pd.Series | None:
-    """Return the split that tests every slide, if exactly one does."""
-    tests = table[splits] == "test"
-    return tests.idxmax(axis=1) if (tests.sum(axis=1) == 1).all() and len(splits) > 1 else None
+    """Return the split that tests every slide, if one of several does and all others train on it."""
+    tests, trains = table[splits] == "test", table[splits] == "train"
+    are_folds = len(splits) > 1 and (tests.sum(axis=1) == 1).all() and (tests | trains).all(axis=None)
+    return tests.idxmax(axis=1) if are_folds else None
 
 
 def _slide_task(files: Files, table: pd.DataFrame, splits: list[str], common: Row) -> pd.DataFrame:
@@ -117,9 +129,11 @@ def _slide_task(files: Files, table: pd.DataFrame, splits: list[str], common: Ro
         return _scores(files, kept.assign(fold=given), common | {"fold_key": "fold"})
     if not splits:
         return _scores(files, kept, common)
+    of_cases = common.get("unit") == PATIENTS
     with TemporaryDirectory() as folder:
         if common["head"] == "mean" and len(splits) > 1:
-            files = _pooled(files, Path(folder))
+            cases = dict(zip(table[SAMPLE], table[PATIENT].fillna(table[SAMPLE]), strict=True)) if of_cases else {}
+            files = _pooled(files, Path(folder), cases)
         return pd.concat([_one_split(files, kept, table[name], common) for name in splits], ignore_index=True)
 
 
@@ -128,29 +142,47 @@ def _scores(files: Files, labels: pd.DataFrame, options: Row) -> pd.DataFrame:
 
 
 def _one_split(files: Files, table: pd.DataFrame, split: pd.Series, common: Row) -> pd.DataFrame:
-    """Scores of the slides that a split tests, by heads of all slides that it trains on."""
+    """Scores of the slides that a split tests, by heads that are trained once, on all slides that it trains on."""
+    part = split.replace("", LEFT_OUT)
+    if n_left_out := int((part == LEFT_OUT).sum()):
+        logger.info("%s: %s in neither train nor test, left out", split.name, plural(n_left_out, "slide"))
     try:
-        # of the folds within the training slides nothing is kept; two are the fewest
-        cohorts = {"cohort_key": "part", "train_on": "train", "test_on": "test", "n_folds": 2}
-        scores = _scores(files, table.assign(part=split), common | cohorts)
+        cohorts = {"cohort_key": "part", "train_on": "train", "test_on": "test", "n_folds": 0}
+        tested = _scores(files, table.assign(part=part), common | cohorts)
     except ValueError as error:
         raise ValueError(f"{split.name}: {error}") from error
-    tested = scores[scores["evaluation"] == "external"]
     return tested.assign(unit=tested["unit"].where(tested["unit"] != "test", split.name), split=split.name)
 
 
-def _pooled(files: Files, folder: Path) -> Files:
-    """Write the mean over patches of every slide, which is all that a linear head sees of it, to be read often."""
+def _check_splits(table: pd.DataFrame, splits: list[str]) -> None:
+    """Raise if a split trains on one slide of a case and tests another, or leaves one out."""
+    known = table[table[PATIENT].notna()]
+    of_slide, patients = pd.factorize(known[PATIENT])
+    for name in splits:
+        entries = known[name].to_numpy(dtype=object)
+        check_alike(entries, of_slide, known[SAMPLE].to_numpy(dtype=object), patients, f"labels: {name!r}")
+
+
+def _pooled(files: Files, folder: Path, cases: Mapping[str, str]) -> Files:
+    """Write the mean over the patches of every case, which is all that a linear head sees of it, to be read often.
+
+    Every slide gets a file with that of its case; a slide that has none is a case of its own.
+    """
     pooled: Files = {}
     for number, (encoder, paths) in enumerate(files.items()):
-        pooled[encoder] = []
+        case = {path: cases.get(path.stem, path.stem) for path in paths}
+        total: dict[str, Any] = dict.fromkeys(case.values(), 0.0)
+        count = dict.fromkeys(case.values(), 0)
         for path in tqdm(paths, desc="slides", unit="slide"):
-            target = folder / str(number) / f"{path.stem}.h5"
-            target.parent.mkdir(exist_ok=True)
+            x = read_feature_file(path)
+            total[case[path]] += x.sum(0, dtype=np.float64)
+            count[case[path]] += len(x)
+        pooled[encoder] = [folder / str(number) / f"{path.stem}.h5" for path in paths]
+        (folder / str(number)).mkdir()
+        for path, target in zip(paths, pooled[encoder], strict=True):
             with h5py.File(target, "w") as file:
-                file["features"] = read_feature_file(path).mean(0, dtype=np.float64, keepdims=True).astype(np.float32)
+                file["features"] = (total[case[path]] / count[case[path]]).astype(np.float32)[None]
                 file["coords"] = np.zeros((1, 2), dtype=np.int64)
-            pooled[encoder].append(target)
     return pooled
 
 
@@ -162,8 +194,8 @@ def _survival(files: Files, table: pd.DataFrame, splits: list[str], common: Row)
     given = _parts(table, splits)
     if given is None:
         raise ValueError(
-            f"labels: {shorten(splits)} do not test every slide once, as folds of survival do. Pass n_folds= to deal "
-            "folds anew."
+            f"labels: {shorten(splits)} do not test every slide once and train on it otherwise, as folds of survival "
+            "do. Pass n_folds= to deal folds anew."
         )
     return survival(files, labels=table.drop(columns=splits).assign(fold=given), fold_key="fold", **keys, **common)
 

@@ -45,7 +45,8 @@ class Task(Facts):
     n_samples
         Number of cases or slides in the benchmark.
     unit
-        Which of the two they are.
+        What is learned and scored, and what ``n_samples`` counts: ``"case"``, a patient with one or several slides, or
+        ``"slide"``; None: unknown.
     note
         What the facts leave open.
     published
@@ -141,9 +142,11 @@ class Task(Facts):
 
         Folds, shots and repeats are those of the protocol, as far as it is known, and slides of a patient are never in
         two folds. If the table of labels has columns of folds, these are used: as folds, if they test every slide once;
-        else heads are trained and tested on each column by itself. Heads are those of this package, so a difference to
-        a published figure may be one of the head and its settings. ``preset="paper"`` takes what the authors of SPADE
-        state.
+        else heads are trained and tested on each column by itself, once, and slides that are neither are left out.
+        If the ``unit`` of the task is the case and patients are known, all patches of a patient's slides are one bag
+        with one label: a head learns cases, predicts one value for each, and ``n_query`` of the scores counts cases.
+        Heads are those of this package, so a difference to a published figure may be one of the head and its settings.
+        ``preset="paper"`` takes what the authors of SPADE state.
 
         Parameters
         ----------
@@ -160,7 +163,7 @@ class Task(Facts):
         head
             Head of :func:`spade.tl.slide_task`, or of :func:`spade.tl.survival`.
         shots
-            Training slides per class; None: as in the protocol, or all if it is unknown.
+            Training slides (or cases) per class; None: as in the protocol, or all if it is unknown.
         n_folds
             Folds that are dealt, also if the table has some; None: those of the table, else as in the protocol, or 5.
         n_repeats
@@ -189,7 +192,8 @@ class Task(Facts):
         TypeError
             A setting that follows from the task.
         ValueError
-            Slides without features or without a label; classes of the task that no slide has; an unknown label rule.
+            Slides without features or without a label; classes of the task that no slide has; an unknown label rule;
+            cases whose slides differ in label or fold.
 
         Examples
         --------

@@ -268,7 +268,8 @@ def constant(column):
         (None, {**NUMBER, "shots": 30}, "fewer than shots=30"),
         (lambda k: k.assign(grade=np.where(np.arange(40) == 3, 9, k["grade"])), GRADE,
          "fewer than 1 slide of '9' to learn from"),
-        (lambda k: k.assign(age=np.where(np.arange(40) == 3, 9.5, 1)), NUMBER, "fold 0: the other folds have 26 slides to learn from, and the value of all is 1,"),
+        (lambda k: k.assign(age=np.where(np.arange(40) == 3, 9.5, 1)), NUMBER,
+         "fold 0: the other folds have 26 slides to learn from, and the value of all is 1,"),
         (lambda k: k.assign(age=np.where(np.arange(40) > 0, np.nan, 1)), NUMBER, "the only value is 1, of 1 slide, so"),
     ],
 )  # fmt: skip

@@ -42,10 +42,14 @@ def check_alike(
         one, other = (int(i) for i in order[pairs[0] : pairs[0] + 2])
         shown = values if shown is None else shown
         raise ValueError(
-            f"patient {str(patients[of_slide[one]])!r}: {said} is {shown[one]} for slide {names[one]!r} and "
-            f"{shown[other]} for slide {names[other]!r}, but a patient has one value. Correct it, or name the patients "
-            "with groupby=."
+            f"patient {str(patients[of_slide[one]])!r}: {said} is {_said(shown[one])} for slide {names[one]!r} "
+            f"and {_said(shown[other])} for slide {names[other]!r}, but a patient has one value. Correct it, or the "
+            "names of the patients."
         )
+
+
+def _said(value: object) -> str:
+    return str(value) or "empty"
 
 
 def pooled(bags: Bags, patients: Sequence[str], members: Sequence[Rows]) -> Bags:

@@ -27,7 +27,7 @@ class SlideFolds(NamedTuple):
         return slides.labelled[~inside], slides.labelled[inside]
 
     def trainings(self, slides: Slides) -> Iterator[tuple[str, str, Rows]]:
-        """Yield what messages call the slides that a head learns from, the advice to have more of them, and the slides."""
+        """Yield how messages on the slides to learn from begin, what to do if these are few, and the slides."""
         for f, name in enumerate(self.names):
             yield f"{name}: the other folds have", "Lower shots=, change n_folds=", self.split(f, slides)[0]
         if not self.names and slides.cohorts is not None:

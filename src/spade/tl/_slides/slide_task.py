@@ -213,10 +213,10 @@ def slide_task(
     ValueError
         Slides without patches or of another width, damaged files, files that hold more than tensors, coordinates that
         do not match the features, several labels or patients on a slide, a fold with a single class, a patient in two
-        folds or cohorts or, with ``unit="patient"``, with two labels. A single class, grade or value; numbers that are not finite; numbers that may be classes or
-        amounts; grades without an order. Cohorts that are not there, or both trained and tested on; a class that only
-        test cohorts have; a test cohort with a single class, grade or value. Settings that the target or the head does
-        not have.
+        folds or cohorts or, with ``unit="patient"``, with two labels. A single class, grade or value; numbers that are
+        not finite; numbers that may be classes or amounts; grades without an order. Cohorts that are not there, or both
+        trained and tested on; a class that only test cohorts have; a test cohort with a single class, grade or value.
+        Settings that the target or the head does not have.
 
     Notes
     -----
