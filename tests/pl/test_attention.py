@@ -56,6 +56,17 @@ def test_patches_are_coloured_by_their_rank_in_the_slide(attended):
         assert row[1].get_title(loc="left") == f"attention, predicted organ: {predicted}"
 
 
+def test_numbers_are_in_the_title(attended):
+    for i, sample in enumerate(attended):
+        sample["table"].obs["age"] = 40.25 + 10 * i
+    slides = sp.tl.attention(
+        attended, label_key="age", target="continuous", use_rep="X_texture", hidden=8, n_epochs=1, device="cpu"
+    )
+    axes = sp.pl.attention(attended, key="age_attention")
+    titles = [ax.get_title(loc="left") for ax in axes[:, 1]]
+    assert titles == [f"attention, predicted age: {value:.4g}" for value in slides["predicted"]]
+
+
 def test_relative_attention_is_one_where_all_count_alike(attended):
     attended[1]["table"].obs["organ_attention"] = np.float32(1 / 80)
     axes = sp.pl.attention(attended[1], key="organ_attention", scale="relative")

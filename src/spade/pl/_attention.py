@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.colors import Colormap
 from matplotlib.figure import Figure
@@ -46,7 +47,7 @@ def attention(
     show: bool = False,
     return_fig: bool = False,
 ) -> NDArray[Any] | Figure:
-    """Show which patches decided the class of a slide.
+    """Show which patches decided the class, grade or number of a slide.
 
     One row per section, all to one scale: left the image, right the attention of the spots, at their true size.
     Attention sums to 1 over a slide, so its values depend on the number of patches; by default each patch is coloured
@@ -138,7 +139,7 @@ def attention_keys(sample: Sample) -> list[str]:
 
 
 def read_attention(sample: Sample, key: str, scale: str) -> tuple[Floats, NDArray[np.object_]]:
-    """Return the scaled attention and the predicted class of every row."""
+    """Return the scaled attention of every row and, as text, what is predicted for it."""
     record = _keys.read_provenance(sample.table.uns, key)
     if record.get("function") != "tl.attention" or key not in sample.table.obs:
         raise KeyError(
@@ -149,8 +150,10 @@ def read_attention(sample: Sample, key: str, scale: str) -> tuple[Floats, NDArra
     slide = group_labels(sample, record.get("slide_key"), "slide_key")
     scaled = scaled_attention(sample.table.obs[key].to_numpy(dtype=np.float64), slide, scale)
     predicted = sample.table.obs[f"{key}_predicted"]
+    if pd.api.types.is_float_dtype(predicted):
+        predicted = predicted.map("{:.4g}".format, na_action="ignore")
     names = predicted.astype(object).where(predicted.notna(), "none").to_numpy(dtype=object, copy=True)
-    for name in np.unique(slide):  # rows without a patch get the class of their slide
+    for name in np.unique(slide):  # rows without a patch get that of their slide
         rows = np.flatnonzero(slide == name)
         names[rows] = next((one for one in names[rows] if one != "none"), "none")
     return scaled, names

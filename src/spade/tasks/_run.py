@@ -157,7 +157,7 @@ def _one_split(files: Files, table: pd.DataFrame, split: pd.Series, common: Row)
 def _check_splits(table: pd.DataFrame, splits: list[str]) -> None:
     """Raise if a split trains on one slide of a case and tests another, or leaves one out."""
     known = table[table[PATIENT].notna()]
-    of_slide, patients = pd.factorize(known[PATIENT])
+    patients, of_slide = np.unique(known[PATIENT].astype(str), return_inverse=True)
     for name in splits:
         entries = known[name].to_numpy(dtype=object)
         check_alike(entries, of_slide, known[SAMPLE].to_numpy(dtype=object), patients, f"labels: {name!r}")

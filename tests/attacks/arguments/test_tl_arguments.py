@@ -52,7 +52,7 @@ ODD = {
     "attention": {
         "label_key": (None, *CHOICES), "use_rep": (None, {"X_f"}, *CHOICES), "head": (None, "mean", *CHOICES),
         "labels": TABLES[1:], "slide_key": CHOICES, "groupby": CHOICES, "scaling": CHOICES, **FITTING,
-        "key_added": ("my key", *KEYS), "out": ("a", "", 3, ["a"]),
+        "target": (None, *CHOICES), "loss": CHOICES, "key_added": ("my key", *KEYS), "out": ("a", "", 3, ["a"]),
     },
     "cluster_experts": {"use_rep": (None, *CHOICES), **CLUSTERING, "key_added": STEMS},
     "embed": {
@@ -115,7 +115,8 @@ ODD = {
     "slide_task": {
         "label_key": (None, *CHOICES), "use_rep": (None, {"X_f"}, [], {}, *CHOICES), "head": (None, *LISTS, *CHOICES),
         "labels": TABLES[1:], "slide_key": CHOICES, "groupby": CHOICES, "fold_key": CHOICES,
-        "n_folds": (None, *COUNTS), "shots": ("3", [], {}, ["a"], [0], math.nan, True, HUGE),
+        "unit": (None, "patient", *CHOICES), "n_folds": (None, *COUNTS),
+        "shots": ("3", [], {}, ["a"], [0], math.nan, True, HUGE),
         "n_repeats": (None, *COUNTS), "C": NUMBERS, "scaling": CHOICES, **FITTING, "return_predictions": (None, *FLAGS),
         "target": (None, *CHOICES), "loss": CHOICES, "cohort_key": CHOICES, "train_on": (3, [], {"a"}, "no_such", HUGE),
         "test_on": (3, [], {"a"}, "no_such", HUGE), "key_added": STEMS,
@@ -123,6 +124,7 @@ ODD = {
     "survival": {
         "time_key": (None, *CHOICES), "event_key": (None, *CHOICES), "use_rep": (None, {"X_f"}, [], {}, *CHOICES),
         "labels": TABLES[1:], "slide_key": CHOICES, "groupby": CHOICES, "head": (None, *CHOICES),
+        "unit": (None, "patient", *CHOICES),
         "loss": (None, *CHOICES), "n_bins": (None, *COUNTS), "strength": (None, *NUMBERS), "n_folds": (None, *COUNTS),
         "n_repeats": (None, *COUNTS), "fold_key": CHOICES, "batch_size": (None, *COUNTS),
         **{name: values for name, values in FITTING.items() if name != "class_weights"},

@@ -24,10 +24,13 @@ from spade.core.files import digest
 from spade.core.rng import as_seed
 from spade.io._cohort.places import Item, feature_name
 from spade.io._feature_files import FEATURES
+from spade.tl._few_shot.scores import Row
 from spade.tl._slides.heads import SlideHead, fit_slide_head, read_moments
-from spade.tl._slides.presets import settings_with
+from spade.tl._slides.presets import slide_settings
 from spade.tl._slides.slides import Slides, read_slides
+from spade.tl._slides.task.scores import Predictions, prediction_rows
 from spade.tl._slides.task.settings import SlideConfig, check_heads
+from spade.tl._slides.task.targets import AUTO, CONTINUOUS
 
 #: Heads that have attention.
 ATTENTION_HEADS = ("abmil", "transmil")
@@ -38,12 +41,14 @@ def attention(
     samples: Samples,
     *,
     label_key: str,
+    target: str = AUTO,
     use_rep: Representation | None = None,
     head: str = "abmil",
     labels: pd.DataFrame | None = None,
     slide_key: str | None = None,
     groupby: str | None = "patient",
     preset: str | None = None,
+    loss: str | None = None,
     scaling: str | None = None,
     class_weights: bool | None = None,
     hidden: int | Sequence[int] | None = None,
@@ -63,7 +68,7 @@ def attention(
     """Train one head on all slides with a label, and write its attention to the patches of every slide.
 
     The head was trained on the labelled slides, so its predictions for them say nothing about new slides; for that use
-    :func:`slide_task`. Attention tells which patches decided, not for which class.
+    :func:`slide_task`. Attention tells which patches decided, not for which class, grade or number.
 
     Parameters
     ----------
@@ -71,7 +76,9 @@ def attention(
         A ``SpatialData``, a path to a zarr store, or a list or dict of these. Those without ``obs[label_key]`` are only
         predicted. Or feature files as TRIDENT and CLAM write them: a folder, a pattern, a list or a sample sheet.
     label_key
-        ``obs`` column of the classes, one value per slide.
+        ``obs`` column of the classes, grades or numbers, one value per slide.
+    target
+        ``"classes"``, ``"ordinal"``, ``"continuous"`` or ``"auto"``, as in :func:`slide_task`.
     use_rep
         ``obsm`` key of a representation; a tuple of keys is concatenated. Feature files have one, without a key.
     head
@@ -79,7 +86,7 @@ def attention(
         last layer.
     labels, slide_key, device
         As in :func:`slide_task`.
-    preset, scaling, class_weights, hidden, dropout, n_epochs, lr, schedule, weight_decay, patience
+    preset, loss, scaling, class_weights, hidden, dropout, n_epochs, lr, schedule, weight_decay, patience
         As in :func:`slide_task`.
     groupby
         Column of the patient, as in :func:`slide_task`, by which the slides that select the epoch are split off.
@@ -97,9 +104,11 @@ def attention(
     Returns
     -------
     DataFrame
-        ``slide``, ``label`` (empty: none), ``predicted`` and ``probability_<class>`` of every slide. With label key
+        ``slide``, ``label`` (empty: none), ``predicted`` and, of classes and grades, ``probability_<class>`` of every
+        slide, as :func:`slide_task` names them; numbers are float, and a label that is missing is NaN. With label key
         ``organ`` it writes ``obs["organ_attention"]``, float32 that sums to 1 over the patches of a slide, NaN where
-        there are no features, and ``obs["organ_attention_predicted"]``, the class predicted for the patch's slide.
+        there are no features, and ``obs["organ_attention_predicted"]``, what is predicted for the patch's slide: a
+        category (of grades in their order), or float64 for numbers.
         :func:`spade.pl.attention` draws them. Of feature files, ``out`` gets one ``<slide>.h5`` each, with the
         attention as ``features``, float32 ``(n, 1)``, and ``coords``.
 
@@ -108,8 +117,9 @@ def attention(
     KeyError
         No such column in any sample, or no such representation.
     ValueError
-        A single class, labels that are numbers with fractions, a slide without patches, with several labels or of
-        another width.
+        A single class, grade or value; numbers that may be classes or amounts, grades without an order, numbers that
+        are not finite, as in :func:`slide_task`; settings that the target does not have; a slide without patches, with
+        several labels or of another width.
 
     Examples
     --------
@@ -122,6 +132,14 @@ def attention(
     ['toy_0', 'toy_1', 'toy_2', 'toy_3']
     >>> round(float(samples[0]["table"].obs["organ_attention"].sum()), 3)
     1.0
+
+    Which patches does an age rest on?
+
+    >>> for i, sample in enumerate(samples):
+    ...     sample["table"].obs["age"] = 40.0 + i
+    >>> slides = sp.tl.attention(samples, label_key="age", target="continuous", use_rep="X_texture", n_epochs=3)
+    >>> slides.columns.tolist()
+    ['slide', 'label', 'predicted']
     """
     if isinstance(use_rep, list):
         raise TypeError(
@@ -135,9 +153,10 @@ def attention(
     ((name, obsm_keys),) = (in_obsm or {FEATURES: ()}).items()
     may_be_preset = {
         "scaling": scaling, "class_weights": class_weights, "hidden": hidden, "lr": lr, "schedule": schedule,
+        "loss": loss,
     }  # fmt: skip
-    config = settings_with(
-        SlideConfig, preset, may_be_preset, dropout=dropout, n_epochs=n_epochs, weight_decay=weight_decay,
+    config = slide_settings(
+        target, preset, may_be_preset, dropout=dropout, n_epochs=n_epochs, weight_decay=weight_decay,
         patience=patience, inner_val=inner_val,
     )  # fmt: skip
     (head,) = check_heads(check_choice("head", head, ATTENTION_HEADS), hidden=config.hidden)
@@ -158,20 +177,20 @@ def attention(
         slide_key=slide_key,
         table_key=table_key,
         optional=("label_key",),
+        target=target,
     )
     moments = read_moments(slides.bags, name, slides.labelled)
     fitted = fit_slide_head(slides, name, moments, head, slides.labelled, config=config, device=device, seed=seed)
     if folder is not None:
         facts = {"label_key": label_key, "head": head, "seed": seed, "settings": digest(f"{config} {groupby}")}
         return pd.DataFrame(_write_files(items, slides, fitted, folder, facts))
-    rows: list[dict[str, str | float]] = []
+    rows: list[Row] = []
     for number, sample in enumerate(iter_samples(items, table_key=table_key, writes=True)):
         rows += _write_attention(sample, number, slides, fitted, key)
         _keys.write_provenance(
             sample.table.uns, key, function="tl.attention", label_key=label_key, use_rep=" + ".join(obsm_keys),
-            head=head, slide_key=slide_key, n_labels=len(slides.labelled), n_epochs=n_epochs, lr=config.lr,
-            scaling=config.scaling,
-            seed=seed,
+            target=slides.kind, head=head, slide_key=slide_key, n_labels=len(slides.labelled), n_epochs=n_epochs,
+            lr=config.lr, scaling=config.scaling, seed=seed,
         )  # fmt: skip
         sample.save()
         wrote(sample.name, f"obs[{key!r}]", f"obs['{key}_predicted']")
@@ -187,45 +206,44 @@ def _check_keys_free(items: Samples, key: str, table_key: str | None, columns_re
             check_free(sample, name)
 
 
-def _result(slides: Slides, i: int, probabilities: Floats) -> dict[str, str | float]:
-    """Return label, prediction and probabilities of a slide."""
-    label = slides.classes[slides.y[i]] if slides.y[i] >= 0 else ""
-    facts = {"slide": slides.bags.names[i], "label": label, "predicted": slides.classes[int(probabilities.argmax())]}
-    return facts | {f"probability_{name}": float(p) for name, p in zip(slides.classes, probabilities, strict=True)}
+def _read(slides: Slides, head: SlideHead, i: int) -> tuple[Row, Floats]:
+    """Return what is predicted for a slide, as :func:`slide_task` names it, and the attention of its patches."""
+    outputs, weights = head.read(i)
+    (row,) = prediction_rows(slides, Predictions(np.array([i]), outputs[None], np.full(1, np.nan), head.loss))
+    return {name: value for name, value in row.items() if name != "group"}, weights / weights.sum()
 
 
 def _write_files(
     items: Sequence[Item], slides: Slides, head: SlideHead, folder: Path, facts: Mapping[str, object]
-) -> list[dict[str, str | float]]:
+) -> list[Row]:
     """Write the attention of every slide into a file; return a row of the result for every slide."""
     item_of, results = {feature_name(item): item for item in items}, []
-    labels = digest("\n".join(f"{name}\t{y}" for name, y in zip(slides.bags.names, slides.y, strict=True)))
+    label_of = zip(slides.bags.names, slides.bags.facts["label_key"], strict=True)
+    labels = digest("\n".join(f"{name}\t{label}" for name, label in label_of))
     output = FeatureOutput(folder, {"function": "tl.attention", **facts, "labels": labels})
     pending = {feature_name(item) for item in output.pending(items)}
     for i, name in enumerate(slides.bags.names):
-        probabilities, weights = head.read(i)
-        results.append(_result(slides, i, probabilities))
+        row, weights = _read(slides, head, i)
+        results.append(row)
         for sample in iter_samples([item_of[name]]) if name in pending else ():
             values = np.full((sample.table.n_obs, 1), np.nan, dtype=np.float32)
-            values[~np.isnan(read_features(sample, FEATURES)).any(1), 0] = weights / weights.sum()
+            values[~np.isnan(read_features(sample, FEATURES)).any(1), 0] = weights
             output.write(sample, values, {})
     return results
 
 
-def _write_attention(
-    sample: Sample, number: int, slides: Slides, head: SlideHead, key: str
-) -> list[dict[str, str | float]]:
-    """Write attention and predicted class of every patch; return a row of the result for every slide of the sample."""
+def _write_attention(sample: Sample, number: int, slides: Slides, head: SlideHead, key: str) -> list[Row]:
+    """Write attention and prediction of every patch; return a row of the result for every slide of the sample."""
     attention_of_row = np.full(sample.table.n_obs, np.nan, dtype=np.float32)
-    predicted = np.full(sample.table.n_obs, "", dtype=object)
-    results: list[dict[str, str | float]] = []
+    is_number = slides.kind == CONTINUOUS
+    predicted = np.full(sample.table.n_obs, np.nan if is_number else "", dtype=np.float64 if is_number else object)
+    results: list[Row] = []
     for i, (of_sample, rows) in enumerate(slides.bags.places):
         if of_sample != number:
             continue
-        probabilities, weights = head.read(i)
-        attention_of_row[rows] = weights / weights.sum()
-        results.append(_result(slides, i, probabilities))
-        predicted[rows] = results[-1]["predicted"]
+        row, attention_of_row[rows] = _read(slides, head, i)
+        results.append(row)
+        predicted[rows] = row["predicted"]
     sample.table.obs[key] = attention_of_row
-    sample.table.obs[f"{key}_predicted"] = categorical(predicted, slides.classes)
+    sample.table.obs[f"{key}_predicted"] = predicted if is_number else categorical(predicted, slides.classes)
     return results

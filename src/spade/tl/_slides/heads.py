@@ -67,10 +67,13 @@ class SlideHead(NamedTuple):
         is predicted ``(1,)``; and the attention of its patches ``(n,)``, which is empty for ``"mean"``.
     selected
         Whether an inner split chose the epoch.
+    loss
+        What it was trained by, which says how outputs are read.
     """
 
     read: Callable[[int], tuple[Floats, Floats]]
     selected: bool
+    loss: str
 
 
 def fit_slide_head(
@@ -111,7 +114,7 @@ def fit_slide_head(
         outputs, attention = module(read(i))
         return goal.read(outputs.double().cpu().numpy()), attention.double().cpu().numpy()
 
-    return SlideHead(predict, selected)
+    return SlideHead(predict, selected, str(config.loss))
 
 
 def _scale(
@@ -132,7 +135,7 @@ def _fit_mean(slides: Slides, name: str, moments: Moments, train: Rows, config: 
     def predict(i: int) -> tuple[Floats, Floats]:
         return outputs((moments.mean[[i]] - mean) / deviation)[0], np.zeros(0)
 
-    return SlideHead(predict, selected=False)
+    return SlideHead(predict, selected=False, loss=str(config.loss))
 
 
 def _inner_split(slides: Slides, train: Rows, config: SlideConfig, seed: int) -> tuple[Rows, Rows, bool]:

@@ -30,7 +30,7 @@ def check_alike(
     values: NDArray[np.generic],
     of_slide: Rows,
     names: NDArray[np.object_],
-    patients: Sequence[object],
+    patients: NDArray[np.generic],
     said: str,
     shown: NDArray[np.generic] | None = None,
 ) -> None:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import fields
 from typing import Any, TypeVar
 
-from spade.core.checks import check_choice
-from spade.tl._slides.task.settings import HeadConfig
+from spade.core.checks import brief, check_choice
+from spade.tl._slides.task.settings import HeadConfig, SlideConfig
+from spade.tl._slides.task.targets import AUTO, CLASSES, CONTINUOUS, TARGETS
 
 Config = TypeVar("Config", bound=HeadConfig)
 #: ``"paper"`` is what the authors of SPADE state of their heads; what they do not state keeps its default.
@@ -25,3 +26,14 @@ def settings_with(cls: type[Config], preset: str | None, may_be_preset: dict[str
     chosen = {name: value for name, value in stated.items() if name in names}
     chosen |= {name: value for name, value in may_be_preset.items() if value is not None}
     return cls(**chosen, **given)
+
+
+def slide_settings(target: object, preset: str | None, may_be_preset: dict[str, Any], **given: Any) -> SlideConfig:
+    """Return the settings of heads that learn a target; without a name for it, those of classes."""
+    kind = check_choice("target", target, TARGETS)
+    if kind == CONTINUOUS and preset is not None:
+        raise ValueError(
+            f"preset={brief(preset)}: presets are of heads that learn classes or grades, not target={kind!r}; leave "
+            "preset= out."
+        )
+    return settings_with(SlideConfig, preset, may_be_preset, target=CLASSES if kind == AUTO else kind, **given)

@@ -13,23 +13,22 @@ from spade._checks import check_counts
 from spade._said.lines import speaks
 from spade._samples.features import Representation
 from spade._samples.open import as_list
-from spade.core.checks import brief, check_choice, check_count, check_flag
+from spade.core.checks import brief, check_count, check_flag
 from spade.core.device import resolve_device
 from spade.core.rng import as_seed
 from spade.tl._few_shot.scores import store_table
 from spade.tl._slides.bags import BagSource
 from spade.tl._slides.pooled import SLIDE, check_unit
-from spade.tl._slides.presets import settings_with
+from spade.tl._slides.presets import slide_settings
 from spade.tl._slides.slide_folds import check_slide_folds, deal_slide_folds, given_folds
 from spade.tl._slides.slides import read_slides
 from spade.tl._slides.task.cohorts import asked_for
 from spade.tl._slides.task.evaluate import ALL_SLIDES, Draws, Evaluation
 from spade.tl._slides.task.settings import N_FOLDS, SlideConfig, check_heads, check_n_folds, check_used
 from spade.tl._slides.task.tables import folds_are_pooled, make_tables
-from spade.tl._slides.task.targets import AUTO, CLASSES, CONTINUOUS, ORDINAL
+from spade.tl._slides.task.targets import AUTO, CONTINUOUS
 
 logger = logging.getLogger("spade")
-TARGETS = (AUTO, CLASSES, ORDINAL, CONTINUOUS)
 
 
 @speaks
@@ -246,19 +245,13 @@ def slide_task(
     >>> table.groupby(["evaluation", "cohort", "metric"]).size()["external", "B"].to_dict()
     {'absolute_error': 3, 'c_index': 1, 'mae': 1, 'pearson': 1, 'r2': 1}
     """
-    kind = check_choice("target", target, TARGETS)
     may_be_preset = {
         "C": C, "scaling": scaling, "class_weights": class_weights, "hidden": hidden, "lr": lr, "schedule": schedule,
         "loss": loss,
     }  # fmt: skip
-    if kind == CONTINUOUS and preset is not None:
-        raise ValueError(
-            f"preset={brief(preset)}: presets are of heads that learn classes or grades, not target={kind!r}; leave "
-            "preset= out."
-        )
-    config = settings_with(
-        SlideConfig, preset, may_be_preset, target=CLASSES if kind == AUTO else kind, dropout=dropout,
-        n_epochs=n_epochs, weight_decay=weight_decay, patience=patience, inner_val=inner_val,
+    config = slide_settings(
+        target, preset, may_be_preset, dropout=dropout, n_epochs=n_epochs, weight_decay=weight_decay,
+        patience=patience, inner_val=inner_val,
     )  # fmt: skip
     heads = check_heads(head, hidden=config.hidden)
     check_used(
@@ -266,8 +259,8 @@ def slide_task(
         n_epochs=n_epochs, weight_decay=weight_decay, patience=patience, inner_val=inner_val,
     )  # fmt: skip
     shots_drawn = [ALL_SLIDES] if shots is None else check_counts("shots", shots)
-    if kind == CONTINUOUS and shots_drawn[0] == 1:
-        raise ValueError(f"shots={brief(shots)}: target={kind!r} needs at least 2 training slides.")
+    if target == CONTINUOUS and shots_drawn[0] == 1:
+        raise ValueError(f"shots={brief(shots)}: target={target!r} needs at least 2 training slides.")
     cohorts = asked_for(cohort_key, train_on, test_on)
     check_count("n_repeats", n_repeats)
     check_n_folds(n_folds, fold_key, or_none=cohorts is not None)
@@ -285,7 +278,7 @@ def slide_task(
         labels=labels,
         slide_key=slide_key,
         table_key=table_key,
-        target=kind,
+        target=target,
         cohorts=cohorts,
         unit=unit,
     )

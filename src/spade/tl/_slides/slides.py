@@ -144,7 +144,7 @@ def read_slides(
         optional=optional,
     )
     label = read.facts["label_key"]
-    _say_without_label(label, read.names, target)
+    _say_without_label(label, read.names, CLASSES if "label_key" in optional else target)
     names = np.array(read.names, dtype=object)
     cohort = read.facts.get("cohort_key", np.full(len(names), "", dtype=object))
     if cohorts is not None:
@@ -168,7 +168,7 @@ def read_slides(
 
 
 def _say_without_label(label: NDArray[np.object_], names: list[str], target: str) -> None:
-    """Say which slides have no label: they are not used."""
+    """Say that slides have no label, and which if these are not used, as those without a grade or number."""
     without = np.flatnonzero(label == "")
     if not len(without) or len(without) == len(label):
         return

@@ -82,7 +82,7 @@ class Evaluation:
     def _predict(self, head: SlideHead, train: Rows, query: Rows) -> Predictions:
         outputs = np.stack([head.read(i)[0] for i in query])
         reference = np.full(len(query), self.slides.value[train].mean())
-        return Predictions(query, outputs, reference, str(self.config.loss))
+        return Predictions(query, outputs, reference, head.loss)
 
     def _heads(
         self, slides: Slides, moments: dict[str, Moments], others: Rows, stream: str, index: int, where: str

@@ -17,6 +17,7 @@ logger = logging.getLogger("spade")
 CLASSES, ORDINAL, CONTINUOUS = "classes", "ordinal", "continuous"
 #: Classes, if the labels are no numbers.
 AUTO = "auto"
+TARGETS = (AUTO, CLASSES, ORDINAL, CONTINUOUS)
 #: Numbers that are classes without being called so.
 YES_OR_NO = {"0", "1"}
 
