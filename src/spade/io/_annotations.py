@@ -56,7 +56,9 @@ def read_annotations(
     GeoDataFrame | DataFrame
         GeoJSON: one row per object with ``label`` (its class, else its name, else None; derived classes such as
         ``"Tumor: Positive"`` are kept), ``name``, ``object_type`` and ``geometry``: valid (multi)polygons in pixels of
-        the annotated image, without a CRS.
+        the annotated image as they are in the file, without a CRS. Of a slide that QuPath opens cropped to its bounds
+        (MRXS, SCN and others) they count from the corner of the bounds, which
+        ``sp.pp.label_patches(…, in_bounds=True)`` puts right.
         Table: ``sample`` and/or ``spot`` (strings), then the other columns under their own names: numbers if all
         entries are numbers, else stripped strings; empty entries, ``NA`` and ``NaN`` are missing.
 

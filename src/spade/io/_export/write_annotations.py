@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from dataclasses import replace
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,6 +20,7 @@ from spade.io._export.elements import find_source, image_of, on_image
 from spade.io._export.qupath import Objects, write_objects
 from spade.io._files.store import read_store
 from spade.io._geojson import SUFFIXES
+from spade.io._recorded.bounds import bounds_corner, move_corner
 
 if TYPE_CHECKING:
     from spatialdata import SpatialData
@@ -42,6 +44,7 @@ def write_annotations(
     layer: str | None = None,
     object_type: str = "detection",
     dissolve: bool = False,
+    in_bounds: bool | None = None,
 ) -> None:
     """Write tiles, patches, spots or outlines with their results as GeoJSON, which QuPath opens on the slide.
 
@@ -69,8 +72,9 @@ def write_annotations(
     region
         Section of a table that has several.
     image_key
-        Image whose pixels (x, y) at its finest level the coordinates are: the one that is opened in QuPath. None: the
-        one that the patches were made on, else the only one that shares a coordinate system with the shapes.
+        Image whose pixels (x, y) at its finest level the coordinates are (see ``in_bounds``): the one that is opened in
+        QuPath. None: the one that the patches were made on, else the only one that shares a coordinate system with the
+        shapes.
     layer
         Layer that genes are read from. None: ``X``.
     object_type
@@ -79,6 +83,12 @@ def write_annotations(
     dissolve
         Whether objects of one class that touch or overlap become one outline. Objects without a class are then left
         out, and logged, and there can be no measurements.
+    in_bounds
+        QuPath opens a slide that it reads through OpenSlide cropped to its bounds (MRXS, SCN and others), and counts
+        pixels from their corner. True: so are the coordinates, if bounds of the image are recorded, as
+        :func:`read_wsi` does, and else they are pixels of the whole image. None: the same, but an image that was
+        cropped or resampled since is taken as it is, where True is an error. False: pixels of the whole image, for
+        QuPath with ``--no-crop``, for a file of :func:`write_ome_tiff`, and for programs that show the whole slide.
 
     Raises
     ------
@@ -90,13 +100,15 @@ def write_annotations(
         If classes are real numbers, or measurements are text.
     ValueError
         If the table, region or image is ambiguous, a name is in several places, a result is outdated, nothing has a
-        class to dissolve, or ``path`` has another suffix.
+        class to dissolve, ``path`` has another suffix, or ``in_bounds`` is True for an image that was cropped or
+        resampled.
 
     Notes
     -----
     Coordinates are written in full, so that :func:`read_annotations` returns the same polygons and labels, in the same
-    order. The name of a row is in ``metadata["id"]`` of its object. The file is written object by object, and replaced
-    in one step.
+    order; those of a slide with bounds are counted from their corner, and :func:`spade.pp.label_patches` puts them back
+    in their place. The name of a row is in ``metadata["id"]`` of its object. The file is written object by object, and
+    replaced in one step.
 
     Examples
     --------
@@ -126,6 +138,8 @@ def write_annotations(
         else check_names_given("measurements", measurements)
     )
     check_choice("object_type", object_type, TYPES)
+    if in_bounds is not None:
+        check_flag("in_bounds", in_bounds)
     if check_flag("dissolve", dissolve):
         check_idle([("measurements", tuple(asked), ())], "merged outlines have none")
         if color is None:
@@ -140,11 +154,15 @@ def write_annotations(
     if color is not None:
         labels, colours = read_labels(source, color)
     numbers, names = read_numbers(source, asked, layer)
+    corner = bounds_corner(opened, image, in_bounds=in_bounds)
     objects = Objects(on_image(opened, source, image), source.ids, labels, colours, numbers, names)
     if dissolve:
         objects = _dissolved(objects, str(color))
+    if corner is not None:
+        objects = replace(objects, polygons=move_corner(objects.polygons, corner, to_bounds=True))
     write_objects(file, objects, object_type)
-    logger.info("%s: wrote %s in pixels of images[%r]", file.name, plural(len(objects.ids), "object"), image)
+    what = f"images[{image!r}]" + (f" from the corner of its bounds, {corner}" if corner else "")
+    logger.info("%s: wrote %s in pixels of %s", file.name, plural(len(objects.ids), "object"), what)
 
 
 def _opened(sdata: SpatialData | str | PathLike[str]) -> SpatialData:

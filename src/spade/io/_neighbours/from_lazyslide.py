@@ -14,7 +14,7 @@ from xarray import DataArray, DataTree
 from spade._checks import plural, shorten
 from spade.core.checks import check_text
 from spade.io._neighbours.opened import check_options, chosen_tables, opened, settled_mpp, table_of, unique_ids
-from spade.io._neighbours.pictures import as_picture
+from spade.io._neighbours.pictures import as_slide
 from spade.io._neighbours.tiles import (
     Tiles,
     check_squares,
@@ -24,6 +24,7 @@ from spade.io._neighbours.tiles import (
     tiled_slide,
     to_pixels,
 )
+from spade.io._recorded.bounds import stated_bounds
 from spade.io._recorded.frames import image_size
 
 if TYPE_CHECKING:
@@ -78,7 +79,8 @@ def from_lazyslide(
         Image ``image_key``; ``shapes["tiles"]``; ``tables["tiles_table"]`` of width 0 with ``obsm["X_<model>"]`` for
         every table of features, ``obs["tile_id"]``, ``obs["spade_valid"]`` and the columns of the tiles; and
         ``shapes["tissue"]``, the outlines in which the tiles were laid. Size, image and µm/px are in
-        ``uns["spade"]["patches"]``; µm/px of the image are in ``attrs``. Nothing else is taken over.
+        ``uns["spade"]["patches"]``; µm/px of the image, and what the file of the slide states, are in ``attrs``.
+        Nothing else is taken over.
 
     Raises
     ------
@@ -127,7 +129,7 @@ def from_lazyslide(
     spec, properties = _spec(source, tile_key), dict(source.attrs.get(PROPERTIES, {}))
     given = image if image is not None else _file(source)
     scale = settled_mpp(mpp, properties.get("mpp"), "the object")
-    picture = as_picture(_image(source, properties) if given is None else given, "image")
+    picture, slide = as_slide(_image(source, properties) if given is None else given, "image")
     stated = properties.get("shape")
     if stated is not None and tuple(map(int, stated)) != image_size(picture)[::-1]:
         raise ValueError(
@@ -159,6 +161,7 @@ def from_lazyslide(
         tissue=source.shapes[outlines] if outlines in source.shapes else None,
         function=FUNCTION,
         sample=sample_id or (Path(given).stem if isinstance(given, (str, PathLike)) else None),
+        slide=slide or stated_bounds(properties, image_size(picture)),
     )
     logger.info("took over %s with features %s", plural(len(tiles.ids), "tile"), shorten(tables) or "none")
     return sdata

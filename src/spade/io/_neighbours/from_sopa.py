@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from os import PathLike
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +22,7 @@ from spade.io._neighbours.tiles import (
     tiled_slide,
     to_pixels,
 )
+from spade.io._recorded.bounds import stated_bounds
 from spade.io._recorded.frames import image_size
 from spade.io._recorded.scale import recorded_mpp, section_record
 
@@ -148,6 +149,7 @@ def from_sopa(
         tissue=source.shapes.get(tissue_key),
         function=FUNCTION,
         sample=sample_id or section_record(source).get("sample"),
+        slide=_slide(source, key),
     )
     logger.info("took over %s with features %s", plural(len(tiles.ids), "tile"), shorten(tables))
     return taken
@@ -187,12 +189,24 @@ def _image(source: SpatialData, image_key: str | None) -> str:
 
 def _stated(source: SpatialData, key: str) -> object:
     """Return the µm/px of an image that ``sopa.io.wsi`` or a reader of this package recorded, None if none did."""
-    image = source.images[key]
-    size = image_size(image)
-    for facts in (source.attrs.get("slide_properties", {}), image.attrs.get("metadata", {})):
+    size = image_size(source.images[key])
+    for facts in _properties(source, key):
         if tuple(map(int, facts.get("shape", ()))) == size[::-1] and facts.get("mpp") is not None:
             return facts["mpp"]
     return recorded_mpp(source, key)
+
+
+def _slide(source: SpatialData, key: str) -> dict[str, Any]:
+    """Return what a reader of this package recorded of the file of a slide, else the bounds that sopa knows."""
+    if recorded := section_record(source).get("slides", {}).get(key):
+        return recorded
+    size = image_size(source.images[key])
+    return next(filter(None, (stated_bounds(facts, size) for facts in _properties(source, key))), {})
+
+
+def _properties(source: SpatialData, key: str) -> tuple[Mapping[str, Any], ...]:
+    """Return the records in which ``sopa.io.wsi`` may state what it knows of a slide."""
+    return source.attrs.get("slide_properties", {}), source.images[key].attrs.get("metadata", {})
 
 
 def _edges(shapes: GeoDataFrame) -> Floats:

@@ -21,6 +21,14 @@ PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".btf")
 EXPECTED = "an array (height, width, 3 or 4), an image element (c, y, x), or a path"
 
 
+def as_slide(image: object, argument: str) -> tuple[DataTree, dict[str, Any]]:
+    """Return an image as :func:`as_picture` does, and what the file of a slide states about itself."""
+    if isinstance(image, (str, PathLike)) and (path := check_path(argument, image)).suffix.lower() not in PICTURES:
+        slide = open_slide(path, None)
+        return multiscale([lazy(level, level.chunks) for level in slide.levels]), slide.record(path)
+    return as_picture(image, argument), {}
+
+
 def as_picture(image: object, argument: str) -> DataTree:
     """Return an image as a multiscale element in its own pixels; files and dask arrays are read when they are needed.
 
@@ -28,9 +36,7 @@ def as_picture(image: object, argument: str) -> DataTree:
     """
     if isinstance(image, (str, PathLike)):
         path = check_path(argument, image)
-        if path.suffix.lower() in PICTURES:
-            return read_image(path, argument)
-        return multiscale([lazy(level, level.chunks) for level in open_slide(path, None).levels])
+        return read_image(path, argument) if path.suffix.lower() in PICTURES else as_slide(path, argument)[0]
     if isinstance(image, (DataArray, DataTree)):
         levels = [_level(array, argument) for array in image_arrays(image)]
         return multiscale(with_coarser(levels[0]) if len(levels) == 1 else levels)

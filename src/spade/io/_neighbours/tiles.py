@@ -147,10 +147,12 @@ def tiled_slide(
     tissue: GeoDataFrame | None,
     function: str,
     sample: str | None,
+    slide: Mapping[str, Any],
 ) -> SpatialData:
     """Return a slide with tiles, their table and tissue, as this package makes them.
 
     Squares have a side of ``size_um`` about the centres of the tiles, which may be off by the rounding to whole pixels.
+    ``slide`` is what is known of the file of the slide.
     """
     from geopandas import GeoDataFrame
     from spatialdata import SpatialData
@@ -205,11 +207,19 @@ def tiled_slide(
             raise ValueError(
                 f"several tables of features would be stored as obsm[{key!r}]; choose some with features=."
             )
-        table.obsm[key] = np.where(inside[:, None], values, np.float32(np.nan))
-        origin = {"encoder": name, "patches_key": _keys.PATCHES, "size_um": size_um}
-        _keys.write_provenance(table.uns, key, function=function, **origin)
-    record_scale(sdata, sample=sample, mpp={image_key: mpp})
+        put_features(table, key, values, function=function, encoder=name, size_um=size_um)
+    record_scale(sdata, sample=sample, mpp={image_key: mpp}, slides={image_key: dict(slide)} if slide else None)
     return sdata
+
+
+def put_features(
+    table: AnnData, key: str, values: NDArray[np.float32], *, function: str, encoder: str | None, size_um: float
+) -> None:
+    """Write features ``(n, d)`` of the tiles, NaN where a tile is not valid, and where they come from."""
+    inside = table.obs[_keys.VALID].to_numpy()
+    table.obsm[key] = np.where(inside[:, None], values, np.float32(np.nan))
+    origin = {"encoder": encoder, "patches_key": _keys.PATCHES, "size_um": size_um}
+    _keys.write_provenance(table.uns, key, function=function, **origin)
 
 
 def _table(tiles: Tiles, centres: Floats, inside: NDArray[np.bool_]) -> AnnData:

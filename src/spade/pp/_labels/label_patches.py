@@ -19,7 +19,7 @@ from spade._samples.obs import check_free
 from spade._samples.open import Samples, as_list, iter_samples
 from spade._samples.patches import patch_record, placed_patches
 from spade._samples.sample import Sample, check_names
-from spade.core.checks import brief, check_choice, check_ordered, check_path, check_positive, check_share
+from spade.core.checks import brief, check_choice, check_flag, check_ordered, check_path, check_positive, check_share
 from spade.core.errors import warn
 from spade.io import _label_table
 from spade.io._bytes import suffix
@@ -46,6 +46,7 @@ def label_patches(
     patches_key: str = _keys.PATCHES,
     table_key: str | None = None,
     key_added: str | None = None,
+    in_bounds: bool | None = None,
 ) -> None:
     """Label patches from polygons drawn on the image, or from a table of spots or samples.
 
@@ -83,6 +84,12 @@ def label_patches(
     key_added
         ``obs`` column to write; None: ``"label"`` or, for tables, the columns' own names. Only a single column can be
         renamed.
+    in_bounds
+        Polygons in pixels: QuPath opens a slide that it reads through OpenSlide cropped to its bounds (MRXS, SCN and
+        others), and counts pixels from their corner. True: so do the polygons of every slide of which bounds are
+        recorded, as :func:`spade.io.read_wsi` does. None: so do those of a GeoJSON file; for a ``GeoDataFrame``, or
+        with ``mpp``, say which, for slides with bounds. False: they count from the corner of the whole slide, as QuPath
+        with ``--no-crop`` does and other programs do. For images without recorded bounds all three are the same.
 
     Returns
     -------
@@ -98,8 +105,9 @@ def label_patches(
         Patches, a column or a shapes element that is not there; polygons that name an unknown section, or a table that
         names no known one.
     ValueError
-        Geometries that are empty or not areas, no polygon with a label, all polygons off the image, a spot or sample
-        named twice, no spot of a table in the sample, or a name that is in use.
+        Geometries that are empty or not areas, no polygon with a label, all polygons off the image, polygons of a slide
+        with bounds that do not say whether they count from them (``in_bounds``), a spot or sample named twice, no spot
+        of a table in the sample, or a name that is in use.
 
     Warns
     -----
@@ -129,17 +137,20 @@ def label_patches(
         mpp = check_positive("mpp", mpp, "microns per pixel")
     if key_added is not None:
         _keys.check_key(key_added)
+    if in_bounds is not None:
+        check_flag("in_bounds", in_bounds)
     _check_columns(columns)
     samples = as_list(samples, writes=True)
     table = _as_table(annotations)
     if table is not None:
-        if mpp is not None:
-            raise ValueError(f"mpp={mpp!r} is for polygons, but annotations= is a table; leave mpp= out.")
+        for name, value in (("mpp", mpp), ("in_bounds", in_bounds)):
+            if value is not None:
+                raise ValueError(f"{name}={value!r} is for polygons, but annotations= is a table; leave {name}= out.")
         written, notes = _from_table(samples, *table, columns, key_added, table_key)
     elif columns is not None and not isinstance(columns, str):
         raise ValueError(f"columns={columns!r}: polygons have one column of labels; name it.")
     else:
-        settings = PolygonSettings(columns or "label", by, min_share, mpp, patches_key)
+        settings = PolygonSettings(columns or "label", by, min_share, mpp, patches_key, in_bounds)
         written, notes = _from_polygons(samples, annotations, settings, table_key, key_added or "label")
     for note in notes:
         warn(note)

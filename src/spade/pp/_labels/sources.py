@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from os import PathLike
@@ -20,15 +21,19 @@ from spade.core.checks import check_path
 from spade.io import _geojson, _label_table
 from spade.io._bytes import suffix
 from spade.io._polygons import checked_areas
+from spade.io._recorded.bounds import Corner, bounds_corner, move_corner
+
+logger = logging.getLogger("spade")
 
 
 @dataclass(frozen=True)
 class Outlines:
-    """Valid polygons and their labels (None: unlabelled)."""
+    """Valid polygons and their labels (None: unlabelled), and whether they were read from a file."""
 
     polygons: NDArray[np.object_]
     labels: NDArray[np.object_]
     n_repaired: int = 0
+    of_file: bool = False
 
 
 @dataclass(frozen=True)
@@ -40,6 +45,7 @@ class PolygonSettings:
     min_share: float
     mpp: float | None
     patches_key: str
+    in_bounds: bool | None = None
 
 
 def by_section(annotations: object, names: list[str], column: str) -> dict[str, Outlines | str]:
@@ -68,7 +74,8 @@ def _read(value: object, column: str, argument: str) -> Outlines | str:
         path = check_path(argument, value)
         if suffix(path) in _geojson.SUFFIXES:
             frame, n_repaired = _geojson.read_polygons(path, argument=argument)
-            return replace(_read_frame(frame, column, f"{argument}={str(value)!r}"), n_repaired=n_repaired)
+            outlines = _read_frame(frame, column, f"{argument}={str(value)!r}")
+            return replace(outlines, n_repaired=n_repaired, of_file=True)
         if isinstance(value, str) and suffix(path) not in _label_table.SUFFIXES:
             return value
         raise ValueError(
@@ -94,9 +101,16 @@ def in_pixels(
                 "element with a transformation and name that element, or run sp.pp.patches again to pass polygons in "
                 "pixels of the image as it is now."
             )
-        return source if mpp is None else _moved(source, np.diag([mpp / placed.mpp, mpp / placed.mpp, 1]))
-    if mpp is not None:
-        raise ValueError(f"mpp={mpp:g}: the transformations of shapes[{source!r}] map it to the image; leave mpp= out.")
+        corner = _corner(sample, section, source, settings, placed)
+        outlines = source if mpp is None else _moved(source, np.diag([mpp / placed.mpp, mpp / placed.mpp, 1]))
+        if corner is None:
+            return outlines
+        return replace(outlines, polygons=move_corner(outlines.polygons, corner, to_bounds=False))
+    for name, value in (("mpp", mpp), ("in_bounds", settings.in_bounds)):
+        if value is not None:
+            raise ValueError(
+                f"{name}={value}: the transformations of shapes[{source!r}] map it to the image; leave {name}= out."
+            )
     if source not in sample.sdata.shapes:
         raise KeyError(
             f"{section.name}: annotations={source!r} is not among the shapes: "
@@ -107,6 +121,24 @@ def in_pixels(
     outlines = _read_frame(shapes, settings.column, f"{section.name}: shapes[{source!r}]")
     matrix = pixels_of(sample.sdata, shapes, placed.image_key, placed.coordinate_system, section.name)
     return _moved(outlines, matrix)
+
+
+def _corner(
+    sample: Sample, section: Section, source: Outlines, settings: PolygonSettings, placed: PlacedPatches
+) -> Corner | None:
+    """Return the corner of the bounds that polygons are counted from, None if from that of the whole image."""
+    corner = bounds_corner(sample.sdata, placed.image_key, in_bounds=settings.in_bounds)
+    if corner is None:
+        return None
+    if settings.in_bounds is None and (settings.mpp is not None or not source.of_file):
+        what = "are polygons and no file" if settings.mpp is None else f"are of another image (mpp={settings.mpp:g})"
+        raise ValueError(
+            f"{section.name}: annotations= {what}, but images[{placed.image_key!r}] is a slide that QuPath opens "
+            f"cropped to its bounds, from pixel {corner} on. Pass in_bounds=True if they are counted from there, as "
+            "what sp.io.read_annotations reads from QuPath, or in_bounds=False if from the corner of the whole slide."
+        )
+    logger.info("%s: outlines are counted from the corner of the slide's bounds, %s", section.name, corner)
+    return corner
 
 
 def check_known(given: Iterable[str], names: list[str], source: str) -> None:
