@@ -35,7 +35,7 @@ PATHWAYS = "pathways"
 #: In the place of a function: the features are in a file of another program.
 FEATURE_FILE = "feature file"
 #: Functions that write features of an encoder, in their records.
-ENCODING = ("pp.encode_patches", "io.from_lazyslide", "io.from_sopa", FEATURE_FILE)
+ENCODING = ("pp.encode_patches", "io.from_lazyslide", "io.from_sopa", "io.from_trident", FEATURE_FILE)
 #: Function that wrote a layer of smoothed counts, in its record.
 SMOOTHING = "pp.smooth_expression"
 #: Function that wrote scores of gene sets, in their record.

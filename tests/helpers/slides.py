@@ -99,3 +99,11 @@ def write_h5(path, x, coords=None, three=False, **more):
         file["coords"] = np.zeros((len(x), 2), dtype=np.int64) if coords is None else coords
         for name, value in more.items():
             file[name] = value
+
+
+def write_clam(path, x, coords, **attributes):
+    """Write features as CLAM does, without attributes, or with those that its file of coordinates has."""
+    with h5py.File(path, "w") as file:
+        for name, values in (("features", x), ("coords", coords)):
+            file.create_dataset(name, data=values, maxshape=(None, values.shape[1]), chunks=(1, values.shape[1]))
+        file["coords"].attrs.update(attributes)

@@ -43,8 +43,8 @@ def check_source(sample: Sample, use_rep: str, expected: Mapping[str, Any], what
     source = {name: record[key] for name, key in SOURCE.items() if key in record}
     source = {name: value.item() if isinstance(value, np.generic) else value for name, value in source.items()}
     known = {name: value for name, value in expected.items() if value is not None}
-    if sample.file is not None:
-        _check_file(sample, record, known, what)
+    if sample.file is not None or "about_um" in record:
+        _check_file(sample, use_rep, record, known, what)
     compared = [name for name in known if name not in ("encoder", "colour")]
     other_colour = source.get("colour") != known.get("colour") and "encoder_id" in source and "encoder_id" in known
     if other_colour or any(source.get(name, known[name]) != known[name] for name in compared):
@@ -55,14 +55,20 @@ def check_source(sample: Sample, use_rep: str, expected: Mapping[str, Any], what
     return source | known
 
 
-def _check_file(sample: Sample, record: Mapping[str, Any], known: Mapping[str, Any], what: str) -> None:
-    """Raise if a feature file names another encoder, or patches of clearly another size; warn where it does not say."""
+def _check_file(sample: Sample, use_rep: str, record: Mapping[str, Any], known: Mapping[str, Any], what: str) -> None:
+    """Raise if a feature file names another encoder, or patches of clearly another size; warn where it does not say.
+
+    The features are in the file still, or were taken over from one.
+    """
+    where, why = f"{sample.name}: obsm[{use_rep!r}]", ""
+    if sample.file is not None:
+        where, why = f"{sample.name}: {str(sample.file)!r}", " (its patch_size and target_magnification)"
     named, wanted = record.get("encoder"), known.get("encoder")
     one, other = known_encoder(named), known_encoder(wanted)
     if one and other and one != other:
         raise ValueError(
-            f"{sample.name}: {str(sample.file)!r} holds features of encoder {named!r}, but {what} of {wanted!r}. "
-            "Encode the slide with that encoder."
+            f"{where} holds features of encoder {named!r}, but {what} of {wanted!r}. Encode the slide with that "
+            "encoder."
         )
     if other and one is None:
         says = "feature files do not say their encoder" if named is None else f"{named!r} is no encoder known here"
@@ -72,10 +78,7 @@ def _check_file(sample: Sample, record: Mapping[str, Any], known: Mapping[str, A
         )
     about_um, patch_um = record.get("about_um"), known.get("patch_um")
     if about_um and patch_um and (factor := max(about_um / patch_um, patch_um / about_um)) > NEARLY:
-        message = (
-            f"{sample.name}: {str(sample.file)!r} holds patches of about {about_um:.0f} µm (its patch_size and "
-            f"target_magnification), but {what} of {patch_um:g} µm."
-        )
+        message = f"{where} holds patches of about {about_um:.0f} µm{why}, but {what} of {patch_um:g} µm."
         if factor > FAR:
             raise ValueError(
                 f"{message} Encode the slide with patches of that size, or train on sp.pp.patches(samples, "

@@ -147,8 +147,8 @@ def iter_slides(samples: Samples, *watched: str, writes: bool = False) -> Iterat
     items = as_list(samples, writes=writes)
     if is_features(items[0]):
         raise ValueError(
-            f"samples: {str(bare(items[0]))!r} is a feature file, which has no image. Read the slide with "
-            "sp.io.read_wsi and pass that."
+            f"samples: {str(bare(items[0]))!r} is a feature file, which has no image. Pass the slide, which "
+            "sp.io.read_wsi reads, or the slide with these patches: sp.io.from_trident(slide, file)."
         )
     for _, name, sdata, path, *_ in _open(items, writes=writes):
         at_start = stamp(path.resolve(), watched) if writes and path is not None else None

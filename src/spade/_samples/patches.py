@@ -74,6 +74,11 @@ def patch_record(sample: Sample, patches_key: str) -> dict[str, Any]:
     """
     record: Any = _keys.read_provenance(sample.table.uns, check_text("patches_key", patches_key))
     if "regions" not in record:
+        if sample.file is not None:
+            raise KeyError(
+                f"{sample.name}: {str(sample.file)!r} is a feature file, so that it is not known where its patches lie. "
+                "Lay them on the slide with sp.io.from_trident(slide, file)."
+            )
         raise KeyError(f"{sample.name}: patches_key={patches_key!r} is not there; {_others(sample, patches_key)}")
     record["regions"] = _renamed(record["regions"], sample)
     for region, facts in record["regions"].items():

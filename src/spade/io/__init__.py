@@ -13,6 +13,7 @@ from spade.io._images.ome_tiff import write_ome_tiff
 from spade.io._neighbours.from_anndata import from_anndata
 from spade.io._neighbours.from_lazyslide import from_lazyslide
 from spade.io._neighbours.from_sopa import from_sopa
+from spade.io._neighbours.from_trident import from_trident
 from spade.io._st import read_st
 from spade.io._store import write
 from spade.io._wsi import read_wsi
@@ -22,6 +23,7 @@ __all__ = [
     "from_anndata",
     "from_lazyslide",
     "from_sopa",
+    "from_trident",
     "hest_cohort",
     "read_annotations",
     "read_hest",

@@ -131,6 +131,12 @@ def read_whole_file(path: Path) -> FeatureFile:
         return FeatureFile(features, _coords(file), attributes, further, facts)
 
 
+def named_encoder(content: FeatureFile) -> str | None:
+    """Return the encoder that a file of another program names; TRIDENT writes None as text."""
+    name = content.attributes.get(FEATURES, {}).get("encoder")
+    return None if name in (None, "", "None") else str(name)
+
+
 def feature_facts(path: Path) -> dict[str, Any]:
     """Return what this package made the features of a file of; empty if it did not."""
     with open_hdf5(path, _slide(path), texts=True) as file:

@@ -18,7 +18,7 @@ from spatialdata.models import TableModel
 from spade import _keys
 from spade._samples.obs import largest_expert
 from spade.io._cohort.places import Item, bare, feature_name, feature_path, is_features
-from spade.io._feature_files import COORDS, FEATURES, GENES, FeatureFile, read_whole_file
+from spade.io._feature_files import COORDS, FEATURES, GENES, FeatureFile, named_encoder, read_whole_file
 
 #: Region and column of instances of the table; the shapes themselves are not in the file.
 REGION, INSTANCE = "patches", "patch"
@@ -58,7 +58,9 @@ def _write_record(table: AnnData, content: FeatureFile) -> None:
     facts: dict[str, Any] = {"function": _keys.FEATURE_FILE} | content.facts
     facts.pop("version", None)
     if facts["function"] == _keys.FEATURE_FILE:
-        _keys.write_provenance(table.uns, FEATURES, **facts, encoder=_named(content), about_um=_about_um(content))
+        _keys.write_provenance(
+            table.uns, FEATURES, **facts, encoder=named_encoder(content), about_um=_about_um(content)
+        )
         return
     _keys.write_provenance(table.uns, FEATURES, **facts)
     if facts["function"] == "tl.predict_expression" and GENES in content.further:
@@ -97,12 +99,6 @@ def _check_results(content: FeatureFile, path: Path) -> None:
         )
 
 
-def _named(content: FeatureFile) -> str | None:
-    """Return the encoder that a file of another program names; TRIDENT writes None as text."""
-    name = content.attributes.get(FEATURES, {}).get("encoder")
-    return None if name in (None, "", "None") else str(name)
-
-
 def _about_um(content: FeatureFile) -> float | None:
     """Return the width of a patch in µm, from its pixels and the magnification that it was read at."""
     given = content.attributes.get(COORDS, {})
@@ -125,7 +121,7 @@ def check_features(items: Sequence[Item], argument: str, *, writes: bool) -> Non
         raise ValueError(
             f"{argument}: {str(bare(files[0]))!r} is a feature file, and this function writes into its samples, but "
             "feature files are only read: sp.tl.embed, predict_expression and attention write new ones (out=), all "
-            "else needs the slide as a SpatialData."
+            "else needs the patches on their slide: sp.io.from_trident(slide, file)."
         )
     first: dict[str, Path] = {}
     for item in files:

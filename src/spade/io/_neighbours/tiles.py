@@ -213,13 +213,15 @@ def tiled_slide(
 
 
 def put_features(
-    table: AnnData, key: str, values: NDArray[np.float32], *, function: str, encoder: str | None, size_um: float
+    table: AnnData, key: str, values: NDArray[np.float32], *, function: str, encoder: str | None, **size: float
 ) -> None:
-    """Write features ``(n, d)`` of the tiles, NaN where a tile is not valid, and where they come from."""
+    """Write features ``(n, d)`` of the tiles, NaN where a tile is not valid, and where they come from.
+
+    ``size`` is ``size_um`` or, if models may take patches of nearly their size as well, ``about_um``.
+    """
     inside = table.obs[_keys.VALID].to_numpy()
     table.obsm[key] = np.where(inside[:, None], values, np.float32(np.nan))
-    origin = {"encoder": encoder, "patches_key": _keys.PATCHES, "size_um": size_um}
-    _keys.write_provenance(table.uns, key, function=function, **origin)
+    _keys.write_provenance(table.uns, key, function=function, encoder=encoder, patches_key=_keys.PATCHES, **size)
 
 
 def _table(tiles: Tiles, centres: Floats, inside: NDArray[np.bool_]) -> AnnData:

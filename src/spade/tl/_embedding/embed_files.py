@@ -41,8 +41,8 @@ def embed_files(samples: Sequence[Item], model: Model, folder: Path, *, mix: str
         raise ValueError(f"mix={mix!r}: a SealModel has no experts to mix; leave mix= out.")
     if reads_patches(model):
         raise ValueError(
-            "model: a tuned encoder reads pixels, but feature files hold what another encoder made of them. Read the "
-            "slides with sp.io.read_wsi and sp.pp.tiles."
+            "model: a tuned encoder reads pixels, but feature files hold what another encoder made of them. Lay "
+            "their patches on the slides with sp.io.from_trident(slide, file)."
         )
     if use_rep not in (None, FEATURES, model.config.use_rep):
         raise ValueError(f"use_rep={use_rep!r}: a feature file holds one representation; leave use_rep= out.")
