@@ -82,14 +82,18 @@ def gated_encoders() -> None:
 
 
 def features_of_others() -> None:
-    from helpers.slides import write_h5
+    from helpers.scans.wsi import HEIGHT, WIDTH, plain_slide
+    from helpers.slides import write_trident
 
+    plain_slide(Path("slide_0.tif"))
+    cut = {"patch_size": 224, "patch_size_level0": 224, "level0_magnification": 20}
     folder = Path("features_uni_v1")
     folder.mkdir()
     rng = np.random.default_rng(0)
     for i in range(8):
         coords = 224 * np.indices((4, 5)).reshape(2, -1).T
-        write_h5(folder / f"slide_{i}.h5", rng.normal(i % 2, 1, (20, 8)).astype(np.float32), coords=coords)
+        x = rng.normal(i % 2, 1, (20, 8)).astype(np.float32)
+        write_trident(folder / f"slide_{i}.h5", x, coords, **cut, level0_width=WIDTH, level0_height=HEIGHT)
     rows = ["sample,patient,subtype", *(f"slide_{i},p{i},{'AB'[i % 2]}" for i in range(8))]
     Path("labels.csv").write_text("\n".join(rows))
 

@@ -49,7 +49,7 @@ def corners(path):
 
 
 def test_a_tile_in_the_corner_of_the_bounds_is_in_the_corner_of_qupath(slide, tmp_path):
-    assert slide["tiles"].geometry[5 + 10 * (SLIDE_WIDTH // SIDE)].equals(FIRST)
+    assert slide["tiles"].geometry.iloc[5 + 10 * (SLIDE_WIDTH // SIDE)].equals(FIRST)
     sp.io.write_annotations(slide, tmp_path / "a.geojson", color="place")
     written = corners(tmp_path / "a.geojson")
     assert written["1100_2100"] == [0, 0, 200, 200]

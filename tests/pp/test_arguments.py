@@ -54,7 +54,7 @@ ODD = {
         "annotations": (None, 3, math.nan, True, ["a"], {}, "no such"), "columns": (3, math.nan, ["a", "b"], [3],
         "no such"),
         "by": (None, *CHOICES), "min_share": (None, 0, 1.5, *NUMBERS), "mpp": (0, *NUMBERS), "table_key": CHOICES,
-        "key_added": ("my key", *KEYS),
+        "key_added": ("my key", *KEYS), "in_bounds": (0, 1, "yes", math.nan),
     },
     "bin_expression": {
         "size_um": (None, 0, *NUMBERS), "from_": (None, "spots", *CHOICES), "points_key": CHOICES,

@@ -76,8 +76,8 @@ def patch_record(sample: Sample, patches_key: str) -> dict[str, Any]:
     if "regions" not in record:
         if sample.file is not None:
             raise KeyError(
-                f"{sample.name}: {str(sample.file)!r} is a feature file, so that it is not known where its patches lie. "
-                "Lay them on the slide with sp.io.from_trident(slide, file)."
+                f"{sample.name}: {str(sample.file)!r} is a feature file, so it is not known where its patches lie. "
+                "Lay them on their slide with sp.io.from_trident(slide, file)."
             )
         raise KeyError(f"{sample.name}: patches_key={patches_key!r} is not there; {_others(sample, patches_key)}")
     record["regions"] = _renamed(record["regions"], sample)

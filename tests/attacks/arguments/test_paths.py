@@ -49,6 +49,8 @@ def takers(address, model, sdata):
         "results": lambda: sp.io.write_annotations(sdata, f"{address}/a.geojson"),
         "lazyslide": lambda: sp.io.from_lazyslide(address),
         "sopa": lambda: sp.io.from_sopa(address),
+        "trident": lambda: sp.io.from_trident(address, "a.h5"),
+        "features": lambda: sp.io.from_trident("a.svs", f"{address}/a.h5"),
         "save": lambda: model.save(address),
         "load": lambda: sp.models.SpadeModel.load(address),
         "load_seal": lambda: sp.models.SealModel.load(address),

@@ -54,6 +54,7 @@ CALLS = {
             "annotations": st.just({f"s{number}": DRAWN for number in range(3)}),
             "by": st.sampled_from(["area", "centre"]),
             "min_share": st.floats(0.01, 1),
+            "in_bounds": st.sampled_from([None, True, False]),
             "key_added": st.just("new"),
         }
     ),

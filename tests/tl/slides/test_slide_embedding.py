@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import tracemalloc
 
+import h5py
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 from helpers.sections import GENES, spoil, train
-from helpers.slides import FAST, slide, write_h5
+from helpers.slides import FAST, slide, write_cohort, write_h5
 
 import spade as sp
 from spade.io._feature_files import read_feature_file
@@ -116,6 +117,36 @@ def test_attention_pools_by_what_was_written(twelve):
     uniform = sp.tl.slide_embedding(twelve, use_rep="X_f")
     planted = [f"s{i:02d}" for i in range(1, 12, 2)]
     assert found.loc[planted, "X_f_0"].mean() > uniform.loc[planted, "X_f_0"].mean()
+
+
+def test_attention_in_files_pools_the_files_it_was_written_of(tmp_path):
+    labels = write_cohort(tmp_path / "f", n=8)
+    with h5py.File(tmp_path / "f" / "s03.h5", "r+") as file:
+        file["features"][2] = np.nan
+    sp.tl.attention(tmp_path / "f", labels=labels, label_key="kind", out=tmp_path / "a", **FAST)
+    options = {"pool": "attention", "weights_key": tmp_path / "a"}
+    found, counts = sp.tl.slide_embedding(tmp_path / "f", return_counts=True, **options)
+    for name in found.index:
+        with h5py.File(tmp_path / "f" / f"{name}.h5") as one, h5py.File(tmp_path / "a" / f"{name}.h5") as other:
+            x, weights = one["features"][...].astype(float), other["features"][...].astype(float)
+        np.testing.assert_allclose(found.loc[name], np.nansum(weights * x, 0) / np.nansum(weights), rtol=1e-5)
+    assert counts.loc["s03"].tolist() == [5, 1]
+    mean = sp.tl.slide_embedding(tmp_path / "f")
+    assert (found - mean).abs().to_numpy().max() > 1e-2  # the files above tell this apart
+    pd.testing.assert_frame_equal(
+        sp.tl.slide_embedding([tmp_path / "f" / "s05.h5", tmp_path / "f" / "s03.h5"], **options),
+        found.loc[["s03", "s05"]],
+    )
+    with pytest.raises(FileNotFoundError, match=r"weights_key='w' is no folder; .*sp\.tl\.attention\(samples, out=…\)"):
+        sp.tl.slide_embedding(tmp_path / "f", **options | {"weights_key": "w"})
+    with pytest.raises(ValueError, match=r"'s00\.h5' is not what sp\.tl\.attention wrote of"):
+        sp.tl.slide_embedding(tmp_path / "f", **options | {"weights_key": tmp_path / "f"})
+    write_h5(tmp_path / "f" / "s01.h5", np.ones((6, 6), np.float32))
+    with pytest.raises(ValueError, match=r"'s01\.h5' is not what sp\.tl\.attention wrote of"):
+        sp.tl.slide_embedding(tmp_path / "f", **options)
+    (tmp_path / "a" / "s01.h5").unlink()
+    with pytest.raises(KeyError, match=r"has no file of slide 's01'; there are 's00', 's02'"):
+        sp.tl.slide_embedding(tmp_path / "f", **options)
 
 
 def test_any_weights_are_scaled_within_the_slide(twelve):

@@ -69,7 +69,9 @@ def write_ome_tiff(
     The levels are those of the image. If its coarsest one has more than 1,024 pixels along a side, further ones are
     made: colours are averaged over 2 × 2 pixels, of other numbers every second one is taken, so that no value is
     invented. Compression is lossless (Deflate, in tiles of 512 pixels). The file has the pixels and µm/px of the image,
-    not its transformations.
+    not its transformations. It shows the whole image: a slide that QuPath opens cropped to its bounds (MRXS, SCN and
+    others) does not coincide with it, and outlines for it are those of
+    ``sp.io.write_annotations(…, in_bounds=False)``.
 
     Examples
     --------

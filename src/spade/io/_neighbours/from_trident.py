@@ -139,12 +139,13 @@ def from_trident(
         patch_size_level0 = check_positive("patch_size_level0", patch_size_level0, "pixels of the slide")
     if key_added is not None:
         _keys.check_key(key_added)
+    given = check_path("slide", slide) if isinstance(slide, (str, PathLike)) else slide
     path = check_path("features", features)
     check_file(path, "features")
     if not is_feature_file(path):
         raise ValueError(f"features={str(path)!r} is no feature file; expected one that ends in {', '.join(SUFFIXES)}.")
     content = read_whole_file(path)
-    source = _slide(slide, mpp, sample_id, image_key)
+    source = _slide(given, mpp, sample_id, image_key)
     record = section_record(source)
     file = record.get("slides", {}).get(image_key, {})
     image, size_px = source.images[image_key], image_size(source.images[image_key])
@@ -167,10 +168,8 @@ def from_trident(
 
 def _slide(slide: object, mpp: float | None, sample_id: str | None, image_key: str) -> SpatialData:
     """Return the slide as an object that has the image."""
-    if isinstance(slide, (str, PathLike)):
-        path = check_path("slide", slide)
-        if path.suffix.lower() != ".zarr":
-            return read_wsi(path, mpp=mpp, sample_id=sample_id, image_key=image_key)
+    if isinstance(slide, Path) and slide.suffix.lower() != ".zarr":
+        return read_wsi(slide, mpp=mpp, sample_id=sample_id, image_key=image_key)
     source = opened(slide, "slide")
     if image_key not in source.images:
         raise KeyError(f"image_key={image_key!r} is not there; images: {shorten(source.images) or 'none'}.")

@@ -106,7 +106,7 @@ def in_pixels(
         if corner is None:
             return outlines
         return replace(outlines, polygons=move_corner(outlines.polygons, corner, to_bounds=False))
-    for name, value in (("mpp", mpp), ("in_bounds", settings.in_bounds)):
+    for name, value in (("mpp", None if mpp is None else f"{mpp:g}"), ("in_bounds", settings.in_bounds)):
         if value is not None:
             raise ValueError(
                 f"{name}={value}: the transformations of shapes[{source!r}] map it to the image; leave {name}= out."

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Sequence
+from os import PathLike
 from typing import NamedTuple
 
 import numpy as np
@@ -19,7 +20,9 @@ from spade._samples.obs import obs_column
 from spade._samples.open import Item, as_list, iter_samples
 from spade._samples.sample import Sample
 from spade.core.arrays import Floats
-from spade.core.checks import brief, check_choice, check_flag, check_text
+from spade.core.checks import brief, check_choice, check_flag, check_path, check_text
+from spade.io._cohort.places import feature_name, feature_path, is_features
+from spade.io._feature_files import feature_facts, features_digest, find_feature_files, read_feature_file
 from spade.tl._slides.bags import Bags, BagSource, Block, read_bags
 
 logger = logging.getLogger("spade")
@@ -34,7 +37,7 @@ def slide_embedding(
     *,
     use_rep: Representation | None = None,
     pool: str = MEAN,
-    weights_key: str | None = None,
+    weights_key: str | PathLike[str] | None = None,
     slide_key: str | None = None,
     return_counts: bool = False,
     table_key: str | None = None,
@@ -52,13 +55,13 @@ def slide_embedding(
         of them. None for feature files. For ``pool="composition"`` a key of expert weights, a key of programs, or
         both; None: those of the keys ``"spade_expert_weights"`` and ``"X_programs"`` that are there.
     pool
-        ``"mean"``: mean over patches. ``"attention"``: mean weighted by ``weights_key``; for samples.
+        ``"mean"``: mean over patches. ``"attention"``: mean weighted by ``weights_key``.
         ``"composition"``: what the slide consists of, for samples that :func:`embed` was run on, and files that it
         wrote. ``expert_<j>`` is the mean routing weight of an expert; these sum to 1. ``program_<j>`` is the share of
         patches in which the image predicts this program most strongly; these sum to 1 as well.
     weights_key
         ``obs`` column of the attention of every patch, such as ``"organ_attention"``, which :func:`attention` writes.
-        Patches without a weight (NaN) are left out.
+        Patches without a weight (NaN) are left out. For feature files: the folder that :func:`attention` wrote of them.
     slide_key
         ``obs`` column that names the slides; None: every section is one.
     return_counts
@@ -81,7 +84,7 @@ def slide_embedding(
         No such representation or column, or none for ``"composition"``.
     ValueError
         A slide without any patch to pool, slides of another width, damaged files; attention that is negative or was
-        computed for other slides; compositions of different models.
+        computed for other slides or features; compositions of different models.
 
     Notes
     -----
@@ -119,7 +122,8 @@ def slide_embedding(
     if keys is not None and (not keys or len(set(keys)) < len(keys)):
         raise ValueError(f"use_rep={brief(use_rep)}: expected keys, each of them once.")
     if pool == ATTENTION:
-        check_text("weights_key", weights_key)
+        if not isinstance(weights_key, PathLike):
+            check_text("weights_key", weights_key)
     else:
         check_idle([("weights_key", weights_key, None)], 'only pool="attention" weighs patches')
     items = None if pool == MEAN else as_list(samples)
@@ -134,7 +138,13 @@ def slide_embedding(
         argument="samples",
         opened=pool == COMPOSITION,
     )
-    weights = _weights(items, bags, weights_key, slide_key, table_key) if items is not None and weights_key else None
+    weights = None
+    if items is not None and weights_key is not None:
+        weights = (
+            _file_weights(items, bags, weights_key)
+            if is_features(items[0])
+            else _weights(items, bags, check_text("weights_key", weights_key), slide_key, table_key)
+        )
     rows, n_pooled = [], []
     for i in tqdm(range(len(bags)), desc="pooling", unit="slide"):
         weight = None if weights is None else next(weights)
@@ -237,6 +247,31 @@ def _weights(
         for slide, (of_sample, rows) in zip(bags.names, bags.places, strict=True):
             if of_sample == number:
                 yield _shares(of_row[rows], slide, weights_key)
+
+
+def _file_weights(items: Sequence[Item], bags: Bags, weights_key: str | PathLike[str]) -> Iterator[Floats]:
+    """Yield the weights of the patches of every feature file, as :func:`attention` wrote them; they sum to 1."""
+    folder = check_path("weights_key", weights_key)
+    if not folder.is_dir():
+        raise FileNotFoundError(
+            f"weights_key={str(folder)!r} is no folder; of feature files it is the one in which "
+            "sp.tl.attention(samples, out=…) wrote."
+        )
+    written = find_feature_files(folder, "weights_key")
+    path_of = {feature_name(item): feature_path(item) for item in items}
+    for slide in bags.names:
+        if slide not in written:
+            raise KeyError(
+                f"weights_key={str(folder)!r} has no file of slide {slide!r}; there are {shorten(written)}. Run "
+                "sp.tl.attention(samples, out=…) on all slides."
+            )
+        facts = feature_facts(written[slide])
+        if (facts.get("function"), facts.get("source_id")) != ("tl.attention", features_digest(path_of[slide])):
+            raise ValueError(
+                f"weights_key={str(folder)!r}: {written[slide].name!r} is not what sp.tl.attention wrote of "
+                f"{str(path_of[slide])!r}. Run sp.tl.attention(samples, out=…) on these files."
+            )
+        yield _shares(read_feature_file(written[slide])[:, 0].astype(np.float64), slide, str(folder))
 
 
 def _shares(weights: Floats, slide: str, weights_key: str) -> Floats:
