@@ -25,7 +25,7 @@ from spade.io._feature_files import (
     read_whole_file,
 )
 from spade.io._neighbours.opened import check_options, opened, settled_mpp
-from spade.io._neighbours.tiles import SAME_PX, Tiles, put_features, settle_size, tiled_slide
+from spade.io._neighbours.tiles import Tiles, put_features, settle_size, tiled_slide
 from spade.io._recorded.frames import image_size
 from spade.io._recorded.scale import recorded_mpp, section_record
 from spade.io._wsi import read_wsi
@@ -37,6 +37,8 @@ logger = logging.getLogger("spade")
 FUNCTION = "io.from_trident"
 #: TRIDENT rounds the side of a patch down to whole pixels.
 ROUNDED_PX = 1.0
+#: Downsamplings along x and y differ by less than this share, by the rounding of levels to whole pixels.
+EVEN = 0.005
 
 
 def from_trident(
@@ -251,7 +253,7 @@ def _stated_side(attributes: Mapping[str, Any]) -> float | None:
 
     def number(name: str) -> float | None:
         value = np.ravel(attributes.get(name, np.nan))  # CLAM has the downsampling along x and y
-        same = len(value) and value.dtype.kind in "iuf" and np.ptp(value) <= SAME_PX * 0.01 * value[0]
+        same = len(value) and value.dtype.kind in "iuf" and np.ptp(value) <= EVEN * value[0]
         return float(value[0]) if same and value[0] > 0 else None
 
     if (whole := number("patch_size_level0")) is not None:
