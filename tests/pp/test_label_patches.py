@@ -198,6 +198,16 @@ def test_categories_are_the_same_in_all_samples():
     assert all(s["table"].obs["label"].cat.categories.tolist() == ["x", "y"] for s in samples)
 
 
+def test_whole_numbers_are_one_class_whatever_their_type():
+    """A column of numbers with one that is missing is one of floats."""
+    samples = [section(name="a"), section(name="b")]
+    whole, missing = polygons((1, LEFT), (2, RIGHT)), polygons((1, LEFT), (np.nan, RIGHT))
+    sp.pp.label_patches(samples, {"a": whole, "b": missing})
+    found = [sample["table"].obs["label"] for sample in samples]
+    assert [set(labels.dropna()) for labels in found] == [{"1", "2"}, {"1"}]
+    assert [list(labels.cat.categories) for labels in found] == [["1", "2"]] * 2
+
+
 def test_stores_are_saved_and_read_back_alike(tmp_path):
     sdata = section()
     path = tmp_path / "s.zarr"

@@ -12,7 +12,7 @@ import shapely
 from geopandas import GeoDataFrame
 from numpy.typing import NDArray
 
-from spade._checks import clean_label, shorten
+from spade._checks import shorten, value_strings
 from spade._samples.patches import PlacedPatches
 from spade._samples.placement import pixels_of
 from spade._samples.sample import Sample, Section
@@ -161,8 +161,7 @@ def _read_frame(frame: GeoDataFrame, column: str, source: str) -> Outlines:
         )
     if not len(frame):
         raise ValueError(f"{source} holds no polygons.")
-    values = frame[column].astype(object)
-    text = np.array([clean_label(str(value)) for value in values.where(values.notna(), "")], dtype=object)
+    text = value_strings(frame[column])
     names = [f"row {i!r}" + (f" ({label})" if label else "") for i, label in zip(frame.index, text, strict=True)]
     polygons, n_repaired = checked_areas(frame.geometry.to_numpy(), names, source)
     return Outlines(polygons, np.array([label or None for label in text], dtype=object), n_repaired)
