@@ -100,8 +100,7 @@ def read_hest(path: str | Path, sample_id: str, *, mpp: float | None = None) -> 
     -----
     UserWarning
         If spots lie outside the image, the scale is not an estimate or contradicts pooled spots of Xenium, gene names
-        occur twice, or spots have no patch in ``patches/{id}.h5``: without
-        the slide, these spots are left out.
+        occur twice, or spots have no patch in ``patches/{id}.h5``: without the slide, these spots are left out.
 
     Examples
     --------

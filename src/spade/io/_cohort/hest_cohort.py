@@ -77,8 +77,8 @@ def hest_cohort(
     problems
         ``"drop"`` leaves samples out of which it is known that they show the section of another sample that is kept, or
         that their scale is wrong, and the log names them, eight of the authors' 374 samples among them; ``"keep"`` does
-        not. The list, with sources, is
-        ``spade/io/_cohort/hest_samples.csv``. Wrong patients in it are corrected in any case.
+        not. The list, with sources, is ``spade/io/_cohort/hest_samples.csv``. Wrong patients in it are corrected in any
+        case.
     on_damaged
         What a function does with a sample that is incomplete or cannot be read, such as a file that was cut off:
         ``"error"``, or ``"skip"``, which goes on without it and warns.

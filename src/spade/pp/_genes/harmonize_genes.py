@@ -110,8 +110,8 @@ def harmonize_genes(
     ------
     ValueError
         Samples of two species without ``species=``, a sample whose species is not clear, another than
-        ``obs["species"]`` says, or with genes of two, a file
-        of no known kind, no expression anywhere, several columns of one gene whose values are not counts.
+        ``obs["species"]`` says, or with genes of two, a file of no known kind, no expression anywhere, several columns
+        of one gene whose values are not counts.
 
     Examples
     --------

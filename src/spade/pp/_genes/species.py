@@ -15,8 +15,6 @@ from spade.pp._genes.names import GeneIndex
 ENOUGH, SECOND = 0.2, 0.02
 #: How many times as many symbols must be of one species as of the other.
 CLEAR = 2.0
-
-
 #: Names of species here, by what ``obs["species"]`` may say.
 NAMES = {"homo sapiens": "human", "human": "human", "mus musculus": "mouse", "mouse": "mouse"}
 
@@ -37,18 +35,18 @@ def species_of(
     ValueError
         It is not clear, another than stated, or there are genes of two.
     """
-    told = _by_genes(name, genes, ids, indices, needed=stated is None)
-    if stated and told and told != stated:
+    told = _by_genes(name, genes, ids, indices, otherwise=stated)
+    if stated not in (None, told):
         raise ValueError(
             f"{name}: obs['species'] says {stated}, but its genes are of {told}. Correct it, or pass own_species=."
         )
-    return told or stated or ""
+    return told
 
 
 def _by_genes(
-    name: str, genes: Sequence[str], ids: Sequence[str], indices: Mapping[str, GeneIndex], *, needed: bool
-) -> str | None:
-    """Return the species that genes tell; if they do not, raise or return None."""
+    name: str, genes: Sequence[str], ids: Sequence[str], indices: Mapping[str, GeneIndex], *, otherwise: str | None
+) -> str:
+    """Return the species that genes tell; if they do not, ``otherwise`` or, without that, raise."""
     of_ids = Counter(filter(None, (species_of_id(one) for one in ids)))
     told = of_ids.most_common(2)
     if len(told) == 2 and told[1][1] > SECOND * sum(of_ids.values()):
@@ -61,8 +59,8 @@ def _by_genes(
     n = {species: index.n_symbols(genes) for species, index in indices.items()}
     first, second = sorted(n, key=lambda one: -n[one])[:2]
     if n[first] < ENOUGH * len(genes) or n[first] < CLEAR * n[second]:
-        if not needed:
-            return None
+        if otherwise is not None:
+            return otherwise
         counts = " and ".join(f"{count:,} of {species}" for species, count in n.items())
         raise ValueError(
             f"{name}: the species is not clear: of {plural(len(genes), 'gene')} such as {', '.join(genes[:3])}, "

@@ -76,9 +76,9 @@ def score_image(
     -------
     None
         Writes ``images[key_added]``, multiscale, over the whole image of the tiles (of a slide that QuPath opens
-        cropped to its bounds, over the whole slide), with a transformation to each
-        coordinate system of that image. It is painted chunk by chunk when it is read or saved, so that memory does not
-        grow with it. An earlier one is replaced. Steps that look for the H&E image pass over it.
+        cropped to its bounds, over the whole slide), with a transformation to each coordinate system of that image. It
+        is painted chunk by chunk when it is read or saved, so that memory does not grow with it. An earlier one is
+        replaced. Steps that look for the H&E image pass over it.
 
     Raises
     ------
