@@ -142,6 +142,33 @@ def test_every_section_is_cut_by_itself():
     assert (one != other).any()
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_sections_beside_each_other_on_one_image_share_no_tissue(seed):
+    sdata = tiny(36)
+    lattice = square_lattice(36, pitch=25.0)
+    sdata["spots"] = circles(lattice)
+    sdata["right"] = circles(lattice + np.array([150, 0]))  # the next columns of the same lattice
+    ids, regions = list(sdata["spots"].index), ["spots"] * 36 + ["right"] * 36
+    sdata.tables["table"] = table(ids * 2, region=regions)
+    sp.pp.patches(sdata, size_um=40, size_px=40)
+    options = {"block_um": 75, "fractions": (0.5, 0, 0.5), "rng": seed}
+    squares = np.concatenate([sdata["patches_spots"].geometry, sdata["patches_right"].geometry])
+
+    def overlapping():
+        part = np.array(parts([sdata]))
+        train, test = np.flatnonzero(part == "train"), np.flatnonzero(part == "test")
+        assert len(train)
+        assert len(test)
+        area = shapely.area(shapely.intersection(squares[train][:, None], squares[test][None]))
+        return np.unique([(regions[train[i]], regions[test[j]]) for i, j in np.argwhere(area > 1e-6)], axis=0).tolist()
+
+    sp.pp.split(sdata, **options)
+    assert overlapping() == []
+    sp.pp.split(sdata, guard_um=0, **options)
+    between = overlapping()
+    assert ["right", "spots"] in between or ["spots", "right"] in between  # so the guard is what keeps them apart
+
+
 # --- what is written
 
 

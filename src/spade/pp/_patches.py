@@ -139,7 +139,8 @@ def patches(
     Raises
     ------
     ValueError
-        No or several possible images, no coordinate system in common, µm/px unknown or more than 5 % from what
+        No or several possible images, no coordinate system in common or several that contradict each other, as after a
+        registration that left the old one in place, µm/px unknown or more than 5 % from what
         the spots, bins or cells tell, duplicated instance ids, all patches off the image.
     KeyError
         An element or spot that is not there.

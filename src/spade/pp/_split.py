@@ -53,7 +53,7 @@ def split(
 
     A whole group (patient or section) goes to one part. With ``block_um`` each section is cut into square blocks
     instead, and spots near those of another part become a guard band that belongs to no part, because patches of
-    neighbouring spots overlap and their expression is similar.
+    neighbouring spots overlap and their expression is similar. Spots of other sections on the same image count too.
 
     Parameters
     ----------
@@ -193,15 +193,19 @@ def _by_group(
 
 
 def _by_block(sample: Sample, blocks: Blocks, shares: Floats, rng: np.random.Generator) -> NDArray[np.str_]:
-    """Return the part of every row of a sample; each section is cut into blocks by itself."""
+    """Return the part of every row of a sample; each section is cut into blocks by itself.
+
+    Sections on one image may be neighbours, so the guard band of each heeds the spots of all.
+    """
     record = patch_record(sample, blocks.patches_key)
+    placed = [placed_patches(sample, section, record) for section in sample.sections]
+    dealt = [_deal(_block_names(where.points, blocks.side), shares, rng, "block") for where in placed]
     parts = np.full(sample.table.n_obs, _keys.GUARD, dtype="U5")
-    for section in sample.sections:
-        points = placed_patches(sample, section, record).points
-        guard = guard_band(points, record["size_um"]) if blocks.guard is None else blocks.guard
-        cells = np.floor((points - points.min(0)) / blocks.side).astype(int)
-        names = np.array([f"{column}x{row}" for column, row in cells])
-        parts[section.rows] = _with_guard(points, _deal(names, shares, rng, "block"), guard)
+    for section, where, own in zip(sample.sections, placed, dealt, strict=True):
+        guard = guard_band(where.points, record["size_um"]) if blocks.guard is None else blocks.guard
+        beside = [i for i, other in enumerate(placed) if other.image_key == where.image_key]
+        points = np.concatenate([placed[i].centres for i in beside]) * where.mpp
+        parts[section.rows] = _with_guard(where.points, own, points, np.concatenate([dealt[i] for i in beside]), guard)
         present = set(parts[section.rows].tolist())
         if empty := [part for part, share in zip(PARTS, shares, strict=True) if share > 0 and part not in present]:
             raise ValueError(
@@ -213,10 +217,18 @@ def _by_block(sample: Sample, blocks: Blocks, shares: Floats, rng: np.random.Gen
     return parts
 
 
-def _with_guard(points: Floats, parts: NDArray[np.str_], guard: float) -> NDArray[np.str_]:
-    """Move spots closer than ``guard`` to a spot of a later part (train < val < test) into the guard band."""
+def _block_names(points: Floats, side: float) -> NDArray[np.str_]:
+    """Return the name of the square block of every spot of a section."""
+    cells = np.floor((points - points.min(0)) / side).astype(int)
+    return np.array([f"{column}x{row}" for column, row in cells])
+
+
+def _with_guard(
+    points: Floats, parts: NDArray[np.str_], others: Floats, their_parts: NDArray[np.str_], guard: float
+) -> NDArray[np.str_]:
+    """Move spots closer than ``guard`` to another of a later part (train < val < test) into the guard band."""
     guarded = parts.copy()
     for position, part in enumerate(PARTS[:2]):
-        own, later = parts == part, np.isin(parts, PARTS[position + 1 :])
-        guarded[np.flatnonzero(own)[too_near(points[own], points[later], guard)]] = _keys.GUARD
+        own, later = parts == part, np.isin(their_parts, PARTS[position + 1 :])
+        guarded[np.flatnonzero(own)[too_near(points[own], others[later], guard)]] = _keys.GUARD
     return guarded
