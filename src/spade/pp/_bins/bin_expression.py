@@ -107,7 +107,8 @@ def bin_expression(
         Points, a table, a column or an image that is not there; rows without a place.
     ValueError
         No or several possible sources or images, no coordinate system in common or several that contradict each other,
-        µm/px unknown or contradicted, counts that are not raw, bins that do not lie on a lattice or fill no square, no square with enough counts.
+        µm/px unknown or contradicted, counts that are not raw, bins that do not lie on a lattice or fill no square, no
+        square with enough counts.
 
     Examples
     --------
