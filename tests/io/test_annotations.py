@@ -258,7 +258,7 @@ def test_usual_names_of_the_spot(read, column):
 
 
 def test_columns_keep_their_kind(read):
-    text = '\ufeffsample,n,m,x,y,text,"a, b"\ns1,1,1,1e3,-2.5,x,"u,v"\ns2,2,,2.0,3,NaN,w\n'
+    text = '\ufeffsample,n,m,x,y,text,"a, b"\ns1,1,1,1e+3,-2.5,x,"u,v"\ns2,2,,2.0,3,NaN,w\n'
     frame = read(text, "a.csv")
     assert [str(kind) for kind in frame.dtypes] == [
         "object",
@@ -271,6 +271,27 @@ def test_columns_keep_their_kind(read):
     ]
     assert frame["a, b"].tolist() == ["u,v", "w"]
     assert frame["x"].tolist() == [1000, 2]
+
+
+@pytest.mark.parametrize(
+    ("texts", "expected"),
+    [
+        (["1.1", "1.10", "1.2"], None),  # clusters of clusters
+        (["1.10", "1.2"], None),  # the same ones, of another sample
+        (["1E2", "10E1"], None),  # patients, and ends of hex ids
+        (["12e5", "3"], None),
+        (["1234567890123456789", "1234567890123456788"], None),  # one float
+        (["2.10", "2.10"], [2.1, 2.1]),
+        (["1.50", "0.25", "3"], [1.5, 0.25, 3]),
+        (["1.5", "0.25", "1.0", "2"], [1.5, 0.25, 1, 2]),
+        (["1e-05", "0.1", "2.0E3"], [1e-5, 0.1, 2000]),
+        (["123456789012345678", "7"], [123456789012345678, 7]),
+    ],
+)
+def test_names_that_look_like_numbers_stay_names(read, texts, expected):
+    lines = "".join(f"s{i},{text}\n" for i, text in enumerate(texts))
+    frame = read(f"sample,value\n{lines}", "a.csv")
+    assert frame["value"].tolist() == (texts if expected is None else expected)
 
 
 def test_keys_may_be_chosen(read):

@@ -60,7 +60,8 @@ def read_annotations(
         (MRXS, SCN and others) they count from the corner of the bounds, which
         ``sp.pp.label_patches(…, in_bounds=True)`` puts right.
         Table: ``sample`` and/or ``spot`` (strings), then the other columns under their own names: numbers if all
-        entries are numbers, else stripped strings; empty entries, ``NA`` and ``NaN`` are missing.
+        entries are numbers as a program writes them, else stripped strings, as 007, 1E2 and 1.1 beside 1.10 are; empty
+        entries, ``NA`` and ``NaN`` are missing.
 
     Raises
     ------

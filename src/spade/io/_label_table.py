@@ -22,8 +22,10 @@ SAMPLE, SPOT = "sample", "spot"
 #: Names of columns that hold samples and spots, in lower case and with ``_`` between words.
 SAMPLE_NAMES = ("sample", "sample_id", "sample_name", "slide", "slide_id", "slide_name", "section", "section_id", "id")
 SPOT_NAMES = ("spot", "spot_id", "spot_name", "barcode", "barcodes", "instance_id", "cell_id", "obs_name", "obs_names")
-#: Numbers have no leading zeros: 007 is a name.
-NUMBER = re.compile(r"[+-]?(?:0|[1-9]\d*)(\.\d*)?([eE][+-]?\d+)?")
+#: Digits of the largest whole number that is kept as one.
+MOST_DIGITS = 18
+#: Numbers have no leading zeros: 007 is a name. An exponent needs a sign or decimals: 1E2 is a name, as hex ids are.
+NUMBER = re.compile(r"[+-]?(?P<whole>0|[1-9]\d*)(?:\.(?P<decimals>\d*)(?:[eE][+-]?\d+)?|[eE][+-]\d+)?")
 
 
 def read_label_table(
@@ -64,12 +66,15 @@ def read_label_table(
     return check_label_table(frame, source)
 
 
-def read_columns(path: Path, argument: str, most: int = MAX_BYTES) -> dict[str, pd.Series]:
-    """Read a table with a header: columns of numbers where all entries are numbers, else of text."""
+def read_columns(path: Path, argument: str, names: Sequence[str] = (), most: int = MAX_BYTES) -> dict[str, pd.Series]:
+    """Read a table with a header: columns of numbers where all entries are numbers, else of text, as ``names`` are."""
     text, separator = table_text(path, argument, most)
     with reading(path, "a table of comma- or tab-separated values", argument):
         header, rows = _fields(text, separator, f"{argument}={str(path)!r}")
-    return {name: _values([row[i] for row in rows]) for i, name in enumerate(header)}
+    columns = {name: [row[i] for row in rows] for i, name in enumerate(header)}
+    return {
+        name: pd.Series(values, dtype=object) if name in names else _values(values) for name, values in columns.items()
+    }
 
 
 def check_label_table(frame: pd.DataFrame, source: str) -> pd.DataFrame:
@@ -145,11 +150,23 @@ def _key_column(
 def _values(column: list[str]) -> pd.Series:
     """Return numbers if all entries are numbers (whole ones stay whole), else strings; empty entries are missing."""
     present = [value for value in column if value not in MISSING]
-    matches = [NUMBER.fullmatch(value) for value in present]
-    if present and all(matches):
-        whole = not any(match and (match[1] or match[2]) for match in matches) and max(map(len, present)) < 19
-        if whole:
-            exact = pd.array([pd.NA if value in MISSING else int(value) for value in column], dtype="Int64")
-            return pd.Series(exact if len(present) < len(column) else exact.astype(np.int64))
+    if not _are_numbers(present):
+        return pd.Series([np.nan if value in MISSING else value for value in column], dtype=object)
+    if any(re.search(r"[.eE]", value) for value in present):
         return pd.Series([np.nan if value in MISSING else float(value) for value in column])
-    return pd.Series([np.nan if value in MISSING else value for value in column], dtype=object)
+    exact = pd.array([pd.NA if value in MISSING else int(value) for value in column], dtype="Int64")
+    return pd.Series(exact if len(present) < len(column) else exact.astype(np.int64))
+
+
+def _are_numbers(texts: list[str]) -> bool:
+    """Whether texts are numbers as a program writes them, and not names that look like some.
+
+    A program writes the same number of decimals everywhere, or no zero at their end. Else they are names: as numbers,
+    the clusters 1.1 and 1.10 would be one. Whole numbers of many digits are names too, since they would be rounded.
+    """
+    matches = [NUMBER.fullmatch(text) for text in texts]
+    found = [match for match in matches if match]
+    if not texts or len(found) < len(texts) or max(len(match["whole"]) for match in found) > MOST_DIGITS:
+        return False
+    decimals = {match["decimals"] for match in found if match["decimals"]}
+    return len(set(map(len, decimals))) < 2 or not any(part.strip("0") and part.endswith("0") for part in decimals)

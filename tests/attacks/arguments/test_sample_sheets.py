@@ -53,6 +53,14 @@ def test_values_are_what_they_look_like(folder):
     assert two["sex"] == "f"
 
 
+def test_names_and_paths_stay_as_they_are_written(folder):
+    for name in ("1.10", "1E2"):
+        (folder / name).mkdir()
+    rows = read_sheet(written(folder, "path,name,patient\n1.10,2.10,1E2\n1E2,1E2,10E1\n"), "samples")
+    assert [(row.path.name, row.name) for row in rows] == [("1.10", "2.10"), ("1E2", "1E2")]
+    assert [row.columns["patient"] for row in rows] == ["1E2", "10E1"]  # two patients
+
+
 def test_absolute_paths_and_paths_with_spaces(folder):
     rows = read_sheet(written(folder, f"path\n{folder / 'a.h5'}\nc d.h5\n./b.h5\n"), "samples")
     assert [row.path.name for row in rows] == ["a.h5", "c d.h5", "b.h5"]

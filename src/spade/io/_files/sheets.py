@@ -41,7 +41,8 @@ class SheetRow:
 
 def read_sheet(path: Path, argument: str) -> list[SheetRow]:
     """Read a sheet with commas, semicolons or tabs; its paths are relative to its folder."""
-    return sheet_rows(pd.DataFrame(read_columns(path, argument)), path.parent, f"{argument}={str(path)!r}")
+    frame = pd.DataFrame(read_columns(path, argument, names=(PATH, *NAMES)))
+    return sheet_rows(frame, path.parent, f"{argument}={str(path)!r}")
 
 
 def sheet_rows(frame: pd.DataFrame, folder: Path, source: str) -> list[SheetRow]:
