@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from functools import partial
 
 import numpy as np
 import pytest
@@ -47,6 +48,32 @@ def test_images_in_different_systems_are_ambiguous():
         ValueError, match=r"'spots' shares coordinate systems with several images, 'one', 'two'.*image_key="
     ):
         sp.pp.patches(sdata, mpp=1)
+
+
+def composite(colour):
+    """Nuclei as fluorescence shows them: bright blobs on black, in one colour or in all alike."""
+    y, x = np.mgrid[:SIDE, :SIDE]
+    light = 160 * np.clip(np.sin(x / 5) * np.sin(y / 5), 0, 1)
+    return np.stack([light * share for share in colour]).astype(np.uint8) + np.uint8(6)
+
+
+@pytest.mark.parametrize(
+    ("values", "why"),
+    [
+        (composite((0.1, 0.3, 1)), "it is dark, as fluorescence is"),
+        (np.repeat(pixels(0, (1, SIDE, SIDE)) // 2 + 20, 3, axis=0), "it is grey"),
+    ],
+)
+def test_dark_and_grey_pictures_are_refused_unless_they_are_named(values, why):
+    sdata = tiny(images={"image": picture(values.astype(np.uint8))})
+    for make in (sp.pp.patches, sp.pp.tissue, partial(sp.pp.tiles, tissue_key=None)):
+        with pytest.raises(
+            ValueError, match=rf"images\['image'\] is not a picture of stained tissue .*{why}.*image_key="
+        ):
+            make(sdata)
+    with pytest.warns(UserWarning, match=rf"{why}.*as image_key= names it"):
+        sp.pp.patches(sdata, image_key="image", **SMALL)
+    assert len(sdata["patches"]) == 36
 
 
 def two_sections(systems=("global", "global")):

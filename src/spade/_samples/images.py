@@ -15,11 +15,13 @@ from xarray import DataArray, DataTree
 from spade._checks import shorten
 from spade._samples.lazy import LazyPixels, SharedResults
 from spade.core.arrays import Floats
+from spade.core.errors import warn
 from spade.core.patches.tiles import Level, show_anything
 from spade.io._files.damaged import reading
 from spade.io._images.channels import channel_names, rgb_channels
-from spade.io._images.colours import on_white
+from spade.io._images.colours import not_stained, on_white
 from spade.io._images.levels import LazyLevel
+from spade.io._images.overview import coarsest, overview
 from spade.io._recorded.frames import image_arrays, image_size
 
 
@@ -48,6 +50,23 @@ def image_levels(element: DataArray | DataTree) -> list[Level]:
     return [
         _level(array, (height / array.sizes["y"], width / array.sizes["x"]), shared) for array in image_arrays(element)
     ]
+
+
+def check_stained(image: DataArray | DataTree, image_key: str, sample: str, *, named: bool) -> None:
+    """Raise if an image is dark or grey, as fluorescence is; warn if it is named, since then it is meant."""
+    levels = image_levels(image)
+    level = levels[coarsest([one.shape for one in levels])]
+    side = (int(level.y_edges[1]), int(level.x_edges[1]))
+
+    def read(rows: slice, columns: slice) -> NDArray[np.uint8]:
+        return np.moveaxis(level.read(rows.start, rows.stop, columns.start, columns.stop), 0, -1)
+
+    if not (why := not_stained(overview(level.shape, side, side, read))):
+        return
+    said = f"{sample}: images[{image_key!r}] is not a picture of stained tissue in bright light, such as H&E ({why})."
+    if not named:
+        raise ValueError(f"{said} Add the H&E image, and name it with image_key=; naming this one takes it as it is.")
+    warn(f"{said} It is taken as image_key= names it, but the encoders were trained on H&E.")
 
 
 def visible(

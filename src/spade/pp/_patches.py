@@ -18,7 +18,7 @@ from spatialdata.transformations import get_transformation
 from spade import _keys
 from spade._checks import plural, shorten
 from spade._said.lines import speaks, wrote
-from spade._samples.images import image_levels, visible
+from spade._samples.images import check_stained, image_levels, visible
 from spade._samples.open import Samples, add_empty_table, as_list, iter_samples
 from spade._samples.placement import SpotPlacement, place
 from spade._samples.sample import Sample, Section
@@ -111,7 +111,8 @@ def patches(
         H&E image, one name or a dict from region to name. None: the only 8-bit RGB image that shares a coordinate
         system with the spots, or the finest of several that show the same area. An image is RGB if its channels are
         named ``r``, ``g``, ``b`` (with or without ``a``, opacity, which is laid on white) or ``red``, ``green``,
-        ``blue``, or are three without names. Any other image, such as stains of fluorescence, is refused.
+        ``blue``, or are three without names. Any other image, such as stains of fluorescence, is refused, and so is one
+        that is dark or grey, as a composite of fluorescence is, unless it is named here.
     shapes_key
         Spots (circles) of an object that has no table yet: a table of width 0 is added for them. With a table: the only
         region to make patches for.
@@ -139,9 +140,9 @@ def patches(
     Raises
     ------
     ValueError
-        No or several possible images, no coordinate system in common or several that contradict each other, as after a
-        registration that left the old one in place, µm/px unknown or more than 5 % from what
-        the spots, bins or cells tell, duplicated instance ids, all patches off the image.
+        No or several possible images, a dark or grey one that is not named, no coordinate system in common or several
+        that contradict each other, as after a registration that left the old one in place, µm/px unknown or more than
+        5 % from what the spots, bins or cells tell, duplicated instance ids, all patches off the image.
     KeyError
         An element or spot that is not there.
 
@@ -232,6 +233,8 @@ def _patches_of_section(
 ) -> tuple[_keys.RegionRecord, GeoDataFrame, NDArray[np.bool_], NDArray[np.bool_]]:
     """Return record and squares of a section, which rows lie in the image, and which of these show anything there."""
     placement = place(sample.sdata, section.name, section.region, regions, settings.image_of(section.region))
+    image, named = sample.sdata.images[placement.image_key], settings.image_of(section.region) is not None
+    check_stained(image, placement.image_key, section.name, named=named)
     rows = join_rows(section, placement)
     mpp, diameter_um = section_scale(sample, section, placement, rows, settings.mpp_of(section.region))
     warn_if_coarse(section.name, placement.image_key, mpp, settings.wanted_mpp)
@@ -239,7 +242,7 @@ def _patches_of_section(
     element = key if len(regions) == 1 else f"{key}_{section.region}"
     if element in regions:
         raise ValueError(f"key_added={key!r}: the patches would replace the spots shapes[{element!r}].")
-    frame = frame_of(sample.sdata.images[placement.image_key], placement.coordinate_system)
+    frame = frame_of(image, placement.coordinate_system)
     record: _keys.RegionRecord = {
         "element": element,
         "image": placement.image_key,
@@ -249,7 +252,7 @@ def _patches_of_section(
         "frame": dict(frame),
     }
     inside = placement.inside((frame["height"], frame["width"]))[rows]
-    levels, side = image_levels(sample.sdata.images[placement.image_key]), settings.size_um / mpp
+    levels, side = image_levels(image), settings.size_um / mpp
     shown = visible(levels, placement.centres[rows], inside, side, settings.size_px)
     return record, _squares(sample, placement, side), inside, shown
 

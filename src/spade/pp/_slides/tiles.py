@@ -18,7 +18,7 @@ from spatialdata.transformations import get_transformation
 from spade import _keys
 from spade._checks import check_idle, plural
 from spade._said.lines import speaks, wrote
-from spade._samples.images import image_levels, visible
+from spade._samples.images import check_stained, image_levels, visible
 from spade._samples.open import Samples, iter_slides
 from spade._samples.placement import pixels_of
 from spade._samples.sample import Opened
@@ -198,6 +198,7 @@ def _image(slide: Opened, settings: TileSettings, image_key: str | None, mpp: fl
         tissue_shapes(slide, settings.tissue_key)
         image_key = _keys.read_provenance(slide.sdata.attrs, settings.tissue_key).get("image")
     image = slide_image(slide, image_key, mpp)
+    check_stained(image.element, image.key, slide.name, named=image_key is not None)
     warn_if_coarse(slide.name, image.key, image.mpp, settings.size_um / settings.size_px)
     return image
 
