@@ -23,6 +23,8 @@ BINS = "bins"
 #: ``obs`` column with the share of a tile that is tissue.
 TISSUE_SHARE = "tissue_share"
 VALID = "spade_valid"
+#: ``obs`` columns with the place of a spot or bin as Space Ranger counts it.
+ARRAY = ["array_row", "array_col"]
 STEM = "spade"
 SEAL = "seal"
 PROGRAMS = "programs"

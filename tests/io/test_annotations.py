@@ -142,7 +142,7 @@ def test_points_and_lines_are_refused_or_left_out(read, caplog):
     )
     said = (
         r"4 of 5 features have no area \(1 LineString, 1 MultiPoint, 2 Point\), but labels need polygons\. .*"
-        r"other_geometry='skip', or read some object_types= \(there are 4 annotation, 1 detection\)"
+        r"other_geometry='skip'\), or read some of its object_types= \(there are 4 annotation, 1 detection\)"
     )
     with pytest.raises(ValueError, match=said):
         read(content)

@@ -187,8 +187,10 @@ def test_jpeg_2000_is_left_to_openslide(tmp_path):
             {"description": '<OME><Pixels PhysicalSizeX="3.4E2" PhysicalSizeXUnit="nm" PhysicalSizeY="0.34"/></OME>'},
             0.34,
         ),
+        ({"description": '<OME><Pixels PhysicalSizeX="5E-5" PhysicalSizeXUnit="cm" PhysicalSizeY="0.5"/></OME>'}, 0.5),
+        ({"description": "ImageJ=1.53t\nunit=\\u00B5m\n", "resolution": (4, 4), "resolutionunit": "NONE"}, 0.25),
     ],
-    ids=["inch", "nearly square", "OME", "OME in nm"],
+    ids=["inch", "nearly square", "OME", "OME in nm", "OME in cm", "ImageJ"],
 )
 def test_stated_units_count(tmp_path, options, mpp):
     path = plain_slide(tmp_path / "a.tif", **options)

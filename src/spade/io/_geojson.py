@@ -72,8 +72,8 @@ def _polygons(
     if no_areas and other_geometry == "error":
         raise ValueError(
             f"{source}: {len(no_areas)} of {plural(len(kinds), 'feature')} have no area ({listed}), but labels need "
-            "polygons. Leave them out with other_geometry='skip', or read some object_types= (there are "
-            f"{_counts(types)})."
+            "polygons. Leave them out with sp.io.read_annotations(path, other_geometry='skip'), or read some of its "
+            f"object_types= (there are {_counts(types)})."
         )
     if no_areas:
         logger.info(

@@ -28,7 +28,6 @@ from spade.io._recorded.scale import known_mpp, recorded_pitch
 
 logger = logging.getLogger("spade")
 #: ``obs`` columns with the position of a spot as Space Ranger counts it.
-ARRAY = ["array_row", "array_col"]
 #: End of the name that spatialdata-io gives to the bins of Visium HD, with their side in µm.
 BINS = re.compile(r"square_(\d{3})um$")
 #: By the name that spatialdata-io gives to its readers: ends of the names of elements whose coordinates are µm.
@@ -161,7 +160,9 @@ def _measured(
             low, mpp, high = np.percentile(ratios, [25, 50, 75])
             if high - low <= SPREAD * mpp:
                 return None, float(mpp), f"cells whose area in µm² is in obs[{CELL_AREA!r}]"
-    array = obs[ARRAY].apply(pd.to_numeric, errors="coerce").to_numpy(float) if set(ARRAY) <= set(obs) else None
+    array = (
+        obs[_keys.ARRAY].apply(pd.to_numeric, errors="coerce").to_numpy(float) if set(_keys.ARRAY) <= set(obs) else None
+    )
     visium = visium_mpp(placement.centres[rows], placement.radii[rows], array)
     return None, visium, VISIUM
 

@@ -19,7 +19,6 @@ from spade.core.expression.smoothing import pairs_within, smoothing_matrix
 from spade.core.spots.lattice import lattice_reach
 
 METHODS = ("lattice", "published", "radius")
-ARRAY = ("array_row", "array_col")
 
 
 @speaks
@@ -146,12 +145,12 @@ def _neighbours(sample: Sample, method: str, radius_um: float | None, patches_ke
 def _array_positions(sample: Sample, section: Section) -> Floats:
     """Return the array row and column of the spots of a section."""
     obs = sample.table.obs
-    if missing := [key for key in ARRAY if key not in obs]:
+    if missing := [key for key in _keys.ARRAY if key not in obs]:
         raise KeyError(
             f'{sample.name}: method="published" needs array positions, but obs lacks {shorten(missing)}; columns: '
             f'{shorten(obs.columns, 20)}. method="lattice" finds neighbours by the position of the spots.'
         )
-    points = obs[list(ARRAY)].iloc[section.rows].apply(pd.to_numeric, errors="coerce").to_numpy(float)
+    points = obs[_keys.ARRAY].iloc[section.rows].apply(pd.to_numeric, errors="coerce").to_numpy(float)
     if not np.isfinite(points).all():
         bad = int((~np.isfinite(points)).any(1).sum())
         raise ValueError(

@@ -227,6 +227,7 @@ def first_nan(values):
         (lambda a: None, {"image": FULL[::2, ::2]}, ValueError, r"full of 1000 × 1000 and hires of 2000 × 2000"),
         (changed("tissue_lowres_scalef", 0.11), {}, ValueError, r"lowres of 1818 × 1818 .* Check the scalefactors"),
         (lambda a: a.uns.update(spatial=3), {}, ValueError, r"uns\['spatial'\] is no dict"),
+        (changed("obsm", lambda v: v / 2), {}, ValueError, r"130 px would overlap, as neighbours are 100 apart.*µm\?"),
         (lambda a: None, {"library_key": "no"}, KeyError, "library_key='no' is not in obs"),
         (lambda a: None, {"mpp": 0}, ValueError, "mpp=0: expected a positive number"),
         (lambda a: None, {"spot_diameter_px": "9"}, ValueError, "spot_diameter_px='9'"),
@@ -239,6 +240,36 @@ def test_what_does_not_fit_is_refused(change, options, error, match):
     change(adata)
     with pytest.raises(error, match=match):
         sp.io.from_anndata(adata, **options)
+
+
+def test_one_library_of_two_sections_is_refused():
+    import anndata
+
+    sections = [visium("A1"), visium("A1", seed=1)]
+    joined = anndata.concat(sections, label="patient", index_unique="-", uns_merge="first")
+    with pytest.raises(ValueError, match=r"72 of 144 spots have the array_row and array_col of another.*library_key="):
+        sp.io.from_anndata(joined)
+    joined.uns["spatial"] |= {"0": joined.uns["spatial"]["A1"], "1": joined.uns["spatial"].pop("A1")}
+    assert sorted(sp.io.from_anndata(joined, library_key="patient").shapes) == ["0", "1"]
+
+
+def test_the_layout_of_cellxgene():
+    adata = visium()
+    facts = adata.uns["spatial"]["A1"]
+    facts["images"] = {"hires": facts["images"]["hires"], "fullres": FULL}
+    del facts["scalefactors"]["tissue_lowres_scalef"]
+    adata.uns["spatial"]["is_single"] = np.bool_(True)
+    sdata = sp.io.from_anndata(adata)
+    assert sorted(sdata.images) == ["A1_fullres_image", "A1_hires_image"]
+    assert sdata.attrs["spade"]["mpp"]["A1_fullres_image"] == pytest.approx(0.5)
+
+
+def test_masks_are_left_out_with_a_word():
+    adata = visium()
+    adata.uns["spatial"]["A1"]["images"]["segmentation"] = np.arange(100).reshape(10, 10)
+    with warns_here(r"images\['segmentation'\] is a mask and no picture; it is left out"):
+        sdata = sp.io.from_anndata(adata)
+    assert sorted(sdata.images) == ["A1_hires_image", "A1_lowres_image"]
 
 
 def test_no_spots_and_other_objects_are_refused():

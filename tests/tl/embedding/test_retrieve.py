@@ -226,6 +226,16 @@ def test_a_signature_is_completed_for_a_tuned_encoder_too(tmp_path):
         sp.tl.retrieve(two, samples, again)
 
 
+def test_a_folder_called_like_a_gene_changes_no_signature(model, tmp_path, monkeypatch):
+    samples = cohort()
+    found = sp.tl.retrieve([GENES[0], GENES[1]], samples, model)
+    (tmp_path / GENES[0]).mkdir()
+    monkeypatch.chdir(tmp_path)
+    pd.testing.assert_frame_equal(sp.tl.retrieve([GENES[0], GENES[1]], samples, model), found)
+    with pytest.raises(FileNotFoundError, match="data/s1"):
+        sp.tl.retrieve(["data/s1", "data/s2"], samples, model)
+
+
 def test_signatures_change_sign_and_need_genes(model):
     samples = cohort()
     up = sp.tl.retrieve({GENES[0]: 2.0, GENES[1]: 1.0}, samples, model, gallery_by="expression", k=None)

@@ -62,7 +62,7 @@ def visium_mpp(centres: np.ndarray, radii: np.ndarray, array: np.ndarray | None 
     array
         Row and column of each spot ``(n, 2)`` in Space Ranger's numbering, if known.
     """
-    pitch = float("nan") if array is None else _array_pitch(centres, array)
+    pitch = float("nan") if array is None else array_pitch(centres, array)
     if not np.isfinite(pitch):
         pitch = _hexagonal_pitch(centres)
     if not pitch > 0:
@@ -73,7 +73,7 @@ def visium_mpp(centres: np.ndarray, radii: np.ndarray, array: np.ndarray | None 
     return VISIUM_PITCH_UM / pitch
 
 
-def _array_pitch(centres: np.ndarray, array: np.ndarray) -> float:
+def array_pitch(centres: np.ndarray, array: np.ndarray) -> float:
     """Return the pitch from array positions (columns are 1/2 pitch apart, rows √3/2); NaN if the spots do not fit."""
     grid = np.column_stack([array * [np.sqrt(3) / 2, 0.5], np.ones(len(array))])
     if not np.isfinite(grid).all() or len(grid) < 6 or np.linalg.matrix_rank(grid) < 3:

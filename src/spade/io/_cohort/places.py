@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -90,12 +91,17 @@ def holds_stores(folder: Path) -> bool:
 
 
 def is_place(value: object) -> bool:
-    """Whether a text looks like a path: it exists, is a pattern, or ends like a store, a sheet or a feature file."""
-    if not isinstance(value, str):
-        return isinstance(value, PathLike)
-    suffix = Path(value).suffix.lower()
-    known = suffix in (".zarr", *SHEETS, *SUFFIXES) or "://" in value or "*" in value
-    return known or ("\0" not in value and len(value) < 1024 and Path(expanduser(value)).exists())
+    """Whether a text looks like a path or exists as one."""
+    if not isinstance(value, str) or looks_like_place(value):
+        return isinstance(value, (str, PathLike))
+    return "\0" not in value and len(value) < 1024 and Path(expanduser(value)).exists()
+
+
+def looks_like_place(text: str) -> bool:
+    """Whether a text names a folder or is a pattern, or ends like a store, a sheet or a feature file."""
+    return Path(text).suffix.lower() in (".zarr", *SHEETS, *SUFFIXES) or any(
+        mark in text for mark in ("/", os.sep, "*")
+    )
 
 
 def of_path(value: str | PathLike[str], argument: str) -> list[Item]:

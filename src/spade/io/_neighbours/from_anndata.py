@@ -16,8 +16,8 @@ from spade._checks import plural, shorten
 from spade._keys import TABLE
 from spade.core.arrays import Floats
 from spade.core.checks import check_text
-from spade.core.spots.lattice import VISIUM_PITCH_UM, check_pitch, visium_mpp
-from spade.io._neighbours.libraries import SPATIAL, Library, find_libraries, full_size, spot_centres
+from spade.core.spots.lattice import VISIUM_PITCH_UM, array_pitch, check_pitch, visium_mpp
+from spade.io._neighbours.libraries import SPATIAL, Library, array_places, find_libraries, full_size, spot_centres
 from spade.io._neighbours.opened import check_options
 from spade.io._recorded.scale import record_scale
 from spade.io._section import check_inside, free_column
@@ -27,8 +27,6 @@ if TYPE_CHECKING:
     from spatialdata import SpatialData
 
 logger = logging.getLogger("spade")
-#: ``obs`` columns with the position of a spot as Space Ranger counts it.
-ARRAY = ["array_row", "array_col"]
 Picture = str | PathLike[str] | NDArray[Any] | DataArray | DataTree
 
 
@@ -83,14 +81,14 @@ def from_anndata(
     TypeError
         If ``adata`` is no AnnData, or an image is of another kind.
     ValueError
-        If places are not two finite numbers, spot names occur twice, an image has no scale factor or other channels,
-        there is no image or no diameter, images differ in the area that they show, spots lie off the image, or ``mpp``
-        contradicts a Visium lattice by over 5 %.
+        If places are not two finite numbers or no pixels, spot names or array positions occur twice, an image has no
+        scale factor or other channels, there is no image or no diameter, images differ in the area that they show,
+        spots lie off the image, or ``mpp`` contradicts a Visium lattice by over 5 %.
 
     Warns
     -----
     UserWarning
-        If some spots lie off the image.
+        If some spots lie off the image, or a mask is left out, which is no picture.
 
     Examples
     --------
@@ -152,9 +150,13 @@ def _add(sdata: SpatialData, library: Library, adata: AnnData, centres: Floats, 
     index = adata.obs_names[library.rows].astype(str).astype(object)
     circles = GeoDataFrame({"radius": radius}, geometry=points_from_xy(*centres.T), index=index)
     sdata.shapes[library.name] = ShapesModel.parse(circles, transformations={system: Identity()})
-    array = None
-    if set(ARRAY) <= set(adata.obs):
-        array = adata.obs[ARRAY].iloc[library.rows].apply(pd.to_numeric, errors="coerce").to_numpy(float)
+    array = array_places(adata, library)
+    if array is not None and library.diameter_px >= (pitch := array_pitch(centres, array)):
+        raise ValueError(
+            f"library {library.name!r}: spots of {library.diameter_px:.4g} px would overlap, as neighbours are "
+            f"{pitch:.4g} apart in obsm. Are these places µm? They must be pixels (x, y) at full resolution, as must "
+            "spot_diameter_px=."
+        )
     visium = visium_mpp(centres, radius, array)
     if mpp is not None and visium is not None:
         check_pitch(

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 from xarray import DataTree
 
@@ -14,6 +15,7 @@ from spade import _keys
 from spade._checks import plural, shorten
 from spade.core.arrays import Floats
 from spade.core.checks import is_number
+from spade.core.errors import warn
 from spade.io._neighbours.pictures import as_picture
 from spade.io._recorded.frames import image_size
 
@@ -24,6 +26,9 @@ SPATIAL = "spatial"
 DIAMETER = "spot_diameter_fullres"
 #: Name of the image at full resolution, and the share by which the areas of images may differ.
 FULL, SAME = "full", 0.01
+#: What CELLxGENE adds beside the library, and calls the image at full resolution; names of pictures, not of masks.
+SINGLE, FULLRES = "is_single", "fullres"
+PICTURES = ("hires", "lowres", FULLRES)
 
 
 @dataclass(frozen=True)
@@ -72,6 +77,8 @@ def spot_centres(adata: AnnData, spatial_key: str) -> Floats:
 def find_libraries(adata: AnnData, library_key: str | None, image: object, diameter_px: float | None) -> list[Library]:
     """Return the sections of an AnnData with their images."""
     held = adata.uns.get(SPATIAL, {})
+    if isinstance(held, Mapping):
+        held = {name: facts for name, facts in held.items() if name != SINGLE or isinstance(facts, Mapping)}
     if not isinstance(held, Mapping) or not all(isinstance(facts, Mapping) for facts in held.values()):
         raise ValueError(f"uns[{SPATIAL!r}] is no dict from library to images and scalefactors, as scanpy writes it.")
     rows = _rows(adata, list(map(str, held)), library_key)
@@ -135,8 +142,11 @@ def _images(facts: Mapping[str, Any], name: str) -> dict[str, tuple[DataTree, fl
     images: dict[str, tuple[DataTree, float]] = {}
     scales = facts.get("scalefactors", {})
     for kind, array in facts.get("images", {}).items():
+        if kind not in PICTURES and np.ndim(array) == 2:
+            warn(f"library {name!r}: images[{kind!r}] is a mask and no picture; it is left out.")
+            continue
         key = f"tissue_{kind}_scalef"
-        scale = scales.get(key)
+        scale = scales.get(key, 1.0 if kind == FULLRES else None)
         if not is_number(scale) or not scale > 0:
             raise ValueError(
                 f"library {name!r}: images[{kind!r}] has no scale: {key!r} is {scale!r} in its scalefactors (there are "
@@ -157,6 +167,27 @@ def _diameter(facts: Mapping[str, Any], name: str, given: float | None) -> float
             "in pixels at full resolution, with spot_diameter_px=."
         )
     return float(stated)
+
+
+def array_places(adata: AnnData, library: Library) -> Floats | None:
+    """Return row and column of every spot of a section in Space Ranger's numbering, None if they are not there.
+
+    Raises
+    ------
+    ValueError
+        Two spots have the same place, as if there were two sections.
+    """
+    if not set(_keys.ARRAY) <= set(adata.obs):
+        return None
+    places = adata.obs[_keys.ARRAY].iloc[library.rows].apply(pd.to_numeric, errors="coerce")
+    if n_twice := int(places.dropna().duplicated().sum()):
+        raise ValueError(
+            f"library {library.name!r}: {n_twice} of {plural(len(places), 'spot')} have the array_row and array_col of "
+            "another, so it holds several sections, as after concatenating some whose libraries have the same name. "
+            f"Take them over one by one, or give each its library in uns[{SPATIAL!r}] and name the obs column that "
+            "tells them apart with library_key=."
+        )
+    return places.to_numpy(float)
 
 
 def full_size(library: Library) -> tuple[float, float]:

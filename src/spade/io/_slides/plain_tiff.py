@@ -22,8 +22,9 @@ JPEG_2000 = (33003, 33004, 33005, 34712)
 #: Tags of TIFF, and µm per unit of resolution by what the tag of the unit says: inches and centimetres.
 X_RESOLUTION, Y_RESOLUTION, UNIT, MAKE, MODEL = 282, 283, 296, 271, 272
 UNITS = {2: ("inch", 25_400.0), 3: ("cm", 10_000.0)}
-#: µm by the names of units in OME-XML; µm is meant where there is none.
-OME_UNITS = {"": 1.0, "µm": 1.0, "μm": 1.0, "um": 1.0, "nm": 1e-3, "mm": 1e3}
+#: µm by the names of units in OME-XML, where µm are meant without one, and as ImageJ writes them.
+NAMED_UNITS = dict.fromkeys(["", "µm", "μm", "um", "micron", "microns"], 1.0)
+NAMED_UNITS |= {"nm": 1e-3, "mm": 1e3, "cm": 1e4, "m": 1e6, "in": 25_400.0, "inch": 25_400.0}
 
 
 def tiff_vendor(path: Path) -> str:
@@ -118,18 +119,28 @@ def _scales(first: Any, said: dict[str, str]) -> Iterator[tuple[str, object, obj
     if "MPP" in said:
         yield "Aperio's MPP", said["MPP"], said["MPP"]
     if _attribute(first.description, "PhysicalSizeX"):
-        sizes = [_ome_um(first.description, axis) for axis in "XY"]
-        yield "OME's PhysicalSize", sizes[0], sizes[1]
-    unit = first.tags.get(UNIT)
-    if unit is not None and int(unit.value) in UNITS and {X_RESOLUTION, Y_RESOLUTION} <= set(first.tags.keys()):
-        name, um = UNITS[int(unit.value)]
+        yield "OME's PhysicalSize", _ome_um(first.description, "X"), _ome_um(first.description, "Y")
+    name, um = _resolution_unit(first)
+    if um and {X_RESOLUTION, Y_RESOLUTION} <= set(first.tags.keys()):
         x, y = (_per_unit(first.tags[tag].value) for tag in (X_RESOLUTION, Y_RESOLUTION))
         yield f"a resolution of {x:.4g} pixels per {name}", um / x if x else 0.0, um / y if y else 0.0
 
 
-def _ome_um(description: str, axis: str) -> float:
-    unit = _attribute(description, f"PhysicalSize{axis}Unit").replace("&#181;", "µ")
-    return number(_attribute(description, f"PhysicalSize{axis}")) * OME_UNITS.get(unit, float("nan"))
+def _ome_um(description: str, axis: str) -> float | str:
+    """Return the size of a pixel along an axis in µm, or as it is said if the unit is not known."""
+    size, unit = (_attribute(description, f"PhysicalSize{axis}{ending}") for ending in ("", "Unit"))
+    um = NAMED_UNITS.get(unit.replace("&#181;", "µ"))
+    return f"{size} {unit}".strip() if um is None or not size else number(size) * um
+
+
+def _resolution_unit(first: Any) -> tuple[str, float]:
+    """Return the unit of a resolution and its µm, 0 if there is none; ImageJ names it in its own words."""
+    tag = first.tags.get(UNIT)
+    if tag is not None and int(tag.value) in UNITS:
+        return UNITS[int(tag.value)]
+    said = re.search(r"^unit=(.+)$", first.description, re.MULTILINE) if first.is_imagej else None
+    unit = said[1].strip().replace("\\u00B5", "µ") if said else ""
+    return unit, NAMED_UNITS.get(unit, 0.0) if unit else 0.0
 
 
 def _per_unit(value: Any) -> float:

@@ -13,6 +13,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 
+from spade import _keys
 from spade._checks import plural, shorten
 from spade._samples.counts import read_counts
 from spade._samples.placement import place
@@ -24,7 +25,7 @@ from spade.pp._bins.frames import frame_of_element
 from spade.pp._bins.settings import BinSettings
 from spade.pp._bins.squares import Frame, Squares, grid_matrix, nested_matrix
 from spade.pp._patches import join_rows
-from spade.pp._scale import ARRAY, BINS, section_scale
+from spade.pp._scale import BINS, section_scale
 
 logger = logging.getLogger("spade")
 #: Bins fill squares if a side is a whole number of bins up to this.
@@ -178,7 +179,7 @@ def _nested(sample: Sample, section: Section, placed: PlacedRows, size_um: float
 def _array_places(sample: Sample, section: Section) -> Rows | None:
     """Return row and column of the bins as Space Ranger counts them, None if the table does not say."""
     obs = sample.table.obs
-    if not set(ARRAY) <= set(obs):
+    if not set(_keys.ARRAY) <= set(obs):
         return None
-    places = obs[ARRAY].iloc[section.rows].apply(pd.to_numeric, errors="coerce").to_numpy(float)
+    places = obs[_keys.ARRAY].iloc[section.rows].apply(pd.to_numeric, errors="coerce").to_numpy(float)
     return places.astype(np.int64) if np.isfinite(places).all() and (places == np.round(places)).all() else None

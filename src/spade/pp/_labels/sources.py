@@ -115,7 +115,8 @@ def in_pixels(
         raise KeyError(
             f"{section.name}: annotations={source!r} is not among the shapes: "
             f"{shorten(sample.sdata.shapes) or 'none'}. (Files end in "
-            f"{', '.join([*_geojson.SUFFIXES, *_label_table.SUFFIXES])}, each with or without .gz.)"
+            f"{', '.join([*_geojson.SUFFIXES, *_label_table.SUFFIXES])}, each with or without .gz; labels of whole "
+            "samples are a DataFrame with a column 'sample'.)"
         )
     shapes = sample.sdata.shapes[source]
     outlines = _read_frame(shapes, settings.column, f"{section.name}: shapes[{source!r}]")

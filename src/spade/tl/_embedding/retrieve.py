@@ -22,7 +22,7 @@ from spade.core.arrays import Rows
 from spade.core.checks import brief, check_choice, check_count, check_flag, check_names_given, check_ordered, is_number
 from spade.core.errors import warn
 from spade.core.evaluation.retrieval import Nearest
-from spade.io._cohort.places import is_place
+from spade.io._cohort.places import is_place, looks_like_place
 from spade.models import GenePanel
 from spade.models._gene_names import MATCHING
 from spade.tl._embedding.modalities import MODALITIES, Source, check_mix, encode, encode_signature, read_modality
@@ -236,14 +236,16 @@ def _spots(sample: Sample, rows: Rows) -> pd.DataFrame:
 
 
 def _is_signature(query: Samples | Signature) -> TypeGuard[Signature]:
-    """Whether a query names genes; strings that are paths are samples."""
+    """Whether a query names genes; strings that are paths are samples, of bare names only if all of them exist."""
     check_ordered("query", query)
     if isinstance(query, Mapping):
         return not any(isinstance(value, SpatialData) or is_place(value) for value in query.values())
     if isinstance(query, (str, PathLike, SpatialData, Iterator, pd.DataFrame)) or not isinstance(query, Iterable):
         return False
     items = list(query)
-    return bool(items) and all(isinstance(item, str) and not is_place(item) for item in items)
+    if not items or not all(isinstance(item, str) and not looks_like_place(item) for item in items):
+        return False
+    return not all(map(is_place, items))
 
 
 def _change(search: _Search, signature: Signature, gallery: Sequence[Item], *, complete: bool) -> NDArray[np.float64]:
