@@ -11,8 +11,8 @@ from helpers.scans.wsi import MPP, plain_slide, tissue
 from helpers.whole_slides import Means
 
 import spade as sp
+from spade.io._images import overview
 from spade.io._images.tiff import TiffLevel
-from spade.io._slides import opening
 
 
 @pytest.fixture
@@ -54,8 +54,8 @@ def looks(path, decoded):
 @pytest.mark.parametrize("kind", ["tiles", "strips"])
 def test_a_slide_without_a_pyramid_is_decoded_once_at_every_look(kind, large, tmp_path, decoded, monkeypatch):
     if large:  # then opening looks at some of its tiles alone
-        monkeypatch.setattr(opening, "MOST_PIXELS", 1000)
-        monkeypatch.setattr(opening, "WINDOWS", 3)
+        monkeypatch.setattr(overview, "MOST_PIXELS", 1000)
+        monkeypatch.setattr(overview, "WINDOWS", 3)
     path = tmp_path / "slide.tif"
     path = plain_slide(path, [tissue()]) if kind == "tiles" else strips(path)
     n = {"tiles": 5 * 7, "strips": 75}[kind]  # the last three rows of pixels are less than one of the tissue's

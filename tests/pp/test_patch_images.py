@@ -66,7 +66,7 @@ def composite(colour):
 )
 def test_dark_and_grey_pictures_are_refused_unless_they_are_named(values, why):
     sdata = tiny(images={"image": picture(values.astype(np.uint8))})
-    for make in (sp.pp.patches, sp.pp.tissue, partial(sp.pp.tiles, tissue_key=None)):
+    for make in (sp.pp.patches, partial(sp.pp.tiles, tissue_key=None)):
         with pytest.raises(
             ValueError, match=rf"images\['image'\] is not a picture of stained tissue .*{why}.*image_key="
         ):

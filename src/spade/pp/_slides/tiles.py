@@ -198,7 +198,8 @@ def _image(slide: Opened, settings: TileSettings, image_key: str | None, mpp: fl
         tissue_shapes(slide, settings.tissue_key)
         image_key = _keys.read_provenance(slide.sdata.attrs, settings.tissue_key).get("image")
     image = slide_image(slide, image_key, mpp)
-    check_stained(image.element, image.key, slide.name, named=image_key is not None)
+    if settings.tissue_key is None:  # else tissue was found in it
+        check_stained(image.element, image.key, slide.name, named=image_key is not None)
     warn_if_coarse(slide.name, image.key, image.mpp, settings.size_um / settings.size_px)
     return image
 

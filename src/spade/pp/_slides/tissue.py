@@ -12,7 +12,7 @@ from spatialdata.transformations import get_transformation
 from spade import _keys
 from spade._checks import plural
 from spade._said.lines import speaks, wrote
-from spade._samples.images import check_stained, image_levels
+from spade._samples.images import image_levels
 from spade._samples.open import Samples, iter_slides
 from spade._samples.sample import Opened
 from spade._samples.shown.carried import put
@@ -105,7 +105,6 @@ def tissue(
         own = _keys.read_provenance(slide.sdata.attrs, key_added).get("function") == FUNCTION
         check_free(slide, [element], key_added, FUNCTION, own=own)
         image = slide_image(slide, image_key, mpp)
-        check_stained(image.element, image.key, slide.name, named=image_key is not None)
         found = _pieces(slide, image, settings)
         put(slide.sdata, element, found)
         if mpp is not None:
