@@ -13,7 +13,7 @@ from scipy.sparse import csr_matrix
 from spatialdata import read_zarr
 
 import spade as sp
-from spade.io._genes.shipped import PATH, shipped_genes
+from spade.io._genes.shipped import HGNC, MGI, shipped_genes
 from spade.io._genes.tables import gene_files
 
 HUMAN = ["TP53", "EPCAM", "VIM", "CD3E", "PTPRC", "COL1A1", "GAPDH", "MKI67"]
@@ -314,16 +314,41 @@ def test_tables_of_the_user_take_the_place_of_the_shipped(tmp_path):
         sp.pp.harmonize_genes(sdata, tables=str(written(tmp_path, other="a\tb\n1\t2\n")[0]))
 
 
-def test_the_shipped_table():
-    """Its source, date and licence stand in its first line; facts that are known."""
-    first = lzma.decompress(PATH.read_bytes()).decode().split("\n", 1)[0]
-    assert "HGNC" in first
-    assert "CC0" in first
-    assert "2024" in first
+def test_the_shipped_tables():
+    """Their sources, dates and licences stand in their first lines; facts that are known."""
+    for path, source, licence in ((HGNC, "HGNC", "CC0"), (MGI, "Mouse Genome Informatics", "CC BY 4.0")):
+        first = lzma.decompress(path.read_bytes()).decode().split("\n", 1)[0]
+        assert source in first
+        assert "2024" in first
+        assert first.endswith(licence)
     files = shipped_genes()
     assert len(files.names["human"]) > 40_000
-    assert files.names["human"]["symbol"].is_unique
+    assert len(files.names["mouse"]) > 50_000
+    assert all(names["symbol"].is_unique for names in files.names.values())
     pairs = files.orthologues()
     assert len(pairs) > 16_000
     known = {"TP53": "Trp53", "CD8B": "Cd8b1", "MT-ND1": "mt-Nd1", "COL1A1": "Col1a1"}
     assert {human: pairs[human] for human in known} == known
+    assert set(pairs.values()) <= set(files.names["mouse"]["symbol"])
+
+
+@pytest.mark.realdata
+def test_genes_of_a_real_mouse_section_of_2016(data_dir):
+    folder = data_dir / "mob" / "MOB_11"
+    sdata = sp.io.read_st(folder / "Rep11_MOB_count_matrix-1.tsv.gz", folder / "11.jpg")
+    report = sp.pp.harmonize_genes(sdata)
+    counts = report["status"].value_counts()
+    assert counts.to_dict() == {"matched": 14_662, "renamed": 1_435, "missing": 92, "ambiguous": 29}
+    assert sdata["table"].var_names.is_unique
+
+
+def test_mouse_genes_by_id_alias_and_former_symbol_and_those_without_orthologue():
+    sdata = section([*MOUSE[1:], "ENSMUSG00000059552.5", "Sepp1", "Lor", "Gm20716"], "m")
+    of = told(sp.pp.harmonize_genes(sdata))
+    assert of["ENSMUSG00000059552.5"] == ("Trp53", "renamed", "Ensembl id")
+    assert of["Sepp1"] == ("Selenop", "renamed", "alias")
+    assert of["Lor"] == ("Loricrin", "renamed", "previous symbol")
+    assert of["Gm20716"] == ("Gm20716", "matched", "symbol")
+    of = told(sp.pp.harmonize_genes(section([*MOUSE, "Sepp1", "Gm20716"], "m"), species="human"))
+    assert of["Sepp1"][0] == "SELENOP"
+    assert of["Gm20716"] == ("Gm20716 (mouse)", "missing", "no one-to-one orthologue")

@@ -1,4 +1,4 @@
-"""The shipped table of human genes and their mouse orthologues."""
+"""The shipped tables of human and mouse genes."""
 
 from __future__ import annotations
 
@@ -11,21 +11,26 @@ import pandas as pd
 
 from spade.io._genes.tables import GeneFiles
 
-PATH = Path(__file__).with_name("hgnc.tsv.xz")
+HGNC, MGI = (Path(__file__).with_name(f"{name}.tsv.xz") for name in ("hgnc", "mgi"))
 
 
 @cache
 def shipped_genes() -> GeneFiles:
-    """Return names of all approved human genes, and those of mouse genes that are orthologues of one of them alone.
+    """Return names of all approved human genes, of the mouse genes with an Ensembl id, and their orthologues.
 
-    Data of HGNC (CC0), see the first line of the file. Former names and aliases of mouse genes are not among them.
-    Callers change nothing in it.
+    Data of HGNC (CC0) and of Mouse Genome Informatics (CC BY 4.0), see the first lines of the files. Callers change
+    nothing in them.
     """
-    text = lzma.decompress(PATH.read_bytes()).decode()
-    frame = pd.read_csv(StringIO(text), sep="\t", skiprows=1, dtype=str, keep_default_na=False)
+    human, mouse = _read(HGNC), _read(MGI)
+    pairs = human[human["mouse"] != ""]
     files = GeneFiles()
-    files.add("human", frame)
-    pairs = frame[frame["mouse"] != ""]
-    files.add("mouse", pd.DataFrame({"symbol": pairs["mouse"], "ensembl": pairs["mouse_ensembl"]}))
+    files.add("human", human)
+    files.add("mouse", mouse)
+    files.add("mouse", pairs[["mouse", "mouse_ensembl"]].set_axis(["symbol", "ensembl"], axis=1))
     files.pairs = list(zip(pairs["symbol"], pairs["mouse"], strict=True))
     return files
+
+
+def _read(path: Path) -> pd.DataFrame:
+    text = lzma.decompress(path.read_bytes()).decode()
+    return pd.read_csv(StringIO(text), sep="\t", skiprows=1, dtype=str, keep_default_na=False)

@@ -43,8 +43,10 @@ class GeneFiles:
         frame = frame[frame["symbol"] != ""]
         if species in self.names:
             frame = pd.concat([self.names[species], frame])
-        if frame["symbol"].duplicated().any():
-            frame = frame.groupby("symbol", sort=False, as_index=False).agg(_joined)
+        several = frame["symbol"].duplicated(keep=False)
+        if several.any():
+            joined = frame[several].groupby("symbol", sort=False, as_index=False).agg(_joined)
+            frame = pd.concat([frame[~several], joined])
         self.names[species] = frame.reset_index(drop=True)
 
     def orthologues(self) -> dict[str, str]:

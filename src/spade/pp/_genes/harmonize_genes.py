@@ -73,8 +73,8 @@ def harmonize_genes(
     order. Where a name may mean several genes, or several genes would get one name, nothing is guessed: they keep their
     names and are reported as ambiguous.
 
-    Human names come from a table of HGNC that is shipped, with the mouse genes that are orthologues one to one. Of
-    other mouse genes, former symbols and aliases pass ``tables=``. Ids with symbols in ``var`` of any sample are used
+    Names come from tables that are shipped: of HGNC for human genes and their one-to-one orthologues, of MGI for mouse
+    genes. Ids with symbols in ``var`` of any sample are used
     in all samples for ids that no table has: of the gene that the symbol means, or of one that is new.
 
     Parameters
@@ -91,7 +91,7 @@ def harmonize_genes(
         Species of the samples, or a dict from their names to it, where neither ids and symbols nor ``obs["species"]``
         tell.
     tables
-        Files that take the place of the shipped table for the species that they hold, as they are downloaded: HGNC's
+        Files that take the place of the shipped tables for the species that they hold, as they are downloaded: HGNC's
         complete set or custom download; MGI's ``MRK_List2.rpt``, ``MRK_ENSEMBL.rpt``, ``HOM_MouseHumanSequence.rpt``;
         exports of Ensembl BioMart with *Gene stable ID*, *Gene name* and, for orthologues, *Mouse gene stable ID*,
         *Mouse gene name* and *Mouse homology type*.
