@@ -7,6 +7,7 @@ import json
 import numpy as np
 import pytest
 import shapely
+from anndata import AnnData
 from geopandas import GeoDataFrame
 from helpers.scans.neighbours import lazyslide, spec_of
 from helpers.scans.wsi import HEIGHT, LEFT, MPP, SLIDE_HEIGHT, SLIDE_WIDTH, TOP, WIDTH, leica_slide, plain_slide
@@ -174,6 +175,16 @@ def test_an_image_of_values_is_a_picture_of_its_own(slide, tmp_path):
     sp.tl.score_image(slide, "value", um_per_px=MPP)
     sp.io.write_annotations(slide, tmp_path / "a.geojson", color="place", image_key="value")
     assert corners(tmp_path / "a.geojson")["1100_2100"] == [1000, 2000, 1200, 2200]
+
+
+def test_slides_beside_an_anndata_know_their_bounds(leica, tmp_path):
+    adata = AnnData(np.ones((1, 1), np.float32), obsm={"spatial": np.array([[1100.0, 2100.0]])})
+    sdata = sp.io.from_anndata(adata, image=leica, mpp=MPP, spot_diameter_px=SIDE)
+    assert sdata.attrs["spade"]["slides"]["spatial_full_image"]["bounds"] == [LEFT, TOP, WIDTH, HEIGHT]
+    sp.pp.patches(sdata, size_um=SIDE * MPP, size_px=SIDE)
+    sdata["table"].obs["place"] = ["first"]
+    sp.io.write_annotations(sdata, tmp_path / "a.geojson", color="place")
+    assert corners(tmp_path / "a.geojson")["first"] == [0, 0, 200, 200]
 
 
 def test_slides_of_lazyslide_know_their_bounds(leica, tmp_path):

@@ -17,7 +17,7 @@ from spade._keys import TABLE
 from spade.core.arrays import Floats
 from spade.core.checks import check_text
 from spade.core.spots.lattice import VISIUM_PITCH_UM, array_pitch, check_pitch, visium_mpp
-from spade.io._neighbours.libraries import SPATIAL, Library, array_places, find_libraries, full_size, spot_centres
+from spade.io._neighbours.libraries import FULL, SPATIAL, Library, array_places, find_libraries, full_size, spot_centres
 from spade.io._neighbours.opened import check_options
 from spade.io._recorded.scale import record_scale
 from spade.io._section import check_inside, free_column
@@ -168,9 +168,9 @@ def _add(sdata: SpatialData, library: Library, adata: AnnData, centres: Floats, 
         transformation = Identity() if factor == 1 else Scale([1 / factor, 1 / factor], axes=("x", "y"))
         set_transformation(picture, {system: transformation}, set_all=True)
         sdata.images[key] = picture
-    if scale is not None:
-        record_scale(
-            sdata,
-            mpp={key: scale / factor for key, (_, factor) in keys.items()},
-            pitch_um={library.name: VISIUM_PITCH_UM} if visium is not None else None,
-        )
+    record_scale(
+        sdata,
+        mpp=None if scale is None else {key: scale / factor for key, (_, factor) in keys.items()},
+        pitch_um=None if visium is None else {library.name: VISIUM_PITCH_UM},
+        slides={f"{library.name}_{FULL}_image": library.slide} if library.slide else None,
+    )

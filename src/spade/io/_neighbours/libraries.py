@@ -16,7 +16,7 @@ from spade._checks import plural, shorten
 from spade.core.arrays import Floats
 from spade.core.checks import is_number
 from spade.core.errors import warn
-from spade.io._neighbours.pictures import as_picture
+from spade.io._neighbours.pictures import as_picture, as_slide
 from spade.io._recorded.frames import image_size
 
 if TYPE_CHECKING:
@@ -45,12 +45,15 @@ class Library:
         Images by name, with the factor from full-resolution pixels to theirs.
     diameter_px
         Diameter of a spot in full-resolution pixels.
+    slide
+        What the file of the image at full resolution states, if that is a slide.
     """
 
     name: str
     rows: NDArray[np.int64]
     images: dict[str, tuple[DataTree, float]]
     diameter_px: float
+    slide: dict[str, Any]
 
 
 def spot_centres(adata: AnnData, spatial_key: str) -> Floats:
@@ -86,13 +89,15 @@ def find_libraries(adata: AnnData, library_key: str | None, image: object, diame
     libraries = []
     for name, own in rows.items():
         facts = held.get(name, {})
-        images = _images(facts, name) | given.get(name, {})
+        picture, slide = given.get(name, (None, {}))
+        images = _images(facts, name) | ({} if picture is None else {FULL: (picture, 1.0)})
         if not images:
             raise ValueError(
                 f"library {name!r} has no image in uns[{SPATIAL!r}] (libraries there: {shorten(held) or 'none'}). Give "
                 "one with image=."
             )
-        libraries.append(Library(_keys.storable(name) or SPATIAL, own, images, _diameter(facts, name, diameter_px)))
+        diameter = _diameter(facts, name, diameter_px)
+        libraries.append(Library(_keys.storable(name) or SPATIAL, own, images, diameter, slide))
     if len({library.name for library in libraries}) < len(libraries):
         raise ValueError(
             f"the names of the libraries {shorten(rows)} are the same once they can be stored. Rename some."
@@ -121,8 +126,8 @@ def _rows(adata: AnnData, held: list[str], library_key: str | None) -> dict[str,
     return {name: np.flatnonzero(names == name) for name in dict.fromkeys(names)}
 
 
-def _given(image: object, names: list[str]) -> dict[str, dict[str, tuple[DataTree, float]]]:
-    """Return the full-resolution images that were given, by library."""
+def _given(image: object, names: list[str]) -> dict[str, tuple[DataTree, dict[str, Any]]]:
+    """Return the full-resolution images that were given and what slides state about themselves, by library."""
     if image is None:
         return {}
     by_name = image if isinstance(image, Mapping) and not isinstance(image, DataTree) else None
@@ -134,7 +139,7 @@ def _given(image: object, names: list[str]) -> dict[str, dict[str, tuple[DataTre
         by_name = {names[0]: image}
     if unknown := [name for name in by_name if name not in names]:
         raise KeyError(f"image= names {shorten(unknown)}, which are no libraries; there are {shorten(names)}.")
-    return {str(name): {FULL: (as_picture(one, "image"), 1.0)} for name, one in by_name.items()}
+    return {str(name): as_slide(one, "image") for name, one in by_name.items()}
 
 
 def _images(facts: Mapping[str, Any], name: str) -> dict[str, tuple[DataTree, float]]:
