@@ -16,13 +16,11 @@ from spade import _keys
 from spade._checks import shorten
 from spade._samples.images import describe, is_rgb
 from spade.core.arrays import Floats
-from spade.io._recorded.frames import image_size, matrix_to, scale_factors, systems_of
+from spade.io._recorded.frames import image_size, matrix_between, matrix_to, scale_factors, systems_of
 
 logger = logging.getLogger("spade")
 #: Images whose boxes overlap by at least this share (intersection over union) show the same section.
 SAME_SECTION = 0.8
-#: Coordinate systems agree if an element lies at most this many pixels apart by way of them.
-SAME_PLACE = 0.5
 #: An axis may be stretched by at most this share more than the other.
 ISOTROPY = 0.05
 NAME_CHANNELS = (
@@ -50,36 +48,11 @@ class SpotPlacement:
 
 
 def pixels_of(sdata: SpatialData, shapes: SpatialElement, image_key: str, system: str, name: str) -> Floats:
-    """Return the ``(3, 3)`` matrix on (x, y) from an element to pixels of an image (finest level).
+    """Return the ``(3, 3)`` matrix on (x, y) from an element to pixels of an image (finest level), by way of a system.
 
-    ``system`` is the coordinate system to go through; another that both have serves where one of them has lost it. All
-    that both have must agree: an image that was registered in a new one may still lie elsewhere in the old one.
+    Another that both have serves where one of them has lost it; see :func:`~spade.io._recorded.frames.matrix_between`.
     """
-    image = sdata.images[image_key]
-    systems, of_image = systems_of(shapes), systems_of(image)
-    shared = [one for one in dict.fromkeys([system, *of_image]) if one in systems and one in of_image]
-    if not shared:
-        raise ValueError(
-            f"{name}: the shapes and images[{image_key!r}] have no coordinate system in common: {systems} and "
-            f"{of_image}. Relate them with spatialdata.transformations.set_transformation."
-        )
-    first, *others = [np.linalg.inv(matrix_to(image, one)) @ matrix_to(shapes, one) for one in shared]
-    for other, matrix in zip(shared[1:], others, strict=True):
-        if (apart := _apart(first, matrix, image_size(image))) > SAME_PLACE:
-            raise ValueError(
-                f"{name}: by way of the coordinate systems {shared[0]!r} and {other!r} the shapes lie {apart:.4g} px "
-                f"apart on images[{image_key!r}], so one of them is outdated, as after a registration in a new one. "
-                f"Remove it from the image or the shapes: spatialdata.transformations.remove_transformation("
-                f"sdata.images[{image_key!r}], to_coordinate_system={shared[0]!r}), with write_to_sdata=sdata on disk."
-            )
-    return first
-
-
-def _apart(a: Floats, b: Floats, size: tuple[int, int]) -> float:
-    """Return how far apart two matrices to an image place what ``b`` places in its corners."""
-    width, height = size
-    corners = np.array([[0, 0, 1], [width, 0, 1], [0, height, 1], [width, height, 1]])
-    return float(np.linalg.norm((corners @ (a @ np.linalg.inv(b) - np.eye(3)).T)[:, :2], axis=1).max())
+    return matrix_between(shapes, sdata.images[image_key], f"{name}: the shapes", f"images[{image_key!r}]", system)
 
 
 def _extent(sdata: SpatialData, image_key: str, coordinate_system: str) -> Floats:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from spade import _keys
 from spade._checks import shorten
 from spade.io._polygons import checked_areas
-from spade.io._recorded.frames import matrix_to, systems_of
+from spade.io._recorded.frames import matrix_between, systems_of
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -167,17 +167,11 @@ def image_of(sdata: SpatialData, source: Source, image_key: str | None) -> str:
 
 def on_image(sdata: SpatialData, source: Source, image_key: str) -> NDArray[np.object_]:
     """Return shapes as valid (multi)polygons in pixels of an image at its finest level."""
-    image, shapes = sdata.images[image_key], source.shapes
-    shared = [system for system in systems_of(image) if system in systems_of(shapes)]
-    if not shared:
-        raise ValueError(
-            f"shapes[{source.element!r}] and images[{image_key!r}] have no coordinate system in common: "
-            f"{systems_of(shapes)} and {systems_of(image)}."
-        )
+    shapes = source.shapes
+    matrix = matrix_between(shapes, sdata.images[image_key], f"shapes[{source.element!r}]", f"images[{image_key!r}]")
     geometry = shapes.geometry.to_numpy()
     if "radius" in shapes:
         geometry = shapely.buffer(geometry, shapes["radius"].to_numpy(dtype=float), quad_segs=QUARTER)
-    matrix = np.linalg.inv(matrix_to(image, shared[0])) @ matrix_to(shapes, shared[0])
     if not np.array_equal(matrix, np.eye(3)):
         geometry = shapely.transform(geometry, lambda points: points @ matrix[:2, :2].T + matrix[:2, 2])
     areas, _ = checked_areas(geometry, source.ids, f"shapes[{source.element!r}]")

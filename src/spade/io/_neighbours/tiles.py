@@ -21,7 +21,7 @@ from spade.core.files import digest
 from spade.core.spots.lattice import TOLERANCE
 from spade.io._files.matrices import to_dense
 from spade.io._polygons import checked_areas
-from spade.io._recorded.frames import frame_of, image_size, matrix_to, systems_of
+from spade.io._recorded.frames import frame_of, image_size, matrix_between, systems_of
 from spade.io._recorded.scale import record_scale
 
 if TYPE_CHECKING:
@@ -67,10 +67,7 @@ class Tiles:
 
 def to_pixels(shapes: GeoDataFrame, image: DataArray | DataTree, what: str) -> Floats:
     """Return the ``(3, 3)`` matrix on (x, y) from shapes to pixels of an image; raise if it turns or stretches them."""
-    shared = [system for system in systems_of(image) if system in systems_of(shapes)]
-    if not shared:
-        raise ValueError(f"{what} and the image have no coordinate system in common.")
-    matrix = np.linalg.inv(matrix_to(image, shared[0])) @ matrix_to(shapes, shared[0])
+    matrix = matrix_between(shapes, image, what, "the image")
     if not np.allclose(matrix[:2, :2], matrix[0, 0] * np.eye(2), rtol=0, atol=1e-6 * abs(matrix[0, 0])):
         raise ValueError(f"{what} lie turned or stretched on the image, so that they are no square tiles of it.")
     return matrix

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 #: Relative differences below this are rounding.
 ROUNDING = 1e-9
+#: Coordinate systems agree if an element lies at most this many pixels apart by way of them.
+SAME_PLACE = 0.5
 MATRIX = ("xx", "xy", "x0", "yx", "yy", "y0")
 
 
@@ -47,6 +49,40 @@ def matrix_to(element: SpatialElement, coordinate_system: str) -> Floats:
 
     transformation = get_transformation(element, to_coordinate_system=coordinate_system)
     return transformation.to_affine_matrix(input_axes=("x", "y"), output_axes=("x", "y"))
+
+
+def matrix_between(
+    element: SpatialElement, image: SpatialElement, what: str, of_image: str, system: str | None = None
+) -> Floats:
+    """Return the ``(3, 3)`` matrix on (x, y) from an element to pixels of an image (finest level).
+
+    It goes through ``system`` if both have it, else through the first that they share. All that they share must agree:
+    an image that was registered in a new coordinate system may still lie elsewhere in the old one. ``what`` and
+    ``of_image`` say in messages what they are.
+    """
+    of_element = systems_of(element)
+    shared = [one for one in systems_of(image) if one in of_element]
+    shared.sort(key=lambda one: one != system)
+    if not shared:
+        raise ValueError(
+            f"{what} and {of_image} have no coordinate system in common: {of_element} and {systems_of(image)}. Relate "
+            "them with spatialdata.transformations.set_transformation."
+        )
+    first, *others = [np.linalg.inv(matrix_to(image, one)) @ matrix_to(element, one) for one in shared]
+    for other, matrix in zip(shared[1:], others, strict=True):
+        if (apart := _apart(first, matrix, image_size(image))) > SAME_PLACE:
+            raise ValueError(
+                f"{what} and {of_image} lie {apart:.4g} px apart by way of the coordinate systems {shared[0]!r} and "
+                f"{other!r}, so one of these is outdated, as after a registration in a new one. Remove it from one of "
+                "both, such as spatialdata.transformations.remove_transformation(image, to_coordinate_system="
+                f"{shared[0]!r}); on disk with write_to_sdata=sdata."
+            )
+    return first
+
+
+def _apart(a: Floats, b: Floats, size: tuple[int, int]) -> float:
+    """Return how far apart two matrices to an image place what ``b`` places in its corners."""
+    return float(np.linalg.norm((_corners(*size) @ (a @ np.linalg.inv(b) - np.eye(3)).T)[:, :2], axis=1).max())
 
 
 def scale_factors(matrix: Floats) -> tuple[float, float]:
@@ -106,5 +142,9 @@ def pixel_growth(then: Mapping[str, Any], image: SpatialElement) -> float | None
 
 def _box(matrix: Floats, width: int, height: int) -> Floats:
     """Return the lower and upper corner of an image in the coordinate system of its matrix."""
-    corners = np.array([[0, 0, 1], [width, 0, 1], [0, height, 1], [width, height, 1]]) @ matrix.T
+    corners = _corners(width, height) @ matrix.T
     return np.stack([corners.min(0), corners.max(0)])
+
+
+def _corners(width: int, height: int) -> Floats:
+    return np.array([[0, 0, 1], [width, 0, 1], [0, height, 1], [width, height, 1]], dtype=np.float64)
