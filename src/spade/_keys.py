@@ -60,6 +60,8 @@ class RegionRecord(TypedDict):
     spot_diameter_um: NotRequired[float]
     #: Size and transformation of the image when the patches were made.
     frame: dict[str, Any]
+    #: Of patches around spots: tells their places from others.
+    places: NotRequired[str]
 
 
 class Record(TypedDict, total=False):

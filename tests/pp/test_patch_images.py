@@ -108,6 +108,50 @@ def test_sections_that_share_a_system_need_named_images():
     assert sdata["table"].obs["spade_valid"].all()
 
 
+def test_the_scale_of_one_section_is_not_that_of_another_whose_name_begins_alike():
+    sdata = two_sections(("a", "b"))
+    record_scale(sdata, sample="block")
+    sdata.attrs["spade"].pop("mpp")
+    for old, new in (("he_1", "image1"), ("he_2", "image10")):
+        sdata.images[new] = sdata.images.pop(old)
+    for old, new in (("one", "s1"), ("two", "s10")):
+        sdata.shapes[new] = sdata.shapes.pop(old)
+    sdata.tables["table"] = table([f"s{i:02d}" for i in range(36)] * 2, region=["s1"] * 36 + ["s10"] * 36)
+    sp.pp.patches(sdata, shapes_key="s1", mpp=0.5, **SMALL)
+    with pytest.raises(ValueError, match=r"the microns per pixel of images\['image10'\] are not known"):
+        sp.pp.patches(sdata, shapes_key="s10", **SMALL)
+
+
+def test_tables_with_spots_of_their_own_have_patches_of_their_own():
+    sdata = two_sections(("a", "b"))
+    ids = [f"s{i:02d}" for i in range(36)]
+    sdata.tables.pop("table")
+    for key, region in (("first", "one"), ("second", "two")):
+        sdata.tables[key] = table(ids, region=region)
+        sp.pp.patches(sdata, table_key=key, **SMALL)
+    elements = {key: sdata[key].uns["spade"]["patches"]["regions"] for key in ("first", "second")}
+    assert elements["first"]["one"]["element"] == "patches"
+    assert elements["second"]["two"]["element"] == "patches_two"
+    np.testing.assert_allclose(centres(sdata, "patches"), square_lattice(36))
+    np.testing.assert_allclose(centres(sdata, "patches_two"), square_lattice(36) + 10)
+    sp.pp.patches(sdata, table_key="second", **SMALL)
+    sp.pp.patches(sdata, table_key="first", **SMALL)
+    assert set(sdata.shapes) == {"one", "two", "patches", "patches_two"}
+
+
+def test_a_copy_of_a_table_keeps_its_patches_when_those_of_the_other_change():
+    sdata = tiny()
+    sp.pp.patches(sdata, **SMALL)
+    sdata.tables["copy"] = sdata["table"].copy()
+    sp.pp.patches(sdata, table_key="copy", **SMALL)  # the same squares serve both
+    assert set(sdata.shapes) == {"spots", "patches"}
+    sp.pp.patches(sdata, table_key="table", size_um=64, size_px=32)
+    sides = {key: float(np.sqrt(sdata[key].geometry.area.iloc[0])) for key in ("patches", "patches_spots")}
+    assert sides == {"patches": 32, "patches_spots": 64}
+    sp.pp.encode_patches(sdata, table_key="copy")
+    assert sdata["copy"].uns["spade"]["X_texture"]["size_um"] == 32
+
+
 def test_sections_in_systems_of_their_own_find_their_images():
     sdata = two_sections(("a", "b"))
     sp.pp.patches(sdata, mpp={"one": 0.8}, **SMALL)

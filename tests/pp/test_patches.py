@@ -20,7 +20,7 @@ from helpers.sections import (
 )
 from spatialdata import SpatialData, read_zarr
 from spatialdata.models import Labels2DModel
-from spatialdata.transformations import Identity, remove_transformation, set_transformation
+from spatialdata.transformations import Identity, Translation, remove_transformation, set_transformation
 
 import spade as sp
 from spade.io._recorded.frames import frame_of
@@ -41,7 +41,8 @@ def test_squares_are_centred_on_the_spots_and_as_wide_as_asked(mpp, size_um):
     assert sdata["table"].obs["spade_valid"].all()
     facts = record(sdata)
     assert (facts["size_um"], facts["size_px"]) == (size_um, 40)
-    assert facts["regions"]["spots"] == {
+    assert facts["regions"]["spots"] | {"places": ""} == {
+        "places": "",
         "element": "patches",
         "image": "image",
         "coordinate_system": "global",
@@ -85,6 +86,23 @@ def test_a_stretched_transformation_is_refused():
         ValueError, match=r"tiny: .*shapes\['spots'\] to images\['image'\] stretches one axis 1\.20 times.*'global'"
     ):
         sp.pp.patches(sdata)
+
+
+def test_features_of_spots_that_moved_are_outdated(tmp_path):
+    sdata = tiny()
+    sp.pp.patches(sdata, **SMALL)
+    sp.pp.encode_patches(sdata)
+    set_transformation(sdata["spots"], Translation([20, 0], axes=("x", "y")), "global")
+    sp.pp.patches(sdata, **SMALL)
+    with pytest.raises(ValueError, match=r"'X_texture' was made from 'patches', which sp.pp.patches has written anew"):
+        sp.pp.spatial_context(sdata, use_rep="X_texture")
+    sp.pp.encode_patches(sdata)
+    sp.io.write(sdata, tmp_path / "a.zarr")
+    sp.pp.patches(tmp_path / "a.zarr", **SMALL)  # at the same places
+    kept = read_zarr(tmp_path / "a.zarr")
+    kept.tables["table"] = kept["table"][:30].copy()
+    sp.pp.patches(kept, **SMALL)
+    sp.pp.spatial_context(kept, use_rep="X_texture")
 
 
 def test_a_coordinate_system_must_be_shared():

@@ -267,6 +267,15 @@ def test_spots_on_no_lattice_and_without_patches_are_refused():
     sp.pp.smooth_expression(sdata, method="radius", radius_um=60)
 
 
+def test_smoothing_over_patches_that_changed_is_outdated():
+    sdata = tiny(36, mpp=None)
+    sp.pp.patches(sdata, mpp=0.5, size_um=20, size_px=40)
+    sp.pp.smooth_expression(sdata, method="radius", radius_um=30)
+    sp.pp.patches(sdata, mpp=1.0, size_um=20, size_px=40)
+    with pytest.raises(ValueError, match=r"'smoothed' was made from 'patches', which sp.pp.patches has written anew"):
+        sp.pp.select_genes(sdata, layer="smoothed")
+
+
 def test_only_raw_counts_are_smoothed_and_genes_are_chosen_from_them():
     sdata = patched()
     sp.pp.smooth_expression(sdata)

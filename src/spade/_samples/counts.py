@@ -62,6 +62,7 @@ def _matrix(sample: Sample, layer: str | None) -> tuple[object, str, bool]:
     if layer is None or (check_text("layer", layer) == "X" and layer not in table.layers):
         matrix, source, record = table.X, "X", _keys.Record()
     elif layer in table.layers:
+        sample.check_current(layer)
         matrix, source, record = table.layers[layer], f"layers[{layer!r}]", _keys.read_provenance(table.uns, layer)
     else:
         layers = [key for key in table.layers if key is not None]  # newer versions of anndata list X as None

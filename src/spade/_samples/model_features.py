@@ -43,7 +43,8 @@ def check_source(sample: Sample, use_rep: str, expected: Mapping[str, Any], what
     source = {name: record[key] for name, key in SOURCE.items() if key in record}
     source = {name: value.item() if isinstance(value, np.generic) else value for name, value in source.items()}
     known = {name: value for name, value in expected.items() if value is not None}
-    if sample.file is not None or "about_um" in record:
+    of_another_program = "encoder" in record and "encoder_id" not in record
+    if sample.file is not None or "about_um" in record or of_another_program:
         _check_file(sample, use_rep, record, known, what)
     compared = [name for name in known if name not in ("encoder", "colour")]
     other_colour = source.get("colour") != known.get("colour") and "encoder_id" in source and "encoder_id" in known
@@ -56,9 +57,9 @@ def check_source(sample: Sample, use_rep: str, expected: Mapping[str, Any], what
 
 
 def _check_file(sample: Sample, use_rep: str, record: Mapping[str, Any], known: Mapping[str, Any], what: str) -> None:
-    """Raise if a feature file names another encoder, or patches of clearly another size; warn where it does not say.
+    """Raise if features of another program are of another encoder, or of patches of clearly another size.
 
-    The features are in the file still, or were taken over from one.
+    They are in a feature file still, or were taken over. Where they do not say their encoder, it is warned of.
     """
     where, why = f"{sample.name}: obsm[{use_rep!r}]", ""
     if sample.file is not None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -25,6 +26,7 @@ from spade._samples.sample import Sample, Section
 from spade.core.arrays import Rows
 from spade.core.checks import check_count, check_positive, check_text
 from spade.core.errors import warn
+from spade.core.files import digest
 from spade.io._recorded.frames import frame_of
 from spade.pp._scale import section_scale, warn_if_coarse
 
@@ -133,9 +135,9 @@ def patches(
     -------
     None
         Writes ``shapes[key_added]`` (one square per spot, same index; ``{key_added}_{region}`` if the table has several
-        regions), ``obs["spade_valid"]`` (whether the centre lies in the image, and not all of the patch is transparent;
-        the part of a square beyond the border is filled by reflection) and, in ``uns["spade"]``, the image, coordinate
-        system and µm/px of each region.
+        regions, or if other patches of another table have that name), ``obs["spade_valid"]`` (whether the centre lies
+        in the image, and not all of the patch is transparent; the part of a square beyond the border is filled by
+        reflection) and, in ``uns["spade"]``, the image, coordinate system and µm/px of each region.
 
     Raises
     ------
@@ -238,23 +240,62 @@ def _patches_of_section(
     rows = join_rows(section, placement)
     mpp, diameter_um = section_scale(sample, section, placement, rows, settings.mpp_of(section.region))
     warn_if_coarse(section.name, placement.image_key, mpp, settings.wanted_mpp)
-    key = settings.key_added
-    element = key if len(regions) == 1 else f"{key}_{section.region}"
-    if element in regions:
-        raise ValueError(f"key_added={key!r}: the patches would replace the spots shapes[{element!r}].")
+    side = settings.size_um / mpp
+    squares = _squares(sample, placement, side)
     frame = frame_of(image, placement.coordinate_system)
     record: _keys.RegionRecord = {
-        "element": element,
+        "element": _element(sample, section.region, regions, settings.key_added, squares),
         "image": placement.image_key,
         "coordinate_system": placement.coordinate_system,
         "mpp": mpp,
         "spot_diameter_um": diameter_um,
         "frame": dict(frame),
+        "places": _places(sample, section, settings.key_added, squares.iloc[rows]),
     }
     inside = placement.inside((frame["height"], frame["width"]))[rows]
-    levels, side = image_levels(image), settings.size_um / mpp
-    shown = visible(levels, placement.centres[rows], inside, side, settings.size_px)
-    return record, _squares(sample, placement, side), inside, shown
+    shown = visible(image_levels(image), placement.centres[rows], inside, side, settings.size_px)
+    return record, squares, inside, shown
+
+
+def _element(sample: Sample, region: str, regions: list[str], key: str, squares: GeoDataFrame) -> str:
+    """Return the name of a section's squares, which is that of no other squares that a record names."""
+    records = [
+        record
+        for table_key, table in sample.sdata.tables.items()
+        for name, record in table.uns.get(_keys.UNS, {}).items()
+        if (table_key, name) != (sample.table_key, key)
+    ]
+    taken = {facts["element"] for record in records for facts in record.get("regions", {}).values()}
+    names = [f"{key}_{region}", f"{key}_{sample.table_key}", f"{key}_{sample.table_key}_{region}"]
+    names = names if len(regions) > 1 else [key, *names]
+    if names[0] in regions:
+        raise ValueError(f"key_added={key!r}: the patches would replace the spots shapes[{names[0]!r}].")
+    shapes = sample.sdata.shapes
+    free = [name for name in names if name not in taken or (name in shapes and _are_same(shapes[name], squares))]
+    if not free:
+        raise ValueError(
+            f"{sample.name}: shapes {shorten(names)} are patches of other tables or of another key_added=. Choose "
+            f"another than {key!r}."
+        )
+    return free[0]
+
+
+def _places(sample: Sample, section: Section, key: str, squares: GeoDataFrame) -> str:
+    """Return what tells the squares of a section's rows from others: what was made of them is outdated if they move."""
+    earlier: Mapping[str, Any] = _keys.read_provenance(sample.table.uns, key).get("regions", {}).get(section.region, {})
+    old = sample.sdata.shapes.get(earlier.get("element"))
+    rows = np.array([-1]) if old is None else pd.Index(old.index).get_indexer(section.ids)
+    if "places" in earlier and (rows >= 0).all() and _are_same(old.iloc[rows], squares):
+        return str(earlier["places"])
+    return digest(shapely.get_coordinates(squares.geometry.to_numpy()), "\n".join(map(str, squares.index)))
+
+
+def _are_same(some: GeoDataFrame, others: GeoDataFrame) -> bool:
+    """Whether squares have the same ids and places, up to rounding."""
+    if not some.index.equals(others.index):
+        return False
+    one, other = (shapely.get_coordinates(frame.geometry.to_numpy()) for frame in (some, others))
+    return one.shape == other.shape and np.allclose(one, other, rtol=0, atol=1e-3)
 
 
 def join_rows(section: Section, placement: SpotPlacement) -> Rows:

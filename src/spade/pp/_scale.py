@@ -183,8 +183,9 @@ def _of_earlier_patches(sample: Sample, section: Section, placement: SpotPlaceme
     """Return the µm/px in the record of other patches on this image, as ``spatialdata.concatenate`` keeps it."""
     for facts in sample.table.uns.get(_keys.UNS, {}).values():
         for region, record in facts.get("regions", {}).items():
-            ending = section.region.removeprefix(region)
-            same = section.region.startswith(region) and placement.image_key == record["image"] + ending
+            ending = section.region.removeprefix(region)  # that concatenating gave to all of a section
+            renamed = ending != section.region and region not in sample.sdata.shapes
+            same = (section.region == region or renamed) and placement.image_key == record["image"] + ending
             if same and "frame" in record:
                 frame = {**record["frame"], "coordinate_system": placement.coordinate_system}
                 growth = pixel_growth(frame, sample.sdata.images[placement.image_key])

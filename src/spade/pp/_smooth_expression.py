@@ -117,6 +117,7 @@ def smooth_expression(
             share=share,
             layer=layer or "X",
             radius_um=radius_um,
+            patches_key=None if method == "published" else patches_key,
         )
         sample.save()
         wrote(sample.name, f"layers[{key_added!r}]", detail=plural(len(pairs), "pair") + " of neighbours")

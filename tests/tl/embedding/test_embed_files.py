@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from helpers.sections import GENES, featured, said_of, train
+from helpers.sections import GENES, featured, no_warning, said_of, train
 from helpers.slides import write_h5, write_trident
 from spatialdata import SpatialData
 
@@ -253,6 +253,22 @@ def test_other_encoders_are_refused_by_width_and_by_name(slides, tmp_path):
         sp.tl.embed(folder / "s0.h5", model, out=tmp_path / "own")
     with pytest.raises(ValueError, match=r"s0: .*s0\.h5' holds what sp\.tl\.embed wrote, not 'X_f'\. Pass the feature"):
         sp.tl.embed(tmp_path / "own", model, out=tmp_path / "again")
+
+
+def test_features_that_another_program_made_are_compared_by_the_name_of_the_encoder():
+    samples = [featured(name="m0"), featured(name="m1", seed=1)]
+    for sample in samples:
+        said_of(sample, encoder="ctranspath", encoder_id="1")
+    model = train(samples)
+    taken = featured(name="s0", seed=3)
+    said_of(taken, function="io.from_lazyslide", encoder="phikon")
+    with pytest.raises(
+        ValueError, match=r"s0: obsm\['X_f'\] holds features of encoder 'phikon', but .* of 'ctranspath'"
+    ):
+        sp.tl.embed(taken, model)
+    said_of(taken, function="io.from_lazyslide", encoder="ctranspath")
+    with no_warning():
+        sp.tl.embed(taken, model)
 
 
 @pytest.mark.parametrize(

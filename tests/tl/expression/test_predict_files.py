@@ -74,6 +74,30 @@ def test_a_second_call_skips_what_is_done_and_refuses_other_settings(slide, refe
             sp.tl.predict_expression(folder, **options | other)
 
 
+def test_other_expression_of_the_same_reference_is_another_prediction(slide, tmp_path):
+    folder, sample, _ = slide
+    reference = [featured(name="r0"), featured(name="r1", seed=1)]
+    for one in reference:
+        one["table"].layers["other"] = one["table"].X[:, ::-1].copy()
+    options = {"reference": reference, "method": "ridge", "use_rep": "X_f", "alpha": 10.0}
+    sp.tl.predict_expression(folder, **options, out=tmp_path / "p")
+    said = r"s0.h5' is there, and was not written by this call: reference_id is"
+    for other in ({"layer": "other"}, {"normalized": True}):
+        with pytest.raises(ValueError, match=said):
+            sp.tl.predict_expression(folder, **options, **other, out=tmp_path / "p")
+    sp.tl.predict_expression(sample, **options)
+    sp.tl.pathway_scores(sample, {"set": list(GENES[:9])}, predicted="predicted")
+    sp.tl.predict_expression(sample, **options)
+    sp.tl.slide_embedding(sample, use_rep="pathways", slide_key=None)
+    sp.tl.predict_expression(sample, **options, layer="other")
+    with pytest.raises(ValueError, match=r"'pathways' was made from 'X_predicted', which .* has written anew since"):
+        sp.tl.slide_embedding(sample, use_rep="pathways", slide_key=None)
+    for one in reference:
+        one["table"].X = one["table"].layers["other"]
+    with pytest.raises(ValueError, match=said):
+        sp.tl.predict_expression(folder, **options, out=tmp_path / "p")
+
+
 def test_heads_and_programs_predict_from_files(slide, reference, tmp_path):
     folder, sample, _ = slide
     seal = sp.tl.train_seal(

@@ -177,12 +177,12 @@ def predict_expression(
     if folder is not None:
         _write_files(listed, folder, predictors)
         return
+    facts = _facts(known, settings)
     for sample in tqdm(
         iter_samples(listed, table_key=table_key, writes=True), total=len(listed), desc="predicting", unit="sample"
     ):
         mean, deviation, penalty = _predict_sample(sample, predictors)
-        facts = _facts(known, settings) | {"alpha": penalty}
-        _write(sample, mean, deviation, known.panel.names, key_added, facts)
+        _write(sample, mean, deviation, known.panel.names, key_added, facts | {"alpha": penalty})
 
 
 def _write_files(listed: Sequence[Item], folder: Path, predictors: _Predictors) -> None:
@@ -192,7 +192,6 @@ def _write_files(listed: Sequence[Item], folder: Path, predictors: _Predictors) 
     facts = _facts(known, settings) | {
         "alpha": settings.alpha if settings.searched_model is None else None,
         "reference": shorten(sections),
-        "reference_id": digest("\n".join(sections)),
         "genes_id": digest("\n".join(genes)),
     }
     output = FeatureOutput(folder, facts)
@@ -274,6 +273,7 @@ def _facts(known: Reference, settings: PredictionSettings) -> dict[str, object]:
         "use_rep": None if settings.use_rep is None else " + ".join(settings.keys),
         "n_reference": known.y.shape[0],
         "reference": ", ".join(dict.fromkeys(known.section.tolist())),
+        "reference_id": known.id,
     }
     if settings.searched_model is None:
         return facts | {"scaling": settings.scaling}

@@ -17,6 +17,7 @@ from spade._samples.patches import row_centres
 from spade._samples.sample import Sample
 from spade.core.arrays import Floats, Rows
 from spade.core.evaluation.folds import section_folds
+from spade.core.files import digest
 from spade.models import GenePanel
 from spade.models._gene_names import MATCHING, common_genes
 from spade.tl._embedding.modalities import encode, read_modality
@@ -53,6 +54,12 @@ class Reference:
     origin: NDArray[np.str_]
     points: Floats
     patch: float
+
+    @property
+    def id(self) -> str:
+        """What tells these rows, with their features and values, from others."""
+        y = self.y
+        return digest("\n".join(self.section.tolist()), self.image, self.gallery, y.indptr, y.indices, y.data)
 
     def folds(self, rows: Rows) -> list[tuple[Rows, Rows]]:
         """Training and held-out rows: one fold per section, or halves of a single one; empty if it has no patches.
