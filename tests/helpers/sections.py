@@ -115,7 +115,7 @@ def spoil(sdata, key: str, rows, value=np.nan) -> None:
 
 def said_of(sdata, key: str = "X_f", **facts) -> None:
     """Write the record that ``pp.encode_patches`` leaves with features."""
-    write_provenance(sdata["table"].uns, key, function="pp.encode_patches", **facts)
+    write_provenance(sdata["table"].uns, key, **{"function": "pp.encode_patches", **facts})
 
 
 def empty_rows(sdata, rows, stored: bool = True) -> None:
