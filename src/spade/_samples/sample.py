@@ -158,7 +158,7 @@ class Sample(Opened):
         through = "" if value == key else f"{key!r} was made from {value!r}, and "
         raise ValueError(
             f"{self.name}: {through}{value!r} was made from {source!r}, which {makers[1]} has written anew since, with "
-            f"other settings. Run {makers[0]} again, or keep the old beside the new with key_added=."
+            f"other settings or from other data. Run {makers[0]} again, or keep the old beside the new with key_added=."
         )
 
     def save(self, *elements: str) -> None:

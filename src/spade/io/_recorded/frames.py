@@ -82,7 +82,7 @@ def matrix_between(
 
 def _apart(a: Floats, b: Floats, size: tuple[int, int]) -> float:
     """Return how far apart two matrices to an image place what ``b`` places in its corners."""
-    return float(np.linalg.norm((_corners(*size) @ (a @ np.linalg.inv(b) - np.eye(3)).T)[:, :2], axis=1).max())
+    return float(np.linalg.norm((_corners(*size) @ (a @ np.linalg.pinv(b) - np.eye(3)).T)[:, :2], axis=1).max())
 
 
 def scale_factors(matrix: Floats) -> tuple[float, float]:
