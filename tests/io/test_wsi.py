@@ -177,28 +177,6 @@ def test_jpeg_2000_is_left_to_openslide(tmp_path):
     np.testing.assert_allclose(arrays(sdata)[0], np.moveaxis(tissue(960, 960), -1, 0), atol=8)
 
 
-@pytest.mark.parametrize(
-    ("options", "mpp"),
-    [
-        ({"resolution": (50_800, 50_800), "resolutionunit": "INCH"}, 0.5),
-        ({"resolution": (40_000, 40_400), "resolutionunit": "CENTIMETER"}, (0.25 + 1 / 4.04) / 2),
-        ({"description": '<OME><Pixels PhysicalSizeX="0.34" PhysicalSizeY="0.34"/></OME>'}, 0.34),
-        (
-            {"description": '<OME><Pixels PhysicalSizeX="3.4E2" PhysicalSizeXUnit="nm" PhysicalSizeY="0.34"/></OME>'},
-            0.34,
-        ),
-        ({"description": '<OME><Pixels PhysicalSizeX="5E-5" PhysicalSizeXUnit="cm" PhysicalSizeY="0.5"/></OME>'}, 0.5),
-        ({"description": "ImageJ=1.53t\nunit=\\u00B5m\n", "resolution": (4, 4), "resolutionunit": "NONE"}, 0.25),
-    ],
-    ids=["inch", "nearly square", "OME", "OME in nm", "OME in cm", "ImageJ"],
-)
-def test_stated_units_count(tmp_path, options, mpp):
-    path = plain_slide(tmp_path / "a.tif", **options)
-    assert sp.io.read_wsi(path).attrs["spade"]["mpp"]["he"] == pytest.approx(mpp)
-    given = sp.io.read_wsi(path, mpp=mpp * 1.04)
-    assert given.attrs["spade"]["mpp"]["he"] == pytest.approx(mpp * 1.04)
-
-
 @pytest.mark.parametrize("backend", ["tifffile", "openslide"])
 def test_a_chunk_reads_its_own_region_alone(svs, backend, monkeypatch):
     read = []

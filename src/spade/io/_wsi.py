@@ -36,9 +36,9 @@ def read_wsi(
         series.
     mpp
         Microns per pixel of the finest level, for files that do not state it. What a file states with a unit counts:
-        OpenSlide's ``mpp-x`` and ``mpp-y``, Aperio's ``MPP``, OME's ``PhysicalSizeX`` and ``Y``, and a resolution of
-        TIFF per inch or cm, or per unit that ImageJ names. Values outside 0.02 to 20 µm/px, such as the 72 pixels per
-        inch of a screen, do not.
+        OpenSlide's ``mpp-x`` and ``mpp-y``, Aperio's ``MPP``, ``PhysicalSizeX`` and ``Y`` of the first image of OME,
+        and a resolution of TIFF per inch or cm, or per unit that ImageJ names. Values outside 0.02 to 20 µm/px, such as
+        the 72 pixels per inch of a screen, do not.
     sample_id
         Name of the sample. None: that of the file, without its ending.
     image_key

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 from spade.io._files.damaged import DamagedFileError, damaged, reading
 from spade.io._images.levels import same_view
@@ -73,8 +74,8 @@ def open_tiff(path: Path, vendor: str) -> Slide:
         first = tif.pages[0].aspage()
         used = {level.page for level in levels}
         _check_others(path, tif, first, used)
-        said = dict(_aperio(first.description)) if vendor == APERIO else {}
-        objective = said.get("AppMag") or _attribute(first.description, "NominalMagnification")
+        said = dict(_aperio(first.description)) if vendor == APERIO else _ome(first.description)
+        objective = said.get("AppMag") or said.get("NominalMagnification", "")
         make = " ".join(str(first.tags[tag].value).strip() for tag in (MAKE, MODEL) if tag in first.tags)
         return Slide(
             levels,
@@ -108,28 +109,46 @@ def _aperio(description: str) -> Iterator[tuple[str, str]]:
             yield key.strip(), value.strip()
 
 
-def _attribute(description: str, name: str) -> str:
-    """Return the first attribute of this name in OME-XML, empty if there is none."""
-    found = re.search(rf'\b{name}="([^"]*)"', description) if "<OME" in description else None
-    return found.group(1) if found else ""
+def _ome(description: str) -> dict[str, str]:
+    """Return what OME-XML says of the pixels of its first image, which is the slide, and of the objective of that.
+
+    Further images show something else, such as the whole glass. XML that is broken, or declares entities, as OME-XML
+    never does, says nothing.
+    """
+    if "<OME" not in description or "<!DOCTYPE" in description:
+        return {}
+    try:
+        root = ElementTree.fromstring(description)  # noqa: S314, without entities, as checked above
+    except ElementTree.ParseError:
+        return {}
+    images = root.findall("{*}Image") or [root]
+    pixels = images[0].find("{*}Pixels")
+    said = {} if pixels is None else dict(pixels.attrib)
+    used = images[0].find("{*}ObjectiveSettings")
+    objectives = root.findall("{*}Instrument/{*}Objective")
+    if used is not None or len(images) > 1:
+        objectives = [one for one in objectives if used is not None and one.get("ID") == used.get("ID")]
+    if len(objectives) == 1:
+        said["NominalMagnification"] = objectives[0].get("NominalMagnification", "")
+    return said
 
 
 def _scales(first: Any, said: dict[str, str]) -> Iterator[tuple[str, object, object]]:
     """Yield what states the size of a pixel, and its width and height in µm."""
     if "MPP" in said:
         yield "Aperio's MPP", said["MPP"], said["MPP"]
-    if _attribute(first.description, "PhysicalSizeX"):
-        yield "OME's PhysicalSize", _ome_um(first.description, "X"), _ome_um(first.description, "Y")
+    if said.get("PhysicalSizeX"):
+        yield "OME's PhysicalSize", _ome_um(said, "X"), _ome_um(said, "Y")
     name, um = _resolution_unit(first)
     if um and {X_RESOLUTION, Y_RESOLUTION} <= set(first.tags.keys()):
         x, y = (_per_unit(first.tags[tag].value) for tag in (X_RESOLUTION, Y_RESOLUTION))
         yield f"a resolution of {x:.4g} pixels per {name}", um / x if x else 0.0, um / y if y else 0.0
 
 
-def _ome_um(description: str, axis: str) -> float | str:
+def _ome_um(said: dict[str, str], axis: str) -> float | str:
     """Return the size of a pixel along an axis in µm, or as it is said if the unit is not known."""
-    size, unit = (_attribute(description, f"PhysicalSize{axis}{ending}") for ending in ("", "Unit"))
-    um = NAMED_UNITS.get(unit.replace("&#181;", "µ"))
+    size, unit = (said.get(f"PhysicalSize{axis}{ending}", "") for ending in ("", "Unit"))
+    um = NAMED_UNITS.get(unit)
     return f"{size} {unit}".strip() if um is None or not size else number(size) * um
 
 
