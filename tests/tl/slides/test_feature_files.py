@@ -200,9 +200,38 @@ def test_attention_of_files_is_that_of_samples_in_files_of_their_own(files, twel
             np.testing.assert_allclose(file["features"][:, 0], sample["table"].obs["kind_attention"], rtol=1e-5)
             assert file["coords"].shape == (36, 2)
     pd.testing.assert_frame_equal(sp.tl.attention(folder, out=tmp_path / "a", **options), of_files)
-    with pytest.raises(ValueError, match="is there, and was not written by this call: seed is 0 instead of 1"):
+    with pytest.raises(
+        ValueError, match=r"was not written by this call: seed is 0 instead of 1.*all files of the earl"
+    ):
         sp.tl.attention(folder, out=tmp_path / "a", rng=1, **options)
     with pytest.raises(ValueError, match="use_rep= has no meaning for feature files"):
         sp.tl.attention(folder, out=tmp_path / "b", use_rep="X_f", **options)
     with pytest.raises(ValueError, match="out=None"):
         sp.tl.attention(folder, **options)
+
+
+def test_a_folder_holds_the_attention_of_one_head(files, tmp_path):
+    folder, labels = files
+    options = {"label_key": "kind", "n_epochs": 2, "hidden": 8, "out": tmp_path / "a"}
+    sp.tl.attention(folder, labels=labels, **options)
+    changed = labels.assign(patient=[f"q{i // 2}" for i in range(12)])
+    with pytest.raises(ValueError, match=r"'s00.h5' is there, .*: patients is .*remove all files of the earlier call"):
+        sp.tl.attention(folder, labels=changed, **options)
+    write_h5(folder / "s03.h5", np.random.default_rng(9).normal(size=(36, 8)))
+    (tmp_path / "a" / "s03.h5").unlink()  # what is left is of a head that learnt from the earlier features
+    with pytest.raises(ValueError, match=r"'s00.h5' is there, .*: learnt_from is .*remove all files of the earlier ca"):
+        sp.tl.attention(folder, labels=labels, **options)
+    assert not (tmp_path / "a" / "s03.h5").exists()
+
+
+def test_slides_without_a_label_may_change_without_the_others(files, tmp_path):
+    folder, labels = files
+    labels = labels.assign(kind=labels["kind"].where(labels["sample"] != "s03"))
+    options = {"label_key": "kind", "labels": labels, "n_epochs": 2, "hidden": 8, "out": tmp_path / "a"}
+    sp.tl.attention(folder, **options)
+    write_h5(folder / "s03.h5", np.random.default_rng(9).normal(size=(36, 8)))
+    with pytest.raises(ValueError, match=r"'s03.h5' is there, .*: source_id is .*or remove the file"):
+        sp.tl.attention(folder, **options)
+    (tmp_path / "a" / "s03.h5").unlink()
+    sp.tl.attention(folder, **options)
+    assert (tmp_path / "a" / "s03.h5").exists()

@@ -119,7 +119,8 @@ class FeatureOutput:
         if differing or feature_shape(path)[0] != feature_shape(source)[0]:
             name = next(iter(differing), "n")
             says = f": {name} is {there.get(name)!r} instead of {wanted.get(name)!r}" if there and differing else ""
+            alone = not {*differing} - {"source", "source_id"}
             raise ValueError(
                 f"out={str(self.folder)!r}: {path.name!r} is there, and was not written by this call{says}. Choose "
-                "another folder, or remove the file."
+                f"another folder, or remove {'the file' if alone else 'all files of the earlier call'}."
             )
