@@ -303,6 +303,35 @@ def test_samples_have_one_order_or_none():
     assert not column_kind(pd.Series([True, False])).numbers
 
 
+@pytest.mark.parametrize(
+    ("labels", "said"),
+    [
+        (
+            [1, 2, "high", 2],
+            "label_key='grade': slide 's02' has 'high', but 's00' has the number 1. Write the labels of",
+        ),
+        ([True, False, 1, 0], "label_key='grade': slide 's00' has 'True', but 's02' has the number 1"),
+        ([1, 0, True, False], "label_key='grade': slide 's02' has 'True', but 's00' has the number 1"),
+    ],
+)
+@pytest.mark.parametrize("target", ["auto", "classes"])
+def test_labels_of_one_kind_in_some_samples_and_another_in_others(labels, said, target):
+    from helpers.slides import slide
+
+    samples = [slide(i, n=12) for i in range(4)]
+    for sample, label in zip(samples, labels, strict=True):
+        sample["table"].obs["grade"] = label
+    options = {"label_key": "grade", "target": target, "use_rep": "X_f"}
+    with pytest.raises(ValueError, match=said):
+        sp.tl.slide_task(samples, n_folds=2, **options)
+    with pytest.raises(ValueError, match=said):
+        sp.tl.attention(samples, n_epochs=1, **options)
+    table = pd.DataFrame({"sample": [f"s0{i}" for i in range(4)], "grade": labels, "patient": [*"abcd"]})
+    if "high" not in labels:  # else the column is one of text, whose values are classes
+        with pytest.raises(ValueError, match=said):
+            sp.tl.attention(samples, n_epochs=1, labels=table, **options)
+
+
 @pytest.mark.slow
 def test_numbers_and_grades_of_samples_come_through_a_store(tmp_path):
     from helpers.slides import slide

@@ -20,6 +20,8 @@ AUTO = "auto"
 TARGETS = (AUTO, CLASSES, ORDINAL, CONTINUOUS)
 #: Numbers that are classes without being called so.
 YES_OR_NO = {"0", "1"}
+#: Labels of columns of bool.
+TRUTH = ["True", "False"]
 
 
 class Target(NamedTuple):
@@ -64,12 +66,35 @@ def read_target(kind: str, label: NDArray[np.object_], column: ColumnKind, names
             there = f"all grades are {classes[0]!r}" if classes else "no slide has a grade"
             raise ValueError(f"{said}: {there}; a target with an order needs at least two grades.")
     else:
+        _refuse_mixture(label, column, names, said)
         _refuse_numbers(kind, label, column, said)
         classes = check_classes(label, label_key)
         grades = {name: number for number, name in enumerate(classes)}
     number = {name: place for place, name in enumerate(classes)}
     y = np.array([number.get(name, -1) for name in label], dtype=np.int64)
     return Target(kind, y, classes, np.array([grades.get(name, np.nan) for name in label], dtype=np.float64))
+
+
+def _refuse_mixture(label: NDArray[np.object_], column: ColumnKind, names: list[str], said: str) -> None:
+    """Raise if some slides have numbers and others text or True and False, whose classes would not be the same ones."""
+    numbers = np.array([_is_number(name) for name in label.tolist()])
+    odd = (label != "") & ~numbers if column.numbers else np.isin(label, TRUTH)
+    if not odd.any() or not numbers.any():
+        return
+    one, other = (int(np.flatnonzero(mask)[0]) for mask in (odd, numbers))
+    raise ValueError(
+        f"{said}: slide {names[one]!r} has {label[one]!r}, but {names[other]!r} has the number {label[other]}. Write "
+        "the labels of all slides alike: all as text, all as numbers, or all as True and False."
+    )
+
+
+def _is_number(label: str) -> bool:
+    """Whether a label is the text of a number."""
+    try:
+        float(label)
+    except ValueError:
+        return False
+    return True
 
 
 def _refuse_numbers(kind: str, label: NDArray[np.object_], column: ColumnKind, said: str) -> None:
