@@ -108,3 +108,15 @@ def test_each_section_gets_its_own():
     colours = dict(zip(weights.cat.categories, sdata["table"].uns["spade_expert_colors"], strict=True))
     first = bytes.fromhex(colours[weights.iloc[0]].removeprefix("#"))
     assert tuple(values(sdata, "expert_a")[:3, 15, 15]) == tuple(first)
+
+
+def test_a_category_has_one_colour_in_all_samples(slide):
+    other = copied(slide)
+    for one, categories in ((slide, ["stroma", "tumour"]), (other, ["tumour"])):
+        table = one["tiles_table"]
+        table.obs["label"] = pd.Categorical(np.resize(categories, table.n_obs))
+    other.attrs["spade"]["sample"] = "slide_2"
+    sp.tl.score_image([slide, other], "label")
+    first, second = (values(one, "label")[:, 4, 12] for one in (slide, other))  # the second tile of the first row
+    assert first[3] == 255
+    np.testing.assert_array_equal(first, second)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from math import ceil
 from typing import Any
 
@@ -12,11 +13,11 @@ from spatialdata.transformations import Scale, Sequence, get_transformation, set
 
 from spade import _keys
 from spade._said.lines import speaks, wrote
-from spade._samples.open import Samples, iter_samples
+from spade._samples.open import Samples, as_list, iter_samples
 from spade._samples.patches import patch_record, placed_patches
 from spade._samples.sample import Opened, Sample, Section
 from spade._samples.shown.carried import put
-from spade._samples.shown.colours import Column, join_color, read_color
+from spade._samples.shown.colours import Column, ColumnColours, join_color, read_color
 from spade._samples.shown.heatmaps import painted_levels
 from spade._samples.slides.elements import check_free, check_name
 from spade.core.checks import check_positive, check_text
@@ -48,8 +49,8 @@ def score_image(
     Viewers show it as a layer over the slide (napari-spatialdata, by their common coordinate system), and
     :func:`spade.io.write_ome_tiff` makes a file of it. Numbers become an image of one channel, float32, NaN where there
     is no value, so that a viewer chooses colours and contrast. Categories become an image in their colours (channels r,
-    g, b and a, 8 bits), transparent where there is no value. Where patches overlap, the one with the nearest centre
-    counts.
+    g, b and a, 8 bits), transparent where there is no value, the same colours in all samples of a call. Where patches
+    overlap, the one with the nearest centre counts.
 
     Parameters
     ----------
@@ -85,7 +86,7 @@ def score_image(
     KeyError
         No such column, gene or representation (the message lists what there is), or no patches.
     ValueError
-        A name that is in use.
+        A name that is in use, or tiles on tissue that was found anew since.
 
     Examples
     --------
@@ -100,10 +101,10 @@ def score_image(
     if um_per_px is not None:
         um_per_px = check_positive("um_per_px", um_per_px, "µm/px")
     stem = check_name(_keys.storable(check_text("color", color)) if key_added is None else key_added)
-    for sample in iter_samples(samples, table_key=table_key, writes=True):
-        record = patch_record(sample, patches_key)
-        column = join_color(color, [read_color(sample, color, layer, normalized=normalized)])
-        written = []
+    items = as_list(samples, writes=True)
+    columns = _read(items, color, patches_key, table_key, layer, normalized=normalized)
+    for sample, column in zip(iter_samples(items, table_key=table_key, writes=True), columns, strict=True):
+        record, written = patch_record(sample, patches_key), []
         for section in sample.sections:
             if section.region not in record["regions"]:
                 logger.warning("%s: no patches in %r, no image written", section.name, patches_key)
@@ -115,6 +116,19 @@ def score_image(
             written.append(f"images/{key}")
         Opened.save(sample, *written)  # the table is as it was
         wrote(sample.name, *(f"images[{name.removeprefix('images/')!r}]" for name in written))
+
+
+def _read(
+    items: Samples, color: str, patches_key: str, table_key: str | None, layer: str | None, *, normalized: bool
+) -> list[Column]:
+    """Return the column of every sample, in which a category has the same colour as in all others."""
+    read: list[ColumnColours] = []
+    for sample in iter_samples(items, table_key=table_key):
+        patch_record(sample, patches_key)
+        read.append(read_color(sample, color, layer, normalized=normalized))
+    joined = join_color(color, read)
+    ends = np.cumsum([len(series) for series, _ in read])
+    return [replace(joined, values=values) for values in np.split(joined.values, ends[:-1])]
 
 
 def _put_image(
