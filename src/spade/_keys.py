@@ -261,6 +261,12 @@ def write_provenance(
     uns[UNS] = {**uns.get(UNS, {}), key: record}
 
 
+def write_parts(uns: MutableMapping[str, Any], key: str, *parts: str) -> None:
+    """Write records of what the call that wrote ``key`` wrote beside it, so that it is outdated when ``key`` is."""
+    for part in parts:
+        write_provenance(uns, part, key, function=read_provenance(uns, key).get("function"))
+
+
 def record_id(uns: MutableMapping[str, Any], key: str) -> str:
     """Return the id of a record, ``""`` if there is none (or an early one without an id)."""
     return str(uns.get(UNS, {}).get(key, {}).get("id", ""))

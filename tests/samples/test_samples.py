@@ -8,8 +8,10 @@ import numpy as np
 import pandas as pd
 import pytest
 from anndata import AnnData
+from geopandas import GeoDataFrame
 from helpers.sections import GENES, circles, featured, picture, square_lattice, table, tiny
 from scipy.sparse import csc_matrix, csr_array, csr_matrix
+from shapely import box
 from spatialdata import SpatialData
 
 import spade as sp
@@ -18,6 +20,7 @@ from spade._samples.features import read_features
 from spade._samples.obs import categorical, group_labels, obs_column, value_strings
 from spade._samples.open import iter_samples
 from spade._samples.sample import check_names
+from spade.pl._attention import attention_keys
 
 
 @pytest.fixture(scope="module")
@@ -331,3 +334,26 @@ def test_whole_numbers_have_one_name_with_and_without_missing_values():
     assert value_strings(pd.Series([1, 12])).tolist() == ["1", "12"]
     assert value_strings(pd.Series([1, np.nan, 12])).tolist() == ["1", "", "12"]
     assert value_strings(pd.Series([1.5, np.nan])).tolist() == ["1.5", ""]
+
+
+def test_what_is_written_beside_a_result_is_outdated_with_it(cohort, model):
+    for sample in cohort:
+        sample["table"].obs["mine"] = sample["table"].obs["domain"]
+    drawn = GeoDataFrame({"label": ["tissue"]}, geometry=[box(0, 0, 5000, 5000)])
+    genes = list(cohort[0]["table"].var_names[:5])
+    sp.pp.label_patches(cohort, {one.attrs["spade"]["sample"]: drawn for one in cohort})
+    sp.tl.cluster_experts(cohort, use_rep="X_texture", n_prototypes=3, n_experts=2, key_added="coarse")
+    sp.tl.embed(cohort, model)
+    sp.tl.routing_scores(cohort, model)
+    sp.tl.annotate(cohort, label_key="mine", use_rep="X_texture")
+    sp.tl.attention(cohort, label_key="organ", use_rep="X_texture", n_epochs=1, groupby=None)
+    sp.tl.predict_expression(cohort[1], reference=cohort[:1], method="ridge", use_rep="X_texture", genes=genes)
+    assert attention_keys(one(cohort[1])) == ["organ_attention"]
+    beside = ["label_share", "coarse_prototype", "spade_expert_weights", "spade_entropy", "mine_predicted_uncertainty"]
+    beside += ["mine_predicted_probability", "organ_attention_predicted", "X_predicted_deviation"]
+    for key in beside:
+        one(cohort[1]).check_current(key)
+    sp.pp.patches(cohort, size_um=80)
+    for key in beside:
+        with pytest.raises(ValueError, match=f"'{key}' was made from .*which sp.pp.patches has written anew since"):
+            one(cohort[1]).check_current(key)

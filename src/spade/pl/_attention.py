@@ -133,15 +133,16 @@ def attention(
 
 
 def attention_keys(sample: Sample) -> list[str]:
-    """Return the ``obs`` columns that hold attention."""
-    records = sample.table.uns.get(_keys.UNS, {})
-    return [key for key, one in records.items() if one.get("function") == "tl.attention" and key in sample.table.obs]
+    """Return the ``obs`` columns that hold attention, and not what is predicted beside it."""
+    records, obs = sample.table.uns.get(_keys.UNS, {}), sample.table.obs
+    written = [key for key, one in records.items() if one.get("function") == "tl.attention" and "label_key" in one]
+    return [key for key in written if key in obs]
 
 
 def read_attention(sample: Sample, key: str, scale: str) -> tuple[Floats, NDArray[np.object_]]:
     """Return the scaled attention of every row and, as text, what is predicted for it."""
     record = _keys.read_provenance(sample.table.uns, key)
-    if record.get("function") != "tl.attention" or key not in sample.table.obs:
+    if key not in attention_keys(sample):
         raise KeyError(
             f"{sample.name}: key={key!r} does not hold attention; attention is in: "
             f"{shorten(attention_keys(sample)) or 'no column'}. Make it with sp.tl.attention(samples, …)."

@@ -129,7 +129,8 @@ def slide(
         No such column, gene or representation (the message lists what there is), or no patches.
     ValueError
         A region outside an image, so fine a resolution that the picture would have more than 8,000 pixels along a side,
-        colours that end where they begin, settings without effect, or a wrong number of ``ax``.
+        colours that end where they begin, settings without effect, tiles on tissue that was found anew since, or a
+        wrong number of ``ax``.
 
     Examples
     --------
@@ -184,7 +185,7 @@ def _read(
     check_text("color", color)
     for sample in iter_samples(samples, table_key=table_key):
         name = _attention_key(sample) if color == "attention" and color not in sample.table.obs else color
-        attention.add(_keys.read_provenance(sample.table.uns, name).get("function") == "tl.attention")
+        attention.add(name in attention_keys(sample))
         if len(attention) > 1:
             raise ValueError(f"{sample.name}: color={color!r} is attention in some of the samples and not in others.")
         series, colours = read_color(sample, name, layer, normalized=normalized)

@@ -172,6 +172,7 @@ def _write(sample: Sample, values: Columns) -> None:
         sample.table.obs[key] = value
         if record:
             _keys.write_provenance(sample.table.uns, key, function="pp.label_patches", **record)
+            _keys.write_parts(sample.table.uns, key, *{f"{key}_share"} & {*values})
             labelled = int(sample.table.obs[key].notna().sum())
             wrote(sample.name, f"obs[{key!r}]", detail=f"{labelled:,} of {plural(len(value), 'spot')} labelled")
     sample.save()

@@ -302,6 +302,9 @@ def _write(sample: Sample, model: Model, stem: str, embedded: _Embedded, setting
     if embedded.weights is not None:  # outdated by later clusters under this stem
         sources = _keys.joint(stem), _keys.cluster(stem)
         _keys.write_provenance(uns, _keys.expert(stem), *sources, function="tl.embed")
+        _keys.write_parts(uns, _keys.expert(stem), _keys.weights(stem))
+    if embedded.logits is not None:
+        _keys.write_parts(uns, _keys.joint(stem), _keys.logits(stem))
     sample.save()
     experts = [] if embedded.weights is None else [f"obs[{_keys.expert(stem)!r}]"]
     wrote(sample.name, *(f"obsm[{key!r}]" for key in written), *experts)

@@ -100,6 +100,7 @@ def routing_scores(
             feature_scaling=model.config.feature_scaling,
             seed=model.config.seed,
         )
+        _keys.write_parts(sample.table.uns, _keys.distance(stem), _keys.entropy(stem))
         sample.save()
         n_missing = int(np.isnan(distance).sum())
         keys = (f"obs[{key!r}]" for key in (_keys.entropy(stem), _keys.distance(stem)))

@@ -119,6 +119,7 @@ def _write(sample: Sample, values: NDArray[np.float32], panel: GenePanel, key_ad
     sample.table.obsm[key] = values
     if _keys.predicted_deviation(key_added) in sample.table.obsm:  # of an earlier call, by another method
         del sample.table.obsm[_keys.predicted_deviation(key_added)]
+        _keys.forget_provenance(sample.table.uns, _keys.predicted_deviation(key_added))
     sample.table.uns[_keys.predicted_genes(key_added)] = np.array(panel.names)
     _keys.write_provenance(
         sample.table.uns,

@@ -295,5 +295,6 @@ def _write(
     sample.table.obsm[_keys.predicted_deviation(key_added)] = deviation
     sample.table.uns[_keys.predicted_genes(key_added)] = np.array(genes)
     _keys.write_provenance(sample.table.uns, key, genes_id=digest("\n".join(genes)), **facts)
+    _keys.write_parts(sample.table.uns, key, _keys.predicted_deviation(key_added))
     sample.save()
     wrote(sample.name, f"obsm[{key!r}]", detail=size(mean))

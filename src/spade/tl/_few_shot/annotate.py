@@ -212,6 +212,7 @@ def _write(
     if colours:
         table.uns[f"{keys.label}_colors"] = np.array([colours[name] for name in classes])
     _keys.write_provenance(table.uns, keys.label, **record)
+    _keys.write_parts(table.uns, keys.label, keys.uncertainty, keys.probability)
     sample.save()
     wrote(sample.name, f"obs[{keys.label!r}]", f"obs[{keys.uncertainty!r}]", f"obsm[{keys.probability!r}]")
 

@@ -22,8 +22,8 @@ from spade.core.checks import brief, check_choice, check_text
 from spade.core.device import resolve_device
 from spade.core.files import digest
 from spade.core.rng import as_seed
-from spade.io._cohort.places import Item, feature_name
-from spade.io._feature_files import FEATURES
+from spade.io._cohort.places import Item, feature_name, feature_path
+from spade.io._feature_files import FEATURES, features_digest
 from spade.tl._few_shot.scores import Row
 from spade.tl._slides.heads import SlideHead, fit_slide_head, read_moments
 from spade.tl._slides.presets import slide_settings
@@ -183,7 +183,7 @@ def attention(
     fitted = fit_slide_head(slides, name, moments, head, slides.labelled, config=config, device=device, seed=seed)
     if folder is not None:
         facts = {"label_key": label_key, "head": head, "seed": seed, "settings": digest(f"{config} {groupby}")}
-        return pd.DataFrame(_write_files(items, slides, fitted, folder, facts))
+        return pd.DataFrame(_write_files(items, slides, fitted, folder, facts | _learnt_from(items, slides)))
     rows: list[Row] = []
     for number, sample in enumerate(iter_samples(items, table_key=table_key, writes=True)):
         rows += _write_attention(sample, number, slides, fitted, key)
@@ -192,6 +192,7 @@ def attention(
             target=slides.kind, head=head, slide_key=slide_key, n_labels=len(slides.labelled), n_epochs=n_epochs,
             lr=config.lr, scaling=config.scaling, seed=seed,
         )  # fmt: skip
+        _keys.write_parts(sample.table.uns, key, f"{key}_predicted")
         sample.save()
         wrote(sample.name, f"obs[{key!r}]", f"obs['{key}_predicted']")
     return pd.DataFrame(rows)
@@ -213,14 +214,26 @@ def _read(slides: Slides, head: SlideHead, i: int) -> tuple[Row, Floats]:
     return {name: value for name, value in row.items() if name != "group"}, weights / weights.sum()
 
 
+def _learnt_from(items: Sequence[Item], slides: Slides) -> dict[str, object]:
+    """Return facts about all slides, which change when another head is learnt: all files of a folder are of one.
+
+    They are the labels and how these are read, the patients, and the features of the slides with a label, in order.
+    """
+    names, path_of = slides.bags.names, {feature_name(item): feature_path(item) for item in items}
+    labels = zip(names, slides.bags.facts["label_key"], strict=True)
+    return {
+        "labels": digest("\n".join([f"{name}\t{label}" for name, label in labels] + [slides.kind, *slides.classes])),
+        "patients": digest("\n".join(slides.group.astype(str))),
+        "learnt_from": digest("\n".join(features_digest(path_of[names[i]]) for i in slides.labelled)),
+    }
+
+
 def _write_files(
     items: Sequence[Item], slides: Slides, head: SlideHead, folder: Path, facts: Mapping[str, object]
 ) -> list[Row]:
     """Write the attention of every slide into a file; return a row of the result for every slide."""
     item_of, results = {feature_name(item): item for item in items}, []
-    label_of = zip(slides.bags.names, slides.bags.facts["label_key"], strict=True)
-    labels = digest("\n".join(f"{name}\t{label}" for name, label in label_of))
-    output = FeatureOutput(folder, {"function": "tl.attention", **facts, "labels": labels})
+    output = FeatureOutput(folder, {"function": "tl.attention", **facts})
     pending = {feature_name(item) for item in output.pending(items)}
     for i, name in enumerate(slides.bags.names):
         row, weights = _read(slides, head, i)

@@ -236,7 +236,7 @@ def _weights(
     for number, sample in enumerate(iter_samples(items, table_key=table_key, tables_only=True)):
         column = obs_column(sample, weights_key, "weights_key")
         record = _keys.read_provenance(sample.table.uns, weights_key)
-        if record and record.get("slide_key") != slide_key:
+        if record.get("function") == "tl.attention" and record.get("slide_key") != slide_key:
             raise ValueError(
                 f"{sample.name}: weights_key={weights_key!r} was computed with slide_key={record.get('slide_key')!r}, "
                 f"but slides are named by slide_key={slide_key!r}; attention can only be compared within a slide."

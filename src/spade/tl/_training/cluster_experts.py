@@ -143,6 +143,7 @@ def cluster_experts(
             seed=config.seed,
             routing_id=digest(routing.centroids, routing.assignment),
         )
+        _keys.write_parts(sample.table.uns, _keys.cluster(key_added), _keys.prototype(key_added))
         sample.save()
         wrote(sample.name, *(f"obs[{key!r}]" for key in (_keys.prototype(key_added), _keys.cluster(key_added))))
     return routing
