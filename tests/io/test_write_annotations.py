@@ -202,6 +202,11 @@ def test_a_store_is_written_as_its_object_is(tiled, tmp_path):
         ({"measurements": 3}, TypeError, "expected a list of names"),
         ({"measurements": "tile_row", "layer": "no"}, KeyError, "layer='no' is not there; layers: none"),
         ({"layer": "no"}, ValueError, "no genes are written; leave layer= out"),
+        (
+            {"measurements": "tile_row", "layer": "counts"},
+            ValueError,
+            "layer='counts': .*has no gene; leave layer= out",
+        ),
         ({"shapes_key": "no"}, KeyError, "shapes_key='no' is not there; shapes: 'tissue', 'tiles'"),
         ({"shapes_key": "tissue", "region": "tiles"}, ValueError, "leave region= out"),
         ({"table_key": "no"}, KeyError, "table_key='no' is not there"),
@@ -215,6 +220,8 @@ def test_a_store_is_written_as_its_object_is(tiled, tmp_path):
 )
 def test_what_does_not_fit_is_refused_and_nothing_is_written(tiled, tmp_path, monkeypatch, options, error, match):
     monkeypatch.chdir(tmp_path)
+    if options.get("layer") == "counts":
+        tiled["tiles_table"].layers["counts"] = tiled["tiles_table"].X
     with pytest.raises(error, match=match):
         sp.io.write_annotations(**{"sdata": tiled, "path": "a.json"} | options)
     assert not [path for path in tmp_path.iterdir() if not path.name.endswith("lock")]
@@ -278,3 +285,13 @@ def test_circles_of_different_sizes(tmp_path):
     sdata.shapes["marks"] = frame
     sp.io.write_annotations(sdata, tmp_path / "a.json", shapes_key="marks", measurements="radius")
     assert features(tmp_path / "a.json")[0]["properties"]["measurements"] == {"radius": 4}
+
+
+def test_tiles_on_earlier_tissue_are_refused(tiled, tmp_path):
+    sp.pp.tissue(tiled, min_area_mm2=0.9)
+    with pytest.raises(
+        ValueError, match=r"shapes\['tiles'\] are outdated: 'tissue' was written anew .*Run sp.pp.tiles"
+    ):
+        sp.io.write_annotations(tiled, tmp_path / "a.json", measurements="tissue_share")
+    sp.io.write_annotations(tiled, tmp_path / "b.json", shapes_key="tissue", measurements="area_mm2")
+    assert not (tmp_path / "a.json").exists()

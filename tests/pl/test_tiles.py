@@ -57,3 +57,16 @@ def test_stores_several_slides_and_what_is_missing(slide, tmp_path):
     assert {ax.images[0].get_alpha() for ax in figure.axes} == {0.5}
     with pytest.raises(ValueError, match="ax: got 2 Axes for 1 panels: 1 slide"):
         sp.pl.tiles(slide, ax=axes)
+
+
+def test_tiles_on_earlier_tissue_are_left_out_or_refused(slide):
+    sp.pp.tiles(slide, size_px=56)
+    sp.pp.tiles(slide, size_px=56, key_added="mine")
+    sp.pp.tissue(slide, min_area_mm2=0.9)
+    with pytest.warns(UserWarning, match="slide_1: the tiles were made from 'tissue', .* not drawn. Run sp.pp.tiles"):
+        (ax,) = sp.pl.tiles(slide)
+    assert labels_of(ax) == [f"tissue: 1 piece, {slide['tissue']['area_mm2'].sum():.3g} mm²"]
+    with pytest.raises(ValueError, match=r"'patches' was made from 'tissue', which .*Run sp.pp.tiles again"):
+        sp.pl.tiles(slide, tiles_key="mine")
+    with pytest.raises(ValueError, match=r"'patches' was made from 'tissue', which .*Run sp.pp.tiles again"):
+        sp.pl.slide(slide, "tissue_share", table_key="tiles")

@@ -268,3 +268,26 @@ def test_limits_that_no_tile_passes_are_named_and_nothing_is_written(slide):
     for options in ({"min_sharpness": 0}, {"max_blank": 1.2}, {"max_blank": "none"}):
         with pytest.raises(ValueError, match=next(iter(options))):
             lay(slide, **options)
+
+
+def test_tiles_on_other_tissue_are_refused_before_they_are_encoded(slide):
+    lay(slide, size_um=300, size_px=60)
+    sp.pp.tissue(slide, min_area_mm2=0.9)
+    for function, options in ((sp.pp.encode_patches, {"encoder": Means()}), (sp.tl.score_image, {"color": "tile_row"})):
+        with pytest.raises(ValueError, match=r"'patches' was made from 'tissue', which .*Run sp.pp.tiles again"):
+            function(slide, **options)
+    assert "X_means" not in slide["tiles_table"].obsm
+    assert "tile_row" not in slide.images
+
+
+def test_tiles_whose_pixels_are_measured_otherwise_are_replaced(slide):
+    lay(slide, min_sharpness=0.001)
+    sp.pp.encode_patches(slide, Means())
+    lay(slide, min_sharpness=0.001)
+    assert "X_means" in slide["tiles_table"].obsm
+    sharp = slide["tiles_table"].obs["sharpness"]
+    blurred = slide_of(ndimage.gaussian_filter(pieces()[0], (4, 4, 0)))
+    slide.images["he"] = blurred["he"]
+    lay(slide, min_sharpness=0.001)
+    assert (slide["tiles_table"].obs["sharpness"] < sharp / 10).all()
+    assert "X_means" not in slide["tiles_table"].obsm

@@ -80,6 +80,7 @@ def patch_record(sample: Sample, patches_key: str) -> dict[str, Any]:
                 "Lay them on their slide with sp.io.from_trident(slide, file)."
             )
         raise KeyError(f"{sample.name}: patches_key={patches_key!r} is not there; {_others(sample, patches_key)}")
+    sample.check_current(patches_key)
     record["regions"] = _renamed(record["regions"], sample)
     for region, facts in record["regions"].items():
         for kind, elements, key in (

@@ -20,6 +20,7 @@ from spade._samples.sample import Opened, Sample
 from spade._samples.slides.image import slide_image
 from spade.core.arrays import Floats
 from spade.core.checks import check_share, check_text
+from spade.core.errors import warn
 from spade.io._recorded.frames import systems_of
 from spade.pl._draw.axes import SMALL, finish, panel_grid, title
 from spade.pl._draw.tissue import RASTERISE_ABOVE, View, draw_tissue, image_view, squares, views
@@ -44,7 +45,8 @@ def tiles(
     """Show the tissue and the tiles of slides.
 
     One panel per slide: the whole image at a low resolution, the outlines of the tissue, and the tiles. What is not
-    there yet under its default key is left out, so that tissue can be looked at before tiles are laid.
+    there yet under its default key is left out, so that tissue can be looked at before tiles are laid; tiles on tissue
+    that was found anew since are left out, too, with a warning.
 
     Parameters
     ----------
@@ -114,7 +116,9 @@ def _read(slide: Opened, tiles_key: str, tissue_key: str, image_key: str | None)
             raise KeyError(
                 f"{slide.name}: {name}={key!r} is not there; shapes: {shorten(slide.sdata.shapes) or 'none'}."
             )
-    if table_key in slide.sdata.tables:
+    if table_key in slide.sdata.tables and not (
+        tiles_key == _keys.TILES and has_tissue and _left_out(slide, table_key)
+    ):
         (view,) = views(Sample(slide.name, slide.sdata, slide.path, table_key=table_key), _keys.PATCHES)
         record = _keys.read_provenance(slide.sdata.tables[table_key].uns, _keys.PATCHES)["regions"]
         of_tiles = next(iter(record.values()))["image"]
@@ -141,6 +145,17 @@ def _read(slide: Opened, tiles_key: str, tissue_key: str, image_key: str | None)
     polygons = shapely.transform(outlines.geometry.to_numpy(), lambda xy: xy @ matrix[:, :2].T + matrix[:, 2])
     rings = [shapely.get_coordinates(ring) for ring in shapely.get_rings(polygons)]
     return view, rings, f"{plural(len(polygons), 'piece')}, {shapely.area(polygons).sum() / 1e6:.3g} mm²"
+
+
+def _left_out(slide: Opened, table_key: str) -> bool:
+    """Warn, and return True, if tiles lie on tissue that was found anew since."""
+    stale = _keys.outdated(slide.sdata.tables[table_key].uns, _keys.PATCHES)
+    if stale is not None:
+        warn(
+            f"{slide.name}: the tiles were made from {stale[1]!r}, which was written anew since, and are not drawn. "
+            "Run sp.pp.tiles again."
+        )
+    return stale is not None
 
 
 def slide_panels(

@@ -143,7 +143,7 @@ def encode_patches(
         finite features ``(n, dim)``, which is seen at its first batch. NaN stands for spots without a valid patch and
         nothing else. More devices than there are, or several for an encoder without ``to(device)``. With ``colour``: an
         image with less than 0.02 mm² of tissue or without H&E, a reference whose image or µm/px is not clear, or a
-        ``SealModel``, which was tuned on patches as they are.
+        ``SealModel``, which was tuned on patches as they are. Tiles on tissue that was found anew since.
     RuntimeError
         Published weights that cannot be downloaded. Under ``torchrun``, another process that ended.
 

@@ -11,7 +11,8 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from spade import _keys
-from spade._checks import shorten, value_strings
+from spade._checks import check_idle, shorten, value_strings
+from spade.core.checks import brief
 from spade.io._export.elements import Source
 from spade.io._files.matrices import to_dense
 
@@ -75,6 +76,8 @@ def read_numbers(
         block, columns = _numbers(source, name, layer)
         blocks.append(block)
         called += columns
+    if layer is not None and source.table is not None and not set(names) & {*source.table.var_names}:
+        check_idle([("layer", layer, None)], f"measurements={brief(list(names))} has no gene")
     if len(set(called)) < len(called):
         twice = sorted({name for name in called if called.count(name) > 1})
         raise ValueError(f"measurements= has {shorten(twice)} more than once.")

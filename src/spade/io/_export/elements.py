@@ -63,6 +63,7 @@ def find_source(sdata: SpatialData, shapes_key: str | None, table_key: str | Non
     chosen = _region(regions, shapes_key, region, key)
     made = _patches_of(table, chosen)
     element = made.get(str(shapes_key), {}).get("element", chosen if shapes_key is None else shapes_key)
+    _check_current(table, element, made)
     if element not in sdata.shapes:
         raise KeyError(
             f"shapes_key={shapes_key!r}: there are no shapes {element!r}; shapes: {shorten(sdata.shapes) or 'none'}."
@@ -97,6 +98,16 @@ def _patches_of(table: AnnData, region: str) -> dict[str, dict[str, Any]]:
     """Return the records of all patches of a region, by key."""
     records = table.uns.get(_keys.UNS, {})
     return {key: facts["regions"][region] for key, facts in records.items() if region in facts.get("regions", {})}
+
+
+def _check_current(table: AnnData, element: str, made: dict[str, dict[str, Any]]) -> None:
+    """Raise if shapes are tiles on tissue that was found anew since."""
+    for key, facts in made.items():
+        if facts["element"] == element and (stale := _keys.outdated(table.uns, key)) is not None:
+            raise ValueError(
+                f"shapes[{element!r}] are outdated: {stale[1]!r} was written anew after they were made from it. Run "
+                f"sp.{_keys.read_provenance(table.uns, key)['function']} again."
+            )
 
 
 def _table(sdata: SpatialData, shapes_key: str | None, table_key: str | None) -> str | None:

@@ -144,7 +144,8 @@ def tiles(
         ``obs["blank_share"]`` and ``obs["sharpness"]``, where they were asked for; ``obs["spade_valid"]``, True; and
         ``obsm["spatial"]``, centres (x, y) in pixels. Size, image, coordinate system and µm/px are in
         ``uns["spade"]["patches"]``. Earlier tiles are replaced, with all that their table holds, unless the new ones
-        are the same.
+        are the same: laid in the same way, at the same places, with the same shares and sharpness. Pixels that were not
+        asked for are not compared: if the image was replaced, encode the tiles anew.
 
     Raises
     ------
@@ -301,6 +302,9 @@ def _table(slide: Opened, image: SlideImage, settings: TileSettings, obs: pd.Dat
 
 
 def _same(old: ad.AnnData, new: ad.AnnData) -> bool:
-    """Whether a table has the tiles, made in the same way, of another."""
+    """Whether a table has the tiles, made in the same way and measured alike, of another."""
     ids = [_keys.record_id(table.uns, _keys.PATCHES) for table in (old, new)]
-    return ids[0] == ids[1] and old.obs_names.equals(new.obs_names)
+    if ids[0] != ids[1] or not old.obs_names.equals(new.obs_names):
+        return False
+    measured = [name for name in (_keys.TISSUE_SHARE, "blank_share", "sharpness") if name in new.obs]
+    return all(name in old.obs and np.allclose(old.obs[name], new.obs[name], rtol=TIE, atol=TIE) for name in measured)
