@@ -13,6 +13,7 @@ from scipy.sparse import csr_matrix
 from spatialdata import read_zarr
 
 import spade as sp
+from spade.io._files.matrices import to_csr
 from spade.io._genes.shipped import HGNC, MGI, shipped_genes
 from spade.io._genes.tables import gene_files
 
@@ -112,6 +113,33 @@ def test_one_gene_that_is_there_twice_is_added_up():
     assert len(report) == 6
 
 
+@pytest.mark.parametrize(
+    ("dtype", "value", "sums"),
+    [
+        ("uint8", 200, "int32"), ("int8", 100, "int32"), ("uint16", 100, "uint16"), ("bool", 1, "int32"),
+        ("int32", 2**31 - 1, "int64"), ("float16", 2_047, "float32"), ("float32", 2**24 - 1, "float64"),
+        ("float32", 3, "float32"), ("float64", 2**31, "float64"),
+    ],
+)  # fmt: skip
+def test_sums_are_exact_whatever_type_holds_the_counts(dtype, value, sums):
+    sdata = section(["ENSG00000182378.15", "ENSG00000182378.15_PAR_Y", "ENSG00000182378.14", *HUMAN[:4]])
+    table = sdata["table"]
+    table.X = np.full((6, 7), value, dtype)
+    table.layers["raw"] = np.full((6, 7), value, dtype)
+    sp.pp.harmonize_genes(sdata)
+    for matrix in (sdata["table"].X, sdata["table"].layers["raw"]):
+        assert matrix.dtype == sums
+        np.testing.assert_array_equal(matrix.toarray().astype(float), [[3 * value, *[value] * 4]] * 6)
+
+
+def test_entries_that_are_stored_in_parts_are_added_up_exactly():
+    parts = csr_matrix((np.array([200, 100, 3], np.uint8), np.array([0, 0, 1]), np.array([0, 3])), shape=(1, 2))
+    np.testing.assert_array_equal(to_csr(parts, "X", None).toarray(), [[300, 3]])
+    np.testing.assert_array_equal(parts.data, [200, 100, 3])
+    unsorted = csr_matrix((np.array([2, 1], np.uint8), np.array([1, 0]), np.array([0, 2])), shape=(1, 2))
+    assert to_csr(unsorted, "X", None).dtype == np.uint8
+
+
 @pytest.mark.parametrize("key", ["X", "scaled"])
 def test_only_counts_are_added_up(key):
     sdata = section(["ENSG00000182378.15", "ENSG00000182378.15_PAR_Y", *HUMAN[:4]])
@@ -150,6 +178,32 @@ def test_nothing_is_guessed_where_names_are_ambiguous():
     assert "CD8A" in report["p32"][2]
     for gene, other in (("FRAP1", "FRAP2"), ("FRAP2", "FRAP1")):  # both are former symbols of MTOR
         assert report[gene] == (gene, "ambiguous", f"previous symbol; MTOR is also {other}")
+
+
+def test_no_gene_gets_a_name_that_another_one_keeps():
+    """The gene called AK3 is AK4 by its id; AK4 is there, so it keeps its name, which no other gene may get."""
+    ids = ["ENSG00000162433", "ENSG00000147853", "ENSG00000999999"]
+    sdata = section(["AK3", "AK3L1", "AK4", *HUMAN], var={"gene_ids": [*ids, *[""] * len(HUMAN)]})
+    before = sdata["table"].X.toarray()
+    report = told(sp.pp.harmonize_genes(sdata))
+    assert report["AK3"] == ("AK3", "ambiguous", "Ensembl id; AK4 is also AK4")
+    assert report["AK3L1"] == ("AK3L1", "ambiguous", "Ensembl id; AK3 is also AK3")
+    assert report["AK4"][:2] == ("AK4", "matched")
+    np.testing.assert_array_equal(sdata["table"].X.toarray(), before)
+
+
+def test_two_genes_of_one_name_are_not_added_up():
+    """Of MATR3, Cell Ranger has two ids; they have one name already, and stay two columns."""
+    ids = ["ENSG00000015479", "ENSG00000280987"]
+    sdata = section(["MATR3", "MATR3", "Unknown", "Unknown", *HUMAN],
+                    var={"gene_ids": [*ids, "ENSG00000999998", "ENSG00000999997", *[""] * len(HUMAN)]})  # fmt: skip
+    before = sdata["table"].X.toarray()
+    report = sp.pp.harmonize_genes(sdata)
+    assert report["name"].tolist()[:4] == ["MATR3", "MATR3", "Unknown", "Unknown"]
+    assert "ambiguous" in report["status"].tolist()[:2]
+    np.testing.assert_array_equal(sdata["table"].X.toarray(), before)
+    with pytest.raises(ValueError, match=r"gene names occur more than once, such as 'MATR3'"):
+        sp.pp.select_genes(sdata, min_genes=1)
 
 
 def test_mouse_and_human_train_together_on_purpose():

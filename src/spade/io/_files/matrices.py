@@ -18,13 +18,15 @@ def to_csr(matrix: object, source: str, dtype: type[np.generic] | None = np.floa
     """Return real numbers as CSR of a type (None: their own), entries sorted and each stored once.
 
     Arrays of the table are shared where they are of this kind already, and never changed: entries that are stored in
-    several parts are added up in a copy.
+    several parts are added up in a copy, whole numbers as int64.
     """
     with np.errstate(over="ignore"):  # too large a number becomes infinite, which callers refuse
         csr = csr_matrix(_in_memory(matrix, source), dtype=dtype)
     if not csr.has_canonical_format:
-        csr = csr.copy()
+        n_parts, kind = csr.nnz, csr.dtype
+        csr = csr.astype(np.int64 if kind.kind in "biu" else kind)
         csr.sum_duplicates()
+        csr = csr if csr.nnz < n_parts else csr.astype(kind)
     return csr
 
 

@@ -7,6 +7,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from os import PathLike
+from typing import Any
 
 import anndata as ad
 import numpy as np
@@ -33,6 +34,7 @@ from spade.pp._genes.names import (
     GeneIndex,
     Named,
     Naming,
+    identities,
     name_of,
     parted,
     shipped_index,
@@ -104,7 +106,8 @@ def harmonize_genes(
         One row per sample and gene: ``sample``, ``gene`` (name before), ``name`` (name now), ``status`` (``"matched"``:
         it had this name; ``"renamed"``; ``"ambiguous"`` and ``"missing"``: it keeps its name) and ``reason``. Also
         writes ``var_names`` and, with the names before, ``var["harmonized_from"]``. One gene that is there several
-        times, as with versions of one id, becomes one with the sum of the counts, also in layers.
+        times, as with versions of one id, becomes one with the sum of the counts, also in layers; where their type is
+        too small for a sum, as of 8 bits, a larger one is taken.
 
     Raises
     ------
@@ -235,16 +238,14 @@ def _rename(sample: Sample, found: SampleGenes, indices: Mapping[str, GeneIndex]
         else name_of(gene, one, own, wanted, naming, crosses=crosses)
         for gene, one in zip(found.genes, found.ids, strict=True)
     ]  # fmt: skip
-    named = parted(found.genes, found.ids, named)
     ending = f" ({found.species})" if crosses else ""
-    names = [
-        one.name or (gene if is_control(gene) else gene.removesuffix(ending) + ending)
-        for gene, one in zip(found.genes, named, strict=True)
-    ]
+    kept = [gene if is_control(gene) else gene.removesuffix(ending) + ending for gene in found.genes]
+    named = parted(found.genes, found.ids, named, kept)
+    names = [one.name or own for one, own in zip(named, kept, strict=True)]
     report = pd.DataFrame({"sample": sample.name, "gene": found.genes, "name": names})
     report["status"] = pd.Categorical([one.status for one in named], categories=STATUS)
     report["reason"] = [one.how for one in named]
-    table = _renamed(sample.table, names, report)
+    table = _renamed(sample.table, names, identities(found.genes, found.ids), report)
     _keys.write_provenance(
         table.uns, _keys.HARMONIZED, function="pp.harmonize_genes", to=naming.to, species=naming.species,
         own_species=found.species,
@@ -263,12 +264,12 @@ def _rename(sample: Sample, found: SampleGenes, indices: Mapping[str, GeneIndex]
     return report
 
 
-def _renamed(table: ad.AnnData, names: list[str], report: pd.DataFrame) -> ad.AnnData:
-    """Return a table with these names; columns of one name are added up."""
+def _renamed(table: ad.AnnData, names: list[str], genes: list[str], report: pd.DataFrame) -> ad.AnnData:
+    """Return a table with these names; columns of one name and of one of the genes are added up."""
     before = table.var_names.astype(str)
-    index = pd.Index(names, dtype=object)
-    column, different = pd.factorize(index)
-    if len(different) < len(index):
+    index = pd.MultiIndex.from_arrays([names, genes])
+    column, twice = pd.factorize(index)[0], index.duplicated(keep=False)
+    if twice.any():
         first = np.flatnonzero(~index.duplicated())
         selector = csr_matrix((np.ones(len(index), np.float32), (np.arange(len(index)), column)))
         summed = table[:, first].copy()
@@ -278,27 +279,40 @@ def _renamed(table: ad.AnnData, names: list[str], report: pd.DataFrame) -> ad.An
                 continue
             source = "X" if key is None else f"layers[{key!r}]"
             values = to_csr(matrix, source, np.float64)
+            total, kind = csr_matrix(values @ selector), matrix.dtype
             if key is None or _keys.read_provenance(table.uns, key).get("function") != _keys.SMOOTHING:
-                _check_counts(values[:, index.duplicated(keep=False)], f"{report['sample'].iloc[0]}: {source}", index)
-            total = csr_matrix(values @ selector).astype(matrix.dtype)
+                _check_counts(values[:, twice], f"{report['sample'].iloc[0]}: {source}", report["name"][twice])
+                kind = _holding(total, kind)
             if key is None:
-                summed.X = total
+                summed.X = total.astype(kind)
             else:
-                summed.layers[key] = total
-        table, twice = summed, index.duplicated(keep=False)
+                summed.layers[key] = total.astype(kind)
+        table, names = summed, [names[i] for i in first]
         report.loc[twice, "reason"] += "; counts of several columns are added up"
         before = pd.Series(before).groupby(column).agg("|".join)
     table.var[_keys.HARMONIZED] = before.to_numpy(dtype=object)
-    table.var_names = pd.Index(different)
+    table.var_names = pd.Index(names, dtype=object)
     return table
 
 
-def _check_counts(values: csr_matrix, source: str, names: pd.Index) -> None:
+def _holding(sums: csr_matrix, given: np.dtype[Any]) -> np.dtype[Any]:
+    """Return the type of the counts, or the first wider one that holds their sums, too."""
+    if given.kind == "f":
+        given = np.promote_types(given, np.float32)  # sparse matrices hold no smaller ones
+    wider = map(np.dtype, ("float64",) if given.kind == "f" else ("int32", "int64"))
+    with np.errstate(invalid="ignore", over="ignore"):  # of values that a type does not hold
+        holding = (
+            kind for kind in (given, *wider) if np.array_equal(sums.data.astype(kind), sums.data, equal_nan=True)
+        )
+        return next(holding, np.dtype(np.float64))
+
+
+def _check_counts(values: csr_matrix, source: str, names: pd.Series) -> None:
     """Raise if columns of one gene hold anything but counts, which alone can be added up."""
     if not np.array_equal(values.data, np.round(values.data)):
         example = values.data[values.data != np.round(values.data)][0]
         raise ValueError(
-            f"{source}: columns of one gene are added up, as of {shorten(sorted(set(names[names.duplicated()])), 3)}, "
+            f"{source}: columns of one gene are added up, as of {shorten(sorted(set(names)), 3)}, "
             f"but these hold values that are not whole numbers (such as {example:g}). Call this before counts are "
             "normalised, or remove the layer, or all but one of the columns."
         )

@@ -134,30 +134,43 @@ def name_of(gene: str, gene_id: str, own: GeneIndex, wanted: GeneIndex, naming: 
     return Named(ids[0], MATCHED if ids[0] == gene else RENAMED, how)
 
 
-def parted(genes: list[str], ids: list[str], named: list[Named]) -> list[Named]:
-    """Return names such that no two genes share one, unless they are one gene that is there twice.
+def identities(genes: list[str], ids: list[str]) -> list[str]:
+    """Return what tells genes apart, whatever they are called: the Ensembl id, or the name where there is none."""
+    return [one or gene for one, gene in zip(ids, genes, strict=True)]
+
+
+def parted(genes: list[str], ids: list[str], named: list[Named], kept: list[str]) -> list[Named]:
+    """Return names such that no gene gets the name of another one; ``kept`` are those of genes without a new name.
 
     Of several genes that would get one name, the one that is understood most surely gets it, and the others keep
-    theirs, as ambiguous; where two are understood as surely, all of them do.
+    theirs, as ambiguous; where two are understood as surely, all of them do. A name that another gene keeps is not
+    given either.
     """
-    rows = defaultdict(list)
-    for row, one in enumerate(named):
-        if one.name:
-            rows[one.name].append(row)
-    parted = list(named)
-    for name, same in rows.items():
-        groups = defaultdict(list)
-        for row in same:
-            groups[ids[row] or genes[row]].append(row)
-        if len(groups) == 1:
-            continue
-        rank = {key: min(_rank(genes[row], named[row], name) for row in group) for key, group in groups.items()}
-        best = [key for key in groups if rank[key] == min(rank.values())]
-        for key, group in groups.items():
-            for row in group if len(best) > 1 or key != best[0] else ():
-                others = ", ".join(sorted(other for other in {genes[i] for i in same} if other != genes[row]))
-                parted[row] = Named("", AMBIGUOUS, f"{named[row].how}; {name} is also {others}")
-    return parted
+    parted, gene = list(named), identities(genes, ids)
+    while True:
+        rows = defaultdict(list)
+        for row, one in enumerate(parted):
+            rows[one.name or kept[row]].append(row)
+        without = {}
+        for name, same in rows.items():
+            groups = defaultdict(list)
+            for row in same:
+                groups[gene[row]].append(row)
+            if len(groups) == 1:
+                continue
+            held = any(not parted[row].name for row in same)
+            rank = {key: min(_rank(genes[row], parted[row], name) for row in group) for key, group in groups.items()}
+            best = [key for key in groups if rank[key] == min(rank.values())]
+            for key, group in groups.items():
+                for row in group if held or len(best) > 1 or key != best[0] else ():
+                    if parted[row].name and (not held or kept[row] != name):
+                        others = sorted({genes[i] for i in same} - {genes[row]})
+                        also = ", ".join(others) or "another gene of this name"
+                        without[row] = Named("", AMBIGUOUS, f"{parted[row].how}; {name} is also {also}")
+        if not without:
+            return parted
+        for row, one in without.items():
+            parted[row] = one
 
 
 def _rank(gene: str, named: Named, name: str) -> tuple[bool, int]:
