@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dask.dataframe as dd
+import geopandas as gpd
 import numpy as np
 import pandas as pd
 import pytest
@@ -10,8 +11,8 @@ from anndata import AnnData
 from helpers.sections import picture, tiny
 from scipy.sparse import csr_matrix
 from spatialdata import SpatialData, read_zarr
-from spatialdata.models import PointsModel, TableModel
-from spatialdata.transformations import Affine, Scale
+from spatialdata.models import PointsModel, ShapesModel, TableModel
+from spatialdata.transformations import Affine, Identity, Scale
 
 import spade as sp
 from spade.core.spots.squares import SquareCounts, lattice_matrix, lattice_places, squares_of
@@ -161,6 +162,22 @@ def test_cells_are_no_bins():
         sp.pp.bin_expression(sdata, size_um=100, from_="bins")
 
 
+@pytest.mark.parametrize("shape", ["hexagonal", "oblong", "oblique"])
+def test_lattices_of_other_shapes_are_no_bins(shape):
+    """Visium counts the places of its hexagonal lattice by row and every other column."""
+    sdata = tiny()
+    row, column = np.arange(36) // 6, np.arange(36) % 6
+    if shape == "hexagonal":
+        column = 2 * column + row % 2
+    scale = {"hexagonal": (5, 5 * np.sqrt(3)), "oblong": (10, 10.7), "oblique": (10, 10)}[shape]
+    x, y = 10 + scale[0] * column + (row if shape == "oblique" else 0), 10 + scale[1] * row
+    spots = gpd.GeoDataFrame({"radius": np.full(36, 2.0)}, geometry=gpd.points_from_xy(x, y))
+    sdata["spots"] = ShapesModel.parse(spots.set_axis(sdata["spots"].index), transformations={"global": Identity()})
+    sdata["table"].obs["array_row"], sdata["table"].obs["array_col"] = row, column
+    with pytest.raises(ValueError, match=r'bins of .spots. do not lie on a square lattice.*from_="cells"'):
+        sp.pp.bin_expression(sdata, size_um=20, from_="bins", mpp=1.0)
+
+
 def test_a_store_is_written_and_written_again(tmp_path):
     store = tmp_path / "a.zarr"
     tiny().write(store)
@@ -179,6 +196,19 @@ def test_names_that_are_in_use():
     sdata.shapes["bins"] = sdata["spots"].copy()
     with pytest.raises(ValueError, match=r"key_added='bins': shapes/bins is there, and sp.pp.bin_expression did not"):
         sp.pp.bin_expression(sdata, size_um=100, from_="bins")
+
+
+def test_squares_do_not_replace_those_that_they_are_made_of():
+    sdata = tiny()
+    sp.pp.bin_expression(sdata, size_um=100, from_="cells")
+    small = counts(sdata)
+    with pytest.raises(
+        ValueError, match=r"key_added='bins': the squares would replace tables\['bins_table'\], of which"
+    ):
+        sp.pp.bin_expression(sdata, size_um=200, from_="bins", table_key="bins_table")
+    sp.pp.bin_expression(sdata, size_um=200, from_="bins", table_key="bins_table", key_added="large")
+    pd.testing.assert_frame_equal(counts(sdata), small)
+    assert counts(sdata, "large_table").to_numpy().sum() == small.to_numpy().sum()
 
 
 @pytest.mark.parametrize(
@@ -214,6 +244,8 @@ def test_columns_and_counts_of_points_that_make_no_sense(molecules):
     sdata = slide(molecules)
     with pytest.raises(KeyError, match=r"feature_key='name' is not among the columns: 'x', 'y', 'gene', 'n'"):
         sp.pp.bin_expression(sdata, size_um=50, from_="points", feature_key="name")
+    with pytest.raises(KeyError, match=r"min_qv=30 reads a column 'qv', which is not among the columns: 'x', 'y'"):
+        sp.pp.bin_expression(sdata, size_um=50, from_="points", min_qv=30)
     with pytest.raises(ValueError, match=r"count_key= holds -?\d+\.\d+, but counts are whole numbers"):
         sp.pp.bin_expression(sdata, size_um=50, from_="points", count_key="x")
 

@@ -6,7 +6,7 @@ import numpy as np
 from scipy.sparse import csr_matrix
 
 from spade.core.arrays import Floats, Rows
-from spade.core.spots.lattice import spot_pitch
+from spade.core.spots.lattice import TOLERANCE, spot_pitch
 
 #: A square, by its row and column, and a gene are one number of 63 bits: rows and columns are within ± ``MOST``.
 MOST, MOST_GENES = 2**21, 2**19
@@ -97,12 +97,18 @@ def lattice_places(points: Floats) -> Rows | None:
 
 
 def lattice_matrix(places: Rows, points: Floats) -> Floats | None:
-    """Return the ``(3, 2)`` matrix from (column, row, 1) of a lattice to (x, y); None if the points do not fit it."""
+    """Return the ``(3, 2)`` matrix from (column, row, 1) of a lattice to (x, y); None if the points do not fit it.
+
+    Rows and columns must be as far apart and at right angles, but for a few per cent by which images are registered:
+    the places of a hexagonal lattice, as Visium counts them, are on none of squares.
+    """
     order = np.lexsort(places.T)  # so that the order of rows does not change how sums are rounded
     places, points = places[order], points[order]
     grid = np.column_stack([places[:, ::-1], np.ones(len(places))])
     if np.linalg.matrix_rank(grid) < 3:
         return None
     matrix = np.linalg.lstsq(grid, points, rcond=None)[0]
-    pitch = np.linalg.norm(matrix[:2], axis=1).min()
-    return matrix if np.abs(grid @ matrix - points).max() <= OFF_LATTICE * pitch else None
+    column, row = matrix[:2]
+    short, long = sorted((np.linalg.norm(column), np.linalg.norm(row)))
+    square = long <= (1 + TOLERANCE) * short and abs(column @ row) <= TOLERANCE * short * long
+    return matrix if square and np.abs(grid @ matrix - points).max() <= OFF_LATTICE * short else None

@@ -73,7 +73,7 @@ def bin_expression(
         Of points: column with the number of molecules at a point. None: each counts 1.
     min_qv
         Of points with a column ``qv``, as of Xenium: least quality. Those of less are left out, as Xenium does in its
-        own counts. None: all count.
+        own counts. None: all count. Without such a column, any other value than the default is an error.
     table_key
         Of cells and bins: their table; may be left out when there is one.
     layer
@@ -143,6 +143,11 @@ def _binned(opened: Opened, settings: BinSettings, table_key: str | None, added:
             raise ValueError('table_key= is of no use with from_="points"; leave it out.')
         return squares_of_points(opened, settings)
     key = table_key_of(opened.sdata, opened.name, table_key, besides=added)
+    if key == added:
+        raise ValueError(
+            f"{opened.name}: key_added={settings.key_added!r}: the squares would replace tables[{key!r}], of which they "
+            "are made. Choose another name."
+        )
     sample = Sample(opened.name, opened.sdata, opened.path, table_key=key)
     return squares_of_rows(sample, settings), key
 

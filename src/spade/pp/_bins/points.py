@@ -16,7 +16,7 @@ from spade.core.arrays import Rows
 from spade.core.errors import warn
 from spade.core.spots.squares import MOST_GENES, SquareCounts, squares_of
 from spade.pp._bins.frames import frame_of_element
-from spade.pp._bins.settings import BinSettings
+from spade.pp._bins.settings import MIN_QV, BinSettings
 from spade.pp._bins.squares import Squares, grid_matrix
 from spade.pp._genes.common import is_control
 
@@ -74,6 +74,11 @@ def _columns(points: Any, settings: BinSettings, what: str) -> dict[str, str]:
         columns["count"] = settings.count_key
     if settings.min_qv is not None and QUALITY in points.columns:
         columns["quality"] = QUALITY
+    elif settings.min_qv not in (None, MIN_QV):
+        raise KeyError(
+            f"{what}: min_qv={settings.min_qv:g} reads a column {QUALITY!r}, which is not among the columns: "
+            f"{shorten(points.columns, 20)}. Name the quality so, as Xenium does, or leave min_qv= out."
+        )
     for argument, name in (("feature_key", "gene"), ("count_key", "count")):
         if name in columns and columns[name] not in points.columns:
             raise KeyError(
