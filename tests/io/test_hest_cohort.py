@@ -15,6 +15,7 @@ import pandas as pd
 import pytest
 import tifffile
 from helpers.hest.folder import MPP, Colours, facts_of, write_folder, write_patches
+from spatialdata import read_zarr
 from spatialdata.transformations import Scale, get_transformation
 
 import spade as sp
@@ -299,6 +300,53 @@ def test_a_store_of_another_expression_file_is_not_used(copied):
     adata[:20].write_h5ad(copied / "st" / "TENX6.h5ad")
     with pytest.raises(ValueError, match=r"TENX6: .*TENX6\.zarr' was made of another st/TENX6\.h5ad"):
         sample.open()
+
+
+def test_an_expression_file_of_the_same_size_is_known_by_its_content(copied, tmp_path):
+    (sample,) = sp.io.hest_cohort(copied, organ="Brain", species="Homo sapiens")
+    sp.pp.patches(sample)
+    moved = Path(shutil.copytree(copied, tmp_path / "moved"))
+    (moved / "st" / "TENX6.h5ad").touch()
+    (elsewhere,) = sp.io.hest_cohort(moved, organ="Brain", species="Homo sapiens")
+    assert "patches" in elsewhere.open().shapes  # a copy is the same file, whatever its time
+    file = copied / "st" / "TENX6.h5ad"
+    size = file.stat().st_size
+    with h5py.File(file, "r+") as opened:
+        opened["obsm/spatial"][...] = opened["obsm/spatial"][...][::-1]
+    assert file.stat().st_size == size
+    with pytest.raises(
+        ValueError, match=r"TENX6: .*TENX6\.zarr' was made of another st/TENX6\.h5ad\. Remove the store"
+    ):
+        sample.open()
+
+
+def test_a_store_follows_a_newer_table_but_keeps_what_others_wrote(copied):
+    cohort = sp.io.hest_cohort(copied, organ="Brain")
+    sp.pp.patches(cohort)
+    sp.pp.label_patches(cohort[1], pd.DataFrame({"sample": ["TENX7"], "disease_state": ["Healthy"]}))
+    table = sp.io.read_hest_metadata(copied)
+    changed = {"patient": "P9", "dataset_title": "Study E", "disease_state": None, "oncotree_code": "GBM"}
+    table.loc[table["id"].isin(["TENX6", "TENX7"]), list(changed)] = list(changed.values())
+
+    def stated(samples):
+        obs = pd.concat([sample.open(tables_only=True)["table"].obs for sample in samples])
+        return [sorted(set(obs[name].astype(object).fillna("none"))) for name in ("patient", "disease_state")]
+
+    assert stated(cohort) == [["BC7", "TENX7"], ["Cancer", "Healthy"]]
+    newer = sp.io.hest_cohort(copied, metadata=table, organ="Brain")
+    assert stated(newer) == [["P9"], ["Healthy", "none"]]  # what label_patches wrote stays
+    with pytest.raises(ValueError, match=r"1 group of obs\['patient'\] cannot fill 2 parts .*P9"):
+        sp.pp.split(newer, groupby="patient", fractions=(0.5, 0, 0.5))
+    sp.pp.patches(newer)  # saves what the table says now
+    for sample in newer:
+        obs = read_zarr(sample.store)["table"].obs
+        assert set(obs["patient"]) == {"P9"}
+        assert set(obs["oncotree_code"]) == {"GBM"}
+    assert stated(sp.io.hest_cohort(copied, organ="Brain")) == [["BC7", "TENX7"], ["Cancer", "Healthy"]]
+    own = read_zarr(newer[0].store)
+    own["table"].obs["patient"] = pd.Categorical(["mine"] * own["table"].n_obs)
+    sp.io.write(own, newer[0].store)
+    assert stated(newer) == [["P9", "mine"], ["Healthy", "none"]]
 
 
 def test_a_store_of_another_scale_is_not_used(copied):

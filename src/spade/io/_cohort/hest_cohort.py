@@ -96,14 +96,17 @@ def hest_cohort(
         missing where it is empty there. A sample without patient is a patient of its own; a name that several studies
         use, such as "Patient 1", is followed by that of the study, unless the list above names the patient. ``split``
         is ``"train"`` or ``"test"``: a tenth of the samples of every organ, drawn as in :func:`spade_samples` among all
-        samples of the choice, whether they are in the folder or not; it is used with ``split_key="split"``.
+        samples of the choice, whether they are in the folder or not; it is used with ``split_key="split"``. A sample
+        that is opened from its store has what the table says now, unless you or :func:`spade.pp.label_patches` wrote
+        another value into the column.
 
     Raises
     ------
     FileNotFoundError
         If there is no folder or table, none of the chosen samples is in the folder, or a sample is incomplete.
     ValueError
-        If the table lacks a column or does not know a value or id, or if no sample fits.
+        If the table lacks a column or does not know a value or id, or if no sample fits. When a sample is opened, if
+        its expression or its scale is another than when its store was made.
 
     Warns
     -----

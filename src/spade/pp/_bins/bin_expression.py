@@ -145,8 +145,8 @@ def _binned(opened: Opened, settings: BinSettings, table_key: str | None, added:
     key = table_key_of(opened.sdata, opened.name, table_key, besides=added)
     if key == added:
         raise ValueError(
-            f"{opened.name}: key_added={settings.key_added!r}: the squares would replace tables[{key!r}], of which they "
-            "are made. Choose another name."
+            f"{opened.name}: key_added={settings.key_added!r}: the squares would replace tables[{key!r}], of which "
+            "they are made. Choose another name."
         )
     sample = Sample(opened.name, opened.sdata, opened.path, table_key=key)
     return squares_of_rows(sample, settings), key
