@@ -52,7 +52,8 @@ class GenePanel:
     target_sum
         Sum to which the counts of a spot, over all genes of the sample, are scaled before ``log1p``.
     dropped
-        Samples that shared too few genes and were left out of the selection; training leaves them out as well.
+        Samples that shared too few genes and were left out of the selection; training leaves them out as well, even if
+        they have all genes of the panel.
     fold_case
         Whether names are matched in upper case, so that ``Sox2`` is ``SOX2``; ``names`` are then upper case. Where
         several genes of a sample get the same name, none of them counts: the sample lacks that gene. False: names

@@ -47,6 +47,19 @@ def scaled(x):
     return (x - x.mean(0)) / np.where(x.std(0) > 1e-6, x.std(0), 1)
 
 
+def test_samples_that_were_dropped_when_genes_were_selected_are_left_out(patients):
+    names = tuple(patients[0]["table"].var_names[:40])
+    dropped = sp.models.GenePanel(names, dropped=(patients[2].attrs["spade"]["sample"],))
+    with pytest.warns(UserWarning, match="left out of training, as when the genes were selected"):
+        model = sp.tl.train_programs(patients, genes=dropped, **SMALL)
+    assert model.facts["samples"] == sp.tl.train_programs(patients[:2], genes=names, **SMALL).facts["samples"]
+    with (
+        pytest.warns(UserWarning, match="left out of training"),
+        pytest.raises(ValueError, match=r"none is left to train on.*genes=panel\.names"),
+    ):
+        sp.tl.train_programs(patients[2], genes=dropped, **SMALL)
+
+
 @pytest.mark.slow
 def test_programs_tell_the_domains_of_another_patient_better_than_the_features(patients, trained, shuffled):
     sample = fresh(patients[2])

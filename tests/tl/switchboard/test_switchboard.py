@@ -240,3 +240,12 @@ def test_all_variants_on_the_toy_cohort():
     assert recall.loc["seal_shuffled", "mean"] < recall.loc["seal", "mean"]
     pearson = summary.loc["pearson", "", "model"]["mean"]
     assert pearson["seal"] > pearson["seal_shuffled"] + 0.05
+
+
+def test_a_sample_that_was_dropped_when_genes_were_selected_takes_no_part():
+    samples = cohort()
+    with pytest.warns(UserWarning, match="a: left out of training, as when the genes were selected"):
+        found = run(samples, genes=sp.models.GenePanel(PANEL, dropped=("a",)))
+    assert set(found["unit"]) == {"b", "c", "d"}
+    wanted = run(samples[1:])
+    np.testing.assert_array_equal(found["value"], wanted["value"])

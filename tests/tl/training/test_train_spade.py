@@ -168,12 +168,29 @@ def test_a_dropped_sample_is_left_out_of_training_too(trained):
     samples = [*cohort(), mouse]
     with pytest.warns(UserWarning, match="mouse: left out of gene selection"):
         panel = sp.pp.select_genes(samples, on_few_common="drop", min_genes=20, n_top_genes=9)
-    with warns_here(r"mouse: left out of training, as when its genes were selected"):
+    with warns_here(r"mouse: left out of training, as when the genes were selected"):
         model = train(samples, genes=panel)
     assert model.facts["samples"] == "a, b"
     assert arrays(model) == arrays(train(samples[:2], genes=panel))
     with pytest.raises(ValueError, match="none is left to train on; all were dropped"):
         train(mouse, genes=panel)
+
+
+@pytest.mark.parametrize("given", [True, False])
+def test_a_dropped_sample_is_left_out_even_if_it_has_the_genes_chosen(given):
+    """The third lacks most genes, but none of those that vary most."""
+    samples = [*cohort(), featured(name="c")]
+    panel = sp.pp.select_genes(samples[:2], min_genes=1, n_top_genes=9)
+    few = samples[2]["table"][:, sorted({*panel.names, *GENES[:5]})].copy()
+    del samples[2].tables["table"]
+    samples[2].tables["table"] = few
+    with pytest.warns(UserWarning, match="c: left out of gene selection and training"):
+        panel = sp.pp.select_genes(samples, on_few_common="drop", min_genes=50, n_top_genes=9)
+    assert set(panel.names) <= set(few.var_names)
+    with warns_here(r"c: left out of training, as when the genes were selected"):
+        model = train(samples, genes=panel if given else None)
+    assert model.facts["samples"] == "a, b"
+    assert train(samples, genes=panel.names).facts["samples"] == "a, b, c"  # names alone drop nothing
 
 
 @pytest.mark.parametrize(

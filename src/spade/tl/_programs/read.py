@@ -24,6 +24,7 @@ from spade.models import GenePanel, ProgramConfig
 from spade.models._gene_names import MATCHING, common_genes
 from spade.models._rows import scale_by_section
 from spade.tl._programs.rows import EXPRESSION, IMAGE, ProgramRows
+from spade.tl._training.panel import ALL_DROPPED, tell_left_out
 
 
 def training_panel(
@@ -49,8 +50,11 @@ def read_rows(
 
     The target is expression of ``panel``, or an ``obs`` column that ``config.targets`` names.
     """
-    collector, side, names = Collector("training"), 0.0, []
+    collector, side, names, left_out = Collector("training"), 0.0, [], []
     for sample in iter_samples(samples, table_key=table_key):
+        if panel is not None and sample.name in panel.dropped:
+            left_out.append(sample.name)
+            continue
         blocks = [read_features(sample, key) for key in config.keys]
         widths = tuple(block.shape[1] for block in blocks)
         if config.widths and widths != config.widths:
@@ -74,6 +78,9 @@ def read_rows(
             sample, rows, {config.use_rep: x[rows]},
             expression=expression[rows], role=role[rows], groups=labels[rows], points=points[rows],
         )  # fmt: skip
+    tell_left_out(left_out)
+    if not names:
+        raise ValueError(ALL_DROPPED)
     features, columns = collector.joined()
     if not (columns["role"] == TRAIN).any():
         raise ValueError(f"no spot is left to train on (split_key={config.split_key!r}, targets={config.targets!r}).")

@@ -28,6 +28,7 @@ from spade._samples.sample import Sample, table_keys
 from spade.core.arrays import Floats, Rows
 from spade.encoders import Encoder
 from spade.models import GenePanel
+from spade.tl._training.panel import ALL_DROPPED, tell_left_out
 
 #: ``obsm`` key of the copies for the frozen features of an encoder that SEAL fine-tunes.
 FEATURES = _keys.features("frozen")
@@ -94,8 +95,12 @@ def read_shared_spots(
     key = FEATURES if use_rep is None else use_rep
     copies: list[SpatialData] = []
     collector = Collector("all variants")
+    left_out: list[str] = []
     patch = 0.0
-    for number, sample in enumerate(iter_samples(samples, table_key=table_key)):
+    for sample in iter_samples(samples, table_key=table_key):
+        if sample.name in panel.dropped:
+            left_out.append(sample.name)
+            continue
         y = trained_on = _expression(sample, panel, layer, normalized=normalized)
         if measured_layer is not None:
             y = _expression(sample, panel, measured_layer, normalized=normalized)
@@ -115,10 +120,13 @@ def read_shared_spots(
         patch = max(patch, side)
         x = x[rows]
         collector.add(
-            sample, rows, {key: x}, y=y[rows], number=np.full(len(rows), number), group=group[rows], label=label[rows],
-            points=points[rows],
+            sample, rows, {key: x}, y=y[rows], number=np.full(len(rows), len(copies)), group=group[rows],
+            label=label[rows], points=points[rows],
         )  # fmt: skip
         copies.append(_copy(sample, rows, {key: x}, origin, trained_on[rows], panel))
+    tell_left_out(left_out)
+    if not copies:
+        raise ValueError(ALL_DROPPED)
     features, columns = collector.joined()
     label = columns["label"]
     classes = [] if label_key is None else check_classes(label, label_key)

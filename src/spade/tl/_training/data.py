@@ -28,6 +28,7 @@ from spade.core.rng import numpy_stream
 from spade.core.roles import NOT_USED, TRAIN
 from spade.models import GenePanel, SealConfig, SpadeConfig
 from spade.models._gene_names import MATCHING, common_genes
+from spade.tl._training.panel import ALL_DROPPED, tell_left_out
 
 Config = TypeVar("Config", SpadeConfig, SealConfig)
 Images = NDArray[np.float32] | LivePatches | MappedPatches
@@ -160,7 +161,7 @@ def read_training_data(
     groupby = config.groupby if isinstance(config, SpadeConfig) else None
     for sample in iter_samples(samples, table_key=table_key, frees=True):
         names = sample.table.var_names
-        if sample.name in panel.dropped and (panel.columns(names) < 0).any():
+        if sample.name in panel.dropped:
             left_out.append(sample.name)
             continue
         if not sample.has_expression:
@@ -181,8 +182,7 @@ def read_training_data(
         rows_of_all.add(sample, rows, expression=expression[rows], role=roles[rows], groups=groups)
         del sample, own, expression  # before the next is read
     _check_genes(var_names, absent, panel)
-    if left_out:
-        warn(f"{', '.join(left_out)}: left out of training, as when its genes were selected (genes.dropped).")
+    tell_left_out(left_out)
     _, columns = rows_of_all.joined()
     if not (columns["role"] == TRAIN).any():
         usable_spots = plural(n_usable, "usable spot")
@@ -194,7 +194,7 @@ def read_training_data(
 def _check_genes(var_names: dict[str, pd.Index], absent: dict[str, int], panel: GenePanel) -> None:
     """Raise unless there are samples, and all of them have every gene of the panel."""
     if not var_names:
-        raise ValueError("samples: none is left to train on; all were dropped when the genes were selected.")
+        raise ValueError(ALL_DROPPED)
     if any(absent.values()):
         listed = ", ".join(f"{name} lacks {count} of {len(panel)}" for name, count in absent.items() if count)
         raise ValueError(

@@ -7,7 +7,19 @@ from dataclasses import replace
 
 from spade import _keys
 from spade._samples.open import Item, iter_samples
+from spade.core.errors import warn
 from spade.models import GenePanel
+
+ALL_DROPPED = (
+    "samples: none is left to train on; all were dropped when the genes were selected (genes.dropped). Select genes "
+    "anew, or pass their names alone: genes=panel.names."
+)
+
+
+def tell_left_out(names: Sequence[str]) -> None:
+    """Warn of samples that are not trained on, because they were dropped when the genes were selected."""
+    if names:
+        warn(f"{', '.join(names)}: left out of training, as when the genes were selected (genes.dropped).")
 
 
 def resolve_panel(samples: Sequence[Item], genes: GenePanel | Sequence[str] | None, table_key: str | None) -> GenePanel:
