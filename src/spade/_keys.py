@@ -286,6 +286,18 @@ def outdated(uns: MutableMapping[str, Any], key: str) -> tuple[str, str] | None:
     return None
 
 
+def made_from(uns: MutableMapping[str, Any], key: str) -> set[str]:
+    """Return all keys that a value was made from, directly or through others, as far as records tell."""
+    found: set[str] = set()
+    left = [key]
+    while left:
+        record = read_provenance(uns, left.pop())
+        more = {*record.get("sources", {}), *str(record.get("use_rep", "")).split(" + ")} - found - {""}
+        found |= more
+        left += more
+    return found
+
+
 def forget_provenance(uns: MutableMapping[str, Any], key: str) -> None:
     """Remove the record of ``key``, whose values are replaced."""
     if key in uns.get(UNS, {}):

@@ -14,11 +14,13 @@ import pandas as pd
 import pytest
 from anndata import AnnData, read_h5ad
 from PIL import Image
+from scipy.sparse import csr_matrix
 from shapely.geometry import box, mapping
 from spatialdata import read_zarr
 from spatialdata.models import Image2DModel
 
 import spade as sp
+from spade.io._files.matrices import to_csr
 from spade.io._images.tiff import TiffLevel
 from spade.io._recorded.frames import frame_of
 
@@ -319,3 +321,11 @@ def test_other_pixels_are_refused(her2st, sample):
         tifffile.imwrite(sample / "wsis" / "SPA1.tif", wrong, tile=(256, 256))
         with pytest.raises(ValueError, match=rf"slide of SPA1: .*{what}.*expected an 8-bit RGB image"):
             sp.io.read_hest(sample, "SPA1")
+
+
+def test_entries_that_are_stored_in_parts_are_added_up_exactly():
+    parts = csr_matrix((np.array([200, 100, 3], np.uint8), np.array([0, 0, 1]), np.array([0, 3])), shape=(1, 2))
+    np.testing.assert_array_equal(to_csr(parts, "X", None).toarray(), [[300, 3]])
+    np.testing.assert_array_equal(parts.data, [200, 100, 3])
+    unsorted = csr_matrix((np.array([2, 1], np.uint8), np.array([1, 0]), np.array([0, 2])), shape=(1, 2))
+    assert to_csr(unsorted, "X", None).dtype == np.uint8

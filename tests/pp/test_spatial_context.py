@@ -54,3 +54,18 @@ def test_what_is_not_there_is_named(cohort):
         sp.pp.spatial_context(cohort, use_rep="X_texture", patches_key="no")
     with pytest.raises(ValueError, match="radius_um=0: expected a positive number"):
         sp.pp.spatial_context(cohort, use_rep="X_texture", radius_um=0)
+
+
+def test_context_does_not_replace_what_it_is_made_of():
+    sample = featured()
+    sp.pp.patches(sample, size_um=40, size_px=16)
+    before = sample["table"].obsm["X_f"].copy()
+    with pytest.raises(ValueError, match=r"key_added='X_f' would replace the features use_rep= that are averaged"):
+        sp.pp.spatial_context(sample, use_rep="X_f", key_added="X_f")
+    sp.pp.spatial_context(sample, use_rep="X_f")
+    sp.pp.spatial_context(sample, use_rep="X_f_context", key_added="X_wide")
+    for source in ("X_f_context", "X_wide"):
+        with pytest.raises(ValueError, match=rf"key_added='X_f' would replace what obsm\['{source}'\] was made from"):
+            sp.pp.spatial_context(sample, use_rep=source, key_added="X_f")
+    np.testing.assert_array_equal(sample["table"].obsm["X_f"], before)
+    sp.pp.spatial_context(sample, use_rep="X_f", radius_um=110)  # an earlier result is replaced

@@ -252,3 +252,11 @@ def test_every_region_needs_patches_for_blocks():
     sdata.tables["table"] = two
     with pytest.raises(KeyError, match=r"tiny/more has no patches; run sp\.pp\.patches for every region first"):
         sp.pp.split(sdata, block_um=150, fractions=(0.5, 0.25, 0.25))
+
+
+def test_a_split_does_not_replace_the_column_that_it_is_made_by():
+    samples = sp.datasets.toy(3, 30)
+    sp.pp.split(samples, fractions=(0.4, 0.3, 0.3))
+    with pytest.raises(ValueError, match=r"key_added='spade' would replace obs\['spade_split'\], which groupby= reads"):
+        sp.pp.split(samples, groupby="spade_split", fractions=(0.5, 0, 0.5))
+    sp.pp.split(samples, groupby="spade_split", fractions=(0.5, 0, 0.5), key_added="inner")

@@ -64,7 +64,7 @@ def spatial_context(
     KeyError
         No such features or patches.
     ValueError
-        A radius that is not positive.
+        A radius that is not positive, or a ``key_added`` of what is read.
 
     Examples
     --------
@@ -80,8 +80,17 @@ def spatial_context(
     if radius_um is not None:
         radius_um = check_positive("radius_um", radius_um, "µm")
     key = _keys.check_key(f"{use_rep}_context" if key_added is None else key_added)
+    if key == use_rep:
+        raise ValueError(
+            f"key_added={key!r} would replace the features use_rep= that are averaged; choose another key."
+        )
     for sample in iter_samples(samples, table_key=table_key, writes=True):
         table = sample.table
+        if key in _keys.made_from(table.uns, use_rep):
+            raise ValueError(
+                f"{sample.name}: key_added={key!r} would replace what obsm[{use_rep!r}] was made from; choose another "
+                "key."
+            )
         table.obsm[key], largest = _context(sample, read_features(sample, use_rep), radius_um, patches_key)
         facts = {"use_rep": use_rep, "radius_um": largest, "patches_key": patches_key}
         _keys.write_provenance(table.uns, key, function="pp.spatial_context", **facts)

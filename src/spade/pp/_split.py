@@ -102,6 +102,10 @@ def split(
     key = _keys.split(_keys.check_key(key_added))
     if groupby is not None:
         check_text("groupby", groupby)
+        if groupby == key and block_um is None:
+            raise ValueError(
+                f"key_added={key_added!r} would replace obs[{key!r}], which groupby= reads; choose another."
+            )
     blocks = _blocks(block_um, guard_um, patches_key)
     samples = as_list(samples, writes=True)
     seed = as_seed(rng)

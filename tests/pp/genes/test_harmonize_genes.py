@@ -13,7 +13,6 @@ from scipy.sparse import csr_matrix
 from spatialdata import read_zarr
 
 import spade as sp
-from spade.io._files.matrices import to_csr
 from spade.io._genes.shipped import HGNC, MGI, shipped_genes
 from spade.io._genes.tables import gene_files
 
@@ -130,14 +129,6 @@ def test_sums_are_exact_whatever_type_holds_the_counts(dtype, value, sums):
     for matrix in (sdata["table"].X, sdata["table"].layers["raw"]):
         assert matrix.dtype == sums
         np.testing.assert_array_equal(matrix.toarray().astype(float), [[3 * value, *[value] * 4]] * 6)
-
-
-def test_entries_that_are_stored_in_parts_are_added_up_exactly():
-    parts = csr_matrix((np.array([200, 100, 3], np.uint8), np.array([0, 0, 1]), np.array([0, 3])), shape=(1, 2))
-    np.testing.assert_array_equal(to_csr(parts, "X", None).toarray(), [[300, 3]])
-    np.testing.assert_array_equal(parts.data, [200, 100, 3])
-    unsorted = csr_matrix((np.array([2, 1], np.uint8), np.array([1, 0]), np.array([0, 2])), shape=(1, 2))
-    assert to_csr(unsorted, "X", None).dtype == np.uint8
 
 
 @pytest.mark.parametrize("key", ["X", "scaled"])

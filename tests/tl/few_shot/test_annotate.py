@@ -55,6 +55,13 @@ def test_annotation_writes_nothing_unless_all_can_be_written(four):
     assert four[1]["table"].obs["kind_predicted"].isna().all()
     with pytest.raises(ValueError, match="key_added='kind' would replace the labels"):
         sp.tl.annotate(four, label_key="kind", use_rep="X_f", key_added="kind")
+    for sample in four:
+        sample["table"].obs["a_uncertainty"] = sample["table"].obs.get("kind", "")
+        sample["table"].obsm["b_probability"] = sample["table"].obsm["X_f"]
+    with pytest.raises(ValueError, match=r"key_added='a' would replace the labels obs\['a_uncertainty'\]"):
+        sp.tl.annotate(four, label_key="a_uncertainty", use_rep="X_f", key_added="a")
+    with pytest.raises(ValueError, match=r"key_added='b' would replace obsm\['b_probability'\], which use_rep= reads"):
+        sp.tl.annotate(four, label_key="kind", use_rep=("X_f", "b_probability"), key_added="b")
     with pytest.raises(ValueError, match=r"s0: a label cannot be written as obs\['region'\]"):
         sp.tl.annotate(four, label_key="kind", use_rep="X_f", key_added="region")
     del four[3]["table"].obsm["X_f"]

@@ -158,6 +158,12 @@ def test_unknown_origin_and_another_name_of_the_same_weights_are_fine():
         ({"routing_temperature": 0}, ValueError, r"routing_temperature=0: expected a positive number"),
         ({"rng": "0"}, TypeError, r"rng='0': expected a non-negative int below 2\*\*63 or a numpy"),
         ({"key_added": "my spade"}, ValueError, r"key_added='my spade' cannot be stored"),
+        ({"groupby": "spade_cluster"}, ValueError, r"key_added='spade' would replace obs\['spade_cluster'\], which is"),
+        (
+            {"split_key": "a_prototype", "key_added": "a"},
+            ValueError,
+            r"key_added='a' would replace obs\['a_prototype'\]",
+        ),
         ({"table_key": "counts"}, KeyError, r"table_key='counts' is not there; tables: 'table'"),
     ],
 )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -99,10 +99,10 @@ def annotate(
     >>> samples[1]["table"].obs["mine_predicted"].isna().sum()
     np.int64(0)
     """
-    keys = _WrittenKeys.of(label_key, key_added)
     if not isinstance(use_rep, (str, tuple)):
         raise TypeError(f"use_rep={brief(use_rep)}: expected one representation, a key or a tuple of keys.")
     named = named_representations(use_rep)
+    keys = _WrittenKeys.of(label_key, key_added, *named.values())
     block_weights = check_weights(weights, named)
     probe = Probe(classifier, C, n_neighbors, choose_weights=weights == "auto")
     check_paper(C, scaling)
@@ -157,15 +157,21 @@ class _WrittenKeys:
     uncertainty: str
 
     @classmethod
-    def of(cls, label_key: str, key_added: str | None) -> _WrittenKeys:
-        """Check the stem, which must not be the column of the labels themselves."""
+    def of(cls, label_key: str, key_added: str | None, read: Container[str]) -> _WrittenKeys:
+        """Check the stem: neither the labels themselves nor the features that are read may be replaced."""
         check_text("label_key", label_key)
         stem = f"{label_key}_predicted" if key_added is None else check_text("key_added", key_added)
-        if stem == label_key:
+        keys = cls(stem, *(_keys.check_key(f"{stem}_{name}") for name in ("probability", "uncertainty")))
+        if label_key in (keys.label, keys.uncertainty):
             raise ValueError(
                 f"key_added={stem!r} would replace the labels obs[{label_key!r}] by predictions; choose another name."
             )
-        return cls(stem, *(_keys.check_key(f"{stem}_{name}") for name in ("probability", "uncertainty")))
+        if keys.probability in read:
+            raise ValueError(
+                f"key_added={stem!r} would replace obsm[{keys.probability!r}], which use_rep= reads; choose another "
+                "name."
+            )
+        return keys
 
 
 def _numbers(widths: Mapping[str, list[int]]) -> str:

@@ -109,6 +109,11 @@ def cluster_experts(
     )
     samples = as_list(samples, writes=True)
     _keys.check_key(key_added)
+    for column in (groupby, split_key):
+        if column in (_keys.prototype(key_added), _keys.cluster(key_added)):
+            raise ValueError(
+                f"key_added={key_added!r} would replace obs[{column!r}], which is read; choose another name."
+            )
     features, groups, config = _read(samples, config, table_key)
     config = replace(config, **cluster_recipe(len(features), len(np.unique(groups)), given))
     with tqdm(total=len(np.unique(groups)), desc="clustering", unit="group") as bar:
