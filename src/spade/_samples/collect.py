@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 
 from spade._checks import plural
+from spade._samples.given.origins import Origins
 from spade._samples.sample import Sample, check_names
 from spade.core.arrays import Rows
 from spade.core.errors import warn
@@ -21,7 +22,7 @@ CHUNK = 1_024
 
 
 class Collector:
-    """Rows of many samples, one sample after another: who is left out is counted, names and widths are checked.
+    """Rows of many samples, one sample after another: who is left out is counted, names and origins are checked.
 
     Parameters
     ----------
@@ -36,6 +37,7 @@ class Collector:
     def __init__(self, purpose: str, *, argument: str = "use_rep", say: Callable[[str], object] = warn) -> None:
         self.purpose, self.argument, self.say = purpose, argument, say
         self.section_names: list[str] = []
+        self.origins = Origins()
         self._features: dict[str, Stack] = {}
         self._columns: dict[str, Stack | SparseStack] = {}
         self._widths: dict[str, dict[str, int]] = {}
@@ -48,13 +50,18 @@ class Collector:
         features: Mapping[str, NDArray[Any]] | None = None,
         **columns: NDArray[Any] | csr_matrix,
     ) -> None:
-        """Add rows of a sample: features ``(n, d)`` by name, and other columns; ``section`` is added by itself."""
+        """Add rows of a sample: features ``(n, d)`` by name, and other columns; ``section`` is added by itself.
+
+        Features whose name is a key of ``obsm``, or several joined by ``" + "``, must be of one origin in all samples.
+        """
         self.section_names += [section.name for section in sample.sections]
         check_names(self.section_names, "sections")
         for name, values in (features or {}).items():
             self._features.setdefault(name, Stack()).add(values)
             self._widths.setdefault(name, {})[sample.name] = values.shape[1]
             check_widths(self._widths[name], f"{self.argument}={name!r}")
+            for key in name.split(" + "):
+                self.origins.check(sample, key)
         for name, column in {"section": sample.section_of_row()[rows], **columns}.items():
             if isinstance(column, csr_matrix):
                 self._columns.setdefault(name, SparseStack()).add(column)

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from spade import _keys
 from spade._checks import shorten
+from spade._samples.given.origins import Origins
 from spade._samples.open import Samples, iter_samples
 from spade._samples.sample import Sample, check_names
 from spade.io._files.matrices import to_dense
@@ -52,6 +53,7 @@ def expert_weights(sample: Sample, key: str) -> NDArray[np.float32]:
 def iter_experts(samples: Samples, key: str, table_key: str | None) -> Iterator[tuple[Sample, NDArray[np.object_]]]:
     """Yield every sample with the expert of each spot as a string, ``""`` where it has none; names must differ."""
     columns: dict[str, str] = {}
+    origins = Origins()
     for sample in iter_samples(samples, table_key=table_key):
         check_names([*columns, sample.name])
         series = expert_series(sample, key)
@@ -62,6 +64,7 @@ def iter_experts(samples: Samples, key: str, table_key: str | None) -> Iterator[
                 f"key={key!r}: {first} has obs[{columns[first]!r}], but {sample.name} has obs[{series.name!r}]. Run "
                 "sp.tl.embed on all samples or on none."
             )
+        origins.check(sample, _keys.joint(key) if series.name == _keys.expert(key) else str(series.name), "experts")
         yield sample, np.where(series.isna(), "", series.astype(str)).astype(object)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from typing import Any, TypeAlias
 
@@ -12,23 +13,19 @@ from spatialdata import SpatialData
 from spade import _keys
 from spade._samples.features import key_in, read_features
 from spade._samples.given.encoder_names import known_encoder
+from spade._samples.given.origins import SOURCE, describe_source, origin, same_source, source_facts
 from spade._samples.sample import Sample
 from spade.core.checks import brief, check_text
 from spade.core.errors import warn
+from spade.core.files import digest
 from spade.models import ProgramConfig, ProgramModel, SealConfig, SealModel, SpadeConfig, SpadeModel
 
 Model: TypeAlias = SpadeModel | SealModel
-#: Origin of features: names in the settings, and in the record that ``pp.encode_patches`` writes.
-SOURCE = {
-    "encoder": "encoder",
-    "encoder_id": "encoder_id",
-    "patch_um": "size_um",
-    "patch_px": "input_px",
-    "colour": "colour",
-}
 #: By how much patches of a feature file, whose size is known roughly, may differ from those of training: from the first
 #: on there is a warning, from the second on an error.
 NEARLY, FAR = 1.25, 1.5
+#: In the settings of a model of programs: the origin of a key is not known.
+UNKNOWN = "-"
 #: In messages: what the features of a sample are compared with.
 OF_EARLIER_SAMPLES = "those of the routing or samples before it are"
 
@@ -36,22 +33,18 @@ OF_EARLIER_SAMPLES = "those of the routing or samples before it are"
 def check_source(sample: Sample, use_rep: str, expected: Mapping[str, Any], what: str) -> dict[str, Any]:
     """Return what is known about the origin of ``obsm[use_rep]``; raise if it differs from the expected origin.
 
-    Names are those of :class:`SpadeConfig`; a fact that is unknown on either side is not compared. Where the encoder is
-    known, no record of colours says that patches were encoded in their own.
+    Names are those of :class:`SpadeConfig`; see :func:`~spade._samples.given.origins.same_source`.
     """
     record: Mapping[str, Any] = _keys.read_provenance(sample.table.uns, use_rep)
-    source = {name: record[key] for name, key in SOURCE.items() if key in record}
-    source = {name: value.item() if isinstance(value, np.generic) else value for name, value in source.items()}
-    known = {name: value for name, value in expected.items() if value is not None}
+    source, known = source_facts(record), {name: value for name, value in expected.items() if value is not None}
     of_another_program = "encoder" in record and "encoder_id" not in record
     if sample.file is not None or "about_um" in record or of_another_program:
         _check_file(sample, use_rep, record, known, what)
-    compared = [name for name in known if name not in ("encoder", "colour")]
-    other_colour = source.get("colour") != known.get("colour") and "encoder_id" in source and "encoder_id" in known
-    if other_colour or any(source.get(name, known[name]) != known[name] for name in compared):
+    if not same_source(source, known):
         raise ValueError(
-            f"{sample.name}: obsm[{use_rep!r}] comes from {_describe(source)}, but {what} from {_describe(known)}. "
-            "Encode patches of the same size with the same encoder, weights and colour=."
+            f"{sample.name}: obsm[{use_rep!r}] comes from {describe_source(source)}, but {what} from "
+            f"{describe_source(known)}. Encode patches of the same size with the same encoder, weights and colour=, "
+            "and average them over the same radius_um= if at all."
         )
     return source | known
 
@@ -64,6 +57,12 @@ def _check_file(sample: Sample, use_rep: str, record: Mapping[str, Any], known: 
     where, why = f"{sample.name}: obsm[{use_rep!r}]", ""
     if sample.file is not None:
         where, why = f"{sample.name}: {str(sample.file)!r}", " (its patch_size and target_magnification)"
+    if sample.file is not None and known.get("context"):
+        raise ValueError(
+            f"{where} holds features of single patches, but {what} means over {known['context']}, which "
+            "sp.pp.spatial_context makes. Lay the file on its slide with sp.io.from_trident(slide, file), and average "
+            "there."
+        )
     named, wanted = record.get("encoder"), known.get("encoder")
     one, other = known_encoder(named), known_encoder(wanted)
     if one and other and one != other:
@@ -88,15 +87,6 @@ def _check_file(sample: Sample, use_rep: str, record: Mapping[str, Any], known: 
         warn(f"{message} Results may suffer.")
 
 
-def _describe(source: Mapping[str, Any]) -> str:
-    parts = [f"encoder {source.get('encoder')!r} (id {source.get('encoder_id')})"]
-    if "patch_um" in source:
-        parts.append(f"patches of {source['patch_um']:g} µm at {source.get('patch_px')} px")
-    if "colour" in source:
-        parts.append(f"colour {source['colour']}")
-    return ", ".join(parts)
-
-
 def read_program_features(sample: Sample, model: ProgramModel) -> NDArray[np.float32]:
     """Return the features ``(n_obs, D)`` of all keys that the model reads, NaN in rows where one is missing."""
     blocks = []
@@ -113,9 +103,30 @@ def read_program_features(sample: Sample, model: ProgramModel) -> NDArray[np.flo
                 f"{model.config.encoder!r}. Encode the patches with that encoder."
             )
         blocks.append(block)
-    first = key_in(sample, model.config.keys[0])
-    check_source(sample, first, source_of(model.config), "the model's features are")
+    check_keys(sample, model.config, "the model's features are")
     return np.concatenate(blocks, axis=1)
+
+
+def check_keys(sample: Sample, config: ProgramConfig, what: str) -> dict[str, Any]:
+    """Return the settings about the origin of all keys that a model of programs reads; raise if one differs."""
+    first, *others = config.keys
+    facts = check_source(sample, key_in(sample, first), source_of(config), what)
+    ids = [_source_id(sample, key) for key in others]
+    known = config.further_ids.split() if config.further_ids else [UNKNOWN] * len(others)
+    for key, one, before in zip(others, ids, known, strict=True):
+        if UNKNOWN not in (one, before) and one != before:
+            raise ValueError(
+                f"{sample.name}: obsm[{key!r}] is of {describe_source(origin(sample, key))}, but {what} of another "
+                "encoder, patch size, colour or context. Make it as it was made there."
+            )
+    known = [one if before == UNKNOWN else before for one, before in zip(ids, known, strict=True)]
+    return facts | {"further_ids": " ".join(known) or None}
+
+
+def _source_id(sample: Sample, key: str) -> str:
+    """Return an id of the origin of features, if their encoder is known by its id."""
+    facts = origin(sample, key)
+    return digest(json.dumps(facts, sort_keys=True)) if "encoder_id" in facts else UNKNOWN
 
 
 def check_model(model: object, argument: str = "model") -> None:

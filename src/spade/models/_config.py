@@ -22,11 +22,12 @@ ROUTING_SETTINGS = (
     "patch_um",
     "patch_px",
     "colour",
+    "context",
     "gate",
 )
 GATES = ("learned",)
 #: Settings that came after the first models were saved: in files and all that is hashed they stand if they are given.
-STORED_IF_GIVEN = frozenset({"gene_lr", "gate", "colour"})
+STORED_IF_GIVEN = frozenset({"gene_lr", "gate", "colour", "context", "further_ids"})
 #: What stands in files, and in all that is hashed, for settings that were not given. All others are stored as null.
 STORED_FOR_NONE: Mapping[str, str | int] = {"micro_batch_size": 0, "use_rep": "", "weights": ""}
 
@@ -41,6 +42,7 @@ class SpadeConfig(TrainingConfig):
     patch_um: float | None = None
     patch_px: int | None = None
     colour: str | None = None
+    context: str | None = None
     layer: str | None = None
     normalized: bool = False
     groupby: str | None = None
@@ -84,6 +86,7 @@ class SealConfig(SealTraining):
     patch_um: float | None = None
     patch_px: int | None = None
     colour: str | None = None
+    context: str | None = None
     use_rep: str | None = None
     layer: str | None = None
     normalized: bool = False
@@ -109,11 +112,14 @@ class ProgramConfig:
 
     use_rep: str = "X_texture"
     widths: tuple[int, ...] = ()
+    #: Origins of all keys but the first, parted by spaces; ``-``: unknown.
+    further_ids: str | None = None
     encoder: str | None = None
     encoder_id: str | None = None
     patch_um: float | None = None
     patch_px: int | None = None
     colour: str | None = None
+    context: str | None = None
     layer: str | None = None
     targets: str = "expression"
     n_programs: int = 8

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial import KDTree
@@ -9,6 +12,7 @@ from scipy.spatial import KDTree
 from spade import _keys
 from spade._said.lines import size, speaks, wrote
 from spade._samples.features import read_features
+from spade._samples.given.origins import SOURCE
 from spade._samples.open import Samples, iter_samples
 from spade._samples.patches import patch_record, placed_patches
 from spade._samples.sample import Sample
@@ -93,9 +97,17 @@ def spatial_context(
             )
         table.obsm[key], largest = _context(sample, read_features(sample, use_rep), radius_um, patches_key)
         facts = {"use_rep": use_rep, "radius_um": largest, "patches_key": patches_key}
+        facts |= _origin(_keys.read_provenance(table.uns, use_rep), radius_um)
         _keys.write_provenance(table.uns, key, function="pp.spatial_context", **facts)
         sample.save()
         wrote(sample.name, f"obsm[{key!r}]", detail=size(table.obsm[key]))
+
+
+def _origin(record: Mapping[str, Any], radius_um: float | None) -> dict[str, Any]:
+    """Return the origin of the features that are averaged, and over what, as the record of the means has it."""
+    facts = {name: record[name] for name in (*SOURCE.values(), "about_um") if name in record}
+    over = f"{PITCHES:g} pitches" if radius_um is None else f"{radius_um:g} µm"
+    return facts | {"context": f"{over} of {record['context']}" if "context" in record else over}
 
 
 def _context(

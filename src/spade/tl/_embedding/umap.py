@@ -16,6 +16,7 @@ from spade import _keys
 from spade._said.lines import size, speaks, wrote
 from spade._samples.collect import Stack, check_widths
 from spade._samples.features import read_features
+from spade._samples.given.origins import Origins
 from spade._samples.open import Samples, as_list, iter_samples
 from spade._samples.sample import Sample
 from spade.core.checks import check_choice, check_count, check_not_negative, check_text
@@ -93,10 +94,12 @@ def umap(
     listed, key = as_list(samples, writes=True), _keys.umap(check_text("use_rep", use_rep))
     rows = Stack()
     widths: dict[str, int] = {}
+    origins = Origins()
     for sample in iter_samples(listed, table_key=table_key, tables_only=True):
         features = read_features(sample, use_rep)
         widths[sample.name] = features.shape[1]
         check_widths(widths, f"use_rep={use_rep!r}")
+        origins.check(sample, use_rep)
         rows.add(features)
     x = rows.joined()
     xy, of, start = settings.coordinates(x, f"use_rep={use_rep!r}"), digest(x), 0

@@ -258,6 +258,8 @@ def _read_samples(
     groups: dict[str, str] = {}
     for sample in iter_samples(as_list(samples), table_key=table_key):
         features, rows = read_representations(sample, named, "none")
+        for key in dict.fromkeys(key for keys in named.values() for key in keys):
+            collector.origins.check(sample, key)
         counts = read_counts(sample, layer)
         groups |= section_groups(sample, groupby)
         points, side = row_centres(sample, patches_key, required=False)

@@ -209,6 +209,8 @@ def _check_features(
         if settings.searched_model is not None:
             read_model_features(sample, settings.keys[0], settings.searched_model)
             continue
+        for key, own in zip(settings.keys, settings.keys_in(sample), strict=True):
+            known.origins.check(sample, own, key)
         width = sum(read_features(sample, key).shape[1] for key in settings.keys_in(sample))
         if width != known.image.shape[1]:
             raise ValueError(

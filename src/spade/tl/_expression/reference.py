@@ -12,6 +12,7 @@ from scipy.sparse import csr_matrix
 from spade._checks import shorten
 from spade._samples.collect import Collector
 from spade._samples.counts import has_counts, read_counts
+from spade._samples.given.origins import Origins
 from spade._samples.open import Item, Samples, as_list, iter_samples
 from spade._samples.patches import row_centres
 from spade._samples.sample import Sample
@@ -44,6 +45,8 @@ class Reference:
         ``(n, 2)`` centres in µm; NaN where there are no patches.
     patch
         Side of a patch in µm.
+    origins
+        Origins of the features.
     """
 
     image: NDArray[np.floating]
@@ -54,6 +57,7 @@ class Reference:
     origin: NDArray[np.str_]
     points: Floats
     patch: float
+    origins: Origins
 
     @property
     def id(self) -> str:
@@ -100,7 +104,7 @@ def read_reference(
     features, columns = collector.joined()
     if not columns["y"].shape[0]:
         raise ValueError("reference: no spot has both image features and counts.")
-    return Reference(features[features_name], panel=panel, patch=patch, **columns)
+    return Reference(features[features_name], panel=panel, patch=patch, origins=collector.origins, **columns)
 
 
 def _gallery(sample: Sample, settings: PredictionSettings, rows: Rows) -> NDArray[np.float32]:

@@ -130,6 +130,8 @@ def annotate(
                 f"{sample.name}: use_rep={use_rep!r} has {_numbers(own)} features, but {_numbers(rows.widths)} in the "
                 "samples with labels. Encode all of them alike."
             )
+        for key in blocks:
+            rows.origins.check(sample, key)
         (x,) = beside(named, blocks).values()
         probability = np.full((sample.table.n_obs, len(rows.classes)), np.nan, dtype=np.float32)
         if len(with_features):

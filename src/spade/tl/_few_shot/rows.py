@@ -13,6 +13,7 @@ from spade import _keys
 from spade._checks import check_classes
 from spade._samples.collect import Collector
 from spade._samples.features import beside, block_widths, check_scaling, read_blocks, warn_of_expression
+from spade._samples.given.origins import Origins
 from spade._samples.obs import group_labels, read_labels
 from spade._samples.open import Samples, iter_samples
 from spade._samples.patches import row_centres
@@ -40,6 +41,8 @@ class LabelledRows:
         Names per row.
     points
         ``(n, 2)`` centres in µm within the section; None if not asked for.
+    origins
+        Origins of the blocks.
     """
 
     x: dict[str, NDArray[np.float32]]
@@ -50,6 +53,7 @@ class LabelledRows:
     group: NDArray[np.str_]
     spot: NDArray[np.str_]
     points: Floats | None
+    origins: Origins
 
     @property
     def labelled(self) -> Rows:
@@ -105,6 +109,7 @@ def read_rows(
         joined["group"],
         joined["spot"],
         joined.get("points"),
+        collector.origins,
     )
 
 

@@ -14,7 +14,7 @@ from spade._checks import shorten
 from spade._samples.collect import Collector
 from spade._samples.counts import read_expression
 from spade._samples.features import read_features
-from spade._samples.model_features import OF_EARLIER_SAMPLES, check_source, source_of
+from spade._samples.model_features import OF_EARLIER_SAMPLES, check_keys
 from spade._samples.obs import read_labels, read_roles
 from spade._samples.open import Item, iter_samples
 from spade._samples.patches import row_centres
@@ -62,7 +62,7 @@ def read_rows(
                 f"{sample.name}: use_rep={config.use_rep!r} has {widths} features, but {config.widths} in samples "
                 "before it. Encode all of them alike."
             )
-        origin = check_source(sample, config.keys[0], source_of(config), OF_EARLIER_SAMPLES)
+        origin = check_keys(sample, config, OF_EARLIER_SAMPLES)
         config = replace(config, widths=widths, **origin)
         x = np.concatenate(blocks, axis=1)
         valid, role = ~np.isnan(x).any(1), read_roles(sample, config.split_key)

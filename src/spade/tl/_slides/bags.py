@@ -21,6 +21,7 @@ from spade import _keys
 from spade._checks import shorten
 from spade._samples.features import is_image_features, read_features
 from spade._samples.given.features import open_features
+from spade._samples.given.origins import Origins
 from spade._samples.obs import group_labels, value_strings
 from spade._samples.open import Item, Samples, as_list, iter_samples
 from spade._samples.sample import Sample, check_names
@@ -224,6 +225,7 @@ def _of_samples(
     readers: dict[str, list[Reader]] = {name: [] for name in named}
     widths: dict[str, dict[str, int]] = {key: {} for keys in named.values() for key in keys}
     of_encoder: dict[str, bool] = {}
+    origins = Origins()
     n_left_out = 0
     n_rows: list[int] = []
     lacking: list[dict[str, str]] = []
@@ -236,6 +238,8 @@ def _of_samples(
         slides = list(dict.fromkeys(slide_of_row.tolist()))
         check_names([*names, *slides], "slides")
         complete, width = _complete_rows(sample, widths)
+        for key in widths:
+            origins.check(sample, key)
         of_encoder |= {key: is_image_features(sample, key) for key in widths}
         n_left_out += int((~complete).sum())
         source = sample.file or (sample.table if sample.path is None else (sample.path, sample.table_key))
