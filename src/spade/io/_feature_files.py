@@ -143,6 +143,19 @@ def feature_facts(path: Path) -> dict[str, Any]:
         return {name.removeprefix(OURS): value for name, value in _plain(file.attrs).items() if name.startswith(OURS)}
 
 
+def feature_origin(path: Path) -> dict[str, str]:
+    """Return the encoder that the features of a file are of, or the model of this package, as far as it says."""
+    if path.suffix.lower() in TORCH:
+        return {}
+    with open_hdf5(path, _slide(path), texts=True) as file:
+        said = _plain(file[FEATURES].attrs) if FEATURES in file else {}
+        model = _plain(file.attrs).get(f"{OURS}model_id")
+    if model is not None:
+        return {"model": str(model)}
+    name = said.get("encoder")
+    return {} if name in (None, "", "None") else {"encoder": str(name)}
+
+
 def features_digest(path: Path) -> str:
     """Return a digest of the shape and of the first and last features of a file."""
     if path.suffix.lower() in TORCH:

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from helpers.slides import run, write_h5
+from helpers.slides import run, write_h5, write_trident
 
 import spade as sp
 from spade import _keys
@@ -42,6 +42,20 @@ def test_folders_are_representations_on_the_same_folds(files, tmp_path):
     (other / "s03.pt").unlink()
     with pytest.raises(ValueError, match="'uni' and 'half' differ in their slides; only one of them has 's03'"):
         run({"uni": folder, "half": other}, use_rep=None, labels=labels)
+
+
+def test_files_of_two_encoders_of_one_width_are_refused(files):
+    folder, labels = files
+    path = folder / "s05.h5"
+    x = read_feature_file(path)
+    for name in ("s04", "s05"):
+        write_trident(folder / f"{name}.h5", x, np.zeros((len(x), 2), int), encoder="uni_v1")
+    run(folder, use_rep=None, labels=labels)
+    write_trident(path, x, np.zeros((len(x), 2), int), encoder="conch_v15")
+    with pytest.raises(
+        ValueError, match=r"slide 's05' has features of encoder 'conch_v15' in .*, but 's04' of 'uni_v1'"
+    ):
+        run(folder, use_rep=None, labels=labels)
 
 
 def spoil_file(folder: Path, how: str) -> None:

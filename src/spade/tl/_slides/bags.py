@@ -20,6 +20,7 @@ from spatialdata import SpatialData
 from spade import _keys
 from spade._checks import shorten
 from spade._samples.features import is_image_features, read_features
+from spade._samples.given.encoder_names import known_encoder
 from spade._samples.given.features import open_features
 from spade._samples.given.origins import Origins
 from spade._samples.obs import group_labels, value_strings
@@ -28,7 +29,7 @@ from spade._samples.sample import Sample, check_names
 from spade.core.arrays import Rows
 from spade.core.checks import check_ordered, check_path, check_text
 from spade.io._cohort.places import NamedSample, feature_name, feature_path, is_features
-from spade.io._feature_files import feature_shape, find_feature_files, read_feature_file
+from spade.io._feature_files import feature_origin, feature_shape, find_feature_files, read_feature_file
 from spade.io._files.matrices import to_dense
 from spade.io._label_table import SAMPLE, SPOT, check_label_table
 from spade.io._store import is_store
@@ -202,6 +203,8 @@ def _of_files(files: Mapping[str, Files], argument: str) -> Bags:
         name: _one_width({slide: width for slide, (_, width) in shape_of.items()}, name)
         for name, shape_of in shapes.items()
     }
+    for name, path_of in paths.items():
+        _check_one_origin(path_of, name)
     n_rows = {name: [shape_of[slide][0] for slide in names] for name, shape_of in shapes.items()}
     readers: dict[str, list[Reader]] = {
         name: [partial(read_feature_file, path_of[slide]) for slide in names] for name, path_of in paths.items()
@@ -332,6 +335,19 @@ def _value_of_slide(sample: Sample, argument: str, column: str, slide: str, of_s
             "slide."
         )
     return values[0] if values else ""
+
+
+def _check_one_origin(path_of: Mapping[str, Path], name: str) -> None:
+    """Raise if feature files are of several encoders or models, as far as they say."""
+    known: dict[str, tuple[str, str]] = {}
+    for slide, path in path_of.items():
+        for kind, said in feature_origin(path).items():
+            first, made_by = known.setdefault(kind, (slide, said))
+            if (known_encoder(said) or said) != (known_encoder(made_by) or made_by):
+                raise ValueError(
+                    f"slide {slide!r} has features of {kind} {said!r} in {name!r}, but {first!r} of {made_by!r}. "
+                    "Encode all slides alike."
+                )
 
 
 def _one_width(widths: Mapping[str, int], name: str) -> int:
