@@ -89,7 +89,7 @@ def test_names_are_text_that_can_be_stored(tmp_path, name, value):
         ({"description": aperio(tissue(9, 9), -0.5), "resolution": None}, r"Aperio's MPP says -0\.5 × -0\.5 µm"),
         (
             {"description": '<OME><Pixels PhysicalSizeX="1" PhysicalSizeXUnit="pixel"/></OME>', "resolution": None},
-            r"OME's PhysicalSize says 'nan'|nan × nan",
+            r"OME's PhysicalSize says '1 pixel' × '' µm",
         ),
     ],
     ids=["none", "no unit", "72 dpi", "96 dpi", "1 px/mm", "zero", "one zero", "MPP 0", "MPP nan", "MPP < 0", "OME px"],

@@ -109,8 +109,8 @@ def cluster_experts(
     )
     samples = as_list(samples, writes=True)
     _keys.check_key(key_added)
-    for column in (groupby, split_key):
-        if column in (_keys.prototype(key_added), _keys.cluster(key_added)):
+    for name, column in (("groupby", groupby), ("split_key", split_key)):
+        if column is not None and check_text(name, column) in (_keys.prototype(key_added), _keys.cluster(key_added)):
             raise ValueError(
                 f"key_added={key_added!r} would replace obs[{column!r}], which is read; choose another name."
             )
