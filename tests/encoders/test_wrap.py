@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
 from helpers.networks import PX
 from helpers.sections import pixels, tiny
+from spatialdata import read_zarr
 from torch import nn
 
 import spade as sp
@@ -83,9 +86,104 @@ def test_facts_and_transform_say_the_same(batch):
     expected = small().eval()(torch.stack([as_tensor(patch) for patch in batch])).detach().numpy()
     for encoder in (by_facts, by_transform, by_function):
         np.testing.assert_allclose(encoder.encode(batch, 0.5), expected, atol=1e-5)
-    assert by_facts.id == by_transform.id != sp.encoders.wrap(small(1), **FACTS).id
+    assert by_facts.id == by_function.id != sp.encoders.wrap(small(1), **FACTS).id
     assert (by_facts.input_px, by_transform.input_px, by_facts.mpp) == (32, None, None)
     assert sp.encoders.wrap(small(), transform=as_tensor, input_px=32, mpp=0.25).mpp == 0.25
+
+
+class Scaled(nn.Module):
+    def __init__(self, scale):
+        super().__init__()
+        self.scale = scale
+
+    def forward(self, x):
+        return self.scale * x.mean((2, 3))
+
+
+def shifted(by):
+    return lambda picture: as_tensor(picture) + by
+
+
+def test_the_id_of_a_network_covers_all_that_changes_its_features(network):
+    import timm
+
+    def wrapped(model=None, **changed):
+        return sp.encoders.wrap(small() if model is None else model, **changed)
+
+    others = [
+        wrapped(**FACTS),
+        wrapped(**FACTS | {"mean": (0.4, 0.5, 0.7)}),
+        wrapped(**FACTS | {"std": (0.2, 0.3, 0.2)}),
+        wrapped(**FACTS | {"input_px": 64}),
+        wrapped(transform=as_tensor),
+        wrapped(transform=as_tensor, input_px=32),
+        wrapped(transform=shifted(0.1)),
+        wrapped(transform=shifted(0.2)),
+        wrapped(transform=lambda picture: as_tensor(picture).flip(2)),
+        wrapped(nn.Sequential(*small(), nn.ReLU()), **FACTS),
+        wrapped(Scaled(1), **FACTS),
+        wrapped(Scaled(2), **FACTS),
+        *(wrapped(timm.create_model("test_resnet", num_classes=0, global_pool=p), **FACTS) for p in ("avg", "max")),
+    ]
+    assert len({encoder.id for encoder in others}) == len(others)
+    again = [
+        wrapped(**FACTS),
+        wrapped(transform=as_tensor),
+        wrapped(transform=shifted(0.1)),
+        wrapped(Scaled(2), **FACTS),
+    ]
+    assert {encoder.id for encoder in again} <= {encoder.id for encoder in others}
+    known = timm.create_model("test_vit", num_classes=0)
+    assert wrapped(known).id != wrapped(known, mean=(0.1, 0.1, 0.1)).id
+
+
+def test_other_moments_of_one_network_replace_the_features_of_a_store(sdata, tmp_path):
+    sdata.write(path := tmp_path / "a.zarr")
+    half, right = (sp.encoders.wrap(small(), name="ours", **FACTS | {"mean": mean}) for mean in ((0, 0, 0), (1, 1, 1)))
+    sp.pp.encode_patches(path, half)
+    first = read_zarr(path)["table"].obsm["X_ours"]
+    sp.pp.encode_patches(path, right)
+    second = read_zarr(path)["table"].obsm["X_ours"]
+    assert not np.allclose(first, second)
+
+
+class Power:
+    def __init__(self, exponent):
+        self.exponent = exponent
+
+    def __call__(self, patches):
+        return patches.mean((1, 2)) ** self.exponent
+
+    def encode_all(self, patches):
+        return self(patches)
+
+
+def test_the_id_of_a_function_covers_what_it_holds():
+    def power(exponent):
+        def inner(patches):
+            return patches.mean((1, 2)) ** exponent
+
+        return inner
+
+    def of(function, **options):
+        return sp.encoders.wrap(function, name="f", **options).id
+
+    def tensors(picture):
+        return torch.from_numpy(np.array(picture)).float()
+
+    pairs = [
+        (of(power(1)), of(power(2))),
+        (of(partial(np.mean, axis=(1, 2))), of(partial(np.max, axis=(1, 2)))),
+        (of(Power(1)), of(Power(2))),
+        (of(Power(1).encode_all), of(Power(2).encode_all)),
+        (of(lambda patches: patches.mean((1, 2))), of(lambda patches: patches.max((1, 2)))),
+        (of(brightness), of(brightness, input_px=32)),
+        (of(brightness, transform=tensors), of(brightness, transform=lambda picture: 2 * tensors(picture))),
+    ]
+    for one, other in pairs:
+        assert one != other
+    assert of(power(2)) == of(power(2)) and of(Power(2)) == of(Power(2))
+    assert of(brightness) == f"{__name__}.f", "a plain function is known by its module and name"
 
 
 def test_a_function_gets_what_a_transform_made(batch):

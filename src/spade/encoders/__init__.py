@@ -59,7 +59,7 @@ def get(
     Returns
     -------
     Encoder
-        With ``encode(patches, mpp)``, ``name``, ``id`` (of the weights), ``dim``, ``input_px`` and ``mpp``.
+        With ``encode(patches, mpp)``, ``name``, ``id``, ``dim``, ``input_px`` and ``mpp``.
 
     Raises
     ------

@@ -68,8 +68,8 @@ class NetworkEncoder:
         self.name, self.input_px, self.mpp, self.pool = name, input_px, mpp, pool
         self.device = resolve_device(device)
         self.model: Any = model
-        self.id = identity(model)
         self.moments, self.transform = list(moments), transform
+        self.id = self._identity()
         self._mean, self._std = (torch.tensor(v, device=self.device).view(1, 3, 1, 1) * 255 for v in self.moments)
         self.model.to(self.device)
         self.dim = check_features(self, self._probe(), 1).shape[1]
@@ -112,6 +112,10 @@ class NetworkEncoder:
         from PIL import Image
 
         return torch.stack([self.transform(Image.fromarray(patch)) for patch in patches]).to(self.device)
+
+    def _identity(self) -> str:
+        """Return the id: that of the weights, since all else comes with the name of the encoder."""
+        return identity(self.model)
 
     def _probe(self) -> Any:
         """Return the features of a black patch."""

@@ -8,8 +8,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from spade.encoders._network import NetworkEncoder, as_float32, black_patch, check_patches
+from spade.core.files import digest
+from spade.encoders._network import ID_DIGITS, NetworkEncoder, as_float32, black_patch, check_patches, identity
 from spade.encoders._output import check_features
+from spade.encoders._settings import held_by, made_by, of_timm, structure, told_apart
 
 #: What goes wrong inside a network or function that gets what it does not expect.
 FAILURES = (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
@@ -17,6 +19,17 @@ FAILURES = (ArithmeticError, AssertionError, AttributeError, LookupError, Runtim
 
 class WrappedNetwork(NetworkEncoder):
     """A network of the user's own."""
+
+    def _identity(self) -> str:
+        """Return the id of the weights and, unless timm's record of the network says it all, of what else matters."""
+        weights = identity(self.model)
+        if self.transform is None and of_timm(self.model, self.input_px, self.moments):
+            return weights
+        if self.transform is None:
+            made = str([[float(value) for value in values] for values in self.moments])
+        else:
+            made = _made(self)
+        return digest(f"{weights} {self.input_px} {made} {structure(self.model)}")[:ID_DIGITS]
 
     def _probe(self) -> Any:
         try:
@@ -33,19 +46,28 @@ class WrappedFunction:
         function: Callable[[Any], Any],
         *,
         name: str,
-        id: str,
+        id: str | None,
+        module: str,
         input_px: int | None,
         mpp: float | None,
         transform: Callable[[Any], Any] | None,
     ) -> None:
-        self.function, self.name, self.id = function, name, id
+        self.function, self.name = function, name
         self.input_px, self.mpp, self.transform = input_px, mpp, transform
+        self.id = self._identity(module) if id is None else id
         try:
             features = self.encode(black_patch(input_px), 0.5)
         except FAILURES as error:
             made = "what transform= made, stacked" if transform else "uint8 patches (n, px, px, 3)"
             raise _failed(self, f"a function gets {made}", error) from error
         self.dim = check_features(self, features, 1).shape[1]
+
+    def _identity(self, module: str) -> str:
+        """Return module and name and, where a function holds more or gets something else, a digest of that."""
+        further = [told_apart(held) for held in held_by(self.function)]
+        further += [] if self.input_px is None else [f"input_px={self.input_px}"]
+        further += [] if self.transform is None else [_made(self)]
+        return f"{module}.{self.name}{f' {digest(str(further))[:ID_DIGITS]}' if further else ''}"
 
     def encode(self, patches: NDArray[np.uint8], mpp: float) -> NDArray[np.float32]:
         """Encode uint8 ``(n, px, px, 3)`` patches."""
@@ -56,6 +78,16 @@ class WrappedFunction:
         from PIL import Image
 
         return as_float32(self.function(torch.stack([self.transform(Image.fromarray(patch)) for patch in patches])))
+
+
+def _made(encoder: WrappedNetwork | WrappedFunction) -> str:
+    """Return what tells the transform of an encoder from others, or raise if it cannot read a patch."""
+    if encoder.transform is None:
+        return ""
+    try:
+        return made_by(encoder.transform, encoder.input_px)
+    except FAILURES as error:
+        raise _failed(encoder, "transform= gets a PIL image and returns a tensor (3, h, w)", error) from error
 
 
 def _failed(encoder: Any, gets: str, error: Exception) -> TypeError:

@@ -119,7 +119,7 @@ class Encoder(Protocol):
 
     @property
     def id(self) -> str:
-        """Identity of its weights."""
+        """Identity of its weights and of all else that changes its features."""
 
     @property
     def dim(self) -> int:

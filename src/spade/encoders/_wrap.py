@@ -37,8 +37,10 @@ def wrap(
     name
         Name, from which the key of the features is made; None: that of the architecture, class or function.
     id
-        Identity of what a function computes, stored beside its features; None: its module and name, which do not
-        change with its code. That of a network is the hash of its weights.
+        Identity of what a function computes from patches, stored beside its features; None: its module and name, and
+        what it holds (arguments of a ``partial``, attributes of an object, variables around it), ``input_px`` and what
+        ``transform`` makes, but not its code. That of a network is a hash of all that changes its features: weights,
+        structure, side, mean and deviation, and what ``transform`` makes of a picture.
     input_px
         Side of the patches in pixels; None: that of a timm model, else as they were made.
     mpp
@@ -97,7 +99,9 @@ def wrap(
     name = _name(model) if name is None else check_text("name", name)
     if isinstance(model, torch.nn.Module):
         if id is not None:
-            raise ValueError(f"id={brief(id)}: the identity of a network is that of its weights; leave id= out.")
+            raise ValueError(
+                f"id={brief(id)}: the identity of a network is that of its weights and its input; leave id= out."
+            )
         facts = {} if transform else _facts(model, name, input_px, moments)
         own = copy.deepcopy(model).eval()
         options = {"input_px": input_px, "transform": transform} | facts
@@ -108,8 +112,9 @@ def wrap(
         raise ValueError(
             f"device={brief(device)}, precision={brief(precision)}: a function runs where it is; leave them out."
         )
-    identity = f"{getattr(model, '__module__', '')}.{name}" if id is None else check_text("id", id)
-    return WrappedFunction(model, name=name, id=identity, input_px=input_px, mpp=mpp, transform=transform)
+    known = None if id is None else check_text("id", id)
+    module = getattr(model, "__module__", "")
+    return WrappedFunction(model, name=name, id=known, module=module, input_px=input_px, mpp=mpp, transform=transform)
 
 
 def as_encoder(encoder: Any, *, device: str = "auto", precision: str = "fp32") -> Encoder:
