@@ -66,9 +66,10 @@ def test_colours_have_the_names_of_matplotlib_too(tiled, tmp_path):
     tiled["tiles_table"].uns["side_colors"] = ["#ff0000", "no colour"]
     with pytest.raises(ValueError, match="has 'no colour', which is no colour"):
         sp.io.write_annotations(tiled, tmp_path / "a.json", color="side")
-    tiled["tiles_table"].uns["side_colors"] = ["#ff0000"]  # too few: QuPath chooses
-    sp.io.write_annotations(tiled, tmp_path / "a.json", color="side")
-    assert features(tmp_path / "a.json")[0]["properties"]["classification"] == {"name": "left"}
+    for stored in (["#ff0000"], ["#ff0000", "#00ff00", "#0000ff"]):  # too few, or of other categories: QuPath chooses
+        tiled["tiles_table"].uns["side_colors"] = stored
+        sp.io.write_annotations(tiled, tmp_path / "a.json", color="side")
+        assert features(tmp_path / "a.json")[0]["properties"]["classification"] == {"name": "left"}
 
 
 def test_numbers_of_every_kind_are_measurements(sample, tmp_path):

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import numpy as np
+import pandas as pd
 import pytest
 from matplotlib import colormaps
 from matplotlib.colors import to_hex
 
-from spade._samples.shown.colours import Column
+from spade._samples.shown.colours import SAFE, Column, join_color, join_columns
 from spade.pl._draw.colouring import Colouring
 
 KINDS = Column("kind", np.array(["a", "b", "c", ""], dtype=object), {"a": "#111111", "b": "#222222", "c": "#333333"})
@@ -74,3 +75,39 @@ def test_numbers_of_one_value_and_of_none_have_a_scale():
     for values in ([2.0, 2.0], [np.nan, np.nan]):
         (shown,) = Colouring().of([Column("score", np.array(values), None)])
         assert shown.scale[1].vmin < shown.scale[1].vmax
+
+
+def of(names, *stored):
+    """Return a categorical column, and the colours of its categories."""
+    return pd.Series(pd.Categorical(list(names))), dict(zip(sorted(set(names)), stored, strict=False))
+
+
+def test_two_categories_of_two_samples_get_two_colours():
+    blue, orange = "#1f77b4", "#ff7f0e"
+    both = join_columns("kind", [of("st", blue, orange), of("ft", orange, "#1F77B4")]).colours
+    assert (both["s"], both["t"]) == (blue, orange), "the first sample decides"
+    assert both["f"] not in (blue, orange) and len({*both.values()}) == 3
+    assert both == join_columns("kind", [of("st", blue, orange), of("ft", orange, "#1F77B4")]).colours
+    one = join_columns("kind", [of("st", SAFE[2], SAFE[3]), of("fit")]).colours
+    assert (one["s"], one["t"]) == (SAFE[2], SAFE[3]) and len({*one.values()}) == 4
+    numbered = join_columns("e", [of("01", "#111111", "#222222"), of("23", "#111111", "#222222")], experts=True).colours
+    assert list(numbered) == list("0123") and len({*numbered.values()}) == 4
+
+
+def test_one_colour_for_two_categories_of_a_sample_is_kept():
+    kept = join_columns("kind", [of("ab", "#111111", "#111111"), of("bc")]).colours
+    assert kept["a"] == kept["b"] == "#111111" != kept["c"]
+    moved = join_columns("kind", [of("a", "#111111"), of("bc", "#111111", "#111111")]).colours
+    assert len({*moved.values()}) == 3
+
+
+def test_numbers_beside_categories_are_the_same_categories():
+    numbers = pd.Series([1.0, 2.0, np.nan], name="layer")
+    for columns in ([of("12"), (numbers, {})], [(numbers, {}), of("12")]):
+        column = join_color("layer", columns)
+        assert list(column.colours) == ["1", "2"]
+        assert sorted(column.values) == ["", "1", "1", "2", "2"]
+    with pytest.raises(
+        TypeError, match=r"color='layer', which has categories in other samples, is a column of numbers"
+    ):
+        join_color("layer", [of("12"), (numbers / 4, {})])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 
 import numpy as np
+import pandas as pd
 import pytest
 from helpers.plots import labels_of
 from matplotlib.collections import PathCollection
@@ -65,6 +66,24 @@ def test_colours_of_uns_are_kept(cohort):
     table.uns["organ_colors"] = ["#112233", "#445566"]
     ax = sp.pl.embedding(cohort[0], basis="X_two", color="organ")
     assert {to_hex(c) for c in points_of(ax).get_facecolors()} == {"#112233"}
+
+
+def test_colours_of_uns_count_only_if_there_is_one_for_every_category(cohort):
+    table = cohort[0]["table"]
+    table.obsm["X_two"] = np.random.default_rng(0).normal(size=(80, 2)).astype(np.float32)
+    table.obs["kind"] = pd.Categorical(np.where(np.arange(80) % 2, "1", "2"), categories=["0", "1", "2"])
+    table.uns["kind_colors"] = ["#111111", "#222222", "#333333"]
+    table.obs["kind"] = table.obs["kind"].cat.remove_unused_categories()
+    ax = sp.pl.embedding(cohort[0], basis="X_two", color="kind")
+    assert not {to_hex(c) for c in points_of(ax).get_facecolors()} & {"#111111", "#222222", "#333333"}
+
+
+def test_samples_of_one_name_are_refused(cohort):
+    cohort[1].attrs["spade"] = {**cohort[1].attrs["spade"], "sample": cohort[0].attrs["spade"]["sample"]}
+    for sdata in cohort:
+        sdata["table"].obsm["X_two"] = np.random.default_rng(0).normal(size=(80, 2)).astype(np.float32)
+    with pytest.raises(ValueError, match="two samples are named"):
+        sp.pl.embedding(cohort, basis="X_two", color="sample")
 
 
 def test_settings_of_umap_are_refused_where_there_is_none(cohort):

@@ -19,7 +19,7 @@ from spade._checks import check_idle, plural, shorten
 from spade._samples.collect import Stack, check_widths
 from spade._samples.features import read_features
 from spade._samples.open import Samples, iter_samples
-from spade._samples.sample import Sample
+from spade._samples.sample import Sample, check_names
 from spade._samples.shown.colours import Column, ColumnColours, join_color, join_columns, read_colors, read_column
 from spade.core.arrays import Rows
 from spade.core.checks import check_count, check_names_given, check_positive, check_text
@@ -199,6 +199,7 @@ class _Reader:
         self._widths: dict[str, dict[str, int]] = {name: {} for name in bases}
         self._stored: dict[str, list[tuple[NDArray[np.float32], str] | None]] = {name: [] for name in bases}
         self._columns: list[dict[str, ColumnColours]] = []
+        self._samples: list[str] = []
 
     def add(self, sample: Sample, layer: str | None, *, normalized: bool) -> None:
         """Read one sample."""
@@ -208,6 +209,8 @@ class _Reader:
             check_widths(self._widths[name], f"basis={name!r}")
             self._rows[name].add(features)
             self._stored[name].append(stored_umap(sample, name, self.settings))
+        self._samples.append(sample.name)
+        check_names(self._samples)
         names = self.names or _usual(sample, self.key)
         self._columns.append(_read(sample, names, self.key, layer, normalized=normalized))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pandas as pd
 import pytest
 from helpers.sections import spoil
 from spatialdata import read_zarr
@@ -80,3 +81,13 @@ def test_annotation_without_labels_or_with_several_representations(four):
     del four[1]["table"].obs["kind"]
     with pytest.raises(ValueError, match="s1: use_rep='X_f' has 4 features, but 8 in the samples with labels"):
         sp.tl.annotate(four[:2], label_key="kind", use_rep="X_f")
+
+
+def test_classes_of_two_samples_get_two_colours(four):
+    for sdata, (one, other) in zip(four[:2], ("ab", "cd"), strict=True):
+        table = sdata["table"]
+        table.obs["site"] = pd.Categorical(np.where(np.arange(table.n_obs) % 2, one, other))
+        table.uns["site_colors"] = np.array(["#111111", "#222222"])
+    sp.tl.annotate(four[:2], label_key="site", use_rep="X_f")
+    colours = four[0]["table"].uns["site_predicted_colors"].tolist()
+    assert colours[:2] == ["#111111", "#222222"] and len(set(colours)) == 4

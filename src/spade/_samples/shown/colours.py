@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import partial
@@ -77,10 +77,10 @@ def read_column(sample: Sample, color: str | None, key: str) -> ColumnColours:
     column = expert_series(sample, key) if color is None else obs_column(sample, color, "color")
     series = column if color is None else _labels(column)
     stored = sample.table.uns.get(f"{series.name}_colors")
-    if stored is None or not isinstance(column.dtype, pd.CategoricalDtype) or len(stored) < len(column.cat.categories):
+    if stored is None or not isinstance(column.dtype, pd.CategoricalDtype) or len(stored) != len(column.cat.categories):
         return series, {}
     names = value_strings(column.cat.categories.to_series())
-    return series, {name: str(colour) for name, colour in zip(names, stored, strict=False) if name}
+    return series, {name: str(colour) for name, colour in zip(names, stored, strict=True) if name}
 
 
 def read_color(sample: Sample, color: str, layer: str | None, *, normalized: bool) -> ColumnColours:
@@ -147,9 +147,11 @@ def _obsm_column(sample: Sample, key: str, part: str) -> pd.Series:
 
 def _labels(column: pd.Series) -> pd.Series:
     """Return categories as functions of tl read them; numbers stay as they are."""
-    if pd.api.types.is_numeric_dtype(column.dtype) and not pd.api.types.is_bool_dtype(column.dtype):
-        return column
-    values, categories = category_strings(column, str(column.name))
+    return column if _is_numeric(column) else _as_categories(column, str(column.name))
+
+
+def _as_categories(column: pd.Series, where: str) -> pd.Series:
+    values, categories = category_strings(column, where)
     return pd.Series(categorical(values, categories), index=column.index, name=column.name)
 
 
@@ -163,12 +165,15 @@ def expert_colours(names: Iterable[str]) -> dict[str, str]:
 def join_columns(name: str, columns: Iterable[ColumnColours], *, experts: bool = False) -> Column:
     """Concatenate a column of several samples, with one colour per category throughout.
 
-    Colours in ``uns`` are kept; where samples differ, the first decides. Other experts get their default colours, and
-    other categories the colours of :data:`SAFE`, if these suffice.
+    Colours in ``uns`` are kept as :func:`distinct_colours` says. Other experts get their default colours, and other
+    categories the colours of :data:`SAFE`, if these suffice. Numbers in some samples and categories in others are
+    categories.
     """
     series, stored = zip(*columns, strict=True)
-    if all(pd.api.types.is_numeric_dtype(one.dtype) and not pd.api.types.is_bool_dtype(one.dtype) for one in series):
+    if all(map(_is_numeric, series)):
         return Column(name, np.concatenate([one.to_numpy(dtype=np.float64, na_value=np.nan) for one in series]), None)
+    where = f"color={name!r}, which has categories in other samples,"
+    series = [_as_categories(one, where) if _is_numeric(one) else one for one in series]
     categories: dict[str, None] = {}
     for one in series:
         known = (
@@ -176,15 +181,43 @@ def join_columns(name: str, columns: Iterable[ColumnColours], *, experts: bool =
         )
         categories.update(dict.fromkeys(map(str, known)))
     if experts:  # by number: a subset of the spots may lack some
-        colours = expert_colours(categories)
-        categories = dict.fromkeys(colours)
+        defaults = expert_colours(categories)
     else:
-        defaults = list(SAFE) if len(categories) <= len(SAFE) else palette(len(categories)).tolist()
-        colours = dict(zip(categories, defaults, strict=False))
-    for known in reversed(stored):
-        colours.update(known)
+        free = list(SAFE) if len(categories) <= len(SAFE) else palette(len(categories)).tolist()
+        defaults = dict(zip(categories, free, strict=False))
     values = np.concatenate([np.where(one.isna(), "", one.astype(str)).astype(object) for one in series])
-    return Column(name, values, {category: colours[category] for category in categories})
+    return Column(name, values, distinct_colours(defaults, stored))
+
+
+def distinct_colours(defaults: Mapping[str, str], stored: Iterable[Mapping[str, str]]) -> dict[str, str]:
+    """Return the colour of every category of ``defaults``, in their order.
+
+    The first sample that has a colour for a category decides, unless an earlier one gave this colour to another
+    category. All others get their default or, if it is taken, the first free colour of :data:`SAFE` and a palette.
+    """
+    colours: dict[str, str] = {}
+    for known in stored:
+        taken = set(map(_plain, colours.values()))  # of other samples: two of one sample may be meant to look alike
+        new = {name: known[name] for name in defaults if name in known and name not in colours}
+        colours |= {name: colour for name, colour in new.items() if _plain(colour) not in taken}
+    for name, colour in defaults.items():
+        if name not in colours and _plain(colour) not in map(_plain, colours.values()):
+            colours[name] = colour
+    taken = set(map(_plain, colours.values()))
+    pool = [*SAFE, *palette(len(defaults) + len(taken)).tolist()]
+    free = (colour for colour in dict.fromkeys(pool) if _plain(colour) not in taken)
+    return {name: colours[name] if name in colours else next(free) for name in defaults}
+
+
+def _plain(colour: str) -> str:
+    """Return one way to write a colour."""
+    from matplotlib.colors import is_color_like, to_hex
+
+    return to_hex(colour, keep_alpha=True) if is_color_like(colour) else colour
+
+
+def _is_numeric(column: pd.Series) -> bool:
+    return pd.api.types.is_numeric_dtype(column.dtype) and not pd.api.types.is_bool_dtype(column.dtype)
 
 
 def join_color(name: str, columns: Iterable[ColumnColours]) -> Column:

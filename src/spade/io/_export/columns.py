@@ -41,10 +41,10 @@ def read_labels(source: Source, color: str) -> tuple[list[str], dict[str, tuple[
 def _colours(source: Source, color: str, column: pd.Series) -> dict[str, tuple[int, int, int]]:
     """Return the colours that ``uns`` has for the categories of a column."""
     stored = None if source.table is None else source.table.uns.get(f"{color}_colors")
-    if stored is None or not isinstance(column.dtype, pd.CategoricalDtype) or len(stored) < len(column.cat.categories):
+    if stored is None or not isinstance(column.dtype, pd.CategoricalDtype) or len(stored) != len(column.cat.categories):
         return {}
     names = value_strings(column.cat.categories.to_series())
-    found = {name: _rgb(str(colour), color) for name, colour in zip(names, stored, strict=False)}
+    found = {name: _rgb(str(colour), color) for name, colour in zip(names, stored, strict=True)}
     return {name: colour for name, colour in found.items() if name}
 
 

@@ -10,6 +10,7 @@ import pandas as pd
 
 from spade import _keys
 from spade._said.lines import speaks, wrote
+from spade._samples.experts import palette
 from spade._samples.features import (
     Representation,
     beside,
@@ -23,6 +24,7 @@ from spade._samples.listed import Listed
 from spade._samples.obs import categorical, check_free, obs_column, value_strings
 from spade._samples.open import Item, Samples, as_list, iter_samples
 from spade._samples.sample import Sample
+from spade._samples.shown.colours import distinct_colours
 from spade.core.arrays import Floats
 from spade.core.checks import brief, check_text
 from spade.core.rng import as_seed
@@ -227,7 +229,7 @@ def _write(
 
 def _colours(labelled: Sequence[Item], label_key: str, table_key: str | None) -> dict[str, str]:
     """Return the colours of the labels in ``uns``; empty unless every category has one."""
-    colours: dict[str, str] = {}
+    every: list[dict[str, str]] = []
     for sample in iter_samples(labelled, table_key=table_key):
         column, stored = sample.table.obs[label_key], sample.table.uns.get(f"{label_key}_colors")
         if (
@@ -236,5 +238,6 @@ def _colours(labelled: Sequence[Item], label_key: str, table_key: str | None) ->
             or len(stored) != len(column.cat.categories)
         ):
             return {}
-        colours = dict(zip(value_strings(column.cat.categories.to_series()), map(str, stored), strict=True)) | colours
-    return colours
+        every.append(dict(zip(value_strings(column.cat.categories.to_series()), map(str, stored), strict=True)))
+    names = dict.fromkeys(name for known in every for name in known if name)
+    return distinct_colours(dict(zip(names, palette(len(names)).tolist(), strict=True)), every)
