@@ -45,6 +45,8 @@ PATHWAY_SCORING = "tl.pathway_scores"
 #: Function that drew an image of values, in its record: such an image is no picture of tissue.
 SCORE_IMAGE = "tl.score_image"
 
+#: What the keys of further values of a result end in, beside the key that has its record.
+PARTS = ("_image", "_expression", "_deviation", "_uncertainty", "_probability", "_predicted")
 TRAIN, VAL, TEST, GUARD = "train", "val", "test", "guard"
 
 
@@ -265,6 +267,32 @@ def write_parts(uns: MutableMapping[str, Any], key: str, *parts: str) -> None:
     """Write records of what the call that wrote ``key`` wrote beside it, so that it is outdated when ``key`` is."""
     for part in parts:
         write_provenance(uns, part, key, function=read_provenance(uns, key).get("function"))
+
+
+def check_parts(
+    uns: MutableMapping[str, Any], sample: str, stem: str, function: str, *written: str, argument: str = "key_added"
+) -> None:
+    """Raise if a call would replace what another function, or the same one under another stem, wrote.
+
+    The first key ``written`` has the record of the call, the others are parts, whose records name it as a source.
+    """
+    main, *parts = written
+    records = {key: record for key in written if (record := read_provenance(uns, key))}
+    of_others = [key for key, record in records.items() if record.get("function") != function]
+    for key in [
+        part for part in parts if part in records
+    ]:  # early records of parts have no sources, and none has such facts
+        whole = "model_id" in records[key] or "label_key" in records[key]
+        if main not in records[key].get("sources", {} if whole else {main: ""}):
+            of_others.append(key)
+    wholes = records.get(main, {}).get("sources", {})
+    of_others += [main for whole in wholes if main.startswith(whole) and main.removeprefix(whole) in PARTS]
+    if of_others:
+        there = records[of_others[0]].get("function", "")
+        raise ValueError(
+            f"{sample}: {argument}={stem!r} would replace {of_others[0]!r}, which sp.{there} wrote as another result. "
+            f"Choose another name with {argument}=, or remove that first."
+        )
 
 
 def record_id(uns: MutableMapping[str, Any], key: str) -> str:

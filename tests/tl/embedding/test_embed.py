@@ -345,3 +345,22 @@ def test_a_path_is_no_model():
             match=r"model='folder': expected a SpadeModel or a SealModel; read one with sp\.models\.SpadeModel",
         ):
             call(featured(), "folder")
+
+
+def test_no_stem_replaces_keys_of_another(model):
+    for one, other in (("spade", "spade_image"), ("spade_image", "spade"), ("spade", "spade_expression")):
+        sample = featured()
+        sp.tl.embed(sample, model, key_added=one)
+        before = {key: values.copy() for key, values in sample["table"].obsm.items()}
+        with pytest.raises(ValueError, match=rf"key_added='{other}' would replace 'X_.*', which sp\.tl\.embed wrote"):
+            sp.tl.embed(sample, model, key_added=other)
+        assert list(before) == list(sample["table"].obsm)
+        sp.tl.embed(sample, model, key_added=one)
+        sp.tl.embed(sample, model, use_rep="X_f", key_added=f"{one}_two")
+
+
+def test_embeddings_replace_nothing_of_another_function(model):
+    sample = featured()
+    sample["table"].uns["spade"] = {"X_near": {"function": "pp.spatial_context"}}
+    with pytest.raises(ValueError, match=r"key_added='near' would replace 'X_near', which sp\.pp\.spatial_context"):
+        sp.tl.embed(sample, model, key_added="near")

@@ -85,3 +85,13 @@ def test_scores_say_what_they_need(small):
         sp.tl.routing_scores(featured(), small, use_rep="X_no")
     with pytest.raises(ValueError, match=r"key_added='a b' cannot be stored"):
         sp.tl.routing_scores(featured(), small, key_added="a b")
+
+
+def test_scores_are_not_laid_beside_the_experts_of_another_model(small):
+    sample, other = featured(), train([featured()], n_experts=1, n_prototypes=1, dim=4)
+    sp.tl.embed(sample, other)
+    with pytest.raises(ValueError, match=rf"key_added='spade' has the experts of another model \({other.id}"):
+        sp.tl.routing_scores(sample, small)
+    assert "spade_entropy" not in sample["table"].obs
+    sp.tl.routing_scores(sample, other)
+    sp.tl.routing_scores(sample, small, key_added="small")

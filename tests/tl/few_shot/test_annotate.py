@@ -91,3 +91,11 @@ def test_classes_of_two_samples_get_two_colours(four):
     sp.tl.annotate(four[:2], label_key="site", use_rep="X_f")
     colours = four[0]["table"].uns["site_predicted_colors"].tolist()
     assert colours[:2] == ["#111111", "#222222"] and len(set(colours)) == 4
+
+
+def test_no_name_replaces_results_of_another(four):
+    options = {"label_key": "kind", "use_rep": "X_f"}
+    sp.tl.annotate(four, **options)
+    with pytest.raises(ValueError, match="key_added='kind_predicted_uncertainty' would replace"):
+        sp.tl.annotate(four, **options, key_added="kind_predicted_uncertainty")
+    sp.tl.annotate(four, **options)

@@ -173,7 +173,7 @@ def join_columns(name: str, columns: Iterable[ColumnColours], *, experts: bool =
     if all(map(_is_numeric, series)):
         return Column(name, np.concatenate([one.to_numpy(dtype=np.float64, na_value=np.nan) for one in series]), None)
     where = f"color={name!r}, which has categories in other samples,"
-    series = [_as_categories(one, where) if _is_numeric(one) else one for one in series]
+    series = tuple(_as_categories(one, where) if _is_numeric(one) else one for one in series)
     categories: dict[str, None] = {}
     for one in series:
         known = (

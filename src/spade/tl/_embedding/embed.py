@@ -120,8 +120,8 @@ def embed(
     KeyError
         Features or a table that do not exist.
     ValueError
-        Features of another width or encoder, patches of another size, too few of the model's genes, or settings that
-        have no effect here.
+        Features of another width or encoder, patches of another size, too few of the model's genes, settings that
+        have no effect here, or keys that another function, or another stem, has written.
 
     Notes
     -----
@@ -186,6 +186,9 @@ def embed(
     for sample in iter_samples(samples, table_key=table_key, writes=True):
         if sample.has_expression and panel is None:
             panel = _panel_of(model, genes)
+        keys = [_keys.joint(stem), _keys.image(stem), _keys.expression(stem)]
+        keys += [_keys.expert(stem)] if isinstance(model, SpadeModel) else []
+        _keys.check_parts(sample.table.uns, sample.name, stem, "tl.embed", *keys)
         _write(sample, model, stem, _embed_sample(sample, model, panel, settings), settings)
 
 

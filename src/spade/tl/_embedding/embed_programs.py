@@ -17,6 +17,7 @@ def embed_programs(samples: Samples, model: ProgramModel, stem: str, table_key: 
     listed = as_list(samples, writes=True)
     for sample in iter_samples(listed, table_key=table_key):  # nothing is written unless all can be
         read_program_features(sample, model)
+        _keys.check_parts(sample.table.uns, sample.name, stem, "tl.embed", key)
     for sample in iter_samples(listed, table_key=table_key, writes=True):
         features = read_program_features(sample, model)
         sample.table.obsm[key] = model.encode_image(features, sample.section_of_row())

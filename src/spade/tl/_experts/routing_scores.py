@@ -9,6 +9,7 @@ from spade._checks import plural
 from spade._said.lines import speaks, wrote
 from spade._samples.model_features import check_spade, features_key, read_model_features
 from spade._samples.open import Samples, iter_samples
+from spade._samples.sample import Sample
 from spade.core.experts.routing import routing_entropy
 from spade.models import SpadeModel
 
@@ -53,7 +54,7 @@ def routing_scores(
     KeyError
         Features or a table that do not exist.
     ValueError
-        Features of another width or encoder.
+        Features of another width or encoder, or a stem with the embeddings of another model.
 
     Notes
     -----
@@ -84,6 +85,7 @@ def routing_scores(
     stem = _keys.check_key(key_added)
     use_rep = features_key(model, use_rep)
     for sample in iter_samples(samples, table_key=table_key, writes=True):
+        _check_model(sample, stem, model)
         features = read_model_features(sample, use_rep, model)
         entropy = routing_entropy(model.route(features))
         distance = model.routing.nearest_distance(features)
@@ -106,3 +108,14 @@ def routing_scores(
         keys = (f"obs[{key!r}]" for key in (_keys.entropy(stem), _keys.distance(stem)))
         detail = f"{plural(n_missing, 'spot')} without a valid patch are NaN" if n_missing else ""
         wrote(sample.name, *keys, detail=detail)
+
+
+def _check_model(sample: Sample, stem: str, model: SpadeModel) -> None:
+    """Raise if the embeddings and experts of a stem are of another model: scores of two would stand side by side."""
+    embedded = _keys.read_provenance(sample.table.uns, _keys.joint(stem))
+    if _keys.expert(stem) in sample.table.obs and embedded.get("model_id", model.id) != model.id:
+        raise ValueError(
+            f"{sample.name}: key_added={stem!r} has the experts of another model ({embedded['model_id']}, written by "
+            f"sp.{embedded.get('function')}); this one is {model.id}. Embed with this model first, or choose another "
+            "name."
+        )

@@ -126,6 +126,8 @@ def annotate(
     for sample in iter_samples(listed, table_key=table_key):
         check_free(sample, keys.label)
         check_free(sample, keys.uncertainty)
+        written = keys.label, keys.uncertainty, keys.probability
+        _keys.check_parts(sample.table.uns, sample.name, keys.label, "tl.annotate", *written)
         blocks, with_features = read_blocks(sample, named, scaling, block_weights)
         if (own := block_widths(named, blocks)) != rows.widths:
             raise ValueError(

@@ -205,6 +205,8 @@ def _check_keys_free(items: Samples, key: str, table_key: str | None, columns_re
             raise ValueError(f"key_added={key!r} would replace obs[{name!r}], which is read; choose another name.")
         for sample in iter_samples(items, table_key=table_key):
             check_free(sample, name)
+    for sample in iter_samples(items, table_key=table_key):
+        _keys.check_parts(sample.table.uns, sample.name, key, "tl.attention", key, f"{key}_predicted")
 
 
 def _read(slides: Slides, head: SlideHead, i: int) -> tuple[Row, Floats]:
