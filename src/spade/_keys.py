@@ -279,10 +279,8 @@ def check_parts(
     main, *parts = written
     records = {key: record for key in written if (record := read_provenance(uns, key))}
     of_others = [key for key, record in records.items() if record.get("function") != function]
-    for key in [
-        part for part in parts if part in records
-    ]:  # early records of parts have no sources, and none has such facts
-        whole = "model_id" in records[key] or "label_key" in records[key]
+    for key in (part for part in parts if part in records):
+        whole = "model_id" in records[key] or "label_key" in records[key]  # early records of parts have no sources
         if main not in records[key].get("sources", {} if whole else {main: ""}):
             of_others.append(key)
     wholes = records.get(main, {}).get("sources", {})

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
+from types import FunctionType
 from typing import Any
 
 import numpy as np
@@ -11,8 +13,9 @@ from numpy.typing import NDArray
 from spade.core.files import digest
 from spade.encoders._network import ID_DIGITS, NetworkEncoder, as_float32, black_patch, check_patches, identity
 from spade.encoders._output import check_features
-from spade.encoders._settings import held_by, made_by, of_timm, structure, told_apart
 
+#: Where a value is in memory, in what is written of it.
+ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
 #: What goes wrong inside a network or function that gets what it does not expect.
 FAILURES = (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
 
@@ -21,15 +24,10 @@ class WrappedNetwork(NetworkEncoder):
     """A network of the user's own."""
 
     def _identity(self) -> str:
-        """Return the id of the weights and, unless timm's record of the network says it all, of what else matters."""
-        weights = identity(self.model)
-        if self.transform is None and of_timm(self.model, self.input_px, self.moments):
-            return weights
-        if self.transform is None:
-            made = str([[float(value) for value in values] for values in self.moments])
-        else:
-            made = _made(self)
-        return digest(f"{weights} {self.input_px} {made} {structure(self.model)}")[:ID_DIGITS]
+        """Return an id of the weights, and of all else that changes the features, as it is written."""
+        moments = [[float(value) for value in values] for values in self.moments]
+        made = f"{self.input_px} {moments if self.transform is None else _written(self.transform)}"
+        return digest(f"{identity(self.model)} {made} {_written(self.model)}")[:ID_DIGITS]
 
     def _probe(self) -> Any:
         try:
@@ -63,10 +61,10 @@ class WrappedFunction:
         self.dim = check_features(self, features, 1).shape[1]
 
     def _identity(self, module: str) -> str:
-        """Return module and name and, where a function holds more or gets something else, a digest of that."""
-        further = [told_apart(held) for held in held_by(self.function)]
-        further += [] if self.input_px is None else [f"input_px={self.input_px}"]
-        further += [] if self.transform is None else [_made(self)]
+        """Return module and name and, where more than a function changes the features, a digest of what is written."""
+        further = [] if isinstance(self.function, FunctionType) else [_written(self.function)]
+        further += [str(value) for value in (self.input_px,) if value is not None]
+        further += [_written(self.transform)] if self.transform is not None else []
         return f"{module}.{self.name}{f' {digest(str(further))[:ID_DIGITS]}' if further else ''}"
 
     def encode(self, patches: NDArray[np.uint8], mpp: float) -> NDArray[np.float32]:
@@ -80,14 +78,9 @@ class WrappedFunction:
         return as_float32(self.function(torch.stack([self.transform(Image.fromarray(patch)) for patch in patches])))
 
 
-def _made(encoder: WrappedNetwork | WrappedFunction) -> str:
-    """Return what tells the transform of an encoder from others, or raise if it cannot read a patch."""
-    if encoder.transform is None:
-        return ""
-    try:
-        return made_by(encoder.transform, encoder.input_px)
-    except FAILURES as error:
-        raise _failed(encoder, "transform= gets a PIL image and returns a tensor (3, h, w)", error) from error
+def _written(value: object) -> str:
+    """Return what Python writes of a network, transform or function, without its address in memory."""
+    return ADDRESS.sub("", repr(value))
 
 
 def _failed(encoder: Any, gets: str, error: Exception) -> TypeError:

@@ -37,10 +37,10 @@ def wrap(
     name
         Name, from which the key of the features is made; None: that of the architecture, class or function.
     id
-        Identity of what a function computes from patches, stored beside its features; None: its module and name, and
-        what it holds (arguments of a ``partial``, attributes of an object, variables around it), ``input_px`` and what
-        ``transform`` makes, but not its code. That of a network is a hash of all that changes its features: weights,
-        structure, side, mean and deviation, and what ``transform`` makes of a picture.
+        Identity of what a function computes from patches, stored beside its features; None: its module and name,
+        ``input_px`` and what Python writes of ``transform``, and of the function if that is a ``partial`` or an object.
+        Code does not count, nor what Python does not write. That of a network is a hash of its weights, its structure
+        as torch writes it, side, mean and deviation or ``transform``.
     input_px
         Side of the patches in pixels; None: that of a timm model, else as they were made.
     mpp
