@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from helpers.sections import GENES, featured
+from helpers.sections import GENES, featured, said_of
 from torch import nn
 
 import spade as sp
@@ -92,6 +92,20 @@ def test_it_embeds_with_names_given_and_is_saved_as_any_model(release, tmp_path)
     sp.tl.embed(featured(), read(release), genes=GENES[:G], use_rep="X_f")
     with pytest.raises(ValueError, match="does not know the mean expression of its experts"):
         model.encode_expression(np.zeros((1, G)))
+
+
+def test_features_of_another_known_encoder_are_refused_by_name(release):
+    """The files say no id of the encoder, so its name decides; names of networks of one's own say nothing."""
+    model = read(release, use_rep="X_f", encoder="uni2_h", genes=GENES[:G])
+    for facts in ({"encoder": "texture", "encoder_id": "t"}, {"encoder": "gigapath"}):
+        sample = featured()
+        said_of(sample, **facts)
+        with pytest.raises(ValueError, match=rf"encoder '{facts['encoder']}'.*but the model's features .*'uni2_h'"):
+            sp.tl.embed(sample, model)
+    for name in ("uni2_h", "uni_v2", "mine"):
+        sample = featured()
+        said_of(sample, encoder=name, encoder_id="u")
+        sp.tl.embed(sample, model)
 
 
 def test_names_and_scale_of_the_genes_can_be_given(release, tmp_path):

@@ -50,7 +50,7 @@ def read_published_spade(
     use_rep
         ``obsm`` key of the features that the model reads. None: name it when calling :func:`spade.tl.embed`.
     encoder
-        Name of the encoder of these features, for the card.
+        Name of the encoder of these features, for the card; features of another known encoder are refused.
     genes
         Names of the genes that the experts read, in their order. Expression is read as log1p of normalised counts, as
         the paper says; the notebook that prepares the authors' samples saves raw counts. For experts trained on those
