@@ -16,10 +16,13 @@ from spade.core.expression.normalise import log_normalise
 from spade.io._files.matrices import to_csr
 from spade.models import GenePanel
 
+#: Whole numbers above this are counts: log2 of one count in a million is 20, and natural logarithms are lower.
+LARGEST_LOG = 20
+
 
 def log_expression(sample: Sample, layer: str | None, *, normalized: bool) -> ad.AnnData:
     """Return log-normalised expression of the spots that have counts, named by their rows."""
-    counts = read_counts(sample, layer, normalized=normalized)
+    counts = read_counts(sample, layer, normalized=normalized, logarithms=True)
     rows = np.flatnonzero(has_counts(counts))
     return ad.AnnData(
         counts[rows] if normalized else log_normalise(counts[rows]),
@@ -34,18 +37,26 @@ def has_counts(counts: csr_matrix) -> NDArray[np.bool_]:
 
 
 def read_counts(
-    sample: Sample, layer: str | None = None, *, normalized: bool = False, smoothed: bool = True
+    sample: Sample,
+    layer: str | None = None,
+    *,
+    normalized: bool = False,
+    smoothed: bool = True,
+    logarithms: bool = False,
 ) -> csr_matrix:
     """Return ``X`` (layer None or ``"X"``) or a layer as CSR float32, checked.
 
     Raw counts must be finite, non-negative whole numbers; with ``normalized=True`` they must only be finite. A layer
     that ``pp.smooth_expression`` wrote need not hold whole numbers, unless ``smoothed=False`` rules out averaged
-    counts.
+    counts. With ``logarithms``, values that are called normalised and are clearly counts are an error: whole numbers
+    above 20, or a smoothed layer.
     """
     normalized = check_flag("normalized", normalized)
     matrix, source, is_smoothed = _matrix(sample, layer)
     counts = to_csr(matrix, f"{sample.name}: {source}")
     _check_values(counts.data, f"{sample.name}: {source}", raw=not normalized, whole=not (is_smoothed and smoothed))
+    if logarithms and normalized:
+        _check_logarithms(counts.data, f"{sample.name}: {source}", is_smoothed=is_smoothed)
     names = sample.table.var_names
     if not names.is_unique:
         repeated = names[names.duplicated()].unique()
@@ -94,10 +105,24 @@ def _check_values(values: NDArray[np.float32], source: str, *, raw: bool, whole:
         )
 
 
+def _check_logarithms(values: NDArray[np.float32], source: str, *, is_smoothed: bool) -> None:
+    """Raise if values are counts instead of their logarithms."""
+    what = ""
+    if is_smoothed:
+        what = "averaged counts, as pp.smooth_expression wrote them"
+    elif len(values) and values.max() > LARGEST_LOG and np.array_equal(values, np.round(values)):
+        what = f"whole numbers up to {values.max():g}, as raw counts are"
+    if what:
+        raise ValueError(
+            f"{source} holds {what}, but normalized=True says that its values are log-normalised already. Name the "
+            "layer= that holds such values, or pass normalized=False to have counts normalised here."
+        )
+
+
 def read_expression(
     sample: Sample, panel: GenePanel, layer: str | None, *, normalized: bool
 ) -> tuple[csr_matrix, NDArray[np.bool_], NDArray[np.bool_]]:
     """Return expression in the scale and order of a panel, which genes are present, and which spots have any counts."""
-    values = read_counts(sample, layer, normalized=normalized)
+    values = read_counts(sample, layer, normalized=normalized, logarithms=panel.scale != "counts")
     matrix, present = panel.take(values if normalized else panel.normalise(values), sample.table.var_names)
     return matrix, present, has_counts(values)

@@ -103,7 +103,7 @@ def train_seal(
         Layer with raw counts, or with what :func:`spade.pp.smooth_expression` made of them; None: ``X``. They are
         scaled to 10,000 per spot over all genes, then ``log1p``.
     normalized
-        Whether the values are normalised already and used as they are.
+        Whether the values are normalised already and used as they are. Whole numbers above 20 are counts, and an error.
     n_blocks
         Transformers only: how many of the last blocks are adapted.
     targets
