@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from dataclasses import replace
 
 import numpy as np
@@ -130,6 +131,58 @@ def test_objects_are_known_beside_their_store(model, tmp_path):
         assert not (table["query"] == table["spot"]).any()
         with pytest.raises(ValueError, match="no spot can be found"):
             sp.tl.retrieve(query, gallery, model, same_section=False)
+
+
+def held_otherwise(sample, rows=slice(5), sparse=True):
+    """A copy of some rows, as another object."""
+    copied = deepcopy(sample)
+    copied.tables["table"] = sample["table"][rows].copy()
+    if not sparse:
+        copied["table"].X = copied["table"].X.toarray()
+    return copied
+
+
+def reduced(sample):
+    """A copy with fewer genes, in another order."""
+    copied = deepcopy(sample)
+    copied.tables["table"] = sample["table"][:5, list(GENES[30::-1])].copy()
+    return copied
+
+
+def logged(sample):
+    """A copy whose features alone are what they were."""
+    copied = held_otherwise(sample)
+    copied["table"].layers["counts"] = copied["table"].X
+    copied["table"].X = np.log1p(copied["table"].X) * 0.5
+    return copied
+
+
+@pytest.mark.parametrize(
+    "copied", [held_otherwise, lambda sample: held_otherwise(sample, slice(2, 9), sparse=False), reduced, logged]
+)
+def test_a_copy_or_a_part_of_a_section_is_that_section(model, copied):
+    samples = cohort()
+    query = copied(samples[0])
+    by_image = {"query_by": "image", "gallery_by": "image", "k": None}
+    table = sp.tl.retrieve(query, samples, model, **by_image)
+    assert len(table) == len(query["table"]) * 107
+    assert not ((table["query_sample"] == table["sample"]) & (table["query"] == table["spot"])).any()
+    assert set(sp.tl.retrieve(query, samples, model, same_section=False, **by_image)["sample"]) == {"b", "c"}
+    with pytest.raises(ValueError, match="no spot can be found"):
+        sp.tl.retrieve(samples[0], query, model, same_section=False, query_by="image", gallery_by="image")
+    named = sp.tl.retrieve({"mine": query}, {"theirs": samples[0]}, model, **by_image)
+    assert set(named["query_section"]) == set(named["section"]) == {"theirs"}
+
+
+def test_other_sections_of_the_same_name_and_other_parts_are_found(model):
+    """Names of samples, regions and spots agree: what was measured does not."""
+    query, other = featured(name="a"), featured(name="a", seed=1)
+    by_image = {"query_by": "image", "gallery_by": "image", "k": None}
+    assert len(sp.tl.retrieve(query, other, model, same_section=False, **by_image)) == 36 * 36
+    one, rest = (held_otherwise(query, rows) for rows in (slice(5), slice(5, None)))
+    assert len(sp.tl.retrieve(one, rest, model, same_section=False, **by_image)) == 5 * 31
+    renamed = featured(name="z")
+    assert len(sp.tl.retrieve(query, renamed, model, same_section=False, **by_image)) == 36 * 36
 
 
 def test_single_spots_can_be_asked_for(model):

@@ -25,6 +25,7 @@ from spade.core.evaluation.retrieval import Nearest
 from spade.io._cohort.places import is_place, looks_like_place
 from spade.models import GenePanel
 from spade.models._gene_names import MATCHING
+from spade.tl._embedding.copies import SectionMarks, origins_of_copies, section_marks
 from spade.tl._embedding.modalities import MODALITIES, Source, check_mix, encode, encode_signature, read_modality
 
 SIGNATURE = "signature"
@@ -80,7 +81,9 @@ def retrieve(
         Names (``obs_names``) of the spots of ``query`` to search for; None: all.
     same_section
         Whether spots of the query's own section may be found. With ``gallery_by`` like ``query_by`` the spot itself is
-        never found.
+        never found. Copies and parts count as the section itself: a section of the gallery of the same recorded sample
+        name and region, whose spots of the same instance ids all hold the same expression (of the model's genes) or
+        the same features. A copy whose values or sample name were changed is another section.
     complete
         Whether a signature stands for all that goes along with its genes: the expected change of every gene of the
         panel, given the change of those that are named, in a normal distribution with the covariance of the training
@@ -154,8 +157,8 @@ def retrieve(
             raise ValueError("complete=False applies to gene signatures; query has samples.")
         queries = _read_queries(as_list(query, "query"), search, spots)
     nearest = Nearest(queries.embedded, n_best)
-    spots_of_gallery = _search(items, search, queries, nearest, same_section=same_section)
-    return _table(queries.renamed(spots_of_gallery), spots_of_gallery, nearest)
+    spots_of_gallery, copies = _search(items, search, queries, nearest, same_section=same_section)
+    return _table(queries.renamed(spots_of_gallery, copies), spots_of_gallery, nearest)
 
 
 @dataclass(frozen=True)
@@ -172,10 +175,14 @@ class _Search:
 
 @dataclass(frozen=True)
 class _Queries:
-    """Embedded queries ``(n, d)``, and their names; ``names`` has no ``origin`` if they are a signature."""
+    """Embedded queries ``(n, d)``, their names, and marks of their sections that tell copies.
+
+    ``names`` has no ``origin`` if they are a signature.
+    """
 
     embedded: NDArray[np.float32]
     names: pd.DataFrame
+    marks: tuple[SectionMarks, ...] = ()
 
     @classmethod
     def of_signature(cls, model: Model, change: NDArray[np.float64]) -> _Queries:
@@ -188,39 +195,47 @@ class _Queries:
         """Whether the query is a gene signature."""
         return "origin" not in self.names
 
-    def renamed(self, gallery: pd.DataFrame) -> pd.DataFrame:
-        """Return the names, with sample and section named as in the gallery where they occur in it."""
+    def renamed(self, gallery: pd.DataFrame, copies: Mapping[str, str]) -> pd.DataFrame:
+        """Return the names, with sample and section named as in the gallery where they, or ``copies``, occur in it."""
         names = self.names.copy()
         if not self.is_signature:
             in_gallery = gallery.drop_duplicates("origin").set_index("origin")
+            origin = names["origin"].where(names["origin"].isin(in_gallery.index), names["origin"].replace(copies))
             for column in ("sample", "section"):
                 of_query = QUERY_COLUMNS[column]
-                names[of_query] = names["origin"].map(in_gallery[column]).fillna(names[of_query])
+                names[of_query] = origin.map(in_gallery[column]).fillna(names[of_query])
         return names
 
 
 def _search(
     items: Sequence[Item], search: _Search, queries: _Queries, nearest: Nearest, *, same_section: bool
-) -> pd.DataFrame:
-    """Compare the queries with every sample of the gallery; return the names of all its spots."""
+) -> tuple[pd.DataFrame, dict[str, str]]:
+    """Compare the queries with every sample of the gallery.
+
+    Return the names of all its spots, and the origin in it of every query's section that it holds a copy of.
+    """
     parts, sample_names = [], []
+    copies: dict[str, str] = {}
     samples = iter_samples(items, table_key=search.table_key)
     for sample in tqdm(samples, total=len(items), desc="searching", unit="sample"):
         x, valid = read_modality(sample, search.model, search.gallery_by, search.source)
         spots = _spots(sample, np.flatnonzero(valid))
         excluded = None
         if not queries.is_signature:
+            here = origins_of_copies(queries.marks, sample, search.source, search.model.genes)
+            copies = here | copies
+            own = queries.names.assign(origin=queries.names["origin"].replace(here))
             if not same_section:
-                excluded = _numbers(queries.names["origin"], spots["origin"])
+                excluded = _numbers(own["origin"], spots["origin"])
             elif search.query_by == search.gallery_by:
-                excluded = _numbers(_identity(queries.names, "query"), _identity(spots, "spot"))
+                excluded = _numbers(_identity(own, "query"), _identity(spots, "spot"))
         # a signature is weighted by the gallery, which is then encoded as a query
         as_gallery = not queries.is_signature
         nearest.update(encode(search.model, search.gallery_by, x[valid], search.mix, gallery=as_gallery), excluded)
         parts.append(spots)
         sample_names.append(sample.name)
     check_names(sample_names)
-    return pd.concat(parts, ignore_index=True)
+    return pd.concat(parts, ignore_index=True), copies
 
 
 def _spots(sample: Sample, rows: Rows) -> pd.DataFrame:
@@ -302,7 +317,7 @@ def _why_not_in_panel(genes: list[str], panel: GenePanel, gallery: Sequence[Item
 def _read_queries(items: Sequence[Item], search: _Search, spots: Sequence[str] | None) -> _Queries:
     """Embed the spots to search for: all that have the modality, or those that are named."""
     wanted = None if spots is None else pd.Index(check_names_given("spots", spots))
-    embedded, parts, sample_names = [], [], []
+    embedded, parts, sample_names, marks = [], [], [], []
     for sample in iter_samples(items, table_key=search.table_key):
         x, valid = read_modality(sample, search.model, search.query_by, search.source)
         names = sample.table.obs_names
@@ -314,6 +329,7 @@ def _read_queries(items: Sequence[Item], search: _Search, spots: Sequence[str] |
         rows = np.flatnonzero(valid & chosen)
         embedded.append(encode(search.model, search.query_by, x[rows], search.mix, gallery=False))
         parts.append(_spots(sample, rows).rename(columns=QUERY_COLUMNS))
+        marks += section_marks(sample, search.source, search.model.genes)
         sample_names.append(sample.name)
     check_names(sample_names)
     queries = pd.concat(parts, ignore_index=True)
@@ -321,7 +337,7 @@ def _read_queries(items: Sequence[Item], search: _Search, spots: Sequence[str] |
         raise KeyError(f"spots={shorten(missing)} are not among the obs_names of query ({', '.join(sample_names)}).")
     if not len(queries):
         raise ValueError(f"query: no spot has its {search.query_by}.")
-    return _Queries(np.concatenate(embedded), queries)
+    return _Queries(np.concatenate(embedded), queries, tuple(marks))
 
 
 def _identity(spots: pd.DataFrame, column: str) -> pd.Series:
