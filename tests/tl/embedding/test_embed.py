@@ -213,6 +213,42 @@ def test_normalised_layers_are_taken_as_they_are(model):
     np.testing.assert_array_equal(sample["table"].obsm["X_spade"], plain["table"].obsm["X_spade"])
 
 
+def test_counts_are_no_normalised_values(model):
+    """A model of log values read the raw counts of X in silence, and training did so too."""
+    samples = [featured(name="a"), featured(name="b", seed=1)]
+    for sample in samples:
+        counts = sample["table"].X.toarray()
+        counts[0, 0] = 50
+        sample["table"].X = counts
+        sample["table"].layers["log"] = log_normalise(csr_matrix(counts))
+    of_layer = train(samples, layer="log", normalized=True)
+    said = r"X holds whole numbers up to 50, as raw counts are, but normalized=True .* layer= .* normalized=False"
+    for call in (
+        lambda: sp.tl.embed(samples[0], of_layer, layer="X"),
+        lambda: sp.tl.retrieve(samples[0], samples[1], of_layer, layer="X"),
+        lambda: train(samples, normalized=True),
+        lambda: sp.tl.rank_expert_genes(samples[0], normalized=True, min_spots=2),
+    ):
+        sp.tl.embed(samples[0], of_layer)
+        with pytest.raises(ValueError, match=said):
+            call()
+    sp.pp.patches(samples[0], size_um=20, mpp=1.0)
+    sp.pp.smooth_expression(samples[0])
+    with pytest.raises(ValueError, match=r"layers\['smoothed'\] holds averaged counts"):
+        sp.tl.embed(samples[0], of_layer, layer="smoothed")
+    sp.tl.embed(samples[0], of_layer, layer="X", normalized=False)
+    sp.pl.spatial(samples[0], color="G00", normalized=True)
+    as_they_are = GenePanel(GENES[:20], scale="counts")
+    train(samples, genes=as_they_are, normalized=True)
+
+
+def test_a_panel_that_is_read_otherwise_is_refused(model):
+    with pytest.raises(
+        ValueError, match=r"read with {'target_sum': 1000000.0}, but .* with the defaults; leave genes="
+    ):
+        sp.tl.embed(featured(), model, genes=GenePanel(GENES[:20], target_sum=1e6))
+
+
 def test_a_model_without_gene_names_takes_them(model):
     nameless = SpadeModel(
         model.experts,

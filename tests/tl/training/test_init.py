@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from helpers.sections import GENES, arrays, cohort, featured, said_of, train
 
 import spade as sp
 from spade.core.expression.normalise import log_normalise
+from spade.models import GenePanel
 
 
 def test_training_goes_on_from_the_weights_of_a_model(trained):
@@ -70,3 +73,46 @@ def test_init_needs_its_encoder_and_its_number_of_experts(trained):
         said_of(sample, encoder="gigapath", encoder_id="def")
     with pytest.raises(ValueError, match=r"comes from encoder 'gigapath'.*from encoder 'uni'"):
         train(others, init=train(samples))
+
+
+def test_a_routing_of_other_features_does_not_hide_those_of_init():
+    """Two encoders of one width: the routing fits the features, the weights do not."""
+    ours, others = cohort(), cohort()
+    for sample in ours:
+        said_of(sample, encoder="enca", encoder_id="a", colour="macenko")
+    init = train(ours)
+    for facts in (
+        {"encoder": "encb", "encoder_id": "b", "colour": "macenko"},
+        {"encoder": "enca", "encoder_id": "a"},
+    ):
+        for sample in others:
+            said_of(sample, **facts)
+        routing = sp.tl.cluster_experts(others, use_rep="X_f", n_prototypes=4, n_experts=2)
+        with pytest.raises(
+            ValueError, match=rf"comes from encoder '{facts['encoder']}'.*those of init= are from .*enca"
+        ):
+            train(others, init=init, routing=routing)
+    routing = sp.tl.cluster_experts(ours, use_rep="X_f", n_prototypes=4, n_experts=2, rng=3)
+    assert train(ours, init=init, routing=routing).config.encoder_id == "a"
+    with pytest.raises(ValueError, match=r"comes from encoder 'enca'.*those of the routing or samples before it are"):
+        train(ours, init=init, routing=replace(routing, settings={"encoder": "encb", "encoder_id": "b"}))
+
+
+def test_expression_must_be_read_in_the_scale_of_the_weights(trained):
+    per_million = train(cohort(), genes=GenePanel(GENES[:20], target_sum=1e6))
+    with pytest.raises(
+        ValueError, match=r"read with target_sum=10000.0, but init= was trained with target_sum=1000000"
+    ):
+        train(cohort(), init=per_million)
+    assert train(cohort(), init=per_million, genes=None).genes.target_sum == 1e6
+    samples = cohort()
+    for sample in samples:
+        sample["table"].layers["log"] = log_normalise(sample["table"].X)
+    with pytest.raises(ValueError, match=r"normalized=True, but init= was trained with normalized=False"):
+        train(samples, init=trained, layer="log", normalized=True)
+    of_layer = train(samples, layer="log", normalized=True)
+    with pytest.raises(ValueError, match=r"normalized=False, but init= was trained with normalized=True"):
+        train(samples, init=of_layer)
+    for sample in samples:
+        sample["table"].X = log_normalise(sample["table"].X)
+    assert train(samples, init=of_layer, normalized=True).config.layer is None

@@ -84,7 +84,8 @@ def embed(
     layer
         Layer with the expression, as in :func:`train_spade`. None: that of the training; ``"X"`` is ``X`` itself.
     normalized
-        Whether these values are normalised already. None: as in training.
+        Whether these values are normalised already. None: as in training. Whole numbers above 20 are counts, and an
+        error if they are called normalised.
     genes
         Gene names of the model's input, for a model that does not know them.
     min_overlap
@@ -332,6 +333,11 @@ def _panel_of(model: Model, genes: GenePanel | Sequence[str] | None) -> GenePane
         raise ValueError(f"genes: got {len(panel)} names, but the model reads {model.n_genes}.")
     if model.genes is not None and panel.names != model.genes.names:
         raise ValueError("genes differs from the model's own panel (model.genes); leave genes= out.")
+    if model.genes is not None and isinstance(genes, GenePanel) and panel.reading() != model.genes.reading():
+        raise ValueError(
+            f"genes: this panel is read with {panel.reading() or 'the defaults'}, but the model's own (model.genes) "
+            f"with {model.genes.reading() or 'the defaults'}; leave genes= out."
+        )
     return model.genes or panel
 
 

@@ -109,9 +109,12 @@ class FeatureReader:
     ----------
     on_disk
         Whether a temporary file holds the joined features instead of memory.
+    init
+        Settings of the model that training begins with: features of another origin are an error.
     """
 
-    def __init__(self, *, on_disk: bool = False) -> None:
+    def __init__(self, *, on_disk: bool = False, init: SpadeConfig | None = None) -> None:
+        self.init = init
         self.widths: dict[str, int] = {}
         self.rows = Stack(on_disk=check_flag("on_disk", on_disk))
 
@@ -124,7 +127,10 @@ class FeatureReader:
                 f"{shorten(sample.table.obsm) or 'none'}. sp.pp.encode_patches(samples) or encoder= makes them."
             )
         x = read_features(sample, use_rep)
-        origin = check_source(sample, use_rep, source_of(config), OF_EARLIER_SAMPLES)
+        expected, origin = source_of(config), {}
+        if self.init is not None and (of_init := source_of(self.init)) != expected:
+            origin = check_source(sample, use_rep, of_init, "those of init= are")
+        origin |= check_source(sample, use_rep, expected, OF_EARLIER_SAMPLES)
         self.widths[sample.name] = x.shape[1]
         check_widths(self.widths, f"obsm[{use_rep!r}]")
 

@@ -15,6 +15,7 @@ from spade.core.experts.routing import Routing
 from spade.core.experts.train import train_experts, unfold_scaling
 from spade.core.rng import as_seed, numpy_stream
 from spade.models import GenePanel, SpadeConfig, SpadeModel
+from spade.models._genes import READING
 from spade.tl._training.data import TrainingData
 
 WARM_START = "warm_start"
@@ -32,10 +33,29 @@ def check_init(init: SpadeModel, panel: GenePanel, routing: Routing | None, conf
             f"genes: these {len(panel)} genes are not those of init= in their order ({init.n_genes} genes). Leave "
             "genes= out, or pass the genes of its input."
         )
+    if init.genes is not None:
+        _check_reading(init, init.genes, panel, config)
     if routing is not None and (routing.n_experts, routing.n_features) != (init.n_experts, init.n_features):
         raise ValueError(
             f"routing: {routing.n_experts} experts on {routing.n_features} features, but init= has {init.n_experts} on "
             f"{init.n_features}. Leave routing= out, or cluster alike."
+        )
+
+
+def _check_reading(init: SpadeModel, genes: GenePanel, panel: GenePanel, config: SpadeConfig) -> None:
+    """Raise if expression would be read in another scale than that of the weights that training begins with."""
+    if config.normalized != init.config.normalized:
+        raise ValueError(
+            f"normalized={config.normalized}, but init= was trained with normalized={init.config.normalized}: its "
+            f"weights fit values of that scale. Pass normalized={init.config.normalized}, and the layer= with such "
+            "values, or train without init=."
+        )
+    differing = [name for name in READING if getattr(panel, name) != getattr(genes, name)]
+    if differing:
+        ours, theirs = (", ".join(f"{name}={getattr(of, name)!r}" for name in differing) for of in (panel, genes))
+        raise ValueError(
+            f"genes: expression would be read with {ours}, but init= was trained with {theirs}: its weights fit that "
+            "scale. Leave genes= out, or pass genes=init.genes."
         )
 
 

@@ -108,7 +108,7 @@ def train_spade(
     layer
         Layer with raw counts; None: ``X``. They are scaled to 10,000 per spot over all genes, then ``log1p``.
     normalized
-        Whether the values are normalised already and used as they are.
+        Whether the values are normalised already and used as they are. Whole numbers above 20 are counts, and an error.
     genes
         Gene panel or list of names. None: the genes that :func:`spade.pp.select_genes` marked.
     routing
@@ -121,8 +121,9 @@ def train_spade(
     init
         Model whose experts training begins with, instead of random ones: one of your own, to go on with more data or
         more epochs, or published weights. Its routing and gene panel are used unless ``routing`` and ``genes`` are
-        given; the genes must be those of its input, in order. This is for sections with few spots of a tissue that the
-        model has seen much of. The model itself does not change.
+        given; the genes must be those of its input, in order and scale, ``normalized`` must be as in its training, and
+        the features of its encoder, even if ``routing`` is of others. This is for sections with few spots of a tissue
+        that the model has seen much of. The model itself does not change.
     groupby
         ``obs`` column of the groups that are clustered by themselves, as in :func:`cluster_experts`; None: one group.
     n_prototypes
@@ -270,7 +271,7 @@ def train_spade(
         config = replace(config, init=init.id, dim=init.dim)
     if routing is not None:
         config = _with_routing(config, routing)
-    images = FeatureReader(on_disk=on_disk)
+    images = FeatureReader(on_disk=on_disk, init=None if init is None else init.config)
     listed = prepared(samples, encoder, config, choose=genes is None, table_key=table_key, on=(device, devices))
     panel = resolve_panel(listed, genes, table_key)
     if init is not None:
