@@ -15,6 +15,7 @@ from spade._said.lines import speaks, wrote
 from spade._samples.features import read_features
 from spade._samples.obs import categorical, group_labels, read_roles
 from spade._samples.open import Item, Samples, as_list, iter_samples
+from spade.core.checks import check_text
 from spade.core.experts.clustering import two_stage
 from spade.core.experts.routing import Routing
 from spade.core.files import digest
