@@ -83,6 +83,18 @@ def test_a_section_never_predicts_itself(model):
             sp.tl.predict_expression(samples[0], reference=samples[0], **settings)
 
 
+def test_a_section_is_not_predicted_from_a_copy_or_a_part_of_itself(model):
+    for settings in ({"model": model}, RIDGE):
+        samples, reference = cohort(), cohort()
+        part = reference[0]["table"][:20].copy()
+        part.X = part.X.copy()
+        reference[0].tables["table"] = part
+        sp.tl.predict_expression(samples[0], reference=reference, **settings)
+        found = predicted(samples[0]).copy()
+        sp.tl.predict_expression(samples[0], reference=reference[1:], **settings)
+        np.testing.assert_allclose(found, predicted(samples[0]), atol=1e-5)
+
+
 def test_sections_of_one_object_predict_each_other():
     parts = cohort()[:2]
     pairs = [(s["table"].obsm["X_f"], s["table"].X.toarray()) for s in parts]

@@ -34,6 +34,10 @@ class SectionMarks:
     expression: Floats
     features: Floats
 
+    def is_named(self, sample: Sample, section: Section) -> bool:
+        """Whether a section has this sample name and region."""
+        return (self.sample, self.region) == (recorded_name(sample), section.region)
+
     def is_copy(self, other: SectionMarks) -> bool:
         """Whether the spots that both sections have hold the same expression, or the same features."""
         mine, theirs = self.ids.get_indexer(other.ids), np.arange(len(other.ids))
@@ -79,9 +83,9 @@ def origins_of_copies(
     These are sections of the same sample name and region of which both have some spots, and all of these hold the same
     values: two sections of tissue never do, whatever they are called.
     """
-    name, candidates = recorded_name(sample), {}
+    candidates = {}
     for section in sample.sections:
-        like = [q for q in queries if (q.sample, q.region) == (name, section.region)]
+        like = [q for q in queries if q.is_named(sample, section)]
         if like := [q for q in like if q.origin != sample.origin(section)]:
             candidates[section.region] = (section, like)
     if not candidates:

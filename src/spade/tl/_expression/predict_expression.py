@@ -24,6 +24,7 @@ from spade.core.errors import warn
 from spade.core.files import digest
 from spade.io._feature_files import GENES
 from spade.models import GenePanel, ProgramModel
+from spade.tl._embedding.copies import section_marks
 from spade.tl._expression.gene_head import listed_for, predict_by_head
 from spade.tl._expression.predictor import Predictor, RidgePredictor, fit_predictor
 from spade.tl._expression.reference import Reference, read_reference
@@ -69,7 +70,8 @@ def predict_expression(
     model
         A trained model, for ``"neighbours"`` and ``"head"``, or a ``ProgramModel``.
     reference
-        Samples with image features and expression; not for ``"head"``.
+        Samples with image features and expression; not for ``"head"``. A section is never predicted from itself, nor
+        from a copy or a part of it, as :func:`retrieve` tells these.
     genes
         Names of genes to predict, which every sample of ``reference`` has; None: all genes that these have in common.
         For ``"head"`` some genes of the model's panel; None: all. Memory is that of two dense arrays of spots × genes.
@@ -226,6 +228,15 @@ class _Predictors:
         self.settings, self.reference = settings, reference
         self._fitted: dict[str, Predictor] = {}
 
+    def origin_of(self, sample: Sample, section: Section) -> str:
+        """Return the origin of a section or, where the reference holds a copy or a part of it, that of the copy."""
+        own = sample.origin(section)
+        like = [marks for marks in self.reference.marks if marks.is_named(sample, section)]
+        if not like or sample.file is not None or own in {marks.origin for marks in like}:
+            return own
+        (mine,) = section_marks(sample, self.settings.source, self.reference.panel, [section])
+        return next((marks.origin for marks in like if mine.is_copy(marks)), own)
+
     def without(self, section: Section, origin: str) -> Predictor:
         """Return what predicts a section: a predictor from the rows of all others."""
         excluded = origin if (self.reference.origin == origin).any() else ""
@@ -255,7 +266,7 @@ def _predict_sample(
     deviation = np.full_like(mean, np.nan)
     alpha = None
     for section in sample.sections:
-        predictor = predictors.without(section, sample.origin(section))
+        predictor = predictors.without(section, predictors.origin_of(sample, section))
         in_section = np.isin(rows, section.rows)
         if in_section.any():
             mean[rows[in_section]], deviation[rows[in_section]] = predictor.predict(image[in_section])

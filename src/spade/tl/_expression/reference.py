@@ -21,6 +21,7 @@ from spade.core.evaluation.folds import section_folds
 from spade.core.files import digest
 from spade.models import GenePanel
 from spade.models._gene_names import MATCHING, common_genes
+from spade.tl._embedding.copies import SectionMarks, section_marks
 from spade.tl._embedding.modalities import encode, read_modality
 from spade.tl._expression.settings import PredictionSettings
 
@@ -47,6 +48,8 @@ class Reference:
         Side of a patch in µm.
     origins
         Origins of the features.
+    marks
+        What tells copies of its sections.
     """
 
     image: NDArray[np.floating]
@@ -58,6 +61,7 @@ class Reference:
     points: Floats
     patch: float
     origins: Origins
+    marks: list[SectionMarks]
 
     @property
     def id(self) -> str:
@@ -83,7 +87,7 @@ def read_reference(
     panel = _panel(listed, genes, table_key)
     collector = Collector("the reference")
     features_name = " + ".join(settings.keys)
-    patch = 0.0
+    patch, marks = 0.0, []
     for sample in iter_samples(listed, table_key=table_key):
         image, rows = settings.read_image(sample)
         counts = read_counts(sample, settings.layer, normalized=settings.normalized)
@@ -92,6 +96,7 @@ def read_reference(
         rows = rows[usable]
         points, side = row_centres(sample, settings.patches_key, required=False)
         patch = max(patch, side)
+        marks += section_marks(sample, settings.source, panel)
         collector.add(
             sample,
             rows,
@@ -104,7 +109,9 @@ def read_reference(
     features, columns = collector.joined()
     if not columns["y"].shape[0]:
         raise ValueError("reference: no spot has both image features and counts.")
-    return Reference(features[features_name], panel=panel, patch=patch, origins=collector.origins, **columns)
+    return Reference(
+        features[features_name], panel=panel, patch=patch, origins=collector.origins, marks=marks, **columns
+    )
 
 
 def _gallery(sample: Sample, settings: PredictionSettings, rows: Rows) -> NDArray[np.float32]:
