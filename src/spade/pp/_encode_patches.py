@@ -125,9 +125,9 @@ def encode_patches(
     Returns
     -------
     None
-        Writes ``obsm[key_added]``, float32 ``(n_obs, d)``, NaN where the patch is not valid, and the encoder, its
-        id, and colour and reference in ``uns["spade"][key_added]``. Models refuse features of patches that
-        got other colours than those they were trained on.
+        Writes ``obsm[key_added]``, float32 ``(n_obs, d)``, NaN where the patch is not valid, and the encoder, its id,
+        and colour and reference in ``uns["spade"][key_added]``. Models refuse features of patches that got other
+        colours than those they were trained on.
 
     Raises
     ------

@@ -76,8 +76,8 @@ def harmonize_genes(
     names and are reported as ambiguous.
 
     Names come from tables that are shipped: of HGNC for human genes and their one-to-one orthologues, of MGI for mouse
-    genes. Ids with symbols in ``var`` of any sample are used
-    in all samples for ids that no table has: of the gene that the symbol means, or of one that is new.
+    genes. Ids with symbols in ``var`` of any sample are used in all samples for ids that no table has: of the gene that
+    the symbol means, or of one that is new.
 
     Parameters
     ----------
