@@ -20,7 +20,7 @@ MATCHING = {
 IDS, HUMAN, MOUSE = "Ensembl ids", "human", "mouse"
 LOOKS = {
     IDS: re.compile(r"ENS[A-Z]*G\d{11}(\.\d+)?(_PAR_Y)?"),
-    HUMAN: re.compile(r"[A-Z]{2}[A-Z0-9.-]+(orf\d+)?"),
+    HUMAN: re.compile(r"[A-Z][A-Z0-9][A-Z0-9.-]*(orf\d+)?"),
     MOUSE: re.compile(r"[A-Z][a-z]+[a-z0-9.-]*|\d+[A-Z0-9]+Rik"),
 }
 #: More than this share of the names must look so.

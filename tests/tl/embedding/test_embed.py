@@ -214,7 +214,6 @@ def test_normalised_layers_are_taken_as_they_are(model):
 
 
 def test_counts_are_no_normalised_values(model):
-    """A model of log values read the raw counts of X in silence, and training did so too."""
     samples = [featured(name="a"), featured(name="b", seed=1)]
     for sample in samples:
         counts = sample["table"].X.toarray()
@@ -243,9 +242,7 @@ def test_counts_are_no_normalised_values(model):
 
 
 def test_a_panel_that_is_read_otherwise_is_refused(model):
-    with pytest.raises(
-        ValueError, match=r"read with {'target_sum': 1000000.0}, but .* with the defaults; leave genes="
-    ):
+    with pytest.raises(ValueError, match=r"read with {'target_sum': 1000000.0}, but .* with the defaults; leave gen"):
         sp.tl.embed(featured(), model, genes=GenePanel(GENES[:20], target_sum=1e6))
 
 

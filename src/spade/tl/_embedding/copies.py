@@ -12,6 +12,7 @@ import pandas as pd
 from spade import _keys
 from spade._samples.sample import Sample, Section
 from spade.core.arrays import Floats
+from spade.core.checks import check_text
 from spade.io._files.matrices import to_csr, to_dense
 from spade.models import GenePanel
 from spade.tl._embedding.modalities import Source
@@ -51,7 +52,8 @@ def section_marks(
 ) -> list[SectionMarks]:
     """Mark the spots of sections of a sample (None: all) by the genes of a panel, and the features that are read."""
     table = sample.table
-    matrix = table.layers[source.layer] if source.layer in table.layers else table.X
+    layer = None if source.layer is None else check_text("layer", source.layer)
+    matrix = table.layers[layer] if layer in table.layers else table.X
     expression = features = np.full(table.n_obs, np.nan)
     if table.n_vars and matrix is not None:
         names = list(table.var_names) if panel is None else panel.fold(table.var_names)
