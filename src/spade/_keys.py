@@ -269,9 +269,7 @@ def write_parts(uns: MutableMapping[str, Any], key: str, *parts: str) -> None:
         write_provenance(uns, part, key, function=read_provenance(uns, key).get("function"))
 
 
-def check_parts(
-    uns: MutableMapping[str, Any], sample: str, stem: str, function: str, *written: str, argument: str = "key_added"
-) -> None:
+def check_parts(uns: MutableMapping[str, Any], sample: str, stem: str, function: str, *written: str) -> None:
     """Raise if a call would replace what another function, or the same one under another stem, wrote.
 
     The first key ``written`` has the record of the call, the others are parts, whose records name it as a source.
@@ -288,8 +286,8 @@ def check_parts(
     if of_others:
         there = records[of_others[0]].get("function", "")
         raise ValueError(
-            f"{sample}: {argument}={stem!r} would replace {of_others[0]!r}, which sp.{there} wrote as another result. "
-            f"Choose another name with {argument}=, or remove that first."
+            f"{sample}: key_added={stem!r} would replace {of_others[0]!r}, which sp.{there} wrote as another result. "
+            "Choose another name with key_added=, or remove that first."
         )
 
 

@@ -22,7 +22,7 @@ CHUNK = 1_024
 
 
 class Collector:
-    """Rows of many samples, one sample after another: who is left out is counted, names and origins are checked.
+    """Rows of many samples, one after another; who is left out is counted, names, widths and origins are checked.
 
     Parameters
     ----------

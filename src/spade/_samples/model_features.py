@@ -39,7 +39,7 @@ def check_source(sample: Sample, use_rep: str, expected: Mapping[str, Any], what
     source, known = source_facts(record), {name: value for name, value in expected.items() if value is not None}
     of_another_program = "encoder" in record and "encoder_id" not in record
     if sample.file is not None or "about_um" in record or of_another_program:
-        _check_file(sample, use_rep, record, known, what)
+        _check_taken_over(sample, use_rep, record, known, what)
     if not same_source(source, known):
         raise ValueError(
             f"{sample.name}: obsm[{use_rep!r}] comes from {describe_source(source)}, but {what} from "
@@ -49,7 +49,9 @@ def check_source(sample: Sample, use_rep: str, expected: Mapping[str, Any], what
     return source | known
 
 
-def _check_file(sample: Sample, use_rep: str, record: Mapping[str, Any], known: Mapping[str, Any], what: str) -> None:
+def _check_taken_over(
+    sample: Sample, use_rep: str, record: Mapping[str, Any], known: Mapping[str, Any], what: str
+) -> None:
     """Raise if features of another program are of another encoder, or of patches of clearly another size.
 
     They are in a feature file still, or were taken over. Where they do not say their encoder, it is warned of.

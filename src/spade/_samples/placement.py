@@ -16,7 +16,7 @@ from spade import _keys
 from spade._checks import shorten
 from spade._samples.images import describe, is_rgb
 from spade.core.arrays import Floats
-from spade.io._recorded.frames import image_size, matrix_between, matrix_to, scale_factors, systems_of
+from spade.io._recorded.frames import box_of, image_size, matrix_between, matrix_to, scale_factors, systems_of
 
 logger = logging.getLogger("spade")
 #: Images whose boxes overlap by at least this share (intersection over union) show the same section.
@@ -56,10 +56,8 @@ def pixels_of(sdata: SpatialData, shapes: SpatialElement, image_key: str, system
 
 
 def _extent(sdata: SpatialData, image_key: str, coordinate_system: str) -> Floats:
-    width, height = image_size(sdata.images[image_key])
-    corners = np.array([[0, 0, 1], [width, 0, 1], [0, height, 1], [width, height, 1]])
-    mapped = corners @ matrix_to(sdata.images[image_key], coordinate_system).T
-    return np.concatenate([mapped[:, :2].min(0), mapped[:, :2].max(0)])
+    image = sdata.images[image_key]
+    return box_of(matrix_to(image, coordinate_system), *image_size(image)).ravel()
 
 
 def _overlap(a: Floats, b: Floats) -> float:

@@ -132,8 +132,13 @@ def read_whole_file(path: Path) -> FeatureFile:
 
 
 def named_encoder(content: FeatureFile) -> str | None:
-    """Return the encoder that a file of another program names; TRIDENT writes None as text."""
-    name = content.attributes.get(FEATURES, {}).get("encoder")
+    """Return the encoder that a file of another program names."""
+    return _named(content.attributes.get(FEATURES, {}))
+
+
+def _named(attributes: Mapping[str, Any]) -> str | None:
+    """Return the encoder in the attributes of features; TRIDENT writes None as text."""
+    name = attributes.get("encoder")
     return None if name in (None, "", "None") else str(name)
 
 
@@ -148,12 +153,11 @@ def feature_origin(path: Path) -> dict[str, str]:
     if path.suffix.lower() in TORCH:
         return {}
     with open_hdf5(path, _slide(path), texts=True) as file:
-        said = _plain(file[FEATURES].attrs) if FEATURES in file else {}
+        encoder = _named(_plain(file[FEATURES].attrs)) if FEATURES in file else None
         model = _plain(file.attrs).get(f"{OURS}model_id")
     if model is not None:
         return {"model": str(model)}
-    name = said.get("encoder")
-    return {} if name in (None, "", "None") else {"encoder": str(name)}
+    return {} if encoder is None else {"encoder": encoder}
 
 
 def features_digest(path: Path) -> str:

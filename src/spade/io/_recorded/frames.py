@@ -131,7 +131,7 @@ def pixel_growth(then: Mapping[str, Any], image: SpatialElement) -> float | None
     before, now = np.array([float(then[name]) for name in MATRIX]).reshape(2, 3), matrix_to(image, system)[:2]
     if np.allclose(before, now, rtol=ROUNDING, atol=ROUNDING):
         return None
-    old, new = _box(before, int(then["width"]), int(then["height"])), _box(now, width, height)
+    old, new = box_of(before, int(then["width"]), int(then["height"])), box_of(now, width, height)
     slack = 0.01 * (old[1] - old[0])
     if (new[0] < old[0] - slack).any() or (new[1] > old[1] + slack).any():
         return None
@@ -140,9 +140,9 @@ def pixel_growth(then: Mapping[str, Any], image: SpatialElement) -> float | None
     return growth if growth >= 1 else None
 
 
-def _box(matrix: Floats, width: int, height: int) -> Floats:
-    """Return the lower and upper corner of an image in the coordinate system of its matrix."""
-    corners = _corners(width, height) @ matrix.T
+def box_of(matrix: Floats, width: int, height: int) -> Floats:
+    """Return the lower and upper corner (x, y) of an image in the coordinate system of its matrix."""
+    corners = _corners(width, height) @ matrix[:2].T
     return np.stack([corners.min(0), corners.max(0)])
 
 
